@@ -1,0 +1,34 @@
+.PHONY: demo test check clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+# uv and pip read the same file; pip comes with every venv.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+demo: .venv/demo
+	$(BIN)/crossover run
+
+test: .venv/dev
+	$(BIN)/pytest
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing crossover into .venv (a few minutes the first time)" >&2
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing crossover and its test tools into .venv (a few minutes the first time)" >&2
+	$(INSTALL) -e '.[dev]'
+	@touch $@ .venv/demo
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,82 @@
+"""Group results into arms, contrast them pairwise and reach a verdict per task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from eval.arm import Arm, Contrast, arms_of
+from eval.cost import pareto_front
+from eval.experiment import Needs, Prices
+from eval.measure import Result
+from eval.rules import MARGIN, eligible
+from eval.stats import classify_difference, holm, paired_difference
+from eval.verdict import Verdict, decide
+
+__all__ = ["Arm", "Comparison", "Contrast", "Verdict", "compare"]
+
+MOST_PAIRS = 30
+"""With more pairs in a task, each arm is contrasted with the best alone."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the table, the JSON and the report show."""
+
+    experiment: str
+    split_sha256: Mapping[str, str]
+    """Task to the hash of its splits."""
+    arms: tuple[Arm, ...]
+    """By task, in the order of the results."""
+    contrasts: tuple[Contrast, ...]
+    verdicts: tuple[Verdict, ...]
+    """One a task."""
+    fronts: Mapping[str, tuple[str, ...]]
+    """Task to the arms that no other beats in score, price and p95 at once."""
+
+
+def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:
+    """Compare every arm of every task; raise when the arms of a task were scored on different examples."""
+    tasks: dict[str, list[Result]] = {}
+    for result in results:
+        tasks.setdefault(result.cell.task, []).append(result)
+    arms = {task: arms_of(group, prices) for task, group in tasks.items()}
+    contrasts = {task: contrasts_of(group, needs) for task, group in arms.items()}
+    return Comparison(
+        experiment,
+        split_sha256={task: group[0].split_sha256 for task, group in tasks.items()},
+        arms=tuple(arm for group in arms.values() for arm in group),
+        contrasts=tuple(c for group in contrasts.values() for c in group),
+        verdicts=tuple(decide(arms[task], contrasts[task], needs) for task in tasks),
+        fronts={task: _front(group) for task, group in arms.items()},
+    )
+
+
+def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
+    """Return the planned contrasts of one task, the later arm minus the earlier, with Holm's adjustment over them.
+
+    Each is made on the examples that both arms scored.
+    """
+    scored = [a for a in arms if a.score.n]
+    pairs = list(combinations(scored, 2))
+    if len(pairs) > MOST_PAIRS:
+        best = (eligible(scored, needs) or sorted(scored, key=lambda a: -a.score.mean))[0]
+        pairs = [pair for pair in pairs if best in pair]
+    pairs = [(a, b) for a, b in pairs if a.scores.keys() & b.scores.keys()]
+    differences = [paired_difference(*_shared(later, earlier), clusters=later.clusters) for earlier, later in pairs]
+    adjusted = holm([d.p for d in differences])
+    return [
+        Contrast(a.task, a.name, b.name, d, p, classify_difference(d, p, margin=MARGIN))
+        for (b, a), d, p in zip(pairs, differences, adjusted, strict=True)
+    ]
+
+
+def _shared(a: Arm, b: Arm) -> tuple[dict[str, float], dict[str, float]]:
+    """Return both arms' scores on the examples that both scored, in one order."""
+    ids = [i for i in a.scores if i in b.scores]
+    return {i: a.scores[i] for i in ids}, {i: b.scores[i] for i in ids}
+
+
+def _front(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """Return the names of the Pareto front over score, price of serving and p95."""
+    points = {a.name: (a.score.mean, a.cost.per_1k_requests, a.latency.p95.mean if a.latency.n else None) for a in arms}
+    return pareto_front({name: point for name, point in points.items() if point[0] == point[0]})

@@ -1,0 +1,143 @@
+"""Dollars: what fitting and serving cost, and the traffic at which the dearer start pays for itself.
+
+A model that runs here costs machine time: the measured throughput of this machine on the accuracy pass, as if nothing
+were cached. An API model costs what the API charged. An unknown price stays unknown (None); it is never 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eval.experiment import Prices
+from eval.measure import Result
+from eval.stats import mean_interval
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Dollars of one arm; None is an unknown price."""
+
+    fit: float | None
+    """Once, to adapt the program: machine time of fitting and what APIs charged for it."""
+    per_1k_requests: float | None
+    """To serve 1,000 requests like those of the test split."""
+    paid: float | None
+    """What this measurement cost: fitting and the accuracy pass."""
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """Requests after which the arm that is dearer to start has paid for itself; None is never."""
+
+    value: float | None
+    low: float | None
+    """Lower end of the 95 % interval over requests of other lengths; None is never."""
+    high: float | None
+    """Upper end; None is never."""
+    start: str
+    """The arm that is cheaper to start."""
+    run: str
+    """The arm that is dearer to start, and cheaper to run unless `value` is None."""
+
+
+def machine_usd(seconds: float, machine_hour_usd: float) -> float:
+    """Return the dollars of so many seconds on this machine."""
+    return seconds / 3600 * machine_hour_usd
+
+
+def cost_of(result: Result, prices: Prices) -> Cost:
+    """Return what one cell cost to fit and costs to serve."""
+    rate = prices.machine_hour_usd if result.local else 0.0
+    fit = None if result.fit.usd is None else machine_usd(result.fit.seconds, rate) + result.fit.usd
+    requests = request_costs(result, prices)
+    if requests is None:
+        return Cost(fit, None, None)
+    served = sum(requests.values())
+    per_1k = 1000 * served / len(requests) if requests else None
+    return Cost(fit, per_1k, None if fit is None else fit + served)
+
+
+def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
+    """Return the dollars of each request by example id, or None when a price is unknown.
+
+    A local model is batched, so a request has no seconds of its own: the wall time of the accuracy pass is shared out
+    by the tokens that each request sent and got.
+    """
+    machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
+    tokens = [row.prompt_tokens + row.completion_tokens for row in result.rows]
+    total = sum(tokens)
+    costs: dict[str, float] = {}
+    for row, count in zip(result.rows, tokens, strict=True):
+        if row.usd is None:
+            return None
+        costs[row.id] = row.usd + machine * (count / total if total else 1 / len(tokens))
+    return costs
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """Return the mean over seeds; one unknown price makes the mean unknown."""
+    return Cost(
+        _mean([c.fit for c in costs]), _mean([c.per_1k_requests for c in costs]), _mean([c.paid for c in costs])
+    )
+
+
+def monthly_usd(cost: Cost, volume: float, *, months: int) -> float | None:
+    """Return dollars a month at so many requests a month, with fitting spread over `months`."""
+    if cost.fit is None or cost.per_1k_requests is None:
+        return None
+    return cost.fit / months + volume * cost.per_1k_requests / 1000
+
+
+def break_even_requests(cheap_to_start: Cost, cheap_to_run: Cost) -> float | None:
+    """Return after how many requests the second arm's total falls to the first's; None is never.
+
+    (fit of second - fit of first) / (price of a request to the first - to the second). 0 when the second is no dearer
+    to start. Both arms must be priced.
+    """
+    saving = (_known(cheap_to_start.per_1k_requests) - _known(cheap_to_run.per_1k_requests)) / 1000
+    extra = max(0.0, _known(cheap_to_run.fit) - _known(cheap_to_start.fit))
+    return extra / saving if saving > 0 else None
+
+
+def break_even(costs: Mapping[str, Cost], requests: Mapping[str, Mapping[str, float]], *, seed: int = 0) -> BreakEven:
+    """Return the break-even of two arms with a 95 % interval by bootstrap over requests, paired by example.
+
+    Both mappings hold the same two names; `requests` has each arm's dollars by example id. The interval speaks of the
+    lengths of the requests; fitting costs and the speed of the machine are taken as measured.
+    """
+    start, run = sorted(costs, key=lambda name: (_known(costs[name].fit), -_known(costs[name].per_1k_requests)))
+    extra = _known(costs[run].fit) - _known(costs[start].fit)
+    saved = [usd - requests[run][i] for i, usd in requests[start].items() if i in requests[run]]
+    saving = mean_interval(saved, seed=seed)
+
+    def count(each: float) -> float | None:
+        return extra / each if each > 0 else None
+
+    value = break_even_requests(costs[start], costs[run])
+    return BreakEven(value, count(saving.high), count(saving.low), start, run)
+
+
+def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]]) -> tuple[str, ...]:
+    """Return the names that no other beats: points are score (more is better), dollars and p95 (less is better).
+
+    An unknown value can neither beat nor be beaten.
+    """
+
+    def beats(x: tuple[float, float | None, float | None], y: tuple[float, float | None, float | None]) -> bool:
+        if None in (*x, *y) or x == y:
+            return False
+        return x[0] >= y[0] and _known(x[1]) <= _known(y[1]) and _known(x[2]) <= _known(y[2])
+
+    return tuple(name for name, y in points.items() if not any(beats(x, y) for x in points.values()))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, or None when any is unknown."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _known(value: float | None) -> float:
+    """Return a price that the caller has made sure of."""
+    if value is None:
+        raise ValueError("an unpriced arm has no break-even")
+    return value

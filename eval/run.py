@@ -1,0 +1,202 @@
+"""Run an experiment: every missing cell is fitted and measured, then all are compared."""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from eval.audit import audit
+from eval.compare import Comparison, compare
+from eval.cost import cost_of
+from eval.experiment import Cell, Experiment, TaskSpec, plan
+from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
+from eval.progress import Progress
+from eval.splits import Passages, question_text, train_pool
+from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
+from models.load import LoadedModel, load_model
+from models.spec import ModelSpec
+from programs.data import load_and_check
+from programs.task import Budget, Fitted, Method, Problem, Task, UserError
+
+LATENCY_REQUESTS = 30
+"""Timed requests of each arm."""
+
+
+def method_of(name: str, options: Any) -> Method:
+    """Return the method of that file name, with its options."""
+    for room in ("optimizers", "finetune"):
+        if find_spec(f"{room}.{name}"):
+            cls = vars(import_module(f"{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
+            method: Method = cls(**options)
+            return method
+    raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
+
+
+def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
+    """Load and check every task; all problems of all tasks come back together."""
+    tasks, problems = {}, []
+    for spec in specs:
+        task, found = load_and_check(spec)
+        problems += found
+        if task is not None:
+            tasks[spec.name] = task
+    return tasks, problems
+
+
+@dataclass
+class Work:
+    """What one run of an experiment carries along."""
+
+    experiment: Experiment
+    store: Path
+    threads: int
+    progress: Progress
+    tasks: dict[str, Task]
+    models: dict[ModelSpec, LoadedModel]
+    passages: dict[str, Passages]
+    started: float = field(default_factory=time.monotonic)
+
+    def test(self, cell: Cell) -> list[dspy.Example]:
+        """Return the test examples with the passages that the cell may read."""
+        test = self.tasks[cell.task].test[: self.experiment.limit]
+        return self.passages[cell.task].attach(test, cell.knowledge.test)
+
+    def val(self, cell: Cell) -> list[dspy.Example]:
+        """Return the val examples, fewer when the test is limited."""
+        limit = None if self.experiment.limit is None else max(20, self.experiment.limit // 2)
+        return self.passages[cell.task].attach(self.tasks[cell.task].val[:limit], cell.knowledge.test)
+
+    def key(self, cell: Cell) -> str:
+        """Return the cell's key."""
+        return cell.key(
+            split_sha256=self.tasks[cell.task].split_sha256(),
+            program_sha256=program_sha256(self.tasks[cell.task].program()),
+            model_sha256=self.models[cell.model].sha256,
+            retrieval=self.experiment.retrieval,
+            limit=self.experiment.limit,
+        )
+
+
+def run_experiment(
+    experiment: Experiment, *, store: Path, tracking_uri: str | None, threads: int, progress: Progress
+) -> Comparison:
+    """Run what is missing, compare everything, and track it.
+
+    Raises:
+        UserError: the tasks have errors, or no cell could be measured.
+    """
+    tasks, problems = load_tasks(experiment.tasks)
+    for p in problems:
+        if p.level == "warning":
+            progress.note(str(p))
+    if errors := [p for p in problems if p.level == "error"]:
+        raise UserError("\n".join(str(e) for e in errors))
+    models = {m: load_model(m) for m in experiment.models}
+    passages = {n: Passages(t, experiment.retrieval, store / "passages") for n, t in tasks.items()}
+    work = Work(experiment, store, threads, progress, tasks, models, passages)
+    cells = plan(experiment)
+    results = {c: r for c in cells if (r := load_result(store, work.key(c))) is not None}
+    missing = [c for c in cells if c not in results]
+    progress.total_cells = len(missing)
+    track = None
+    if missing:
+        track = open_tracking(experiment, store, tracking_uri, progress)
+    groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
+    for cell in missing:
+        groups.setdefault((cell.task, cell.model), []).append(cell)
+    partial = False
+    number = 0
+    for group in groups.values():
+        measured: list[tuple[Result, Probe]] = []
+        for cell in group:
+            minutes = experiment.limits.minutes
+            if minutes is not None and time.monotonic() - work.started > 60 * minutes:
+                partial = True
+                continue
+            number += 1
+            progress.start_cell(number, f"{cell.task} {cell.method.label} seed={cell.seed}")
+            if (pair := measure_cell(work, cell)) is not None:
+                measured.append(pair)
+            progress.finish_cell()
+        finish_group(work, measured, track)
+        results |= {r.cell: r for r, _ in measured}
+    if partial:
+        progress.note(f"stopped at {experiment.limits.minutes} minutes: the comparison is partial")
+    if not results:
+        raise UserError("no cell could be measured; see the notes above")
+    comparison = compare(
+        [results[c] for c in cells if c in results], needs=experiment.needs, prices=experiment.prices, experiment=experiment.name
+    )
+    if track is not None:
+        track.verdict(comparison)
+    return comparison
+
+
+def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
+    """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
+    task, model, key = work.tasks[cell.task], work.models[cell.model], work.key(cell)
+    folder = cell_folder(work.store, key)
+    passages = work.passages[cell.task]
+    try:
+        fitted = fit_cell(work, cell, folder)
+    except UserError:
+        raise
+    except Exception as e:
+        work.progress.note(f"{cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
+        return None
+    test = work.test(cell)
+    rows, seconds = measure_accuracy(
+        fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
+    )
+    recall = passages.recall(test, cell.knowledge.test)
+    result = Result(
+        key=key, cell=cell, split_sha256=task.split_sha256(), rows=rows, serve_seconds=seconds, latency=Latency((), 1),
+        fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"retrieval_recall": recall}),
+        warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
+        clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
+    )  # fmt: skip
+    retrieve = (lambda e: passages.search([question_text(e)])) if cell.knowledge.test == "retrieved" and task.corpus else None
+    return result, Probe(fitted, model, test, retrieve)
+
+
+def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
+    """Fit one cell in a folder of its own and keep what came of it."""
+    task, model = work.tasks[cell.task], work.models[cell.model]
+    passages = work.passages[cell.task]
+    workdir = folder / "fit"
+    shutil.rmtree(workdir, ignore_errors=True)
+    workdir.mkdir(parents=True)
+    method = method_of(cell.method.name, cell.method.options)
+    budget = Budget(workdir=workdir, threads=work.threads, progress=work.progress.note)
+    start = time.perf_counter()
+    with dspy.context(lm=model.lm, adapter=model.adapter):
+        fitted = method.fit(
+            task.program(),
+            train=passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train),
+            val=work.val(cell),
+            metric=task.metric,
+            lm=model.lm,
+            seed=cell.seed,
+            budget=budget,
+        )
+    fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
+    save_fitted(folder, fitted)
+    return fitted
+
+
+def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: Any) -> None:
+    """Time the group's arms side by side, then write and track their results."""
+    if not measured:
+        return
+    work.progress.note("latency, one request at a time, arms interleaved")
+    measure_latency([p for _, p in measured], requests=LATENCY_REQUESTS)
+    for result, probe in measured:
+        result.latency = Latency(tuple(probe.seconds), 1)
+        if track is not None:
+            track.result(result, cost_of(result, work.experiment.prices), cell_folder(work.store, result.key))
+        save_result(work.store, result)

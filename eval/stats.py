@@ -1,0 +1,269 @@
+"""Turn scores into intervals, differences and tests; scipy and statsmodels do the mathematics.
+
+Failed rows are absent from the scores, never zeros. Intervals speak of the test examples as a sample of a larger
+population, and of the seeds that were run as fixed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from programs.task import UserError
+
+Floats = NDArray[np.float64]
+Finding = Literal["better", "worse", "equivalent", "inconclusive"]
+
+ALPHA = 0.05
+"""Error rate of every interval and test."""
+
+POWER = 0.80
+"""Power at which the smallest detectable difference is stated."""
+
+RESAMPLES = 4999
+"""Bootstrap and permutation draws."""
+
+FEW = 30
+"""Below this many independent units a bootstrap is too narrow, and a conservative interval stands in."""
+
+MANY = 2000
+"""Above this many independent units the normal interval and the t test agree with the resampled ones."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    mean: float
+    """The estimate (for latencies a quantile); NaN when there is no data."""
+    low: float
+    """Lower end; NaN when there is no data."""
+    high: float
+    """Upper end; infinite when the data set no bound (p99 of 50 latencies), NaN when there is no data."""
+    n: int
+    """Observations."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of a minus the mean of b, paired by example."""
+
+    delta: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+    low90: float
+    """Lower end of the 90 % interval, by which equivalence is judged (two one-sided tests at 5 %)."""
+    high90: float
+    """Upper end of the 90 % interval."""
+    p: float
+    """Two-sided p of no difference, before any adjustment."""
+    test: str
+    """`mcnemar`, `sign-flip` or `t`."""
+    n: int
+    """Pairs."""
+    detectable: float
+    """Smallest true difference found with 80 % power at 5 %; above 1 when these data could find none."""
+
+
+def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0) -> Estimate:
+    """Return the mean of scores in 0..1 with its 95 % interval.
+
+    Wilson when every score is 0 or 1, BCa bootstrap otherwise, over clusters where they are given. Where a bootstrap
+    would be too sure (fewer than thirty independent units, or all alike) it is Wilson's interval on the units:
+    no score in 0..1 varies more than a right/wrong score of the same mean.
+    """
+    n = len(scores)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    units = _units(scores, clusters)
+    mean = float(np.mean(scores))
+    binary = clusters is None and set(scores) <= {0.0, 1.0}
+    if binary or len(units) < FEW or np.ptp(units) < 1e-12:
+        low, high = proportion_confint(mean * len(units), len(units), alpha=ALPHA, method="wilson")
+    else:
+        low, high = _intervals(units, seed)[0]
+    return Estimate(mean, max(0.0, float(low)), min(1.0, float(high)), n)
+
+
+def paired_difference(
+    a: Mapping[str, float], b: Mapping[str, float], *, clusters: Mapping[str, str] | None = None, seed: int = 0
+) -> Difference:
+    """Return the mean of `a` minus the mean of `b`, paired by example id.
+
+    Both must hold the same ids: a caller whose arms failed on some examples passes the ids that both scored, and
+    says how many failed. Right/wrong scores get McNemar's exact test and Bonett and Price's interval; graded or
+    clustered ones the sign-flip test and the BCa bootstrap over units (above `MANY` units the t test and interval).
+    """
+    if a.keys() != b.keys():
+        odd = sorted(a.keys() ^ b.keys())
+        what = f"the arms were scored on different examples ({odd[0]!r} and {len(odd) - 1} more)"
+        raise UserError(f"{what}; run both on one split")
+    if not a:
+        raise UserError("no example was scored by both arms; look at the failures of their rows")
+    ids = list(a)
+    differences = [a[i] - b[i] for i in ids]
+    groups = [clusters[i] for i in ids] if clusters else None
+    units = _units(differences, groups)
+    count = len(units)
+    binary = groups is None and set(a.values()) | set(b.values()) <= {0.0, 1.0}
+    if binary:
+        p, test = _mcnemar(differences), "mcnemar"
+    else:
+        p, test = _no_difference(_totals(differences, groups), seed)
+    if binary or count < FEW or np.ptp(units) < 1e-12:
+        units = np.append(units, [1.0, -1.0])
+        (low, high), (low90, high90) = _padded_intervals(units)
+    else:
+        (low, high), (low90, high90) = _intervals(units, seed)
+    detectable = _power_factor() * float(np.std(units)) / math.sqrt(count)
+    if binary:
+        # Five disagreements, all one way, still have p = 0.06.
+        detectable = max(detectable, 6 / count)
+    return Difference(
+        float(np.mean(differences)), *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), detectable
+    )
+
+
+def mean_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
+    """Return the mean of unbounded values (dollars, seconds) with its 95 % interval; boundless for fewer than two."""
+    x = np.asarray(values, dtype=float)
+    mean = float(np.mean(x)) if len(x) else math.nan
+    if len(x) < 2:
+        return Estimate(mean, -math.inf, math.inf, len(x))
+    low, high = (mean, mean) if np.ptp(x) <= 1e-9 * abs(mean) else _intervals(x, seed)[0]
+    return Estimate(mean, low, high, len(x))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p values adjusted by Holm's method for a family of tests, in the order given."""
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
+
+
+def classify_difference(difference: Difference, p_holm: float, *, margin: float) -> Finding:
+    """Return what the first arm is, compared with the second.
+
+    Better or worse: adjusted p at most 0.05 and the 95 % interval clear of 0. Equivalent: the 90 % interval lies
+    within the margin on both sides. Everything else is inconclusive.
+    """
+    if p_holm <= ALPHA and difference.low > 0:
+        return "better"
+    if p_holm <= ALPHA and difference.high < 0:
+        return "worse"
+    if -margin < difference.low90 and difference.high90 < margin:
+        return "equivalent"
+    return "inconclusive"
+
+
+def examples_needed(difference: Difference, *, margin: float = 0.0) -> int | None:
+    """Return about how many more examples would find a difference as large as the observed one, or the margin.
+
+    The larger of the two counts, for a difference below the margin does not matter; None when both are 0.
+    """
+    target = max(abs(difference.delta), margin)
+    if target == 0:
+        return None
+    return max(0, math.ceil(difference.n * (difference.detectable / target) ** 2) - difference.n)
+
+
+def quantile_interval(seconds: Sequence[float], q: float) -> Estimate:
+    """Return the quantile `q` of latencies with its 95 % interval from order statistics.
+
+    Where the sample is too small for a bound, the bound is 0 below and infinite above.
+    """
+    if not seconds:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    interval = stats.quantile_test(seconds, p=q).confidence_interval(1 - ALPHA)
+    low = 0.0 if math.isnan(interval.low) else float(interval.low)
+    high = math.inf if math.isnan(interval.high) else float(interval.high)
+    return Estimate(float(np.quantile(seconds, q)), low, high, len(seconds))
+
+
+def _totals(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
+    """Return one value a cluster, its total over the mean cluster size: their mean is the mean of the values."""
+    x = np.asarray(values, dtype=float)
+    if clusters is None:
+        return x
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    totals: Floats = np.bincount(index, weights=x).astype(np.float64)
+    return totals * (len(totals) / len(x))
+
+
+def _units(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
+    """Return independent values whose mean and variance are those of the mean of `values`.
+
+    A cluster becomes one value, linearised: big clusters do not count as noise merely for being big.
+    """
+    totals = _totals(values, clusters)
+    mean = float(np.mean(values))
+    sizes = _totals([1.0] * len(values), clusters)
+    units: Floats = mean + totals - mean * sizes
+    return units
+
+
+def _intervals(units: Floats, seed: int) -> list[tuple[float, float]]:
+    """Return the 95 % and the 90 % interval of the mean: BCa bootstrap, or the t interval for many units."""
+    levels = (1 - ALPHA, 1 - 2 * ALPHA)
+    if len(units) > MANY:
+        mean, error = float(np.mean(units)), float(stats.sem(units))
+        return [stats.t.interval(level, len(units) - 1, mean, error) for level in levels]
+    result: Any = None
+    intervals = []
+    for level in levels:
+        result = stats.bootstrap(
+            (units,), np.mean, confidence_level=level, n_resamples=0 if result else RESAMPLES, method="BCa",
+            bootstrap_result=result, rng=np.random.default_rng(seed), batch=500,
+        )  # fmt: skip
+        intervals.append((float(result.confidence_interval.low), float(result.confidence_interval.high)))
+    return intervals
+
+
+def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
+    """Return the 95 % and 90 % normal intervals of differences to which one win and one loss were added.
+
+    For right/wrong scores that is Bonett and Price's interval (2012); it never has width 0.
+    """
+    mean, error = float(np.mean(padded)), float(np.std(padded)) / math.sqrt(len(padded))
+    half = [float(stats.norm.ppf(1 - tail)) * error for tail in (ALPHA / 2, ALPHA)]
+    return [(mean - h, mean + h) for h in half]
+
+
+def _within_one(low: float, high: float) -> tuple[float, float]:
+    """Return the interval cut to what a difference of scores in 0..1 can be."""
+    return max(-1.0, low), min(1.0, high)
+
+
+def _mcnemar(differences: Sequence[float]) -> float:
+    """Return the exact p of as many wins and losses."""
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    return float(mcnemar([[0, wins], [losses, 0]], exact=True).pvalue)
+
+
+def _no_difference(units: Floats, seed: int) -> tuple[float, str]:
+    """Return the p of mean 0 and the test: sign-flip (every flip when there are few), or t for many units."""
+    # Flipping a zero changes nothing, so the exact test stays affordable without them.
+    units = units[np.abs(units) > 1e-12]
+    if len(units) == 0:
+        return 1.0, "sign-flip"
+    if len(units) > MANY:
+        return float(stats.ttest_1samp(units, 0.0).pvalue), "t"
+    result = stats.permutation_test(
+        (units,), np.sum, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, batch=500,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue), "sign-flip"
+
+
+def _power_factor() -> float:
+    """Return how many standard errors a difference must measure to be found with the stated power."""
+    return float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))

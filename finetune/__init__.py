@@ -1,0 +1,1 @@
+"""How to adapt in weights; one file is one method."""

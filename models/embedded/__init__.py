@@ -1,0 +1,1 @@
+"""The small language model that ships with crossover, and the recipe that trained it."""

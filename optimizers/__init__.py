@@ -1,0 +1,1 @@
+"""How to adapt in context; one file is one method."""

@@ -1,0 +1,33 @@
+"""A few labelled examples in the prompt, the same for every question."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from programs.demos import with_demos
+from programs.task import Budget, Fitted, Metric, Spent
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Labelled demonstrations drawn by seed."""
+
+    demos: int = 4
+    """Demonstrations to show."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Show `demos` examples of train, drawn by seed."""
+        chosen = random.Random(seed).sample(list(train), min(self.demos, len(train)))
+        return Fitted(program=with_demos(program, chosen), lm=lm, spent=Spent(), notes={"demos": len(chosen)})

@@ -1,0 +1,61 @@
+"""As many labelled examples as fit the model's context, or as many as asked for."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from models.prompt import prompt_tokens, room
+from programs.demos import count_that_fit, with_demos
+from programs.task import Budget, Fitted, Metric, Spent
+
+
+@dataclass(frozen=True)
+class ManyShot:
+    """A fixed block of demonstrations (protocol: arXiv 2405.00200, random demonstrations shared by all questions)."""
+
+    demos: int = 0
+    """Demonstrations to show; 0 for as many as fit."""
+    balanced: bool = True
+    """Draw every label in turn, where the output is a label; else at random."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Show the examples that fit beside the longest question of val or train."""
+        order = self._order(program, train, seed)
+        wanted = order[: self.demos or len(order)]
+        questions = [*val, *train]
+        longest = max(questions, key=lambda e: len(str(e.inputs().toDict())))
+        free = room(lm)
+        count = len(wanted)
+        if free:
+            count = count_that_fit(program, wanted, lambda p: prompt_tokens(p, longest, lm) <= free)
+        fitted = Fitted(program=with_demos(program, wanted[:count]), lm=lm, spent=Spent(), notes={"demos": count})
+        if self.demos and count < min(self.demos, len(order)):
+            fitted.warnings.append(f"{count} of {self.demos} demonstrations fit the model's context")
+        return fitted
+
+    def _order(self, program: dspy.Module, train: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
+        """Return train shuffled by seed; balanced: one of each label, then the second of each, and so on."""
+        shuffled = random.Random(seed).sample(list(train), len(train))
+        outputs = [n for _, p in program.named_predictors() for n in p.signature.output_fields]
+        if not self.balanced or any(n not in e for n in outputs[-1:] for e in shuffled):
+            return shuffled
+        seen: dict[str, int] = defaultdict(int)
+        rounds = []
+        for e in shuffled:
+            label = str(e[outputs[-1]])
+            rounds.append(seen[label])
+            seen[label] += 1
+        return [e for _, e in sorted(zip(rounds, shuffled, strict=True), key=lambda pair: pair[0])]

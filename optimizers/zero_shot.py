@@ -1,0 +1,28 @@
+"""The program as it is: instructions and question, no demonstration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from programs.demos import with_demos
+from programs.task import Budget, Fitted, Metric, Spent
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """No option: there is nothing to choose."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Return the program without demonstrations."""
+        return Fitted(program=with_demos(program, []), lm=lm, spent=Spent(), notes={"demos": 0})

@@ -1,0 +1,1 @@
+"""What is adapted: tasks, DSPy modules, metrics and retrieval."""

@@ -1,0 +1,58 @@
+"""Demonstrations: which examples go into a prompt, and proof that none is the one being asked."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dspy
+
+
+def fields_of(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any] | None:
+    """Return the example as a demonstration for the predictor, or None when a field is missing.
+
+    Of an output that holds a list of right answers the first is shown.
+    """
+    demo = {}
+    for name in predictor.signature.fields:
+        if name not in example:
+            return None
+        value = example[name]
+        if name in predictor.signature.output_fields and isinstance(value, list):
+            value = value[0]
+        demo[name] = value
+    return demo
+
+
+def with_demos(program: dspy.Module, examples: Sequence[dspy.Example]) -> dspy.Module:
+    """Return a copy of the program whose every predictor shows the examples that have its fields, in this order.
+
+    Raises:
+        ValueError: no predictor has fields that the examples carry.
+    """
+    adapted = program.deepcopy()
+    shown = 0
+    for _, predictor in adapted.named_predictors():
+        predictor.demos = [d for e in examples if (d := fields_of(e, predictor)) is not None]
+        shown += len(predictor.demos)
+    if examples and not shown:
+        raise ValueError("no predictor of the program has all its fields in the training examples")
+    return adapted
+
+
+def question_key(inputs: dict[str, Any]) -> str:
+    """Return what makes two questions the same: every input but the passages, which depend on retrieval."""
+    return json.dumps({k: v for k, v in inputs.items() if k != "passages"}, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def count_that_fit(
+    program: dspy.Module, examples: Sequence[dspy.Example], fits: Callable[[dspy.Module], bool]
+) -> int:
+    """Return how many of the leading examples fit, by bisection; `fits` tells for a program that shows them."""
+    low, high = 0, len(examples)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(with_demos(program, examples[:middle])):
+            low = middle
+        else:
+            high = middle - 1
+    return low

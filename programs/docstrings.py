@@ -1,0 +1,46 @@
+"""The documentation strings of Python's own standard library: real text that every machine has."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from programs.splits import fold
+
+
+@dataclass(frozen=True)
+class Documented:
+    """One public callable with its documentation."""
+
+    name: str
+    """Qualified, such as `shutil.copytree`."""
+    module: str
+    """The public module it belongs to, such as `os.path`."""
+    text: str
+    """Its documentation as running text, without signature lines and interpreter sessions."""
+    sentence: str
+    """The first sentence of it."""
+
+
+@cache
+def harvest() -> tuple[Documented, ...]:
+    """Return every documented public callable of the standard library, each text once, ordered by name."""
+    script = Path(__file__).with_name("stdlib.py")
+    command = [sys.executable, "-I", "-S", str(script)]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout)
+    once: dict[str, Documented] = {}
+    # The shortest name first, so that `random.choice` stands for `random.Random.choice`, the same function.
+    for item in sorted((Documented(**entry) for entry in found), key=lambda item: (item.name.count("."), item.name)):
+        if len(item.text.split()) >= 4:
+            once.setdefault(fold(item.text), item)
+    return tuple(sorted(once.values(), key=lambda item: item.name))
+
+
+def mask(text: str, names: Collection[str]) -> str:
+    """Return the text with each of the names, as a whole word in any case, replaced by `___`."""
+    pattern = "|".join(re.escape(n) for n in sorted(names, key=lambda n: (-len(n), n)) if n)
+    return re.sub(rf"(?<![^\W_])(?:{pattern})(?![^\W_])", "___", text, flags=re.IGNORECASE)

@@ -1,0 +1,111 @@
+"""Find programs, tasks and metrics by name: a file of ours by its file name, or `./file.py:name` of the user's."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dspy
+
+import programs.modules
+import programs.tasks
+from programs.rows import one_line
+from programs.task import Task, UserError
+
+
+def program_names() -> list[str]:
+    """Return the names of the built-in programs: the files of programs/modules/."""
+    return sorted(m.name for m in pkgutil.iter_modules(programs.modules.__path__))
+
+
+def task_names() -> list[str]:
+    """Return the names of the built-in tasks: the files of programs/tasks/."""
+    return sorted(m.name for m in pkgutil.iter_modules(programs.tasks.__path__))
+
+
+def unknown(what: str, name: str, known: Iterable[str], others: str = "") -> UserError:
+    """Return the error for a name that does not exist, with a near match and what there is."""
+    choices = list(known)
+    near = difflib.get_close_matches(name, choices, n=1) or [c for c in choices if name and name in c]
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(f"unknown {what} {name!r}; {hint}choose from {', '.join(choices)}{others}")
+
+
+def builtin_task(name: str) -> Task:
+    """Return the built-in task of that name."""
+    if name not in task_names():
+        raise unknown("task", name, task_names(), ", or give the task `program` and `data`")
+    task = importlib.import_module(f"programs.tasks.{name}").load()
+    if not isinstance(task, Task):
+        raise UserError(f"programs/tasks/{name}.py: load() returned a {type(task).__name__}; return a Task")
+    return task
+
+
+def load_program(
+    name: str, *, inputs: Sequence[str], output: str, labels: Sequence[str], instructions: str, base: Path
+) -> Callable[[], dspy.Module]:
+    """Return what builds the program: a built-in one from the task's fields, or the user's class without arguments."""
+    if is_reference(name):
+        return _users_program(name, base)
+    if name not in program_names():
+        raise unknown("program", name, program_names(), " or ./file.py:Class")
+    build = importlib.import_module(f"programs.modules.{name}").build
+    return partial(build, tuple(inputs), output=output, labels=tuple(labels), instructions=instructions)
+
+
+def is_reference(name: str) -> bool:
+    """Return whether the name points into a Python file: `./file.py:name`."""
+    return name.rpartition(":")[0].endswith(".py") or name.endswith(".py")
+
+
+def load_object(reference: str, *, base: Path) -> Any:
+    """Return the object that `./file.py:name` names; a relative path starts at `base`."""
+    path, _, name = reference.rpartition(":")
+    if not path.endswith(".py") or not name:
+        raise UserError(f"{reference!r} names no object; write ./file.py:name")
+    file = (base / path).resolve()
+    if not file.is_file():
+        raise UserError(f"{reference}: no file {path}; a relative path starts at the experiment file")
+    module = _import_file(file, reference)
+    public = [n for n in vars(module) if not n.startswith("_")]
+    if name not in vars(module):
+        raise unknown(f"name in {path}", name, public)
+    return vars(module)[name]
+
+
+def _users_program(reference: str, base: Path) -> Callable[[], dspy.Module]:
+    """Return the user's class, proven to build a `dspy.Module`."""
+    found = load_object(reference, base=base)
+    try:
+        program = found()
+    except Exception as e:
+        reason = f"{type(e).__name__}: {one_line(e, 160)}"
+        raise UserError(f"{reference} cannot be built: {reason}; it is called without arguments") from e
+    if not isinstance(program, dspy.Module):
+        raise UserError(f"{reference} builds a {type(program).__name__}; it must be a dspy.Module")
+    return found  # type: ignore[no-any-return]
+
+
+def _import_file(file: Path, reference: str) -> ModuleType:
+    """Import a Python file under a name of its own, so that two files of one name do not collide."""
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{reference}: python cannot import this file; check its name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        del sys.modules[name]
+        raise UserError(f"{reference} fails to import: {type(e).__name__}: {one_line(e, 160)}; correct the file") from e
+    return module

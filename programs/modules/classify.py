@@ -1,0 +1,30 @@
+"""Give the input one of a fixed set of labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+
+MOST_LABELS_SHOWN = 150
+"""With more labels than this, the list of them would be most of the prompt."""
+
+
+class Classify(dspy.Module):
+    """Predict the output field, which is one of the labels, from the input fields."""
+
+    def __init__(self, inputs: Sequence[str], output: str, labels: Sequence[str], instructions: str = "") -> None:
+        """Build the signature from the task's field names; empty instructions leave DSPy's own."""
+        super().__init__()
+        shown = 0 < len(labels) <= MOST_LABELS_SHOWN
+        fields: dict[str, Any] = {name: (str, dspy.InputField()) for name in inputs}
+        fields[output] = (str, dspy.OutputField(desc=f"one of: {', '.join(labels)}") if shown else dspy.OutputField())
+        self.predict = dspy.Predict(dspy.Signature(fields, instructions or None))
+
+    def forward(self, **inputs: str) -> dspy.Prediction:
+        """Return the prediction for one example."""
+        return self.predict(**inputs)
+
+
+def build(inputs: Sequence[str], *, output: str, labels: Sequence[str], instructions: str) -> dspy.Module:
+    """Return the program for a task's fields and labels."""
+    return Classify(inputs, output, labels, instructions)

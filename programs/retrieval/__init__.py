@@ -1,0 +1,1 @@
+"""Retrieval backends; one file is one backend."""

@@ -1,0 +1,111 @@
+"""Run a program over examples and score it: the one copy, for selection on val and for the final reading of test."""
+
+import contextvars
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from programs.task import Metric
+
+
+@dataclass(frozen=True)
+class Row:
+    """The outcome of one example."""
+
+    id: str
+    score: float | None
+    """0.0 to 1.0, or None for a failure."""
+    failure: str
+    """Empty, or `lm: …`, `parse: …`, `metric: …`, `program: …` with the reason."""
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    calls: int
+    """Language-model calls made."""
+    seconds: float
+    """Wall time of the program; under concurrency this is not a latency."""
+    usd: float | None
+    """Dollars that an API charged, 0.0 for a local model, None for an unknown price."""
+    output: dict[str, Any]
+    """The output fields as predicted."""
+
+
+def score_example(
+    program: dspy.Module, example: dspy.Example, metric: Metric, price: Callable[[dict[str, dict[str, Any]]], float | None]
+) -> Row:
+    """Run and score one example in the calling DSPy context; a failure is a typed row, never a zero.
+
+    `price` turns DSPy's usage (model name to token counts) into dollars, or None when it cannot.
+    """
+    score, failure, output = None, "", dict[str, Any]()
+    with dspy.track_usage() as tracker:
+        start = time.perf_counter()
+        try:
+            prediction = program(**example.inputs())
+        except AdapterParseError as e:
+            failure = f"parse: {str(e.lm_response)[:200]!r}"
+        except dspy.LMError as e:
+            failure = f"lm: {type(e).__name__}: {str(e)[:200]}"
+        except Exception as e:
+            failure = f"program: {type(e).__name__}: {str(e)[:200]}"
+        seconds = time.perf_counter() - start
+    if not failure:
+        output = {k: v for k, v in prediction.toDict().items() if k not in example.inputs()}
+        try:
+            score = float(metric(example, prediction))
+            if not math.isfinite(score):
+                raise ValueError(f"score is {score}")
+        except Exception as e:
+            score, failure = None, f"metric: {type(e).__name__}: {str(e)[:200]}"
+    entries = [entry for entries in tracker.usage_data.values() for entry in entries]
+
+    def total(key: str) -> int:
+        return sum(int(e.get(key) or 0) for e in entries)
+
+    cached = sum(int((e.get("prompt_tokens_details") or {}).get("cached_tokens") or 0) for e in entries)
+    return Row(
+        id=str(example["id"]), score=score, failure=failure, prompt_tokens=total("prompt_tokens"), cached_tokens=cached,
+        completion_tokens=total("completion_tokens"), calls=len(entries), seconds=seconds,
+        usd=price(tracker.get_total_tokens()), output=output,
+    )  # fmt: skip
+
+
+def score_examples(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
+    threads: int = 8,
+) -> Iterator[Row]:
+    """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context."""
+
+    def one(example: dspy.Example) -> Row:
+        return score_example(program, example, metric, price)
+
+    with ThreadPoolExecutor(threads) as pool:
+        running: set[Future[Row]] = set()
+        try:
+            for example in examples:
+                if len(running) >= 2 * threads:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (f.result() for f in done)
+                # DSPy's settings live in context variables, which plain threads do not inherit.
+                running.add(pool.submit(contextvars.copy_context().run, one, example))
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (f.result() for f in done)
+        finally:
+            for f in running:
+                f.cancel()
+
+
+def mean_score(rows: Sequence[Row]) -> float:
+    """Return the mean with failures counted as wrong, for selecting among candidates on val."""
+    return sum(r.score or 0.0 for r in rows) / len(rows) if rows else 0.0

@@ -1,0 +1,65 @@
+"""Tell which standard-library module a documentation string, its names masked, belongs to (>= 40 labels)."""
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+import dspy
+
+from programs.docstrings import Documented, harvest, mask
+from programs.metrics import metric_for
+from programs.modules.classify import build
+from programs.splits import fold, fraction, opening, split_by_hash
+from programs.task import Task
+
+WORDS = 40
+"""Words of each documentation string that are shown."""
+LABELS = 50
+"""The modules with the most documentation; a package and its submodules are one label."""
+FEWEST, MOST = 20, 60
+"""Examples of one label; the upper bound keeps a label from answering many questions."""
+SHARES = {"test": 0.1, "val": 0.05, "train": 0.85}
+SIZES = {"test": 200, "val": 100, "train": 2000}
+
+
+def load() -> Task:
+    """Return the task, the same for every run on one version of Python."""
+    examples = {fold(e["text"]): e for e in map(_example, harvest()) if _is_telling(e["text"])}
+    splits = split_by_hash(_balanced(examples.values()), group=lambda e: opening(e["text"]), shares=SHARES)
+    train = splits["train"][: SIZES["train"]]
+    labels = {e["label"] for e in train}
+    val, test = ([e for e in splits[name] if e["label"] in labels][: SIZES[name]] for name in ("val", "test"))
+    return Task(
+        name="stdlib_module",
+        program=partial(build, ("text",), output="label", labels=tuple(sorted(labels)), instructions=""),
+        inputs=("text",),
+        outputs=("label",),
+        train=tuple(train),
+        val=tuple(val),
+        test=tuple(test),
+        metric=metric_for("label_accuracy", "label"),
+        metric_name="label_accuracy",
+    )
+
+
+def _example(item: Documented) -> dspy.Example:
+    """Return the masked text of one callable and its label."""
+    text = mask(" ".join(item.text.split()[:WORDS]), {*item.module.split("."), *item.name.split(".")})
+    return dspy.Example(id=item.name, text=text, label=item.module.split(".")[0]).with_inputs("text")
+
+
+def _is_telling(text: str) -> bool:
+    """Return whether enough is left to read after masking."""
+    return sum("___" not in word for word in text.split()) >= 5
+
+
+def _balanced(examples: Iterable[dspy.Example]) -> list[dspy.Example]:
+    """Return the examples of the most frequent labels, at most `MOST` of each, in the order of their hashes."""
+    kept, seen = list[dspy.Example](), Counter[str]()
+    for example in sorted(examples, key=lambda e: fraction(e["id"])):
+        seen[example["label"]] += 1
+        if seen[example["label"]] <= MOST:
+            kept.append(example)
+    ranked = sorted(seen, key=lambda label: (-seen[label], label))
+    frequent = {label for label in ranked[:LABELS] if seen[label] >= FEWEST}
+    return [e for e in kept if e["label"] in frequent]

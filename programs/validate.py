@@ -1,0 +1,112 @@
+"""Find what is wrong with a task before anything is spent on it: all faults at once."""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+
+import dspy
+
+from programs.fields import answers_of
+from programs.modules.classify import Classify
+from programs.rows import fault, few, one_line
+from programs.splits import fold
+from programs.task import Problem, Task
+
+FEWEST_TEST = 50
+"""With fewer test examples, intervals are too wide to tell arms apart."""
+
+
+def validate(task: Task) -> list[Problem]:
+    """Return every fault and doubt: shared questions, ids, labels, gold passages, gold answers, size."""
+    checks = (_repeated_ids, _shared_questions, _val_in_train, _gold_answers, _gold_passages)
+    problems = [p for check in checks for p in few(list(check(task)))]
+    try:
+        program = task.program()
+    # The field names are the user's, and DSPy refuses some of them in ways of its own.
+    except Exception as e:
+        return [*problems, fault(task.name, f"the program cannot be built: {one_line(e, 160)}", "rename its fields")]
+    if isinstance(program, Classify) and task.train:
+        problems += few(list(_unseen_labels(task)))
+    if 0 < len(task.test) < FEWEST_TEST:
+        remedy = f"use at least {FEWEST_TEST}; differences between arms will hardly be told from chance"
+        problems.append(Problem("warning", task.name, f"only {len(task.test)} test examples", remedy))
+    return problems
+
+
+def question_key(task: Task, example: dspy.Example) -> str:
+    """Return the inputs as they count for equality."""
+    return "\n".join(fold(str(example[name])) for name in task.inputs)
+
+
+def _at(task: Task, example: dspy.Example) -> str:
+    """Return where an example stands."""
+    return task.where.get(str(example["id"]), f"{task.name} {example['id']}")
+
+
+def _repeated_ids(task: Task) -> Iterator[Problem]:
+    """Yield the examples whose id another example has."""
+    seen = set[str]()
+    for example in (e for split in task.splits().values() for e in split):
+        if example["id"] in seen:
+            yield fault(_at(task, example), f"id {example['id']!r} stands twice", "give every row an id of its own")
+        seen.add(example["id"])
+
+
+def _shared_questions(task: Task) -> Iterator[Problem]:
+    """Yield the test questions that also stand in train or val."""
+    train = {question_key(task, e): e for e in reversed(task.train)}
+    val = {question_key(task, e): e for e in reversed(task.val)}
+    for example in task.test:
+        key = question_key(task, example)
+        for name, others in (("train", train), ("val", val)):
+            if key in others:
+                what = f"this test question also stands in {name} ({_at(task, others[key])})"
+                yield fault(_at(task, example), what, f"remove it from {name}")
+
+
+def _val_in_train(task: Task) -> Iterator[Problem]:
+    """Yield the val questions that also stand in train: selection would favour what remembers them."""
+    train = {question_key(task, e): e for e in reversed(task.train)}
+    for example in task.val:
+        if other := train.get(question_key(task, example)):
+            what = f"this val question also stands in train ({_at(task, other)})"
+            yield Problem("warning", _at(task, example), what, "remove it from train, or val will favour memory")
+
+
+def _gold_answers(task: Task) -> Iterator[Problem]:
+    """Yield the examples whose own gold answer does not score 1.0."""
+    for example in (e for split in task.splits().values() for e in split):
+        answers = {name: answers_of(example[name]) for name in task.outputs}
+        for values in zip_longest(*answers.values()):
+            chosen = {n: answers[n][0] if v is None else v for n, v in zip(answers, values, strict=True)}
+            try:
+                score = float(task.metric(example, dspy.Prediction(**chosen)))
+                verdict = f"scores {score:g} under {task.metric_name}"
+            # The metric may be the user's own, so that anything can come out of it.
+            except Exception as e:
+                score, verdict = 0.0, f"makes {task.metric_name} fail: {type(e).__name__}: {one_line(e, 120)}"
+            if score != 1.0:
+                shown = ", ".join(repr(v)[:60] for v in chosen.values())
+                yield fault(_at(task, example), f"the gold answer {shown} {verdict}", "correct the row or the metric")
+                break
+
+
+def _gold_passages(task: Task) -> Iterator[Problem]:
+    """Yield the examples whose gold passages the corpus does not hold."""
+    known = {p.id for p in task.corpus}
+    for example in (e for split in task.splits().values() for e in split if "gold" in e):
+        missing = [i for i in example["gold"] if i not in known]
+        if missing:
+            what = f"gold passage {missing[0]!r} is not in the corpus"
+            yield fault(_at(task, example), what, "add the passage to the corpus or correct the id")
+
+
+def _unseen_labels(task: Task) -> Iterator[Problem]:
+    """Yield the first test example of each label that train does not hold."""
+    (output,) = task.outputs
+    seen = {label for e in task.train for label in answers_of(e[output])}
+    for example in task.test:
+        labels = answers_of(example[output])
+        if seen.isdisjoint(labels):
+            seen.update(labels)
+            what = f"label {labels[0]!r} never stands in train"
+            yield Problem("warning", _at(task, example), what, "add train rows with it; no arm can learn it from train")

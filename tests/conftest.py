@@ -1,0 +1,51 @@
+"""What the tests share: the embedded model, loaded once, and a store of their own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dspy
+import pytest
+
+os.environ.update(
+    LITELLM_LOCAL_MODEL_COST_MAP="True", MLFLOW_DISABLE_TELEMETRY="true", HF_HUB_OFFLINE="1", DO_NOT_TRACK="true",
+    TOKENIZERS_PARALLELISM="false",
+)  # fmt: skip
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+from models.load import LoadedModel, load_model
+from models.spec import ModelSpec
+
+
+@pytest.fixture(scope="session")
+def embedded() -> LoadedModel:
+    """Return the real embedded model."""
+    return load_model(ModelSpec("embedded", max_tokens=16))
+
+
+@pytest.fixture
+def spoken(embedded: LoadedModel) -> Iterator[LoadedModel]:
+    """Make the embedded model the one that DSPy programs of the test speak to."""
+    with dspy.context(lm=embedded.lm, adapter=embedded.adapter):
+        yield embedded
+
+
+@pytest.fixture
+def intents() -> list[dspy.Example]:
+    """Return a small classification task: four intents, six ways to say each."""
+    said = {
+        "card_lost": "I lost my {} card|my {} card is gone|cannot find the {} card anywhere",
+        "refund_late": "where is my {} refund|the {} refund has not come|still waiting for a {} refund",
+        "close_account": "close my {} account|please end the {} account|I want to shut the {} account",
+        "exchange_rate": "which {} exchange rate applies|the {} rate was wrong|tell me the {} exchange rate",
+    }
+    rows = [
+        (f.format(word), label) for word in ("new", "old") for label, forms in said.items() for f in forms.split("|")
+    ]
+    return [dspy.Example(id=str(n), text=t, label=y).with_inputs("text") for n, (t, y) in enumerate(rows)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Return an empty store."""
+    return tmp_path / "mlruns"

@@ -1,0 +1,41 @@
+"""Build real results with chosen numbers, for tests of what is computed from them."""
+
+from collections.abc import Sequence
+
+from eval.experiment import Cell, Knowledge, MethodSpec
+from eval.measure import Latency, Result
+from models.spec import ModelSpec
+from programs.score import Row
+from programs.task import Spent
+
+
+def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | None = 0.0) -> Row:
+    failure = "" if score is not None else "parse: 'nonsense'"
+    return Row(f"e{i}", score, failure, tokens, 0, 5, 1, 0.1, usd, {"label": "x"})
+
+
+def make_cell(method: str = "zero_shot", *, size: int | None = None, seed: int = 0, knowledge: str = "none") -> Cell:
+    return Cell("intents", ModelSpec("embedded"), MethodSpec(method), size, Knowledge(knowledge, knowledge), seed)
+
+
+def make_result(
+    cell: Cell,
+    scores: Sequence[float | None],
+    *,
+    serve_seconds: float = 10.0,
+    fit: Spent | None = None,
+    usd: float | None = 0.0,
+    ms: float = 40.0,
+    local: bool = True,
+) -> Result:
+    """Return the result of a cell with one row a score."""
+    rows = [make_row(i, s, usd=usd) for i, s in enumerate(scores)]
+    latency = Latency(tuple((ms + i % 10) / 1000 for i in range(100)), 1)
+    return Result(
+        f"key-{cell.method.name}-{cell.seed}", cell, "ab" * 32, rows, serve_seconds, latency, fit or Spent(), local
+    )
+
+
+def right(n: int, of: int, *, shift: int = 0) -> list[float]:
+    """Return right/wrong scores, the first `n` of them right, rotated by `shift`."""
+    return [1.0 if (i - shift) % of < n else 0.0 for i in range(of)]

@@ -1,0 +1,308 @@
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from eval.experiment import TaskSpec
+from programs.data import load_and_check, load_task
+from programs.task import UserError
+
+LABELS = ("card_arrival", "age_limit", "exchange_rate")
+
+
+def rows(split: str, n: int = 60) -> list[dict[str, Any]]:
+    return [{"id": f"{split}{i}", "text": f"{split} question, number {i}", "label": LABELS[i % 3]} for i in range(n)]
+
+
+def questions(split: str, n: int = 60) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{split}{i}", "question": f"{split} {i}?", "answers": [f"the {i}", str(i)], "gold_passage_ids": ["p1"]}
+        for i in range(n)
+    ]
+
+
+def write(path: Path, data: list[Any]) -> None:
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in data))
+
+
+def spec(folder: Path, make=rows, **changes: Any) -> TaskSpec:
+    for split in ("train", "val", "test"):
+        if not (folder / f"{split}.jsonl").exists():
+            write(folder / f"{split}.jsonl", make(split))
+    data = {s: f"{s}.jsonl" for s in ("train", "val", "test")}
+    return replace(TaskSpec("intents", program="classify", data=data), **changes)
+
+
+def rag(folder: Path, **changes: Any) -> TaskSpec:
+    if not (folder / "corpus.jsonl").exists():
+        write(folder / "corpus.jsonl", [{"id": "p1", "text": "Numbers.", "title": "On"}, {"id": "p2", "text": "No."}])
+    return replace(spec(folder, questions, program="rag", corpus="corpus.jsonl"), **changes)
+
+
+def problems(source: TaskSpec, base: Path) -> list[str]:
+    return [str(p) for p in load_and_check(source, base=base)[1]]
+
+
+def test_columns_are_inferred_and_the_task_is_complete(tmp_path):
+    task, found = load_and_check(spec(tmp_path), base=tmp_path)
+    assert found == []
+    assert (task.inputs, task.outputs, task.metric_name) == (("text",), ("label",), "label_accuracy")
+    assert task.test[0].toDict() == {"id": "test0", "text": "test question, number 0", "label": "card_arrival"}
+    assert task.where["test1"] == "test.jsonl:2"
+    desc = task.program().predict.signature.output_fields["label"].json_schema_extra["desc"]
+    assert desc == "one of: age_limit, card_arrival, exchange_rate"
+
+
+def test_rag_task_has_gold_passages_and_any_answer_is_right(tmp_path):
+    task, found = load_and_check(rag(tmp_path, cluster="question"), base=tmp_path)
+    assert found == []
+    assert (task.inputs, task.outputs) == (("question",), ("answer",))
+    assert (task.test[3].answer, task.test[3].gold, task.test[3].cluster) == (["the 3", "3"], ["p1"], "test 3?")
+    assert task.corpus[0].render() == "On: Numbers."
+
+
+def test_csv_parquet_and_jsonl_load_the_same(tmp_path):
+    for split in ("train", "val", "test"):
+        data = rows(split)
+        write(tmp_path / f"{split}.jsonl", data)
+        parquet.write_table(pyarrow.Table.from_pylist(data), tmp_path / f"{split}.parquet")
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["id", "text", "label"])
+            writer.writeheader()
+            writer.writerows(data)
+    hashes = {
+        load_task(
+            spec(tmp_path, data={s: f"{s}.{kind}" for s in ("train", "val", "test")}), base=tmp_path
+        ).split_sha256()
+        for kind in ("jsonl", "csv", "parquet")
+    }
+    assert len(hashes) == 1
+
+
+def test_hugging_face_datasets_load_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    source = spec(tmp_path)
+    (tmp_path / "hub").mkdir()
+    for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        (tmp_path / "hub" / f"{name}.jsonl").write_text((tmp_path / f"{split}.jsonl").read_text())
+    whole = load_task(replace(source, data={"hf": str(tmp_path / "hub")}), base=tmp_path)
+    assert whole.split_sha256() == load_task(source, base=tmp_path).split_sha256()
+    assert whole.where["val0"] == f"{tmp_path / 'hub'}[validation]:1"
+
+
+def test_hugging_face_class_numbers_become_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    source = spec(tmp_path)
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    data = datasets.Dataset.from_dict({"text": [f"t{i}" for i in range(60)], "label": [0, 1] * 30}, features=features)
+    (tmp_path / "hub").mkdir()
+    data.to_parquet(tmp_path / "hub" / "test.parquet")
+    one = {
+        **source.data,
+        "test": {"hf": str(tmp_path / "hub")},
+        "train": {"hf": str(tmp_path / "hub"), "split": "test"},
+    }
+    found = problems(replace(source, data=one), tmp_path)
+    assert found[0].startswith(f"error: {tmp_path / 'hub'}[test]:1: this test question also stands in train")
+    assert not [f for f in found if "never stands in train" in f]
+
+
+def test_val_is_cut_from_train_when_there_is_none(tmp_path):
+    source = spec(tmp_path, data={"train": "train.jsonl", "test": "test.jsonl"})
+    write(tmp_path / "train.jsonl", [*rows("train", 90), *(r | {"id": r["id"] + "b"} for r in rows("train", 90))])
+    task, found = load_and_check(source, base=tmp_path)
+    assert found == []
+    assert (len(task.train), len(task.val)) == (162, 18)
+
+
+def test_ids_made_from_content_do_not_depend_on_the_place(tmp_path):
+    bare = [{k: v for k, v in r.items() if k != "id"} for r in rows("test")]
+    write(tmp_path / "test.jsonl", [bare[0], *bare])
+    source = spec(tmp_path, fields={"text": "input", "label": "output"})
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.jsonl", [{k: v for k, v in r.items() if k != "id"} for r in rows(split)])
+    ids = [e.id for e in load_task(source, base=tmp_path).test]
+    assert ids[1] == f"{ids[0]}-2"
+    write(tmp_path / "test.jsonl", bare[::-1])
+    assert [e.id for e in load_task(source, base=tmp_path).test] == [*ids[:1:-1], ids[0]]
+
+
+def test_several_inputs_and_a_users_program_and_metric(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dspy\n\nclass P(dspy.Module):\n    pass\n\ndef same(gold, pred):\n    return gold.label == pred.label\n"
+    )
+    fields = {"text": "input", "id": "input", "label": "output"}
+    source = spec(tmp_path, program="./mine.py:P", metric="./mine.py:same", fields={**fields, "id": "ignored"})
+    task = load_task(source, base=tmp_path)
+    assert task.metric_name.startswith("mine.py:same@")
+    assert type(task.program()).__name__ == "P"
+
+
+def test_all_faults_of_all_files_come_at_once(tmp_path):
+    write(tmp_path / "train.jsonl", [*rows("train"), '{"id": "x", "text": oops}', "[1]"])
+    write(tmp_path / "test.jsonl", [*rows("test", 59), {"id": "train0", "text": " ", "label": "age_limit"}])
+    source = spec(tmp_path, data={"train": "train.jsonl", "val": "gone.jsonl", "test": "test.jsonl"}, metric="f1")
+    assert problems(source, tmp_path) == [
+        "error: train.jsonl:61: not valid JSON: Expecting value at column 21; fix or delete the line",
+        "error: train.jsonl:62: a list, not an object; write one {…} a line",
+        "error: gone.jsonl: data.val: no such file; check the path, which starts at the experiment file",
+        "error: test.jsonl:60: 'text' is empty; fill it or delete the row",
+        "error: intents: unknown metric 'f1'; did you mean 'token_f1'? "
+        "choose from exact_match, token_f1, accuracy, label_accuracy or ./file.py:function",
+    ]
+
+
+def test_load_task_raises_the_first_fault_and_counts_the_others(tmp_path):
+    write(tmp_path / "train.jsonl", ["oops", *rows("train"), "oops"])
+    with pytest.raises(UserError) as error:
+        load_task(spec(tmp_path), base=tmp_path)
+    assert str(error.value) == (
+        "train.jsonl:1: not valid JSON: Expecting value at column 1; fix or delete the line "
+        "(and 1 more; `crossover validate` lists all)"
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_test_question_elsewhere_is_an_error(tmp_path, split):
+    write(
+        tmp_path / f"{split}.jsonl", [*rows(split), rows("test")[6] | {"id": "x", "text": "TEST  question number 6!"}]
+    )
+    assert problems(spec(tmp_path), tmp_path) == [
+        f"error: test.jsonl:7: this test question also stands in {split} ({split}.jsonl:61); remove it from {split}"
+    ]
+
+
+def test_of_many_equal_faults_five_are_shown_and_the_rest_counted(tmp_path):
+    write(tmp_path / "train.jsonl", [r | {"id": f"train{i}"} for i, r in enumerate(rows("test"))])
+    found = problems(spec(tmp_path), tmp_path)
+    assert len(found) == 6
+    assert found[-1] == "error: test.jsonl:6: the same here and 54 times more; remove it from train"
+
+
+def test_a_val_question_in_train_is_a_warning(tmp_path):
+    write(tmp_path / "train.jsonl", [*rows("train"), rows("val")[2] | {"id": "x"}])
+    task, found = load_and_check(spec(tmp_path), base=tmp_path)
+    assert task is not None
+    assert [str(p) for p in found] == [
+        "warning: val.jsonl:3: this val question also stands in train (train.jsonl:61); "
+        "remove it from train, or val will favour memory"
+    ]
+
+
+def test_an_unseen_label_and_a_small_test_set_are_warnings(tmp_path):
+    write(tmp_path / "test.jsonl", [*rows("test", 40), {"id": "x", "text": "why", "label": "refund"}])
+    assert problems(spec(tmp_path), tmp_path) == [
+        "warning: test.jsonl:41: label 'refund' never stands in train; "
+        "add train rows with it; no arm can learn it from train",
+        "warning: intents: only 41 test examples; "
+        "use at least 50; differences between arms will hardly be told from chance",
+    ]
+
+
+def test_an_id_that_stands_twice_is_an_error(tmp_path):
+    write(tmp_path / "test.jsonl", [*rows("test"), {"id": "train3", "text": "new", "label": "age_limit"}])
+    assert problems(spec(tmp_path), tmp_path) == [
+        "error: test.jsonl:61: id 'train3' also stands in train.jsonl:4; "
+        "give every row its own id, or set `id: ignored` in `fields`"
+    ]
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path):
+    source = spec(tmp_path, fields={"text": "input", "intent": "output"})
+    assert problems(source, tmp_path)[0] == (
+        "error: train.jsonl: no column 'intent' among id, text, label; correct `fields` or the file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": {"text": "inptu"}}, "unknown role of field 'text': 'inptu'; did you mean 'input'? "
+                                        "choose from input, output, gold, id, ignored"),
+        ({"fields": {"text": "input"}}, "`fields` names no output; give one column that role"),
+        ({"fields": {"text": "input", "id": "output", "label": "output"}},
+         "outputs id, label; use one, or a program and a metric of your own"),
+        ({"fields": {"id": "input", "label": "output"}}, "column 'id' cannot be a field name; rename it in the data"),
+        ({"program": "rga"}, "unknown program 'rga'; did you mean 'rag'? choose from classify, rag or ./file.py:Class"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mapping_says_what_to_write(tmp_path, changes, message):
+    assert f"error: intents: {message}" in problems(spec(tmp_path, **changes), tmp_path)
+
+
+def test_columns_that_cannot_be_inferred_ask_for_fields(tmp_path):
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}.jsonl", [{"source": "a", "target": "b"}])
+    assert problems(spec(tmp_path), tmp_path) == [
+        "error: intents: cannot tell inputs from outputs among columns source, target; add `fields: {column: input, …}`"
+    ]
+
+
+def test_a_split_that_is_missing_or_misspelt(tmp_path):
+    found = problems(spec(tmp_path, data={"train": "train.jsonl", "tset": "test.jsonl"}), tmp_path)
+    assert found[:2] == [
+        "error: intents: unknown split 'tset'; did you mean 'test'? choose from train, val, test",
+        "error: intents: `data` names no test; add `test: file.jsonl`",
+    ]
+
+
+def test_a_corpus_without_the_gold_passage_names_the_row(tmp_path):
+    write(tmp_path / "test.jsonl", [*questions("test"), questions("x", 1)[0] | {"gold_passage_ids": ["p9"]}])
+    assert problems(rag(tmp_path), tmp_path) == [
+        "error: test.jsonl:61: gold passage 'p9' is not in the corpus; add the passage to the corpus or correct the id"
+    ]
+
+
+def test_a_corpus_with_faults_names_its_lines(tmp_path):
+    good = {"id": "p1", "text": "Numbers."}
+    write(tmp_path / "corpus.jsonl", [good, good, {"id": "p2", "text": ""}])
+    assert problems(rag(tmp_path), tmp_path) == [
+        "error: corpus.jsonl:2: passage id 'p1' stands twice; give every passage its own id",
+        "error: corpus.jsonl:3: 'text' is empty; a passage needs `id` and `text`; fill it",
+    ]
+
+
+def test_rag_without_a_corpus_is_an_error(tmp_path):
+    found = problems(rag(tmp_path, corpus=""), tmp_path)
+    assert found[0] == "error: intents: rag has nothing to retrieve from; add `corpus: file.jsonl`"
+
+
+def test_a_gold_answer_that_does_not_score_one_is_an_error(tmp_path):
+    (tmp_path / "m.py").write_text(
+        "def m(gold, pred):\n    return 0.5 if gold.id == 'test4' else 1 / len(pred.label)**0\n"
+    )
+    assert problems(spec(tmp_path, metric="./m.py:m"), tmp_path)[0].startswith(
+        "error: test.jsonl:5: the gold answer 'age_limit' scores 0.5 under m.py:m@"
+    )
+
+
+def test_a_metric_that_fails_on_gold_is_an_error(tmp_path):
+    (tmp_path / "m.py").write_text("def m(gold, pred):\n    return pred.reason\n")
+    found = problems(spec(tmp_path, metric="./m.py:m"), tmp_path)
+    assert "makes m.py:m@" in found[0]
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b'id,text,label\n1,"a\nb",x\n2,y\n', "t.csv:4: 2 cells under 3 columns; "
+                                                        "quote cells that hold commas"),
+        ("t.csv", b"\xff\xfe\n", "t.csv: cannot be read: 'utf-8' codec can't decode byte 0xff in position 0: "
+                                 "invalid start byte; save it again, text as UTF-8"),
+        ("t.jsonl", b"\n", "t.jsonl: data.test has no rows; give it at least one"),
+        ("t.xlsx", b"", "t.xlsx: data.test is a .xlsx file; use .jsonl, .csv, .parquet or {hf: org/name}"),
+        ("t.jsonl", b'{"text": {"a": 1}, "label": "x", "id": 1}', "t.jsonl:1: 'text' holds a dict, not text; "
+                                                                  "fill it or delete the row"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_says_why(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    source = spec(tmp_path)
+    assert f"error: {message}" in problems(replace(source, data={**source.data, "test": name}), tmp_path)

@@ -1,0 +1,259 @@
+"""Intervals, differences and tests, against statsmodels and scipy on fixed tables and by simulation."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from eval.stats import (
+    Difference,
+    classify_difference,
+    examples_needed,
+    holm,
+    mean_interval,
+    paired_difference,
+    quantile_interval,
+    score_interval,
+)
+from programs.task import UserError
+
+
+def named(values: Iterable[float]) -> dict[str, float]:
+    return {f"e{i}": float(v) for i, v in enumerate(values)}
+
+
+def named_clusters(clusters: list[str]) -> dict[str, str]:
+    return {f"e{i}": c for i, c in enumerate(clusters)}
+
+
+def binary_pair(both: int, only_a: int, only_b: int, neither: int) -> tuple[dict[str, float], dict[str, float]]:
+    a = [1] * both + [1] * only_a + [0] * only_b + [0] * neither
+    b = [1] * both + [0] * only_a + [1] * only_b + [0] * neither
+    return named(a), named(b)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 40), (7, 40), (40, 40), (250, 300)])
+def test_right_wrong_scores_get_wilsons_interval(right: int, n: int) -> None:
+    e = score_interval([1.0] * right + [0.0] * (n - right))
+    assert (e.low, e.high) == pytest.approx(proportion_confint(right, n, method="wilson"))
+    assert (e.mean, e.n) == (right / n, n)
+
+
+def test_no_score_has_no_mean_and_no_bound() -> None:
+    e = score_interval([])
+    assert e.n == 0
+    assert all(math.isnan(x) for x in (e.mean, e.low, e.high))
+
+
+@pytest.mark.parametrize("scores", [[0.5], [0.5] * 30, [0.2, 0.4, 0.9]])
+def test_few_or_equal_scores_keep_a_wide_interval(scores: list[float]) -> None:
+    e = score_interval(scores)
+    assert e.low < e.mean < e.high
+    assert e.high - e.low > 0.3
+
+
+def test_graded_scores_get_the_bootstrap_of_scipy() -> None:
+    scores = np.random.default_rng(3).beta(2, 1, 200)
+    expected = stats.bootstrap((scores,), np.mean, method="BCa", n_resamples=20000, rng=np.random.default_rng(9))
+    e = score_interval(scores.tolist())
+    assert (e.low, e.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.003)
+
+
+def test_clusters_widen_the_interval() -> None:
+    scores = [float(i % 2) for i in range(40) for _ in range(10)]
+    clusters = [f"doc{i}" for i in range(40) for _ in range(10)]
+    alone, clustered = score_interval(scores), score_interval(scores, clusters=clusters)
+    assert clustered.mean == alone.mean
+    assert 2.5 < (clustered.high - clustered.low) / (alone.high - alone.low) < 4
+
+
+def test_clusters_of_one_change_nothing_but_the_method() -> None:
+    scores = np.random.default_rng(1).random(100).tolist()
+    assert score_interval(scores, clusters=[str(i) for i in range(100)]).low == pytest.approx(
+        score_interval(scores).low, abs=0.01
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_an_interval_holds_its_mean_and_stays_within_0_and_1(scores: list[float]) -> None:
+    e = score_interval(scores)
+    assert 0 <= e.low <= e.mean + 1e-9
+    assert e.mean <= e.high + 1e-9 <= 1 + 2e-9
+
+
+@pytest.mark.parametrize("table", [(30, 12, 3, 5), (30, 0, 0, 20), (5, 1, 1, 3), (100, 40, 10, 50)])
+def test_right_wrong_pairs_get_mcnemars_exact_test(table: tuple[int, int, int, int]) -> None:
+    both, only_a, only_b, neither = table
+    d = paired_difference(*binary_pair(*table))
+    assert d.p == pytest.approx(mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue)
+    assert d.delta == pytest.approx((only_a - only_b) / sum(table))
+    assert (d.test, d.n) == ("mcnemar", sum(table))
+    assert d.low <= d.low90 <= d.delta <= d.high90 <= d.high
+
+
+def test_right_wrong_pairs_get_bonett_and_prices_interval() -> None:
+    d = paired_difference(*binary_pair(30, 12, 3, 5))
+    p12, p21, n = 13 / 52, 4 / 52, 52
+    half = 1.959964 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / n)
+    assert (d.low, d.high) == pytest.approx((p12 - p21 - half, p12 - p21 + half), abs=1e-6)
+
+
+def test_few_graded_pairs_get_every_sign_flip() -> None:
+    a, b = named([0.5, 0.7, 0.9, 0.6, 0.8]), named([0.4, 0.5, 0.6, 0.2, 0.3])
+    d = paired_difference(a, b)
+    assert (d.test, d.p) == ("sign-flip", pytest.approx(2 / 2**5))
+
+
+def test_graded_pairs_agree_with_the_t_test_when_there_are_many() -> None:
+    rng = np.random.default_rng(5)
+    a, noise = rng.random(400), rng.normal(0.02, 0.2, 400)
+    d = paired_difference(named(a), named(a + noise))
+    assert d.p == pytest.approx(stats.ttest_1samp(noise, 0).pvalue, abs=0.02)
+    assert d.low == pytest.approx(-noise.mean() - 1.96 * noise.std() / 20, abs=0.003)
+
+
+def test_thousands_of_pairs_take_the_t_test() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.random(3000), rng.random(3000)
+    d = paired_difference(named(a), named(b))
+    assert (d.test, d.p) == ("t", pytest.approx(stats.ttest_rel(a, b).pvalue))
+
+
+def test_clustered_pairs_are_tested_by_cluster() -> None:
+    a, b = binary_pair(0, 80, 40, 0)
+    clusters = {f"e{i}": f"doc{i // 10}" for i in range(120)}
+    d = paired_difference(a, b, clusters=clusters)
+    assert d.test == "sign-flip"
+    assert d.p > 0.1 > paired_difference(a, b).p
+
+
+def test_equal_arms_are_not_called_certain() -> None:
+    d = paired_difference(named([1, 0] * 50), named([1, 0] * 50))
+    assert (d.delta, d.p) == (0, 1)
+    assert d.low < 0 < d.high
+    assert d.detectable == 6 / 100
+
+
+def test_one_pair_tells_nothing() -> None:
+    d = paired_difference({"e": 1.0}, {"e": 0.0})
+    assert d.p == 1
+    assert d.low < 0
+    assert d.detectable > 1
+
+
+def test_arms_scored_on_different_examples_are_refused() -> None:
+    with pytest.raises(UserError, match=r"different examples \('x' and 1 more\)"):
+        paired_difference({"e": 1.0, "x": 1.0}, {"e": 1.0, "y": 0.0})
+    with pytest.raises(UserError, match="no example was scored by both"):
+        paired_difference({}, {})
+
+
+def test_swapping_the_arms_turns_the_difference_round() -> None:
+    a, b = named(np.random.default_rng(2).random(60)), named(np.random.default_rng(3).random(60))
+    there, back = paired_difference(a, b), paired_difference(b, a)
+    assert there.delta == -back.delta
+    assert there.low == pytest.approx(-back.high, abs=0.01)
+    assert there.p == pytest.approx(back.p, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("n", "discordant", "points"), [(100, 0.2, 12.4), (250, 0.1, 5.6), (500, 0.1, 4.0), (1000, 0.2, 4.0)]
+)
+def test_detectable_difference_is_that_of_the_power_table(n: int, discordant: float, points: float) -> None:
+    half = round(n * discordant / 2)
+    d = paired_difference(*binary_pair(n - 2 * half, half, half, 0))
+    assert 100 * d.detectable == pytest.approx(points, rel=0.06)
+
+
+def test_detectable_difference_is_found_with_the_stated_power() -> None:
+    rng = np.random.default_rng(0)
+    n, spread = 150, 0.3
+    stated = paired_difference(named(rng.normal(0, spread, n)), named(np.zeros(n))).detectable
+    found = [stats.ttest_1samp(rng.normal(stated, spread, n), 0).pvalue <= 0.05 for _ in range(1000)]
+    assert np.mean(found) == pytest.approx(0.80, abs=0.08)
+
+
+def test_coverage_of_the_paired_interval_and_false_positives() -> None:
+    rng = np.random.default_rng(11)
+    held, alarms, draws = 0, 0, 2000
+    for _ in range(draws):
+        cells = rng.multinomial(120, [0.5, 0.15, 0.15, 0.2])
+        d = paired_difference(*binary_pair(*cells))
+        held += d.low <= 0 <= d.high
+        alarms += d.p <= 0.05
+    assert 0.93 <= held / draws <= 0.975
+    assert alarms / draws <= 0.055
+
+
+def test_coverage_of_the_bootstrap_interval() -> None:
+    rng = np.random.default_rng(12)
+    draws = [score_interval(rng.beta(4, 1, 60).tolist()) for _ in range(300)]
+    assert np.mean([e.low <= 0.8 <= e.high for e in draws]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_coverage_of_the_clustered_interval() -> None:
+    rng = np.random.default_rng(13)
+    held = []
+    for _ in range(400):
+        sizes = rng.integers(2, 8, 40)
+        clusters = [str(i) for i in np.repeat(np.arange(40), sizes)]
+        noise = np.repeat(rng.normal(0, 0.15, 40), sizes) + rng.normal(0, 0.1, sizes.sum())
+        d = paired_difference(named(noise), named(0 * noise), clusters=named_clusters(clusters))
+        held.append(d.low <= 0 <= d.high)
+    assert np.mean(held) == pytest.approx(0.945, abs=0.03)
+
+
+def test_holm_adjusts_and_keeps_the_order() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def interval(delta: float, half: float, half90: float) -> Difference:
+    return Difference(delta, delta - half, delta + half, delta - half90, delta + half90, 0.5, "t", 100, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_holm", "finding"),
+    [
+        (interval(0.10, 0.05, 0.04), 0.01, "better"),
+        (interval(-0.10, 0.05, 0.04), 0.01, "worse"),
+        (interval(0.10, 0.05, 0.04), 0.06, "inconclusive"),
+        (interval(0.10, 0.12, 0.09), 0.04, "inconclusive"),
+        (interval(0.00, 0.025, 0.015), 0.9, "equivalent"),
+        (interval(0.01, 0.025, 0.015), 0.9, "inconclusive"),
+    ],
+)
+def test_a_difference_is_classified(difference: Difference, p_holm: float, finding: str) -> None:
+    assert classify_difference(difference, p_holm, margin=0.02) == finding
+
+
+def test_examples_needed_grow_with_the_square_of_what_is_missing() -> None:
+    d = interval(0.025, 0.05, 0.04)
+    assert examples_needed(d) == 300
+    assert examples_needed(d, margin=0.05) == 0
+    assert examples_needed(interval(0.0, 0.1, 0.1)) is None
+
+
+def test_quantile_interval_is_that_of_order_statistics() -> None:
+    e = quantile_interval([float(i) for i in range(1, 101)], 0.5)
+    assert e.mean == 50.5
+    assert stats.binom.cdf(e.high - 1, 100, 0.5) - stats.binom.cdf(e.low - 1, 100, 0.5) >= 0.95
+    assert 38 <= e.low <= 41
+    assert 60 <= e.high <= 62
+
+
+def test_a_tail_quantile_of_few_latencies_has_no_upper_bound() -> None:
+    assert quantile_interval([0.1] * 49 + [0.9], 0.99).high == math.inf
+    assert quantile_interval([], 0.5).n == 0
+
+
+def test_mean_interval_of_too_few_values_has_no_bound() -> None:
+    assert mean_interval([2.0]).high == math.inf
+    assert (mean_interval([2.0] * 5).low, mean_interval([2.0] * 5).high) == (2.0, 2.0)

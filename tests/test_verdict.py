@@ -1,0 +1,267 @@
+"""Arms, contrasts, and every rule of the verdict, on real results with chosen numbers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from factories import make_cell, make_result, right
+
+from eval.arm import kind_of
+from eval.compare import compare
+from eval.experiment import Needs, Prices
+from eval.measure import Result
+from eval.rules import ABSTAIN, DOUBTS, OUT
+from eval.verdict import Verdict
+from programs.task import Spent, UserError
+
+PRICES = Prices(machine_hour_usd=3.60)
+COSTLY_FIT = Spent(seconds=10_000)
+
+
+def judge(*results: Result, **needs: float) -> Verdict:
+    return compare(results, needs=Needs(**needs), prices=PRICES, experiment="x").verdicts[0]
+
+
+def zero(scores: Sequence[float | None], **options: Any) -> Result:
+    return make_result(make_cell("zero_shot"), scores, **options)
+
+
+def sft(scores: Sequence[float | None], **options: Any) -> Result:
+    return make_result(make_cell("sft"), scores, **{"fit": COSTLY_FIT, **options})
+
+
+def demos(scores: Sequence[float | None], **options: Any) -> Result:
+    return make_result(make_cell("retrieved_demos"), scores, **options)
+
+
+def test_the_significantly_best_arm_is_chosen_with_its_numbers() -> None:
+    v = judge(zero(right(60, 300)), sft(right(240, 300)))
+    assert (v.choose, v.confidence, v.ties) == ("sft", "high", ())
+    assert v.because == (
+        "sft scores 0.80 [0.75, 0.84] on 300 test examples at $0.033 per 1,000 requests, "
+        "significantly better than the next, zero_shot (difference +0.60, p < 0.001)."
+    )
+
+
+def test_the_cheapest_of_tied_arms_is_chosen_and_the_tie_named() -> None:
+    v = judge(zero(right(60, 300)), demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=5))
+    assert (v.choose, v.ties) == ("sft", ("retrieved_demos",))
+    assert "the cheapest of those not significantly worse than the best, which is retrieved_demos" in v.because
+
+
+def test_volume_decides_between_fitting_and_serving() -> None:
+    arms = demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=3)
+    assert judge(*arms, volume_per_month=1_000).choose == "retrieved_demos"
+    assert judge(*arms, volume_per_month=1_000_000).choose == "sft"
+
+
+def test_traffic_that_flips_the_answer_is_stated() -> None:
+    arms = demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=3)
+    flips = judge(*arms, volume_per_month=1_000).flips
+    # $10 of fitting over 12 months, $0.00009 saved on each request.
+    assert "above about 9,300 requests a month sft is cheaper than retrieved_demos" in flips
+    assert (
+        "below about 110,000 requests in all, fitting included, retrieved_demos is cheaper than sft"
+        in judge(*arms).flips
+    )
+
+
+def test_the_price_that_flips_the_answer_is_stated() -> None:
+    v = judge(demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=3))
+    assert "at less than $0.01 per 1,000 requests (now $0.1) retrieved_demos is cheaper than sft" in v.flips
+
+
+def test_more_data_that_would_tell_a_tie_is_stated() -> None:
+    v = judge(demos(right(240, 300), serve_seconds=20), zero(right(246, 300, shift=20)))
+    # Standard error 0.023, difference 0.02: (2.8 x 0.023 / 0.02) squared, times 300, less the 300 there are.
+    assert "about 2,800 more test examples would tell zero_shot from retrieved_demos" in v.flips
+
+
+def test_an_arm_with_a_failed_check_is_out() -> None:
+    broken = sft(right(290, 300))
+    broken.integrity.append("the adapter does not change the logits")
+    v = judge(zero(right(60, 300)), demos(right(240, 300)), broken)
+    assert v.choose == "retrieved_demos"
+
+
+def test_an_arm_with_many_failed_rows_is_out() -> None:
+    v = judge(zero(right(60, 300)), sft([None] * 16 + [1.0] * 284))
+    assert v.choose == "zero_shot"
+    assert judge(zero(right(60, 300)), sft([None] * 15 + [1.0] * 285)).choose == "sft"
+
+
+def test_an_arm_that_scored_nothing_is_out() -> None:
+    v = judge(zero([None] * 100), sft([None] * 100))
+    assert (v.choose, v.confidence) == (None, "abstain")
+    assert "100 of 100 rows failed" in v.because
+    assert "no example was scored" in judge(zero([]), sft([])).because
+
+
+@pytest.mark.parametrize(
+    ("needs", "reason"),
+    [
+        ({"min_score": 0.9}, "sft scores 0.85, but score 0.85 < min_score 0.9"),
+        ({"max_p95_ms": 100}, "sft scores 0.85, but p95 909 ms > max_p95_ms 100"),
+        (
+            {"max_usd_per_month": 5, "volume_per_month": 1e6},
+            "sft scores 0.85, but $34.17 a month > max_usd_per_month 5",
+        ),
+    ],
+)
+def test_an_arm_that_misses_a_need_is_out_and_said_to_be(needs: dict[str, float], reason: str) -> None:
+    cheap = zero(right(60, 300), serve_seconds=0.1, ms=10)
+    v = judge(cheap, sft(right(255, 300), ms=900), **needs)
+    assert v.choose == (None if "min_score" in needs else "zero_shot")
+    assert reason in v.flips
+
+
+def test_an_unpriced_arm_cannot_meet_a_budget() -> None:
+    v = judge(zero(right(60, 300)), sft(right(255, 300), usd=None), max_usd_per_month=500, volume_per_month=1000)
+    assert v.choose == "zero_shot"
+    assert any("unpriced" in line for line in v.flips)
+
+
+def test_a_monthly_budget_without_a_volume_is_said_to_be_unapplied() -> None:
+    v = judge(zero(right(60, 300)), sft(right(255, 300)), max_usd_per_month=0.01)
+    assert v.choose == "sft"
+    assert "max_usd_per_month was not applied, for needs has no volume_per_month" in v.flips
+
+
+def test_nothing_left_abstains_with_every_reason() -> None:
+    v = judge(zero(right(60, 300)), sft(right(240, 300)), min_score=0.95)
+    assert (v.choose, v.confidence) == (None, "abstain")
+    assert "zero_shot: score 0.2 < min_score 0.95; sft: score 0.8 < min_score 0.95" in v.because
+
+
+def test_fewer_than_fifty_examples_abstain_and_say_how_many_more() -> None:
+    v = judge(zero(right(20, 40)), sft(right(26, 40)))
+    assert (v.choose, v.confidence) == (None, "abstain")
+    assert v.because.startswith(
+        "40 test examples are too few to choose by (at least 50): start with zero_shot or few_shot"
+    )
+
+
+def test_indistinct_arms_on_a_blunt_test_set_abstain() -> None:
+    v = judge(zero(right(40, 80)), sft(right(42, 80, shift=30)))
+    assert (v.choose, v.confidence) == (None, "abstain")
+    assert "No arm differs significantly from the best (sft) on 80 examples" in v.because
+
+
+def test_equivalent_arms_are_settled_by_price_with_high_confidence() -> None:
+    same = right(1600, 2000)
+    v = judge(demos(same, serve_seconds=90), zero(same, serve_seconds=60))
+    assert (v.choose, v.confidence, v.ties) == ("zero_shot", "high", ("retrieved_demos",))
+
+
+def test_an_unknown_price_among_ties_lowers_confidence() -> None:
+    same = right(1600, 2000)
+    v = judge(demos(same, usd=None, local=False), zero(same))
+    assert (v.choose, v.confidence) == ("zero_shot", "low")
+    assert "a known price of retrieved_demos, now unpriced" in v.flips
+
+
+def test_a_score_that_may_miss_the_need_lowers_confidence() -> None:
+    arms = zero(right(60, 300)), sft(right(240, 300))
+    assert judge(*arms, min_score=0.79).confidence == "low"
+    assert judge(*arms, min_score=0.70).confidence == "high"
+
+
+def test_a_p95_that_may_miss_the_need_lowers_confidence() -> None:
+    arms = zero(right(60, 300)), sft(right(240, 300), ms=40)
+    assert judge(*arms, max_p95_ms=49).confidence == "high"
+    few = sft(right(240, 300), ms=40)
+    few.latency = replace(few.latency, seconds=few.latency.seconds[:20])
+    assert judge(arms[0], few, max_p95_ms=60).confidence == "low"
+
+
+def test_a_chosen_arm_that_may_be_far_worse_than_a_tie_has_low_confidence() -> None:
+    v = judge(zero(right(150, 300)), demos(right(240, 300), serve_seconds=5), sft(right(243, 300, shift=30)))
+    assert (v.choose, v.ties, v.confidence) == ("retrieved_demos", ("sft",), "low")
+
+
+def test_a_chosen_arm_that_may_be_a_little_worse_than_a_tie_has_moderate_confidence() -> None:
+    v = judge(zero(right(60, 300)), demos(right(240, 300), serve_seconds=5), sft(right(244, 300)))
+    assert (v.choose, v.ties, v.confidence) == ("retrieved_demos", ("sft",), "moderate")
+
+
+def test_a_small_test_set_has_moderate_confidence() -> None:
+    assert judge(zero(right(20, 100)), sft(right(80, 100))).confidence == "moderate"
+
+
+def test_an_arm_ruled_out_narrowly_leaves_moderate_confidence() -> None:
+    # Eight wins to none: p = 0.008; seven: p = 0.016.
+    assert judge(zero(right(240, 300)), sft(right(248, 300))).confidence == "high"
+    assert judge(zero(right(240, 300)), sft(right(247, 300))).confidence == "moderate"
+
+
+def test_a_single_arm_is_named_as_such() -> None:
+    assert "is the only arm that can be recommended" in judge(zero(right(200, 300))).because
+
+
+def test_break_even_is_between_the_best_arms_of_both_kinds() -> None:
+    v = judge(zero(right(60, 300)), demos(right(240, 300), serve_seconds=30), sft(right(280, 300), serve_seconds=3))
+    assert (v.break_even.start, v.break_even.run) == ("retrieved_demos", "sft")
+    assert v.break_even.value == pytest.approx(10 / 0.00009, rel=1e-6)
+    assert judge(zero(right(60, 300)), demos(right(240, 300))).break_even is None
+
+
+def test_the_kind_of_a_method_is_the_folder_of_its_file() -> None:
+    assert [kind_of(m) for m in ("sft", "few_shot", "./mine.py:Mine")] == ["weights", "context", "context"]
+
+
+def test_arms_measured_on_different_splits_or_examples_are_refused() -> None:
+    other = sft(right(50, 100))
+    other.split_sha256 = "cd" * 32
+    with pytest.raises(UserError, match=r"'zero_shot' and 'sft' were scored on different examples \(100 of split abab"):
+        judge(zero(right(50, 100)), other)
+    with pytest.raises(UserError, match="different examples"):
+        judge(zero(right(50, 100)), sft(right(50, 99)))
+
+
+def test_seeds_of_an_arm_are_averaged_by_example() -> None:
+    seeds = [make_result(make_cell("sft", seed=s), [1.0, 0.0, 1.0 - s, None]) for s in (0, 1)]
+    arm = compare(seeds, needs=Needs(), prices=PRICES, experiment="x").arms[0]
+    assert arm.scores == {"e0": 1.0, "e1": 0.0, "e2": 0.5}
+    assert (arm.seeds, arm.cells, arm.rows, arm.failed) == ((0, 1), ("key-sft-0", "key-sft-1"), 8, 2)
+    assert (arm.score.n, arm.latency.n, arm.tokens.prompt) == (3, 200, 400)
+    assert 40 < arm.latency.p50.mean < arm.latency.p95.mean < 50
+
+
+def test_arms_are_named_by_what_varies() -> None:
+    cells = [make_cell(), make_cell("sft", size=64), make_cell("sft", size=256)]
+    comparison = compare([make_result(c, right(5, 10)) for c in cells], needs=Needs(), prices=PRICES, experiment="x")
+    assert [a.name for a in comparison.arms] == ["zero_shot", "sft, n=64", "sft, n=256"]
+    one_size = compare([make_result(cells[1], right(5, 10))], needs=Needs(), prices=PRICES, experiment="x")
+    assert one_size.arms[0].name == "sft"
+
+
+def test_contrasts_take_what_both_scored_and_share_one_adjustment() -> None:
+    arms = zero([None, *right(20, 99)]), demos(right(50, 100)), sft(right(90, 100))
+    contrasts = compare(arms, needs=Needs(), prices=PRICES, experiment="x").contrasts
+    assert [(c.a, c.b, c.difference.n) for c in contrasts] == [
+        ("retrieved_demos", "zero_shot", 99),
+        ("sft", "zero_shot", 99),
+        ("sft", "retrieved_demos", 100),
+    ]
+    assert all(c.verdict == "better" and c.p_holm >= c.difference.p for c in contrasts)
+
+
+def test_many_arms_are_each_contrasted_with_the_best() -> None:
+    cells = [make_cell("sft", size=n) for n in range(1, 10)]
+    results = [make_result(c, right(50 + i, 100)) for i, c in enumerate(cells)]
+    contrasts = compare(results, needs=Needs(), prices=PRICES, experiment="x").contrasts
+    assert len(contrasts) == 8
+    assert all("sft, n=9" in (c.a, c.b) for c in contrasts)
+
+
+def test_a_comparison_holds_each_task_by_itself() -> None:
+    results = [make_result(replace(make_cell(), task=task), right(60, 100)) for task in ("intents", "module")]
+    comparison = compare(results, needs=Needs(), prices=PRICES, experiment="x")
+    assert [v.task for v in comparison.verdicts] == ["intents", "module"]
+    assert comparison.split_sha256 == {"intents": "ab" * 32, "module": "ab" * 32}
+    assert (comparison.contrasts, comparison.fronts["module"]) == ((), ("zero_shot",))
+
+
+def test_every_rule_has_words() -> None:
+    assert all(rule[0] for rule in (*OUT, *ABSTAIN, *DOUBTS))
