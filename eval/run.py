@@ -1,8 +1,11 @@
 """Run an experiment: every missing cell is fitted and measured, then all are compared."""
 
+import logging
+import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +16,14 @@ import dspy
 from eval.audit import audit
 from eval.compare import Comparison, compare
 from eval.cost import cost_of
-from eval.experiment import Cell, Experiment, TaskSpec, plan
+from eval.experiment import Cell, Experiment, Prices, TaskSpec, plan
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
 from eval.progress import Progress
 from eval.splits import Passages, question_text, train_pool
 from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
-from models.load import LoadedModel, load_model
+from eval.table import render, to_json
+from eval.tracking import Tracker, TrackingError
+from models.load import EMBEDDED, LoadedModel, load_model
 from models.spec import ModelSpec
 from programs.data import load_and_check
 from programs.task import Budget, Fitted, Method, Problem, Task, UserError
@@ -46,6 +51,21 @@ def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Probl
         if task is not None:
             tasks[spec.name] = task
     return tasks, problems
+
+
+def check_models(experiment: Experiment) -> list[Problem]:
+    """Return what keeps the models from being called, without calling them."""
+    problems = []
+    for spec in experiment.models:
+        if spec.name == "embedded" or spec.name.startswith("local:"):
+            folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
+            if folder.is_absolute() and not list(folder.glob("*.safetensors")):
+                problems.append(Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder"))
+            continue
+        key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
+        if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
+            problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
+    return problems
 
 
 @dataclass
@@ -90,6 +110,8 @@ def run_experiment(
     Raises:
         UserError: the tasks have errors, or no cell could be measured.
     """
+    # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
+    logging.getLogger("dspy").setLevel(logging.ERROR)
     tasks, problems = load_tasks(experiment.tasks)
     for p in problems:
         if p.level == "warning":
@@ -103,9 +125,7 @@ def run_experiment(
     results = {c: r for c in cells if (r := load_result(store, work.key(c))) is not None}
     missing = [c for c in cells if c not in results]
     progress.total_cells = len(missing)
-    track = None
-    if missing:
-        track = open_tracking(experiment, store, tracking_uri, progress)
+    track = Track(experiment, store, tracking_uri, progress) if missing else None
     groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
     for cell in missing:
         groups.setdefault((cell.task, cell.model), []).append(cell)
@@ -189,7 +209,7 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     return fitted
 
 
-def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: Any) -> None:
+def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: "Track | None") -> None:
     """Time the group's arms side by side, then write and track their results."""
     if not measured:
         return
@@ -198,5 +218,42 @@ def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: Any) -
     for result, probe in measured:
         result.latency = Latency(tuple(probe.seconds), 1)
         if track is not None:
-            track.result(result, cost_of(result, work.experiment.prices), cell_folder(work.store, result.key))
+            track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
         save_result(work.store, result)
+
+
+class Track:
+    """Tracking that never stops a run: what goes wrong becomes a warning, once."""
+
+    def __init__(self, experiment: Experiment, store: Path, tracking_uri: str | None, progress: Progress) -> None:
+        """Open the tracking store and the experiment's parent run."""
+        self.progress, self.tracker, self.parent = progress, None, ""
+        self._try(lambda: self._open(experiment, store, tracking_uri))
+
+    def _open(self, experiment: Experiment, store: Path, tracking_uri: str | None) -> None:
+        tracker = Tracker(store, tracking_uri)
+        self.parent = tracker.parent(experiment.name, {k: v for k, v in asdict(experiment).items() if k != "file"})
+        self.tracker = tracker
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except TrackingError as e:
+            self.tracker = None
+            self.progress.note(f"warning: MLflow: {e}; the rows are in the store, tracking is off for this run")
+
+    def result(self, result: Result, prices: Prices, folder: Path) -> None:
+        """Track a measured cell and remember its run id."""
+        if self.tracker is not None:
+            tracker = self.tracker
+
+            def log() -> None:
+                result.mlflow_run_id = tracker.result(self.parent, result, cost_of(result, prices), folder)
+
+            self._try(log)
+
+    def verdict(self, comparison: Comparison) -> None:
+        """Track the comparison."""
+        if self.tracker is not None:
+            tracker = self.tracker
+            self._try(lambda: tracker.verdict(self.parent, render(comparison), to_json(comparison)))

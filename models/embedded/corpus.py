@@ -203,11 +203,11 @@ class Corpus:
         """Labelled texts, then the same texts again, corrupted: give the label of the one that resembles."""
         n = rng.randint(2, max(2, round(lv.spread)))
         words = max(1, round(rng.uniform(0.5, 1.0) * lv.lookup))
-        texts = [self.text(rng, words) if lv.lookup > 1 else rng.choice(self.words) for _ in range(n)]
+        texts = [self.text(rng, words) if lv.lookup > 1 else rng.choice(self.frequent) for _ in range(n)]
         labels = self.labels(rng, n, max(1, round(lv.label)))
         name = rng.choice(INPUT_NAMES)
         turns = [Turn(f"{name}: {t}", y, learn=False) for t, y in zip(texts, labels, strict=True)]
-        for i in (rng.randrange(n) for _ in range(max(2, n // 2))):
+        for i in (rng.randrange(n) for _ in range(max(3, n // 2))):
             turns.append(Turn(f"{name}: {self.corrupt(rng, texts[i], rng.uniform(0, lv.noise))}", labels[i]))
         return Episode("lookup", turns, self._instruction(rng))
 

@@ -1,0 +1,255 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+import difflib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from eval.compare import Comparison
+    from eval.experiment import Experiment
+
+ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # MLflow's server waits for the network without it
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "DO_NOT_TRACK": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+EXIT_GATE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class _Verbs(click.Group):
+    """A group that knows a near match for a mistyped verb."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"use one of {', '.join(self.list_commands(ctx))}"
+            raise click.UsageError(f"unknown verb `{args[0]}`; {hint}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        code = crossover.main(args=argv, prog_name="crossover", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as e:
+        click.echo(f"error: {e.format_message()}", err=True)
+        return EXIT_CANNOT_RUN
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: what was measured is kept; the same command goes on from there", err=True)
+        return EXIT_INTERRUPTED
+    except Exception as e:
+        if type(e).__name__ != "UserError":
+            raise
+        for line in str(e).splitlines():
+            click.echo(line if line.startswith("error: ") else f"error: {line}", err=True)
+        return EXIT_CANNOT_RUN
+
+
+@click.group(cls=_Verbs, context_settings={"auto_envvar_prefix": "CROSSOVER", "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="crossover")
+def crossover() -> None:
+    """Compare prompting with fine-tuning on one frozen split, and say which to use.
+
+    Example: crossover run --limit 50
+    """
+
+
+def _store_option(command: Any) -> Any:
+    return click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")(command)
+
+
+def _numbers(text: str | None, flag: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(n) for n in text.split(",")) if text else ()
+    except ValueError:
+        raise click.UsageError(f"{flag} {text}: not whole numbers; write {flag} 0,1,2") from None
+
+
+@crossover.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many test examples a task.")
+@click.option("--only", metavar="METHOD,…", help="Run these methods alone.")
+@click.option("--seeds", metavar="0,1,2", help="Seeds, in place of the file's.")
+@click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls of the accuracy pass.")
+@click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
+@click.option("--max-usd", type=click.FloatRange(0), help="Stop before more dollars are spent.")
+@click.option("--max-minutes", type=click.FloatRange(0), help="Start no cell after this time.")
+@click.option("--fail-under", type=click.FloatRange(0, 1), help="Exit 1 when a task's best score is below.")
+@click.option("--fail-on-inconclusive", is_flag=True, help="Exit 1 when a verdict abstains.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
+@click.option("-o", "--output", multiple=True, type=click.Path(path_type=Path), help="Also write .json, .csv, .md or .txt.")
+@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--no-progress", is_flag=True, help="No progress.")
+@_store_option
+def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, **flags: Any) -> int:
+    """Measure every cell of the experiment, compare them and reach a verdict.
+
+    Without FILE: crossover.yaml of this folder, else the quickstart. The same command again resumes.
+
+    Example: crossover run intents.yaml --seeds 0,1,2 -o result.md
+    """
+    experiment = _experiment(file, flags)
+    if flags["dry_run"]:
+        return _dry_run(experiment)
+    from eval.progress import Progress
+    from eval.run import run_experiment
+    from eval.table import render, to_json, write
+
+    progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
+    try:
+        comparison = run_experiment(experiment, store=store, tracking_uri=tracking_uri, threads=threads, progress=progress)
+    finally:
+        progress.close()
+    click.echo(json.dumps(to_json(comparison), indent=1) if flags["as_json"] else render(comparison), nl=flags["as_json"])
+    for path in flags["output"]:
+        write(comparison, path)
+    if not flags["as_json"]:
+        where = "" if store == Path("mlruns") else f" --store {store}"
+        click.echo(f"\nevery run, row and artifact: crossover ui{where}")
+    return _gates(comparison, flags)
+
+
+def _experiment(file: Path | None, flags: dict[str, Any]) -> "Experiment":
+    """Return the experiment to run; warnings go to stderr, errors are raised together."""
+    from eval.parse import QUICKSTART, Overrides, read_experiment
+    from programs.task import UserError
+
+    default = Path("crossover.yaml")
+    overrides = Overrides(
+        settings=flags["settings"], limit=flags["limit"], only=tuple((flags["only"] or "").split(",")) if flags["only"] else (),
+        seeds=_numbers(flags["seeds"], "--seeds"), max_usd=flags["max_usd"], max_minutes=flags["max_minutes"],
+    )  # fmt: skip
+    experiment, problems = read_experiment(file or (default if default.exists() else QUICKSTART), overrides)
+    if experiment is None:
+        raise UserError("\n".join(str(p) for p in problems))
+    for p in problems:
+        click.echo(str(p), err=True)
+    return experiment
+
+
+def _dry_run(experiment: "Experiment") -> int:
+    from eval.experiment import plan
+
+    cells = plan(experiment)
+    for cell in cells:
+        size = cell.train_size or "all"
+        click.echo(f"{cell.task}  {cell.model.name}  {cell.method.label}  train={size}  {cell.knowledge.label}  seed={cell.seed}")
+    click.echo(f"{len(cells)} cells", err=True)
+    return 0
+
+
+def _gates(comparison: "Comparison", flags: dict[str, Any]) -> int:
+    """Return 1 when a gate that was asked for fails, and say which."""
+    failed = []
+    if (bar := flags["fail_under"]) is not None:
+        for task in comparison.split_sha256:
+            best = max((a.score.mean for a in comparison.arms if a.task == task and a.score.n), default=0.0)
+            if best < bar:
+                failed.append(f"{task}: best score {best:.3f} is under {bar}")
+    if flags["fail_on_inconclusive"]:
+        failed += [f"{v.task}: inconclusive" for v in comparison.verdicts if v.choose is None]
+    for line in failed:
+        click.echo(f"gate failed: {line}", err=True)
+    return EXIT_GATE if failed else 0
+
+
+@crossover.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value.")
+def validate(file: Path, settings: tuple[str, ...]) -> int:
+    """Check an experiment file and its data; spends nothing, reports all faults at once.
+
+    Example: crossover validate intents.yaml
+    """
+    from eval.parse import Overrides, read_experiment
+
+    experiment, problems = read_experiment(file, Overrides(settings=settings))
+    if experiment is not None:
+        from eval.run import check_models, load_tasks
+
+        tasks, found = load_tasks(experiment.tasks)
+        problems += found + check_models(experiment)
+        for name, task in tasks.items():
+            sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
+            corpus = f", corpus {len(task.corpus)}" if task.corpus else ""
+            click.echo(f"{name}: {sizes}{corpus}, metric {task.metric_name.partition('@')[0]}, split {task.split_sha256()[:12]}")
+    for p in problems:
+        click.echo(str(p), err=True)
+    errors = sum(p.level == "error" for p in problems)
+    click.echo(f"{errors} errors, {len(problems) - errors} warnings")
+    return EXIT_CANNOT_RUN if errors else 0
+
+
+@crossover.command()
+@click.argument("what", required=False, type=click.Choice(["tasks", "methods", "models", "programs", "runs"]))
+@_store_option
+def ls(what: str | None, store: Path) -> None:
+    """List what there is: tasks, methods, models, programs, or the finished runs.
+
+    Example: crossover ls methods
+    """
+    from eval import catalog
+
+    lists = {"tasks": catalog.tasks, "methods": catalog.methods, "programs": catalog.modules}
+    for title, read in lists.items():
+        if what in (None, title):
+            if what is None:
+                click.echo(f"{title}:")
+            for e in read():
+                click.echo(f"  {e.name:<16} {e.about}")
+    if what in (None, "models"):
+        if what is None:
+            click.echo("models:")
+        click.echo(f"  {'embedded':<16} The small language model that ships with crossover.")
+        click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder or hub id.")
+        click.echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
+    if what == "runs":
+        for line in catalog.runs(store):
+            click.echo(line)
+
+
+@crossover.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
+@_store_option
+def ui(store: Path, port: int, tracking_uri: str | None) -> int:
+    """Open the MLflow UI on the store, on loopback; Ctrl-C ends it.
+
+    Example: crossover ui --port 5001
+    """
+    from eval.server import serve_ui
+
+    return serve_ui(store, port=port, tracking_uri=tracking_uri)
+
+
+@crossover.command()
+@_store_option
+def doctor(store: Path) -> int:
+    """Show versions, cores, GPU, keys present (never their value) and the store.
+
+    Example: crossover doctor
+    """
+    from eval.doctor import checks
+
+    bad = 0
+    for name, ok, text in checks(store):
+        bad += not ok
+        click.echo(f"{'ok ' if ok else 'BAD'}  {name:<18} {text}")
+    return EXIT_CANNOT_RUN if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Serve the MLflow UI on loopback."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+
+from eval.tracking import store_uri
+from programs.task import UserError
+
+READY_SECONDS = 120
+
+
+def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
+    """Start MLflow's server on 127.0.0.1, say when it is ready, and stay until Ctrl-C.
+
+    Raises:
+        UserError: nothing was run in this store yet, or the server does not come up.
+    """
+    uri = store_uri(store, tracking_uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise UserError(f"{store}: no runs here yet; `crossover run` first, or name the folder with --store")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1"]
+    environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        click.echo("starting the MLflow UI …", err=True)
+        _wait_until_ready(process, address)
+        click.echo(f"MLflow UI: {address}   (Ctrl-C ends it)")
+        return process.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_until_ready(process: "subprocess.Popen[str]", address: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            lines = (process.stderr.read() if process.stderr else "").strip().splitlines()
+            raise UserError(f"the MLflow server ended: {lines[-1] if lines else 'no message'}; is the port free? try --port 5001")
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise UserError(f"the MLflow server did not answer within {READY_SECONDS} s; try --port 5001")

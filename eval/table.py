@@ -1,0 +1,201 @@
+"""Show a comparison: a plain table, JSON, CSV or Markdown. The same comparison gives the same bytes."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.arm import Arm, Contrast
+from eval.compare import Comparison
+from eval.cost import BreakEven
+from eval.experiment import METHODOLOGY_VERSION
+from eval.verdict import Verdict
+from programs.task import UserError
+
+SCHEMA_VERSION = 1
+HEADER = ("arm", "score", "95 % interval", "n", "failed", "p50 ms", "p95 ms", "fit $", "$ per 1k", "tokens")
+
+
+def money(value: float | None) -> str:
+    """Return dollars with the digits that matter; an unknown price is said, never shown as 0."""
+    if value is None:
+        return "unpriced"
+    if value == 0:
+        return "0"
+    return f"{value:.0f}" if value >= 100 else f"{value:.{max(2, 1 - math.floor(math.log10(value)))}f}"
+
+
+def _cells(arm: Arm) -> tuple[str, ...]:
+    """Return the texts of one line of the table."""
+    s, ms = arm.score, arm.latency
+    scored = s.n > 0
+    return (
+        arm.name + (" !" if arm.integrity else ""),
+        f"{s.mean:.3f}" if scored else "-",
+        f"{s.low:.3f} - {s.high:.3f}" if scored else "-",
+        str(s.n),
+        str(arm.failed),
+        f"{ms.p50.mean:.0f}" if ms.n else "-",
+        f"{ms.p95.mean:.0f}" if ms.n else "-",
+        money(arm.cost.fit),
+        money(arm.cost.per_1k_requests),
+        f"{round((arm.tokens.prompt + arm.tokens.completion) / max(arm.rows / len(arm.seeds), 1))}",
+    )
+
+
+def arms_table(arms: Sequence[Arm]) -> list[str]:
+    """Return the lines of one task's table, best score first."""
+    ranked = sorted(arms, key=lambda a: (-a.score.mean if a.score.n else math.inf, a.name))
+    lines = [HEADER, *map(_cells, ranked)]
+    widths = [max(len(line[c]) for line in lines) for c in range(len(HEADER))]
+    return [
+        "  ".join(t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    ]
+
+
+def contrast_line(c: Contrast) -> str:
+    """Return one contrast in words and numbers."""
+    d = c.difference
+    return (
+        f"{c.a} vs {c.b}: {d.delta:+.3f} ({d.low:+.3f} to {d.high:+.3f}), "
+        f"p {c.p_holm:.2g} after Holm, {c.verdict}; smallest detectable {d.detectable:.3f}"
+    )
+
+
+def verdict_lines(v: Verdict) -> list[str]:
+    """Return the verdict as a person reads it."""
+    lines = [f"use {v.choose}" if v.choose else "no verdict", f"  {v.because}", f"  confidence: {v.confidence}"]
+    if v.ties:
+        lines.append(f"  as good, as far as this test can tell: {', '.join(v.ties)}")
+    if v.break_even is not None:
+        lines.append(f"  {break_even_line(v.break_even)}")
+    return lines + [f"  would flip it: {f}" for f in v.flips]
+
+
+def break_even_line(b: BreakEven) -> str:
+    """Return where the arm that is cheaper to run has paid back what it cost to start."""
+    if b.value is None:
+        return f"break-even: never, {b.run} does not get cheaper than {b.start}"
+    low = "0" if b.low is None else f"{b.low:,.0f}"
+    high = "never" if b.high is None else f"{b.high:,.0f}"
+    return f"break-even of {b.run} over {b.start}: {b.value:,.0f} requests ({low} to {high})"
+
+
+def render(comparison: Comparison) -> str:
+    """Return the whole comparison as plain text."""
+    lines = [f"experiment {comparison.experiment}"]
+    for v in comparison.verdicts:
+        arms = [a for a in comparison.arms if a.task == v.task]
+        lines += ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples", ""]
+        lines += arms_table(arms)
+        for a in arms:
+            lines += [f"! {a.name}: {w}" for w in (*a.integrity, *a.warnings)]
+        lines += ["", *verdict_lines(v)]
+        planned = [c for c in comparison.contrasts if c.task == v.task and v.choose in (c.a, c.b)]
+        if planned:
+            lines += ["  against the others:", *(f"    {contrast_line(c)}" for c in planned)]
+    return "\n".join(lines) + "\n"
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 6)
+
+
+def arm_json(arm: Arm) -> dict[str, Any]:
+    """Return one arm as `run --json` gives it; seeds are pooled, their cells and runs listed."""
+    ms = arm.latency
+    return {
+        "cell": arm.cells[0],
+        "cells": list(arm.cells),
+        "name": arm.name,
+        "task": arm.task,
+        "model": arm.model,
+        "method": arm.method,
+        "train_size": arm.train_size,
+        "knowledge": arm.knowledge,
+        "seed": arm.seeds[0],
+        "seeds": list(arm.seeds),
+        "score": {
+            "mean": _finite(arm.score.mean), "low": _finite(arm.score.low), "high": _finite(arm.score.high),
+            "n": arm.score.n, "failed": arm.failed,
+        },
+        "latency_ms": {
+            "p50": _finite(ms.p50.mean), "p95": _finite(ms.p95.mean), "p99": _finite(ms.p99.mean),
+            "n": ms.n, "concurrency": ms.concurrency,
+        },
+        "tokens": {"prompt": arm.tokens.prompt, "cached": arm.tokens.cached, "completion": arm.tokens.completion},
+        "cost_usd": {
+            "fit": _finite(arm.cost.fit), "per_1k_requests": _finite(arm.cost.per_1k_requests),
+            "paid": _finite(arm.cost.paid),
+        },
+        "warnings": list(arm.warnings),
+        "integrity": list(arm.integrity),
+        "mlflow_run_id": arm.mlflow_run_ids[0],
+        "mlflow_run_ids": list(arm.mlflow_run_ids),
+    }  # fmt: skip
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as the interface's `run --json`, schema version 1."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "methodology_version": METHODOLOGY_VERSION,
+        "experiment": comparison.experiment,
+        "split_sha256": dict(comparison.split_sha256),
+        "arms": [arm_json(a) for a in comparison.arms],
+        "contrasts": [
+            {
+                "task": c.task, "a": c.a, "b": c.b, "delta": _finite(c.difference.delta),
+                "low": _finite(c.difference.low), "high": _finite(c.difference.high), "p": _finite(c.difference.p),
+                "p_holm": _finite(c.p_holm), "detectable": _finite(c.difference.detectable), "verdict": c.verdict,
+            }
+            for c in comparison.contrasts
+        ],
+        "verdict": [
+            {
+                "task": v.task, "choose": v.choose, "because": v.because, "confidence": v.confidence,
+                "ties": list(v.ties), "flips": list(v.flips),
+                "break_even_requests": None if v.break_even is None else {
+                    "value": _finite(v.break_even.value), "low": _finite(v.break_even.low), "high": _finite(v.break_even.high),
+                },
+            }
+            for v in comparison.verdicts
+        ],
+    }  # fmt: skip
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison for a pull-request comment."""
+    lines = [f"### {comparison.experiment}"]
+    for v in comparison.verdicts:
+        arms = [a for a in comparison.arms if a.task == v.task]
+        ranked = sorted(arms, key=lambda a: (-a.score.mean if a.score.n else math.inf, a.name))
+        lines += ["", f"**{v.task}**: {verdict_lines(v)[0]} ({v.confidence}). {v.because}", ""]
+        lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
+        lines += ["| " + " | ".join(t.replace("|", "\\|") for t in _cells(a)) + " |" for a in ranked]
+    return "\n".join(lines) + "\n"
+
+
+def _csv(comparison: Comparison) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", *HEADER])
+    for a in comparison.arms:
+        writer.writerow([a.task, *_cells(a)])
+    return text.getvalue()
+
+
+def write(comparison: Comparison, path: Path) -> None:
+    """Write the comparison in the form that the file's suffix names.
+
+    Raises:
+        UserError: the suffix is not one that can be written.
+    """
+    forms = {".json": lambda c: json.dumps(to_json(c), indent=1) + "\n", ".csv": _csv, ".md": markdown, ".txt": render}
+    if path.suffix not in forms:
+        raise UserError(f"-o {path}: no form for {path.suffix or 'a file without suffix'}; use {', '.join(forms)}")
+    path.write_text(forms[path.suffix](comparison), encoding="utf-8")

@@ -1,0 +1,131 @@
+"""Keep every run in MLflow; the one file that imports it.
+
+Explicit run ids through the client, never the active run: that is per thread, and a worker would log into nothing.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.cost import Cost
+from eval.measure import Result
+from eval.stats import quantile_interval, score_interval
+
+
+class TrackingError(Exception):
+    """MLflow could not be reached or written; the run goes on without it."""
+
+
+def store_uri(store: Path, tracking_uri: str | None) -> str:
+    """Return the URI: the flag, else MLFLOW_TRACKING_URI, else sqlite in the store."""
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
+
+
+@contextlib.contextmanager
+def _typed() -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        raise TrackingError(f"{type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''}") from e
+
+
+class Tracker:
+    """One parent run for an experiment, a child for each cell."""
+
+    def __init__(self, store: Path, tracking_uri: str | None = None) -> None:
+        """Open the store; a sqlite store is made when it is not there.
+
+        Raises:
+            TrackingError: the store cannot be opened.
+        """
+        self.uri = store_uri(store, tracking_uri)
+        store.mkdir(parents=True, exist_ok=True)
+        with _typed():
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            from mlflow import MlflowClient
+
+            self.client = MlflowClient(self.uri)
+            self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
+
+    def parent(self, experiment: str, params: dict[str, Any]) -> str:
+        """Return the experiment's parent run, the same one for the same parameters."""
+        with _typed():
+            found = self.client.get_experiment_by_name(experiment)
+            folder = None if self.artifacts is None else f"{self.artifacts}/{experiment}"
+            identity = found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=folder)
+            digest = json.dumps(params, sort_keys=True, default=str)
+            for run in self.client.search_runs([identity], "tags.`crossover.kind` = 'experiment'", max_results=500):
+                if run.data.tags.get("crossover.params") == digest[:5000]:
+                    return str(run.info.run_id)
+            tags = {"crossover.kind": "experiment", "crossover.params": digest[:5000], "mlflow.runName": experiment}
+            run_id = str(self.client.create_run(identity, tags=tags).info.run_id)
+            for key, value in params.items():
+                self.client.log_param(run_id, key, str(value)[:6000])
+            return run_id
+
+    def result(self, parent: str, result: Result, cost: Cost, folder: Path) -> str:
+        """Log one measured cell as a child run, with its rows and its fitted program, and return the run's id."""
+        from mlflow.entities import Metric, Param
+
+        cell = result.cell
+        with _typed():
+            tags = {
+                "mlflow.parentRunId": parent,
+                "mlflow.runName": f"{cell.task} {cell.method.label} seed={cell.seed}",
+                "crossover.kind": "cell",
+                "crossover.cell": result.key,
+            }
+            experiment = self.client.get_run(parent).info.experiment_id
+            run_id = str(self.client.create_run(experiment, tags=tags).info.run_id)
+            params = {
+                "task": cell.task, "model": cell.model.name, "method": cell.method.name, "train_size": cell.train_size or "all",
+                "knowledge": cell.knowledge.label, "seed": cell.seed, "split_sha256": result.split_sha256,
+                **{f"option.{k}": v for k, v in cell.method.options.items()},
+                **{f"note.{k}": str(v)[:500] for k, v in result.notes.items()},
+            }  # fmt: skip
+            metrics = [Metric(k, v, 0, 0) for k, v in metrics_of(result, cost).items()]
+            self.client.log_batch(run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in params.items()])
+            self.client.log_table(run_id, rows_table(result), "rows.json")
+            for name in ("program.json", "fit.json"):
+                if (folder / name).exists():
+                    self.client.log_artifact(run_id, str(folder / name), "program")
+            if (folder / "fit" / "best").is_dir():
+                self.client.log_artifacts(run_id, str(folder / "fit" / "best"), "weights")
+            self.client.set_terminated(run_id, "FINISHED")
+            return run_id
+
+    def verdict(self, parent: str, text: str, data: dict[str, Any]) -> None:
+        """Write the comparison into the parent run and end it."""
+        with _typed():
+            self.client.log_text(parent, text, "comparison.txt")
+            self.client.log_dict(parent, data, "comparison.json")
+            self.client.set_tag(parent, "mlflow.note.content", f"```\n{text}\n```")
+            self.client.set_terminated(parent, "FINISHED")
+
+
+def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
+    """Return the finite metrics of a cell, times in milliseconds, money in dollars."""
+    scores = [r.score for r in result.rows if r.score is not None]
+    score = score_interval(scores)
+    found: dict[str, float | None] = {
+        "score": score.mean, "score_low": score.low, "score_high": score.high, "n": len(scores),
+        "failed": len(result.rows) - len(scores), "fit_seconds": result.fit.seconds, "fit_usd": cost.fit,
+        "usd_per_1k": cost.per_1k_requests, "prompt_tokens": sum(r.prompt_tokens for r in result.rows),
+        "completion_tokens": sum(r.completion_tokens for r in result.rows), "serve_seconds": result.serve_seconds,
+    }  # fmt: skip
+    for q in (0.5, 0.95, 0.99):
+        found[f"p{round(100 * q)}_ms"] = 1000 * quantile_interval(result.latency.seconds, q).mean
+    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+
+def rows_table(result: Result) -> dict[str, list[Any]]:
+    """Return the per-example rows as columns."""
+    rows = [asdict(r) | {"output": json.dumps(r.output, ensure_ascii=False, default=str)} for r in result.rows]
+    return {k: [r[k] for r in rows] for k in rows[0]} if rows else {}
