@@ -1,8 +1,9 @@
-"""List what there is (tasks, programs, methods, models, runs) by reading files; nothing of ours is imported."""
+"""List what there is (tasks, programs, methods, finished cells) by reading files; nothing of ours is imported."""
 
 import ast
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,31 +51,19 @@ def methods() -> list[Entry]:
     return [entry for entry, tree in _modules("optimizers", "finetune") if _method_class(entry.name, tree)]
 
 
-def backends() -> list[Entry]:
-    """Return the retrieval backends: the files of programs/retrieval/ but the protocol."""
-    return [entry for entry, _ in _modules("programs/retrieval") if entry.name != "base"]
-
-
-def models() -> list[Entry]:
-    """Return the forms in which a model can be named."""
-    return [
-        Entry("embedded", "The small model that ships with the project; runs anywhere, offline."),
-        Entry("local:<folder or hub id>", "Any Hugging Face causal language model, in this process."),
-        Entry("<provider>/<model>", "Any LiteLLM name: openai/…, anthropic/…, ollama_chat/…, hosted_vllm/…"),
-    ]
-
-
-def runs(store: Path) -> list[Entry]:
-    """Return the comparisons kept in the store, by name."""
-    found = []
-    for file in sorted((store / "runs").glob("*.json")):
+def runs(store: Path) -> list[str]:
+    """Return a line for each finished cell of the store, newest last: when, its key and what it measured."""
+    lines = []
+    for file in sorted((store / "cells").glob("*/result.json"), key=lambda f: (f.stat().st_mtime, f.parent.name)):
+        when = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            chosen = ", ".join(f"{v['task']}: {v['choose'] or 'undecided'}" for v in data["verdict"])
-            found.append(Entry(file.stem, f"{len(data['arms'])} arms; {chosen}", file))
+            cell = json.loads(file.read_text(encoding="utf-8"))["cell"]
+            method = " ".join([cell["method"]["name"], *(f"{k}={v}" for k, v in cell["method"]["options"].items())])
+            what = f"{cell['task']}  {cell['model']['name']}  {method}  seed={cell['seed']}"
         except (OSError, ValueError, KeyError, TypeError):
-            found.append(Entry(file.stem, "unreadable; run the experiment again", file))
-    return found
+            what = "unreadable; delete the folder and run again"
+        lines.append(f"{when}  {file.parent.name}  {what}")
+    return lines
 
 
 def options(method: Entry) -> dict[str, str]:
@@ -82,7 +71,9 @@ def options(method: Entry) -> dict[str, str]:
     for entry, tree in _modules("optimizers", "finetune"):
         if entry.name == method.name and (cls := _method_class(entry.name, tree)):
             fields = [node for node in cls.body if isinstance(node, ast.AnnAssign)]
-            return {node.target.id: ast.unparse(node.annotation) for node in fields if isinstance(node.target, ast.Name)}
+            return {
+                node.target.id: ast.unparse(node.annotation) for node in fields if isinstance(node.target, ast.Name)
+            }
     return {}
 
 

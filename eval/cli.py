@@ -209,7 +209,7 @@ def ls(what: str | None, store: Path) -> None:
             if what is None:
                 click.echo(f"{title}:")
             for e in read():
-                click.echo(f"  {e.name:<16} {e.about}")
+                click.echo(f"  {e.name:<16} {e.summary}")
     if what in (None, "models"):
         if what is None:
             click.echo("models:")

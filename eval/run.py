@@ -122,8 +122,9 @@ def run_experiment(
     passages = {n: Passages(t, experiment.retrieval, store / "passages") for n, t in tasks.items()}
     work = Work(experiment, store, threads, progress, tasks, models, passages)
     cells = plan(experiment)
-    results = {c: r for c in cells if (r := load_result(store, work.key(c))) is not None}
-    missing = [c for c in cells if c not in results]
+    keys = [work.key(c) for c in cells]
+    results = {k: r for k in keys if (r := load_result(store, k)) is not None}
+    missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
     progress.total_cells = len(missing)
     track = Track(experiment, store, tracking_uri, progress) if missing else None
     groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
@@ -144,13 +145,13 @@ def run_experiment(
                 measured.append(pair)
             progress.finish_cell()
         finish_group(work, measured, track)
-        results |= {r.cell: r for r, _ in measured}
+        results |= {r.key: r for r, _ in measured}
     if partial:
         progress.note(f"stopped at {experiment.limits.minutes} minutes: the comparison is partial")
     if not results:
         raise UserError("no cell could be measured; see the notes above")
     comparison = compare(
-        [results[c] for c in cells if c in results], needs=experiment.needs, prices=experiment.prices, experiment=experiment.name
+        [results[k] for k in keys if k in results], needs=experiment.needs, prices=experiment.prices, experiment=experiment.name
     )
     if track is not None:
         track.verdict(comparison)

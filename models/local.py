@@ -143,7 +143,8 @@ class LocalEngine:
             raise
         self._jobs.put(job)
         new, reason = job.answer.result()
-        text = self.tokenizer.decode(new, skip_special_tokens=True).strip()
+        # DSPy takes an empty text for a broken call; a model that says nothing has answered, and wrongly.
+        text = self.tokenizer.decode(new, skip_special_tokens=True).strip() or " "
         return lm15.Response(
             id=None,
             model=request.model,

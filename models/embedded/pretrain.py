@@ -110,13 +110,19 @@ class Encoder:
         return ids, mask, spans
 
     def copy(self, rng: random.Random, lv: Levels) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-        """Return random tokens, twice or more: the raw material of induction."""
-        n = rng.randint(max(2, lv.copy // 2), lv.copy)
+        """Return random tokens, then pieces of them in random order: the raw material of induction.
+
+        Whole repeats would teach a fixed offset instead: a model trained on those got the second copy of a block
+        right in 18 % and the third in 69 %.
+        """
+        n = rng.randint(max(3, lv.copy // 2), lv.copy)
         block = [rng.randrange(len(SPECIAL), self.vocabulary) for _ in range(n)]
         ids, spans = [self.id[BEGIN], *block], []
-        for _ in range(max(3, 60 // n)):
-            spans.append((len(ids) + 1, len(ids) + n))
-            ids += block
+        while len(ids) < 3 * n + 24:
+            size = rng.randint(2, min(5, n))
+            start = rng.randrange(n - size + 1)
+            spans.append((len(ids) + 1, len(ids) + size))
+            ids += block[start : start + size]
         mask = [0] * len(ids)
         for a, b in spans:
             mask[a:b] = [1] * (b - a)
