@@ -51,6 +51,11 @@ def methods() -> list[Entry]:
     return [entry for entry, tree in _modules("optimizers", "finetune") if _method_class(entry.name, tree)]
 
 
+def backends() -> list[Entry]:
+    """Return the retrieval backends: the files of programs/retrieval/ but the protocol."""
+    return [entry for entry, _ in _modules("programs/retrieval") if entry.name != "base"]
+
+
 def runs(store: Path) -> list[str]:
     """Return a line for each finished cell of the store, newest last: when, its key and what it measured."""
     lines = []

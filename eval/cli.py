@@ -174,18 +174,18 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
 
     Example: crossover validate intents.yaml
     """
-    from eval.parse import Overrides, read_experiment
+    from eval.parse import Overrides, read_partly
+    from eval.run import check_models, load_tasks
 
-    experiment, problems = read_experiment(file, Overrides(settings=settings))
-    if experiment is not None:
-        from eval.run import check_models, load_tasks
-
-        tasks, found = load_tasks(experiment.tasks)
-        problems += found + check_models(experiment)
-        for name, task in tasks.items():
-            sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
-            corpus = f", corpus {len(task.corpus)}" if task.corpus else ""
-            click.echo(f"{name}: {sizes}{corpus}, metric {task.metric_name.partition('@')[0]}, split {task.split_sha256()[:12]}")
+    experiment, problems = read_partly(file, Overrides(settings=settings))
+    tasks, found = load_tasks(experiment.tasks)
+    # The reader of the file has named missing files already, with their line.
+    problems += [p for p in found if not p.what.endswith("no such file")] + check_models(experiment)
+    for name, task in tasks.items():
+        sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
+        corpus = f", corpus {len(task.corpus)}" if task.corpus else ""
+        metric = task.metric_name.partition("@")[0]
+        click.echo(f"{name}: {sizes}{corpus}, metric {metric}, split {task.split_sha256()[:12]}")
     for p in problems:
         click.echo(str(p), err=True)
     errors = sum(p.level == "error" for p in problems)

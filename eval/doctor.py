@@ -13,6 +13,8 @@ KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WE
 
 def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
     """Yield name, whether it is in order, and what was found; a key's value is never looked at."""
+    from models.local import accelerator
+
     yield "python", sys.version_info >= (3, 11), platform.python_version()
     for name in PACKAGES:
         try:
@@ -20,20 +22,12 @@ def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
         except importlib.metadata.PackageNotFoundError:
             yield name, False, "not installed; run `pip install -c constraints.txt -e .`"
     yield "cores", True, str(os.cpu_count())
-    yield "gpu", True, _gpu()
+    yield "gpu", True, accelerator()
     for key in KEYS:
         yield key, True, "present" if os.environ.get(key) else "absent"
     weights = Path(__file__).parent.parent / "models" / "embedded" / "weights" / "model.safetensors"
     yield "embedded model", weights.exists(), f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "missing"
     yield "store", *_store(store)
-
-
-def _gpu() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return "Apple GPU (mps)" if torch.backends.mps.is_available() else "none; models run on the processor"
 
 
 def _store(store: Path) -> tuple[bool, str]:

@@ -1,9 +1,8 @@
-"""Read an experiment file, strictly: every fault with its line, all at once."""
+"""Turn an experiment file into an `Experiment`, strictly: every fault with its line, all at once."""
 
-import difflib
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,19 @@ from typing import Any
 import yaml
 
 from eval import catalog
+from eval.document import Document, is_empty
 from eval.experiment import Experiment, Knowledge, Limits, MethodSpec, Needs, Prices, Retrieval, TaskSpec
 from models.spec import ModelSpec
 from programs.task import Problem, UserError
 
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 KNOWLEDGE = ("none", "retrieved", "gold")
+ADAPTERS = ("", "plain", "chat", "json")
+API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
 SECTIONS = (
     "version", "name", "tasks", "models", "teacher", "methods", "train_sizes", "knowledge", "retrieval", "seeds",
     "limits", "needs", "prices",
 )  # fmt: skip
-KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (int, float), "float | None": (int, float), "str": (str,), "bool": (bool,),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,254 +32,252 @@ class Overrides:
     settings: tuple[str, ...] = ()
     """`dotted.key=value`, the value read as YAML."""
     limit: int | None = None
+    """At most this many test examples."""
     only: tuple[str, ...] = ()
-    """Methods to keep."""
+    """Methods to keep; empty for all."""
     seeds: tuple[int, ...] = ()
+    """Seeds in place of the file's."""
     max_usd: float | None = None
+    """Dollars in place of the file's."""
     max_minutes: float | None = None
+    """Minutes in place of the file's."""
 
 
-class _Reader:
-    """Collects faults while it turns YAML nodes into the dataclasses of an experiment."""
+def read_experiment(file: Path, overrides: Overrides | None = None) -> tuple[Experiment | None, list[Problem]]:
+    """Return the experiment of a file and its problems; no experiment when any of them is an error.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.problems: list[Problem] = []
-
-    def fault(self, node: yaml.Node | None, what: str, remedy: str, level: str = "error") -> None:
-        line = f":{node.start_mark.line + 1}" if node is not None and node.start_mark else ""
-        self.problems.append(Problem(level, f"{self.file.name}{line}", what, remedy))
-
-    def unknown(self, node: yaml.Node | None, what: str, name: str, known: Iterable[str]) -> None:
-        choices = sorted(known)
-        near = difflib.get_close_matches(name, choices, n=1)
-        self.fault(node, f"unknown {what} `{name}`", f"did you mean `{near[0]}`?" if near else f"use one of {', '.join(choices)}")
-
-    def value(self, node: yaml.Node) -> Any:
-        """Return the node's plain value, `${VAR}` expanded from the environment."""
-        if isinstance(node, yaml.MappingNode):
-            return {str(self.value(k)): self.value(v) for k, v in node.value}
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(v) for v in node.value]
-        plain = yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
-
-        def expand(match: re.Match[str]) -> str:
-            if match[1] not in os.environ:
-                self.fault(node, f"environment variable {match[1]} is not set", f"export {match[1]}=…")
-            return os.environ.get(match[1], "")
-
-        return re.sub(r"\$\{(\w+)\}", expand, plain) if isinstance(plain, str) else plain
-
-    def mapping(self, node: yaml.Node, what: str, known: Iterable[str]) -> dict[str, yaml.Node]:
-        """Return the node's entries; unknown and repeated keys are faults."""
-        known = tuple(known)
-        if not isinstance(node, yaml.MappingNode):
-            self.fault(node, f"{what} is not a mapping", f"write `key: value` lines with {', '.join(known)}")
-            return {}
-        found: dict[str, yaml.Node] = {}
-        for key, value in node.value:
-            name = str(key.value)
-            if name not in known:
-                self.unknown(key, f"key in {what}" if what != "the file" else "key", name, known)
-            elif name in found:
-                self.fault(key, f"`{name}` stands twice in {what}", "keep one")
-            else:
-                found[name] = value
-        return found
-
-    def items(self, node: yaml.Node, what: str) -> list[yaml.Node]:
-        if isinstance(node, yaml.SequenceNode):
-            if not node.value:
-                self.fault(node, f"`{what}` is empty", "list at least one")
-            return list(node.value)
-        self.fault(node, f"`{what}` is not a list", "write one `- …` line for each")
-        return []
-
-    def typed(self, node: yaml.Node, what: str, type_name: str) -> Any:
-        """Return the value if it has the type, None with a fault otherwise."""
-        value, kinds = self.value(node), KINDS.get(type_name)
-        right = kinds is None or (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)))
-        if not right and not (value is None and "None" in type_name):
-            wanted = type_name.removesuffix(" | None").replace("str", "text").replace("int", "whole number").replace("float", "number")
-            self.fault(node, f"`{what}` is {value!r}, not a {wanted}", "correct it")
-            return None
-        if type_name != "bool" and isinstance(value, int | float) and value < 0:
-            self.fault(node, f"`{what}` is {value}, below 0", "correct it")
-        return value
-
-    def dataclass(self, node: yaml.Node, what: str, cls: type, skip: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the checked values of a mapping whose keys are the dataclass's fields."""
-        types = {f.name: str(f.type if isinstance(f.type, str) else getattr_name(f.type)) for f in fields(cls) if f.name not in skip}
-        entries = self.mapping(node, what, types)
-        return {k: v for k, n in entries.items() if (v := self.typed(n, f"{what}.{k}", types[k])) is not None}
-
-    # The sections
-
-    def model(self, node: yaml.Node) -> ModelSpec | None:
-        if isinstance(node, yaml.ScalarNode):
-            spec = ModelSpec(str(self.value(node)))
-        else:
-            values = self.dataclass(node, "models", ModelSpec)
-            if "name" not in values:
-                self.fault(node, "a model has no `name`", "add `name: embedded`, `local:FOLDER` or an API model's name")
-                return None
-            spec = ModelSpec(**values)
-        if spec.adapter not in ("", "plain", "chat", "json"):
-            self.unknown(node, "adapter", spec.adapter, ("plain", "chat", "json"))
-        if spec.name.startswith("local:"):
-            folder = self.file.parent / spec.name.removeprefix("local:")
-            if folder.is_dir():
-                return replace(spec, name=f"local:{folder.resolve()}")
-        elif spec.name != "embedded" and "/" not in spec.name:
-            self.unknown(node, "model", spec.name, ("embedded", "local:FOLDER", "openai/NAME", "anthropic/NAME", "ollama_chat/NAME"))
-        return spec
-
-    def method(self, node: yaml.Node) -> MethodSpec | None:
-        known = {m.name: m for m in catalog.methods()}
-        if isinstance(node, yaml.ScalarNode):
-            name, body = str(self.value(node)), None
-        elif isinstance(node, yaml.MappingNode) and len(node.value) == 1:
-            name, body = str(node.value[0][0].value), node.value[0][1]
-        else:
-            self.fault(node, "a method is not a name or `name: {options}`", "write `- few_shot: {demos: 8}`")
-            return None
-        if name not in known:
-            self.unknown(node, "method", name, known)
-            return None
-        types = catalog.options(known[name])
-        entries = self.mapping(body, name, types) if body is not None and not _empty(body) else {}
-        options = {k: v for k, n in entries.items() if (v := self.typed(n, f"{name}.{k}", types[k])) is not None}
-        return MethodSpec(name, options)
-
-    def task(self, node: yaml.Node) -> TaskSpec | None:
-        known = [t.name for t in catalog.tasks()]
-        if isinstance(node, yaml.ScalarNode):
-            name = str(self.value(node))
-            if name not in known:
-                self.unknown(node, "task", name, known)
-                return None
-            return TaskSpec(name)
-        entries = self.mapping(node, "tasks", [f.name for f in fields(TaskSpec)])
-        missing = [k for k in ("name", "program", "data") if k not in entries]
-        if missing:
-            self.fault(node, f"a task lacks {', '.join(missing)}", "add them, or name a built-in task")
-            return None
-        values = {k: self.value(n) for k, n in entries.items()}
-        program, modules = str(values["program"]), [m.name for m in catalog.modules()]
-        if not program.startswith((".", "/")) and program not in modules:
-            self.unknown(entries["program"], "program", program, [*modules, "./file.py:Class"])
-        for key in ("data", "fields"):
-            if not isinstance(values.get(key, {}), dict):
-                self.fault(entries[key], f"`{key}` is not a mapping", "write `data: {train: a.jsonl, test: b.jsonl}`" if key == "data" else "write `column: input`")
-                return None
-        data = {k: self.path(v) if isinstance(v, str) and "hf" not in values["data"] else v for k, v in values["data"].items()}
-        texts = {k: self.path(str(v)) if k in ("program", "metric", "corpus") else str(v) for k, v in values.items() if k not in ("data", "fields")}
-        return TaskSpec(**texts, data=data, fields=values.get("fields", {}))
-
-    def path(self, text: str) -> str:
-        """Return a path of the file made absolute; names that are no path stay as they are."""
-        return str((self.file.parent / text).resolve()) if text.startswith(".") or re.search(r"\.\w+$", text) else text
-
-    def knowledge(self, node: yaml.Node) -> Knowledge | None:
-        value = self.value(node)
-        pair = value if isinstance(value, dict) else {"train": value, "test": value}
-        bad = [str(v) for v in pair.values() if v not in KNOWLEDGE]
-        for v in bad:
-            self.unknown(node, "knowledge", v, KNOWLEDGE)
-        if set(pair) != {"train", "test"}:
-            self.fault(node, "a knowledge pair needs `train` and `test`", "write {train: gold, test: retrieved}")
-            return None
-        return None if bad else Knowledge(str(pair["train"]), str(pair["test"]))
-
-    def whole_numbers(self, node: yaml.Node, what: str) -> tuple[int, ...]:
-        return tuple(v for n in self.items(node, what) if (v := self.typed(n, what, "int")) is not None)
+    Raises:
+        UserError: the file is missing or is no YAML, or a `--set` points nowhere.
+    """
+    experiment, problems = read_partly(file, overrides)
+    return (None if any(p.level == "error" for p in problems) else experiment), problems
 
 
-def getattr_name(kind: Any) -> str:
-    """Return the name of an annotation as it is written: `int`, `float | None`."""
-    return kind.__name__ if isinstance(kind, type) else str(kind)
+def read_partly(file: Path, overrides: Overrides | None = None) -> tuple[Experiment, list[Problem]]:
+    """Return what is sound of the experiment, so that its data can be checked as well, and its problems."""
+    overrides = overrides or Overrides()
+    doc = Document(file, overrides.settings)
+    experiment = _experiment(doc, overrides)
+    return experiment, sorted(doc.problems, key=_line)
 
 
-def _empty(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and node.value == ""
+def _line(problem: Problem) -> int:
+    """Return the line of a problem, 0 for the command line."""
+    number = problem.where.rpartition(":")[2]
+    return int(number) if number.isdecimal() else 0
 
 
-def read_experiment(file: Path, overrides: Overrides = Overrides()) -> tuple[Experiment | None, list[Problem]]:  # noqa: B008
-    """Return the experiment of a file and its problems; no experiment when any of them is an error."""
-    reader = _Reader(file)
-    try:
-        root = yaml.compose(_with_settings(file.read_text(encoding="utf-8"), overrides.settings), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; `crossover ls tasks` shows what runs without one") from None
-    except yaml.MarkedYAMLError as e:
-        line = e.problem_mark.line + 1 if e.problem_mark else 1
-        raise UserError(f"{file.name}:{line}: not valid YAML: {e.problem}; correct the line") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{file}: cannot be read: {e}; give a text file") from e
-    if root is None:
-        raise UserError(f"{file.name}: the file is empty; copy {QUICKSTART.name} from the project to start")
-    experiment = _experiment(reader, root, overrides)
-    errors = [p for p in reader.problems if p.level == "error"]
-    return (None if errors else experiment), reader.problems
-
-
-def _experiment(reader: _Reader, root: yaml.Node, overrides: Overrides) -> Experiment:
-    sections = reader.mapping(root, "the file", SECTIONS)
-    for name in ("version", "tasks", "models", "methods"):
-        if name not in sections:
-            reader.fault(root, f"`{name}` is missing", "add `version: 1`" if name == "version" else f"add a list `{name}:`")
-    if "version" in sections and reader.value(sections["version"]) != 1:
-        reader.fault(sections["version"], f"version {reader.value(sections['version'])!r}", "this program reads `version: 1`")
-    if "teacher" in sections:
-        reader.fault(sections["teacher"], "`teacher` is not used by any method yet", "remove it", level="warning")
-
-    def each(name: str, read: Callable[[yaml.Node], Any]) -> tuple[Any, ...]:
-        found = [read(n) for n in reader.items(sections[name], name)] if name in sections else []
-        return tuple(x for x in found if x is not None)
-
-    def part(name: str, cls: Any) -> Any:
-        return cls(**reader.dataclass(sections[name], name, cls)) if name in sections else cls()
-
-    limits = part("limits", Limits)
-    methods = tuple(m for m in each("methods", reader.method) if not overrides.only or m.name in overrides.only)
-    known = {m.name for m in catalog.methods()}
-    for name in overrides.only:
-        if name not in known:
-            reader.unknown(None, "method in --only", name, known)
-    experiment = Experiment(
-        name=str(reader.value(sections["name"])) if "name" in sections else reader.file.stem,
-        tasks=each("tasks", reader.task),
-        models=each("models", reader.model),
-        methods=methods,
-        train_sizes=tuple(sorted(reader.whole_numbers(sections["train_sizes"], "train_sizes"))) if "train_sizes" in sections else (),
-        knowledge=each("knowledge", reader.knowledge),
-        retrieval=part("retrieval", Retrieval),
-        seeds=overrides.seeds or (reader.whole_numbers(sections["seeds"], "seeds") if "seeds" in sections else (0,)),
-        limits=Limits(overrides.max_usd or limits.usd, overrides.max_minutes or limits.minutes),
-        needs=part("needs", Needs),
-        prices=part("prices", Prices),
-        limit=overrides.limit,
-        file=reader.file,
-    )
-    if experiment.needs.max_usd_per_month is not None and experiment.needs.volume_per_month is None:
-        reader.fault(sections["needs"], "`max_usd_per_month` without `volume_per_month`", "add the volume that it is for")
+def quickstart() -> Experiment:
+    """Return the experiment that runs without a file."""
+    experiment, problems = read_experiment(QUICKSTART)
+    if experiment is None:
+        raise UserError("\n".join(map(str, problems)))
     return experiment
 
 
-def _with_settings(text: str, settings: Sequence[str]) -> str:
-    """Return the file's text with `--set` applied; without settings the text itself, so that lines stay true."""
-    if not settings:
-        return text
-    data = yaml.safe_load(text) or {}
-    for setting in settings:
-        path, sign, value = setting.partition("=")
-        if not sign or not path:
-            raise UserError(f"--set {setting}: no `=`; write --set prices.machine_hour_usd=2.5")
-        place = data
-        *parents, last = path.split(".")
-        for key in parents:
-            place = place.setdefault(key, {}) if isinstance(place, dict) else None
-            if not isinstance(place, Mapping):
-                raise UserError(f"--set {setting}: `{key}` is not a mapping; set the whole list or a key of a mapping")
-        place[last] = yaml.safe_load(value)
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+def _experiment(doc: Document, overrides: Overrides) -> Experiment:
+    sections = doc.mapping(doc.root, "the file", SECTIONS)
+    _check_frame(doc, sections)
+
+    def each(name: str, read: Callable[[Document, yaml.Node], Any]) -> tuple[Any, ...]:
+        found = [read(doc, n) for n in doc.items(sections[name], name)] if name in sections else []
+        return tuple(x for x in found if x is not None)
+
+    def part(name: str, cls: type) -> Any:
+        return cls(**doc.typed_mapping(sections[name], name, _types(cls))) if name in sections else cls()
+
+    limits = part("limits", Limits)
+    experiment = Experiment(
+        name=str(doc.value(sections["name"]) or doc.file.stem) if "name" in sections else doc.file.stem,
+        tasks=each("tasks", _task),
+        models=each("models", _model),
+        methods=_kept(doc, each("methods", _method), overrides.only),
+        train_sizes=tuple(sorted(set(each("train_sizes", lambda d, n: _at_least_one(d, n, "train_sizes"))))),
+        knowledge=each("knowledge", _knowledge),
+        retrieval=part("retrieval", Retrieval),
+        seeds=overrides.seeds or each("seeds", lambda d, n: d.typed(n, "seeds", "int")) or (0,),
+        limits=Limits(
+            usd=limits.usd if overrides.max_usd is None else overrides.max_usd,
+            minutes=limits.minutes if overrides.max_minutes is None else overrides.max_minutes,
+        ),
+        needs=part("needs", Needs),
+        prices=part("prices", Prices),
+        limit=overrides.limit,
+        file=doc.file,
+    )
+    _check_whole(doc, sections, experiment)
+    return experiment
+
+
+def _check_frame(doc: Document, sections: dict[str, yaml.Node]) -> None:
+    """Find what the file lacks, and what it says that is not used."""
+    for name in ("version", "tasks", "models", "methods"):
+        if name not in sections:
+            remedy = "add `version: 1`" if name == "version" else f"add a list `{name}:`"
+            doc.fault(doc.root, f"`{name}` is missing", remedy)
+    if "version" in sections and (version := doc.value(sections["version"])) != 1:
+        doc.fault(sections["version"], f"version {version!r}", "this program reads `version: 1`")
+    if "teacher" in sections:
+        doc.fault(sections["teacher"], "`teacher` is not used by any method yet", "remove it", level="warning")
+
+
+def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Experiment) -> None:
+    """Find what is wrong between entries: repetitions, needs that cannot be applied, a backend that is not there."""
+    names = {
+        "tasks": [t.name for t in experiment.tasks],
+        "models": [f"{m.name} {m.adapter}".strip() for m in experiment.models],
+        "methods": [m.label for m in experiment.methods],
+        "knowledge": [k.label for k in experiment.knowledge],
+        "seeds": [str(s) for s in experiment.seeds],
+    }
+    for section, found in names.items():
+        for name, times in Counter(found).items():
+            if times > 1:
+                doc.fault(sections.get(section), f"`{name}` stands {times} times in {section}", "keep one")
+    if experiment.needs.max_usd_per_month is not None and experiment.needs.volume_per_month is None:
+        remedy = "add the volume that it is for"
+        doc.fault(sections["needs"], "`max_usd_per_month` without `volume_per_month`", remedy)
+    backends = [e.name for e in catalog.backends()]
+    if experiment.retrieval.backend not in backends:
+        doc.unknown(sections["retrieval"], "retrieval backend", experiment.retrieval.backend, backends)
+    if experiment.retrieval.k < 1:
+        doc.fault(sections["retrieval"], "`retrieval.k` is 0", "retrieve at least one passage")
+
+
+def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...]) -> tuple[MethodSpec, ...]:
+    """Return the methods that `--only` names, by name or by label."""
+    known = {m.name for m in methods}
+    for name in only:
+        if name not in known | {m.label for m in methods}:
+            doc.unknown(None, "method of this experiment in --only", name, known)
+    return tuple(m for m in methods if not only or m.name in only or m.label in only)
+
+
+def _types(cls: Any) -> dict[str, str]:
+    """Return the fields of a dataclass with their types as written."""
+    return {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(cls)}
+
+
+def _at_least_one(doc: Document, node: yaml.Node, what: str) -> int | None:
+    number: int | None = doc.typed(node, what, "int")
+    if number == 0:
+        doc.fault(node, f"`{what}` holds 0", "write at least 1")
+    return number
+
+
+def _model(doc: Document, node: yaml.Node) -> ModelSpec | None:
+    if isinstance(node, yaml.ScalarNode):
+        spec = ModelSpec(str(doc.value(node)))
+    else:
+        values = doc.typed_mapping(node, "models", _types(ModelSpec))
+        if "name" not in values:
+            doc.fault(node, "a model has no `name`", "add `name: embedded`, `local:FOLDER` or an API model's name")
+            return None
+        spec = ModelSpec(**values)
+    if spec.adapter not in ADAPTERS:
+        doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
+    if spec.name.startswith("local:"):
+        text = spec.name.removeprefix("local:")
+        folder = Path(_absolute(doc, text))
+        if folder.is_dir() or (doc.file.parent / text).is_dir():
+            return replace(spec, name=f"local:{(doc.file.parent / folder).resolve()}")
+        if text.startswith((".", "/", "~")):
+            doc.fault(node, f"no such folder {text!r}", "check the path, which starts at the experiment file")
+    elif spec.name != "embedded" and "/" not in spec.name:
+        doc.unknown(node, "model", spec.name, ("embedded", "local:FOLDER", *API_MODELS))
+    return spec
+
+
+def _method(doc: Document, node: yaml.Node) -> MethodSpec | None:
+    if isinstance(node, yaml.ScalarNode):
+        name, body = str(doc.value(node)), None
+    elif isinstance(node, yaml.MappingNode) and len(node.value) == 1:
+        name, body = str(node.value[0][0].value), node.value[0][1]
+    else:
+        doc.fault(node, "a method is not a name or `name: {options}`", "write `- few_shot: {demos: 8}`")
+        return None
+    known = {m.name: m for m in catalog.methods()}
+    if name == "chain":
+        doc.fault(node, "`chain` is not supported yet", f"use one of {', '.join(sorted(known))}")
+        return None
+    if name not in known:
+        doc.unknown(node, "method", name, known)
+        return None
+    before = len(doc.problems)
+    options = doc.typed_mapping(body, name, catalog.options(known[name])) if body is not None else {}
+    return MethodSpec(name, options) if len(doc.problems) == before else None
+
+
+def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
+    known = [t.name for t in catalog.tasks()]
+    entries = {} if isinstance(node, yaml.ScalarNode) else doc.mapping(node, "tasks", _types(TaskSpec))
+    if isinstance(node, yaml.ScalarNode) or set(entries) == {"name"}:
+        name = str(doc.value(entries.get("name", node)))
+        if name not in known:
+            doc.unknown(node, "task", name, known)
+            return None
+        return TaskSpec(name)
+    if missing := [k for k in ("name", "program", "data") if k not in entries or is_empty(entries[k])]:
+        doc.fault(node, f"a task lacks {', '.join(missing)}", "add them, or name a built-in task")
+        return None
+    before = len(doc.problems)
+    texts = {k: doc.typed(n, f"tasks.{k}", "str") for k, n in entries.items() if k not in ("data", "fields")}
+    data = _texts(doc, entries["data"], "data")
+    columns = _texts(doc, entries["fields"], "fields") if "fields" in entries else {}
+    program, programs = str(texts["program"]), [m.name for m in catalog.modules()]
+    if ".py" not in program and program not in programs:
+        doc.unknown(entries["program"], "program", program, [*programs, "./file.py:Class"])
+    if len(doc.problems) > before:
+        return None
+    # A missing file is no reason to leave the others of the task unread.
+    if "hf" not in data:
+        data = {k: _file(doc, entries["data"], v) for k, v in data.items()}
+    if texts.get("corpus"):
+        texts["corpus"] = _file(doc, entries["corpus"], texts["corpus"])
+    paths = {k: _absolute(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
+    return TaskSpec(**texts | paths, data=data, fields=columns)
+
+
+def _texts(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:
+    """Return a mapping of names to texts; in `data`, a split may also be a mapping."""
+    value = doc.value(node)
+    if isinstance(value, dict) and all(
+        isinstance(v, str) or (what == "data" and isinstance(v, dict)) for v in value.values()
+    ):
+        return value
+    shape = "{train: a.jsonl, test: b.jsonl}" if what == "data" else "{text: input, label: output}"
+    doc.fault(node, f"`{what}` is not a mapping of texts", f"write `{what}: {shape}`")
+    return {}
+
+
+def _absolute(doc: Document, text: str) -> str:
+    """Return a path of the file made absolute; a name that is no path stays as it is."""
+    if text.startswith("~"):
+        return str(Path(text).expanduser())
+    path_like = text.startswith(".") or re.search(r"\.\w+(:\w+)?$", text)
+    return str((doc.file.parent / text).resolve()) if path_like else text
+
+
+def _file(doc: Document, section: yaml.Node, value: Any) -> Any:
+    """Return the absolute path of a data file, which must exist."""
+    if not isinstance(value, str):
+        return value
+    path = (doc.file.parent / Path(value).expanduser()).resolve()
+    if not path.is_file():
+        inner = [n for _, n in section.value if n.value == value] if isinstance(section, yaml.MappingNode) else []
+        doc.fault(
+            (inner or [section])[0], f"no such file {value!r}", "check the path, which starts at the experiment file"
+        )
+    return str(path)
+
+
+def _knowledge(doc: Document, node: yaml.Node) -> Knowledge | None:
+    value = doc.value(node)
+    pair = value if isinstance(value, dict) else {"train": value, "test": value}
+    if set(pair) != {"train", "test"}:
+        doc.fault(node, "a knowledge pair needs `train` and `test`", "write {train: gold, test: retrieved}")
+        return None
+    bad = [str(v) for v in pair.values() if v not in KNOWLEDGE]
+    for v in bad:
+        doc.unknown(node, "knowledge", v, KNOWLEDGE)
+    return None if bad else Knowledge(str(pair["train"]), str(pair["test"]))

@@ -73,7 +73,7 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: strip(v) for k, v in value.items() if k != "lm"}
+            return {k: None if k == "lm" else strip(v) for k, v in value.items()}
         return [strip(v) for v in value] if isinstance(value, list) else value
 
     cleaned: dict[str, Any] = strip(state)

@@ -251,3 +251,10 @@ class LocalEngine:
             new = row[: min(j.max_tokens, len(row) if stop is None else stop + 1)]
             reason = "stop" if new and (new[-1] in ends or self.stop_at_line) else "length"
             j.answer.set_result((new, reason))
+
+
+def accelerator() -> str:
+    """Return the name of the device that local models run on."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(0))
+    return "Apple GPU (mps)" if torch.backends.mps.is_available() else "none; models run on the processor"

@@ -97,7 +97,7 @@ class Episode:
 class Levels:
     """How hard each kind of episode is at present; grown by held-out accuracy, never by the clock."""
 
-    copy: int = 4
+    copy: int = 10
     """Random tokens to repeat."""
     lookup: float = 1.0
     """Words of a text in `lookup`."""
