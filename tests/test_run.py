@@ -1,0 +1,183 @@
+"""A whole experiment through the command line: real model, real training steps, real MLflow store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from eval.audit import audit
+from eval.cli import main
+from eval.experiment import Retrieval
+from eval.measure import append_rows, read_rows
+from eval.splits import Passages, train_pool
+from models.load import LoadedModel
+from programs.modules.classify import Classify
+from programs.score import Row, score_examples
+from programs.task import Fitted, Passage, Spent, Task
+
+EXPERIMENT = """
+version: 1
+name: intents
+tasks:
+  - name: intents
+    program: classify
+    data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}}
+    fields: {{text: input, label: output}}
+models: [{{name: embedded, max_tokens: 8}}]
+methods:
+  - zero_shot
+  - few_shot: {{demos: 2}}
+  - retrieved_demos: {{demos: 2}}
+  - sft: {{epochs: 1, rank: 4}}
+{more}
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, intents: list[dspy.Example]) -> Path:
+    splits = {"train": intents[::2], "val": intents[1::4], "test": intents[3::4]}
+    for name, examples in splits.items():
+        lines = [json.dumps({"text": f"{e['text']} please", "label": e["label"]}) for e in examples]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    file = tmp_path / "intents.yaml"
+    file.write_text(EXPERIMENT.format(more=""))
+    return file
+
+
+def run(experiment: Path, store: Path, *flags: str) -> int:
+    return main(["run", str(experiment), "--store", str(store), "--no-progress", *flags])
+
+
+def test_a_run_ends_in_table_verdict_and_json(experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(experiment, store) == 0
+    text = capsys.readouterr().out
+    for arm in ("zero_shot", "few_shot demos=2", "retrieved_demos demos=2", "sft epochs=1 rank=4"):
+        assert arm in text
+    assert "crossover ui" in text
+    rows_before = {f: f.read_bytes() for f in store.glob("cells/*/*")if f.is_file()}
+    assert run(experiment, store, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {f: f.read_bytes() for f in store.glob("cells/*/*") if f.is_file()} == rows_before
+    assert data["schema_version"] == 1
+    assert len(data["arms"]) == 4
+    assert len(data["contrasts"]) == 6
+    assert all(a["score"]["n"] + a["score"]["failed"] == 6 and a["mlflow_run_id"] for a in data["arms"])
+    assert data["verdict"][0]["confidence"] == "abstain"
+
+
+def test_every_cell_is_a_run_in_mlflow(experiment: Path, store: Path) -> None:
+    from mlflow import MlflowClient
+
+    assert run(experiment, store) == 0
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("intents").experiment_id])
+    children = [r for r in found if "mlflow.parentRunId" in r.data.tags]
+    assert (len(found), len(children)) == (5, 4)
+    sft = next(r for r in children if r.data.params["method"] == "sft")
+    assert {"score", "n", "failed", "p50_ms", "fit_seconds"} <= set(sft.data.metrics)
+    names = {a.path for a in client.list_artifacts(sft.info.run_id)}
+    assert len(names) >= 3
+    assert {r.info.status for r in found} == {"FINISHED"}
+
+
+def test_an_interrupted_cell_goes_on_from_its_rows(experiment: Path, store: Path) -> None:
+    assert run(experiment, store, "--only", "zero_shot") == 0
+    cell = next(store.glob("cells/*"))
+    lines = (cell / "rows.jsonl").read_text().splitlines(keepends=True)
+    (cell / "result.json").unlink()
+    (cell / "rows.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
+    assert run(experiment, store, "--only", "zero_shot") == 0
+    again = (cell / "rows.jsonl").read_text().splitlines(keepends=True)
+    assert again[:2] == lines[:2]
+    assert sorted(json.loads(x)["id"] for x in again) == sorted(json.loads(x)["id"] for x in lines)
+
+
+def test_a_gate_fails_with_1_and_says_why(experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(experiment, store, "--only", "zero_shot", "--fail-under", "1.0") == 1
+    assert "gate failed: intents: best score" in capsys.readouterr().err
+
+
+def test_a_dead_tracking_server_does_not_kill_the_run(
+    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    flags = ["run", str(experiment), "--store", str(store), "--only", "zero_shot", "--tracking-uri", "http://127.0.0.1:9"]
+    assert main(flags) == 0
+    assert "tracking is off for this run" in capsys.readouterr().err
+
+
+def row(identity: str) -> Row:
+    return Row(identity, 1.0, "", 1, 0, 1, 1, 0.1, 0.0, {"label": "x"})
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    append_rows(file, [row("a"), row("b")])
+    with file.open("a") as f:
+        f.write('{"id": "c", "sco')
+    assert [r.id for r in read_rows(file)] == ["a", "b"]
+    append_rows(file, [row("c")])
+    assert [r.id for r in read_rows(file)] == ["a", "b", "c"]
+
+
+def test_failures_are_typed_rows_never_zeros(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
+    def undecided(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+        if gold["id"] == "1":
+            raise ValueError("cannot tell")
+        return float("nan") if gold["id"] == "2" else 1.0
+
+    long = intents[3].copy(text="word " * 6000)
+    rows = list(score_examples(Classify(["text"], "label", []), [*intents[:3], long], undecided))
+    failures = {r.id: r.failure.partition(":")[0] for r in rows}
+    assert failures == {"0": "", "1": "metric", "2": "metric", "3": "lm"}
+    assert [r.score for r in sorted(rows, key=lambda r: r.id)] == [1.0, None, None, None]
+
+
+def task_with_corpus() -> Task:
+    corpus = tuple(Passage(str(n), f"fact number {w}", w) for n, w in enumerate(("alpha", "beta", "gamma", "delta")))
+    examples = tuple(
+        dspy.Example(id=str(n), question=f"what is {p.title}?", answer=p.title, gold=[p.id]).with_inputs("question")
+        for n, p in enumerate(corpus)
+    )
+    return Task("t", lambda: dspy.Predict("question -> answer"), ("question",), ("answer",), examples, examples[:1],
+                examples[1:], lambda *a, **k: 1.0, "exact_match", corpus)  # fmt: skip
+
+
+def test_passages_are_found_once_and_shared(tmp_path: Path) -> None:
+    task = task_with_corpus()
+    first = Passages(task, Retrieval(k=2), tmp_path).attach(task.test, "retrieved")
+    kept = Passages(task, Retrieval(k=2), tmp_path)
+    kept._retriever = None
+    assert [e["passages"] for e in kept.attach(task.test, "retrieved")] == [e["passages"] for e in first]
+    assert kept._retriever is None
+    assert first[0]["passages"][0] == "beta: fact number beta"
+    assert kept.recall(task.test, "retrieved") == 1.0
+
+
+def test_knowledge_decides_what_is_read(tmp_path: Path) -> None:
+    task = task_with_corpus()
+    passages = Passages(task, Retrieval(k=1), tmp_path)
+    assert [e["passages"] for e in passages.attach(task.test[:1], "gold")] == [["beta: fact number beta"]]
+    assert [e["passages"] for e in passages.attach(task.test[:1], "none")] == [[]]
+    assert passages.recall(task.test, "none") == 0.0
+
+
+def test_train_pools_are_nested() -> None:
+    task = task_with_corpus()
+    pools = [[e["id"] for e in train_pool(task, n, 0)] for n in (1, 2, 4)]
+    assert pools[2][:2] == pools[1] and pools[1][:1] == pools[0]
+    assert any([e["id"] for e in train_pool(task, 4, s)] != pools[2] for s in (1, 2, 3))
+
+
+def test_the_audit_finds_what_is_unfair(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
+    program = Classify(["text"], "label", [])
+    program.predictors()[0].demos = [{"text": intents[5]["text"], "label": "card_lost"}]
+    leaky = Fitted(program, spoken.lm, Spent(), notes={"logit_change": 0.0})
+    assert audit("zero_shot", leaky, intents[4:], spoken) == [
+        "1 demonstrations are test questions",
+        "zero-shot shows demonstrations",
+        "training did not change the model's logits",
+    ]
