@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,9 @@ EXIT_GATE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 1, 2, 130
 class _Verbs(click.Group):
     """A group that knows a near match for a mistyped verb."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         if type(e).__name__ != "UserError":
             raise
         for line in str(e).splitlines():
-            click.echo(line if line.startswith("error: ") else f"error: {line}", err=True)
+            click.echo(line if line.startswith(("error: ", "warning: ")) else f"error: {line}", err=True)
         return EXIT_CANNOT_RUN
 
 
@@ -66,7 +69,9 @@ def crossover() -> None:
 
 
 def _store_option(command: Any) -> Any:
-    return click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")(command)
+    return click.option(
+        "--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs."
+    )(command)
 
 
 def _numbers(text: str | None, flag: str) -> tuple[int, ...]:
@@ -78,7 +83,9 @@ def _numbers(text: str | None, flag: str) -> tuple[int, ...]:
 
 @crossover.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value."
+)
 @click.option("--limit", type=click.IntRange(1), help="At most this many test examples a task.")
 @click.option("--only", metavar="METHOD,…", help="Run these methods alone.")
 @click.option("--seeds", metavar="0,1,2", help="Seeds, in place of the file's.")
@@ -89,9 +96,12 @@ def _numbers(text: str | None, flag: str) -> tuple[int, ...]:
 @click.option("--fail-under", type=click.FloatRange(0, 1), help="Exit 1 when a task's best score is below.")
 @click.option("--fail-on-inconclusive", is_flag=True, help="Exit 1 when a verdict abstains.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
-@click.option("-o", "--output", multiple=True, type=click.Path(path_type=Path), help="Also write .json, .csv, .md or .txt.")
+@click.option(
+    "-o", "--output", multiple=True, type=click.Path(path_type=Path), help="Also write .json, .csv, .md or .txt."
+)
 @click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too.")
 @click.option("--no-progress", is_flag=True, help="No progress.")
 @_store_option
 def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, **flags: Any) -> int:
@@ -104,16 +114,22 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     experiment = _experiment(file, flags)
     if flags["dry_run"]:
         return _dry_run(experiment)
+    if flags["verbose"]:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from eval.progress import Progress
     from eval.run import run_experiment
     from eval.table import render, to_json, write
 
     progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
     try:
-        comparison = run_experiment(experiment, store=store, tracking_uri=tracking_uri, threads=threads, progress=progress)
+        comparison = run_experiment(
+            experiment, store=store, tracking_uri=tracking_uri, threads=threads, progress=progress
+        )
     finally:
         progress.close()
-    click.echo(json.dumps(to_json(comparison), indent=1) if flags["as_json"] else render(comparison), nl=flags["as_json"])
+    click.echo(
+        json.dumps(to_json(comparison), indent=1) if flags["as_json"] else render(comparison), nl=flags["as_json"]
+    )
     for path in flags["output"]:
         write(comparison, path)
     if not flags["as_json"]:
@@ -129,7 +145,7 @@ def _experiment(file: Path | None, flags: dict[str, Any]) -> "Experiment":
 
     default = Path("crossover.yaml")
     overrides = Overrides(
-        settings=flags["settings"], limit=flags["limit"], only=tuple((flags["only"] or "").split(",")) if flags["only"] else (),
+        settings=flags["settings"], limit=flags["limit"], only=tuple(flags["only"].split(",") if flags["only"] else ()),
         seeds=_numbers(flags["seeds"], "--seeds"), max_usd=flags["max_usd"], max_minutes=flags["max_minutes"],
     )  # fmt: skip
     experiment, problems = read_experiment(file or (default if default.exists() else QUICKSTART), overrides)
@@ -145,8 +161,9 @@ def _dry_run(experiment: "Experiment") -> int:
 
     cells = plan(experiment)
     for cell in cells:
-        size = cell.train_size or "all"
-        click.echo(f"{cell.task}  {cell.model.name}  {cell.method.label}  train={size}  {cell.knowledge.label}  seed={cell.seed}")
+        size, knows = cell.train_size or "all", cell.knowledge.label
+        facts = f"train={size}  {knows}  seed={cell.seed}"
+        click.echo(f"{cell.task}  {cell.model.name}  {cell.method.label}  {facts}")
     click.echo(f"{len(cells)} cells", err=True)
     return 0
 
@@ -168,7 +185,9 @@ def _gates(comparison: "Comparison", flags: dict[str, Any]) -> int:
 
 @crossover.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value."
+)
 def validate(file: Path, settings: tuple[str, ...]) -> int:
     """Check an experiment file and its data; spends nothing, reports all faults at once.
 

@@ -3,9 +3,14 @@
 import importlib.metadata
 import os
 import platform
+import sqlite3
 import sys
+import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+
+from eval.tracking import store_uri
 
 PACKAGES = ("torch", "dspy", "transformers", "peft", "trl", "mlflow", "weaviate-client", "bm25s", "click")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WEAVIATE_API_KEY")
@@ -22,12 +27,44 @@ def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
         except importlib.metadata.PackageNotFoundError:
             yield name, False, "not installed; run `pip install -c constraints.txt -e .`"
     yield "cores", True, str(os.cpu_count())
+    yield "memory", True, _memory()
     yield "gpu", True, accelerator()
     for key in KEYS:
         yield key, True, "present" if os.environ.get(key) else "absent"
     weights = Path(__file__).parent.parent / "models" / "embedded" / "weights" / "model.safetensors"
-    yield "embedded model", weights.exists(), f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "missing"
+    yield (
+        "embedded model",
+        weights.exists(),
+        f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "missing",
+    )
     yield "store", *_store(store)
+    yield "mlflow store", *_mlflow(store)
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (AttributeError, ValueError, OSError):
+        return "unknown"
+
+
+def _mlflow(store: Path) -> tuple[bool, str]:
+    """Return whether MLflow's store answers; one that does not exist yet is made by the first run."""
+    uri = store_uri(store, None)
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not file.exists():
+        return True, f"{uri}, made by the first run"
+    try:
+        if uri.startswith("sqlite:///"):
+            with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+                (count,) = database.execute("select count(*) from runs").fetchone()
+            return True, f"{uri}, {count} runs"
+        if uri.startswith("http"):
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+                return True, f"{uri} answers"
+    except (OSError, sqlite3.Error) as e:
+        return False, f"{uri} does not answer: {e}"
+    return True, f"{uri}, not looked into"
 
 
 def _store(store: Path) -> tuple[bool, str]:

@@ -58,11 +58,12 @@ class Progress:
             self._show()
 
     def note(self, text: str) -> None:
-        """Say what is being done; a warning or an error gets a line of its own, which stays."""
+        """Say what is being done; a warning or an error gets a line that stays, wanted or not."""
         with self._lock:
-            if not self._enabled:
+            lasting = text.startswith(("warning: ", "error: "))
+            if not self._enabled and not lasting:
                 return
-            if self._terminal and not text.startswith(("warning", "error")):
+            if self._terminal and not lasting:
                 self._doing = text
                 self._show()
             else:

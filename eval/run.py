@@ -60,7 +60,9 @@ def check_models(experiment: Experiment) -> list[Problem]:
         if spec.name == "embedded" or spec.name.startswith("local:"):
             folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
             if folder.is_absolute() and not list(folder.glob("*.safetensors")):
-                problems.append(Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder"))
+                problems.append(
+                    Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
+                )
             continue
         key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
         if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
@@ -151,7 +153,10 @@ def run_experiment(
     if not results:
         raise UserError("no cell could be measured; see the notes above")
     comparison = compare(
-        [results[k] for k in keys if k in results], needs=experiment.needs, prices=experiment.prices, experiment=experiment.name
+        [results[k] for k in keys if k in results],
+        needs=experiment.needs,
+        prices=experiment.prices,
+        experiment=experiment.name,
     )
     if track is not None:
         track.verdict(comparison)
@@ -177,11 +182,13 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     recall = passages.recall(test, cell.knowledge.test)
     result = Result(
         key=key, cell=cell, split_sha256=task.split_sha256(), rows=rows, serve_seconds=seconds, latency=Latency((), 1),
-        fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"retrieval_recall": recall}),
+        fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"recall": recall}),
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
     )  # fmt: skip
-    retrieve = (lambda e: passages.search([question_text(e)])) if cell.knowledge.test == "retrieved" and task.corpus else None
+    retrieve = (
+        (lambda e: passages.search([question_text(e)])) if cell.knowledge.test == "retrieved" and task.corpus else None
+    )
     return result, Probe(fitted, model, test, retrieve)
 
 
@@ -228,7 +235,8 @@ class Track:
 
     def __init__(self, experiment: Experiment, store: Path, tracking_uri: str | None, progress: Progress) -> None:
         """Open the tracking store and the experiment's parent run."""
-        self.progress, self.tracker, self.parent = progress, None, ""
+        self.progress, self.parent = progress, ""
+        self.tracker: Tracker | None = None
         self._try(lambda: self._open(experiment, store, tracking_uri))
 
     def _open(self, experiment: Experiment, store: Path, tracking_uri: str | None) -> None:

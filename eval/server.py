@@ -1,8 +1,10 @@
 """Serve the MLflow UI on loopback."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,16 +25,33 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
         UserError: nothing was run in this store yet, or the server does not come up.
     """
     uri = store_uri(store, tracking_uri)
+    if uri.startswith("http"):
+        click.echo(f"MLflow UI: {uri}")
+        return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{store}: no runs here yet; `crossover run` first, or name the folder with --store")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     command += ["--workers", "1"]
     environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # A file, not a pipe: nobody would read the pipe, and a full one stops the server.
+    log = Path(tempfile.mkdtemp(prefix="crossover-ui-")) / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
         address = f"http://127.0.0.1:{port}"
         click.echo("starting the MLflow UI …", err=True)
-        _wait_until_ready(process, address)
+        _wait_until_ready(process, log, address)
         click.echo(f"MLflow UI: {address}   (Ctrl-C ends it)")
         return process.wait()
     except KeyboardInterrupt:
@@ -40,14 +59,17 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
     finally:
         process.terminate()
         process.wait(10)
+        shutil.rmtree(log.parent)
 
 
-def _wait_until_ready(process: "subprocess.Popen[str]", address: str) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path, address: str) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            lines = (process.stderr.read() if process.stderr else "").strip().splitlines()
-            raise UserError(f"the MLflow server ended: {lines[-1] if lines else 'no message'}; is the port free? try --port 5001")
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise UserError(
+                f"the MLflow server ended: {lines[-1] if lines else 'no message'}; is the port free? try --port 5001"
+            )
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=2):
                 return

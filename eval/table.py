@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from eval.verdict import Verdict
 from programs.task import UserError
 
 SCHEMA_VERSION = 1
+WIDTH = 110
+"""Columns that text is wrapped to."""
 HEADER = ("arm", "score", "95 % interval", "n", "failed", "p50 ms", "p95 ms", "fit $", "$ per 1k", "tokens")
 
 
@@ -52,7 +55,9 @@ def arms_table(arms: Sequence[Arm]) -> list[str]:
     lines = [HEADER, *map(_cells, ranked)]
     widths = [max(len(line[c]) for line in lines) for c in range(len(HEADER))]
     return [
-        "  ".join(t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     ]
 
@@ -61,19 +66,26 @@ def contrast_line(c: Contrast) -> str:
     """Return one contrast in words and numbers."""
     d = c.difference
     return (
-        f"{c.a} vs {c.b}: {d.delta:+.3f} ({d.low:+.3f} to {d.high:+.3f}), "
-        f"p {c.p_holm:.2g} after Holm, {c.verdict}; smallest detectable {d.detectable:.3f}"
+        f"{c.a} - {c.b}: {d.delta:+.3f} [{d.low:+.3f}, {d.high:+.3f}], "
+        f"p {'< 0.001' if c.p_holm < 0.001 else f'= {c.p_holm:.2g}'}, {c.verdict}, detectable {d.detectable:.3f}"
     )
 
 
 def verdict_lines(v: Verdict) -> list[str]:
     """Return the verdict as a person reads it."""
-    lines = [f"use {v.choose}" if v.choose else "no verdict", f"  {v.because}", f"  confidence: {v.confidence}"]
+    lines = [f"use {v.choose}" if v.choose else "no verdict", *wrapped(v.because), f"  confidence: {v.confidence}"]
     if v.ties:
-        lines.append(f"  as good, as far as this test can tell: {', '.join(v.ties)}")
+        lines += wrapped(f"as good, as far as this test can tell: {', '.join(v.ties)}")
     if v.break_even is not None:
-        lines.append(f"  {break_even_line(v.break_even)}")
-    return lines + [f"  would flip it: {f}" for f in v.flips]
+        lines += wrapped(break_even_line(v.break_even))
+    if v.flips:
+        lines += ["  what would change this:", *(line for f in v.flips for line in wrapped(f, "  - "))]
+    return lines
+
+
+def wrapped(text: str, lead: str = "  ") -> list[str]:
+    """Return a sentence as lines that fit the width."""
+    return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
 
 
 def break_even_line(b: BreakEven) -> str:
@@ -93,11 +105,12 @@ def render(comparison: Comparison) -> str:
         lines += ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples", ""]
         lines += arms_table(arms)
         for a in arms:
-            lines += [f"! {a.name}: {w}" for w in (*a.integrity, *a.warnings)]
+            lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
         lines += ["", *verdict_lines(v)]
         planned = [c for c in comparison.contrasts if c.task == v.task and v.choose in (c.a, c.b)]
         if planned:
-            lines += ["  against the others:", *(f"    {contrast_line(c)}" for c in planned)]
+            lines += ["", f"{v.choose} against the others (difference, 95 % interval, p after Holm):"]
+            lines += [x for c in planned for x in wrapped(contrast_line(c))]
     return "\n".join(lines) + "\n"
 
 
@@ -160,7 +173,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
                 "task": v.task, "choose": v.choose, "because": v.because, "confidence": v.confidence,
                 "ties": list(v.ties), "flips": list(v.flips),
                 "break_even_requests": None if v.break_even is None else {
-                    "value": _finite(v.break_even.value), "low": _finite(v.break_even.low), "high": _finite(v.break_even.high),
+                    "value": _finite(v.break_even.value), "low": _finite(v.break_even.low),
+                    "high": _finite(v.break_even.high),
                 },
             }
             for v in comparison.verdicts

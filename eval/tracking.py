@@ -4,10 +4,12 @@ Explicit run ids through the client, never the active run: that is per thread, a
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -47,10 +49,14 @@ class Tracker:
         self.uri = store_uri(store, tracking_uri)
         store.mkdir(parents=True, exist_ok=True)
         with _typed():
-            for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+            if self.uri.startswith("http"):
+                # Seven retries, MLflow's own number, hold a run up for four minutes when no server is there.
+                os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             from mlflow import MlflowClient
 
+            # After the import, which sets levels of its own.
+            for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             self.client = MlflowClient(self.uri)
             self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
 
@@ -59,38 +65,53 @@ class Tracker:
         with _typed():
             found = self.client.get_experiment_by_name(experiment)
             folder = None if self.artifacts is None else f"{self.artifacts}/{experiment}"
-            identity = found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=folder)
-            digest = json.dumps(params, sort_keys=True, default=str)
-            for run in self.client.search_runs([identity], "tags.`crossover.kind` = 'experiment'", max_results=500):
-                if run.data.tags.get("crossover.params") == digest[:5000]:
-                    return str(run.info.run_id)
-            tags = {"crossover.kind": "experiment", "crossover.params": digest[:5000], "mlflow.runName": experiment}
+            identity = (
+                found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=folder)
+            )
+            digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
+            if known := self._find(identity, {"crossover.params": digest}):
+                return known
+            tags = {"crossover.kind": "experiment", "crossover.params": digest, "mlflow.runName": experiment}
             run_id = str(self.client.create_run(identity, tags=tags).info.run_id)
             for key, value in params.items():
                 self.client.log_param(run_id, key, str(value)[:6000])
             return run_id
 
+    def _find(self, experiment_id: str, tags: dict[str, str]) -> str:
+        """Return the newest run that has these tags, or an empty string."""
+        wanted = " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items())
+        found = self.client.search_runs([experiment_id], wanted, max_results=1)
+        return str(found[0].info.run_id) if found else ""
+
     def result(self, parent: str, result: Result, cost: Cost, folder: Path) -> str:
-        """Log one measured cell as a child run, with its rows and its fitted program, and return the run's id."""
+        """Log one measured cell as a child run, with its rows and its fitted program, and return the run's id.
+
+        A cell that is logged already keeps its run.
+        """
         from mlflow.entities import Metric, Param
 
         cell = result.cell
         with _typed():
+            experiment = self.client.get_run(parent).info.experiment_id
+            known = self._find(experiment, {"mlflow.parentRunId": parent, "crossover.cell": result.key})
+            if known and self.client.get_run(known).info.status == "FINISHED":
+                return known
             tags = {
                 "mlflow.parentRunId": parent,
                 "mlflow.runName": f"{cell.task} {cell.method.label} seed={cell.seed}",
                 "crossover.kind": "cell",
                 "crossover.cell": result.key,
             }
-            experiment = self.client.get_run(parent).info.experiment_id
             run_id = str(self.client.create_run(experiment, tags=tags).info.run_id)
             params = {
-                "task": cell.task, "model": cell.model.name, "method": cell.method.name, "train_size": cell.train_size or "all",
-                "knowledge": cell.knowledge.label, "seed": cell.seed, "split_sha256": result.split_sha256,
+                "task": cell.task, "model": cell.model.name, "method": cell.method.name,
+                "train_size": cell.train_size or "all", "knowledge": cell.knowledge.label, "seed": cell.seed,
+                "split_sha256": result.split_sha256,
                 **{f"option.{k}": v for k, v in cell.method.options.items()},
                 **{f"note.{k}": str(v)[:500] for k, v in result.notes.items()},
             }  # fmt: skip
-            metrics = [Metric(k, v, 0, 0) for k, v in metrics_of(result, cost).items()]
+            now = int(1000 * time.time())
+            metrics = [Metric(k, v, now, 0) for k, v in metrics_of(result, cost).items()]
             self.client.log_batch(run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in params.items()])
             self.client.log_table(run_id, rows_table(result), "rows.json")
             for name in ("program.json", "fit.json"):
@@ -112,8 +133,9 @@ class Tracker:
 
 def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
     """Return the finite metrics of a cell, times in milliseconds, money in dollars."""
-    scores = [r.score for r in result.rows if r.score is not None]
-    score = score_interval(scores)
+    scores = {r.id: r.score for r in result.rows if r.score is not None}
+    clusters = [result.clusters[i] for i in scores] if result.clusters else None
+    score = score_interval(list(scores.values()), clusters=clusters)
     found: dict[str, float | None] = {
         "score": score.mean, "score_low": score.low, "score_high": score.high, "n": len(scores),
         "failed": len(result.rows) - len(scores), "fit_seconds": result.fit.seconds, "fit_usd": cost.fit,

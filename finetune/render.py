@@ -60,7 +60,9 @@ def render_training_text(program: dspy.Module, examples: Sequence[dspy.Example],
         rows.append({"prompt": prompt, "completion": completion})
         lengths.append(length)
     if not rows:
-        raise UserError(f"all {dropped} training rows exceed the model's context of {engine.context} tokens; shorten them")
+        raise UserError(
+            f"all {dropped} training rows exceed the model's context of {engine.context} tokens; shorten them"
+        )
     return TrainingText(rows, lengths, dropped, digest.hexdigest())
 
 

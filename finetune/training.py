@@ -133,7 +133,13 @@ def lora_config(options: "Sft") -> Any:
 
 
 def _selector(
-    run: TrainingRun, program: dspy.Module, val: Sequence[dspy.Example], metric: Metric, lm: dspy.LM, budget: Budget, epochs: int
+    run: TrainingRun,
+    program: dspy.Module,
+    val: Sequence[dspy.Example],
+    metric: Metric,
+    lm: dspy.LM,
+    budget: Budget,
+    epochs: int,
 ) -> Any:
     """Return the callback that scores val after every epoch and keeps the best weights."""
     from transformers import TrainerCallback

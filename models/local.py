@@ -64,7 +64,9 @@ class LocalEngine:
     One worker thread owns the model, so that adapters can be switched without a race.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_tokens: int = 16_384) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_tokens: int = 16_384
+    ) -> None:
         """Serve `model` in the state and on the device it is in; `batch_tokens` bounds padded tokens a batch."""
         self.model: Any = model
         self.tokenizer = tokenizer
@@ -126,7 +128,8 @@ class LocalEngine:
     def logits(self, ids: Sequence[int], adapter: str = BASE) -> torch.Tensor:
         """Return the float32 logits after a prompt, shape (vocabulary,)."""
         with self._lock, torch.inference_mode(), self._using(adapter):
-            return self.model(torch.tensor([list(ids)], device=self.model.device)).logits[0, -1].float().cpu()
+            out: torch.Tensor = self.model(torch.tensor([list(ids)], device=self.model.device)).logits
+            return out[0, -1].float().cpu()
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request; blocks until the batch it travels in is done."""
@@ -154,7 +157,9 @@ class LocalEngine:
         )
 
     def _job(self, request: lm15.Request) -> _Job:
-        system = request.system if isinstance(request.system, str) else "".join(str(p.text) for p in request.system or ())
+        system = (
+            request.system if isinstance(request.system, str) else "".join(str(p.text) for p in request.system or ())
+        )
         messages = [{"role": "system", "content": system}] if system else []
         messages += [{"role": str(m.role), "content": str(m.text)} for m in request.messages]
         ids = self.encode(messages)
@@ -204,7 +209,11 @@ class LocalEngine:
         jobs.sort(key=lambda j: (j.adapter, j.temperature, j.seed or 0, len(j.ids)))
         batch: list[_Job] = []
         for j in jobs:
-            same = batch and (j.adapter, j.temperature, j.seed) == (batch[0].adapter, batch[0].temperature, batch[0].seed)
+            same = batch and (j.adapter, j.temperature, j.seed) == (
+                batch[0].adapter,
+                batch[0].temperature,
+                batch[0].seed,
+            )
             if batch and (not same or (len(batch) + 1) * (len(j.ids) + j.max_tokens) > self.batch_tokens):
                 yield batch
                 batch = []
@@ -242,7 +251,11 @@ class LocalEngine:
             options |= {"stop_strings": ["\n"], "tokenizer": self.tokenizer}
         with self._lock, torch.inference_mode(), self._using(batch[0].adapter):
             out = self.model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max(j.max_tokens for j in batch), pad_token_id=pad, **options
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max(j.max_tokens for j in batch),
+                pad_token_id=pad,
+                **options,
             )
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])

@@ -41,12 +41,12 @@ def with_demos(program: dspy.Module, examples: Sequence[dspy.Example]) -> dspy.M
 
 def question_key(inputs: dict[str, Any]) -> str:
     """Return what makes two questions the same: every input but the passages, which depend on retrieval."""
-    return json.dumps({k: v for k, v in inputs.items() if k != "passages"}, sort_keys=True, ensure_ascii=False, default=str)
+    return json.dumps(
+        {k: v for k, v in inputs.items() if k != "passages"}, sort_keys=True, ensure_ascii=False, default=str
+    )
 
 
-def count_that_fit(
-    program: dspy.Module, examples: Sequence[dspy.Example], fits: Callable[[dspy.Module], bool]
-) -> int:
+def count_that_fit(program: dspy.Module, examples: Sequence[dspy.Example], fits: Callable[[dspy.Module], bool]) -> int:
     """Return how many of the leading examples fit, by bisection; `fits` tells for a program that shows them."""
     low, high = 0, len(examples)
     while low < high:

@@ -37,7 +37,10 @@ class Row:
 
 
 def score_example(
-    program: dspy.Module, example: dspy.Example, metric: Metric, price: Callable[[dict[str, dict[str, Any]]], float | None]
+    program: dspy.Module,
+    example: dspy.Example,
+    metric: Metric,
+    price: Callable[[dict[str, dict[str, Any]]], float | None],
 ) -> Row:
     """Run and score one example in the calling DSPy context; a failure is a typed row, never a zero.
 

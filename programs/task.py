@@ -21,7 +21,12 @@ class Metric(Protocol):
     """
 
     def __call__(
-        self, gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
+        self,
+        gold: dspy.Example,
+        pred: dspy.Prediction,
+        trace: Any = None,
+        pred_name: Any = None,
+        pred_trace: Any = None,
     ) -> float:
         """Return the score."""
         ...

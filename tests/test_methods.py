@@ -25,17 +25,27 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
     return float(gold.label == pred.label)
 
 
-def fit(name: str, examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any) -> tuple[dspy.Module, Fitted]:
+def fit(
+    name: str, examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any
+) -> tuple[dspy.Module, Fitted]:
     program = Classify(["text"], "label", [])
     method = method_of(name, OPTIONS.get(name, {}) | options)
     fitted = method.fit(
-        program, train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0, budget=Budget(workdir=folder)
+        program,
+        train=examples[:20],
+        val=examples[20:],
+        metric=metric,
+        lm=model.lm,
+        seed=0,
+        budget=Budget(workdir=folder),
     )
     return program, fitted
 
 
 @pytest.mark.parametrize("name", sorted(m.name for m in methods()))
-def test_fit_changes_nothing_it_was_given(name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+def test_fit_changes_nothing_it_was_given(
+    name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
     before = [e.toDict() for e in intents]
     program, fitted = fit(name, intents, spoken, tmp_path)
     assert program_state(program) == program_state(Classify(["text"], "label", []))
@@ -44,7 +54,9 @@ def test_fit_changes_nothing_it_was_given(name: str, spoken: LoadedModel, intent
 
 
 @pytest.mark.parametrize("name", ["few_shot", "many_shot"])
-def test_same_seed_same_demonstrations(name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+def test_same_seed_same_demonstrations(
+    name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
     one, two = (program_state(fit(name, intents, spoken, tmp_path, demos=5)[1].program) for _ in range(2))
     assert one == two
     assert "card" in str(one)
@@ -55,7 +67,9 @@ def test_many_shot_shows_each_label_in_turn(spoken: LoadedModel, intents: list[d
     assert len({d["label"] for d in demos[:4]}) == len({d["label"] for d in demos[4:]}) == 4
 
 
-def test_many_shot_fills_the_context_and_no_more(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+def test_many_shot_fills_the_context_and_no_more(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
     copies = [e.copy(id=f"{e['id']}-{n}") for n in range(40) for e in intents[:20]]
     method = method_of("many_shot", {})
     fitted = method.fit(
@@ -79,7 +93,9 @@ def test_retrieved_demos_put_the_most_similar_last_and_never_the_question(
     assert found[-1]["label"] == asked["label"]
 
 
-def test_retrieved_demos_are_saved_with_the_program(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+def test_retrieved_demos_are_saved_with_the_program(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
     _, fitted = fit("retrieved_demos", intents, spoken, tmp_path)
     _, other = fit("retrieved_demos", random.Random(1).sample(intents, 24), spoken, tmp_path)
     other.program.load_state(program_state(fitted.program))
@@ -88,7 +104,9 @@ def test_retrieved_demos_are_saved_with_the_program(spoken: LoadedModel, intents
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none"])
-def test_sft_learns_from_gradient_steps(adapter: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+def test_sft_learns_from_gradient_steps(
+    adapter: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
     program, fitted = fit("sft", intents, spoken, tmp_path, adapter=adapter, epochs=12, batch_size=4)
     assert fitted.notes["loss"][-1] < 0.5 * fitted.notes["loss"][0]
     assert fitted.notes["logit_change"] > 0.1

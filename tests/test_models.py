@@ -63,7 +63,10 @@ def test_data_cannot_end_a_turn(embedded: LoadedModel) -> None:
 
 def test_a_prompt_beyond_the_context_fails_with_its_size(embedded: LoadedModel) -> None:
     program = dspy.Predict("text -> label")
-    with dspy.context(lm=embedded.lm, adapter=embedded.adapter), pytest.raises(dspy.LMError, match="exceed the model's"):
+    with (
+        dspy.context(lm=embedded.lm, adapter=embedded.adapter),
+        pytest.raises(dspy.LMError, match="exceed the model's"),
+    ):
         program(text="word " * 6000)
 
 

@@ -50,13 +50,15 @@ def run(experiment: Path, store: Path, *flags: str) -> int:
     return main(["run", str(experiment), "--store", str(store), "--no-progress", *flags])
 
 
-def test_a_run_ends_in_table_verdict_and_json(experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_in_table_verdict_and_json(
+    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(experiment, store) == 0
     text = capsys.readouterr().out
     for arm in ("zero_shot", "few_shot demos=2", "retrieved_demos demos=2", "sft epochs=1 rank=4"):
         assert arm in text
     assert "crossover ui" in text
-    rows_before = {f: f.read_bytes() for f in store.glob("cells/*/*")if f.is_file()}
+    rows_before = {f: f.read_bytes() for f in store.glob("cells/*/*") if f.is_file()}
     assert run(experiment, store, "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert {f: f.read_bytes() for f in store.glob("cells/*/*") if f.is_file()} == rows_before
@@ -104,7 +106,16 @@ def test_a_dead_tracking_server_does_not_kill_the_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    flags = ["run", str(experiment), "--store", str(store), "--only", "zero_shot", "--tracking-uri", "http://127.0.0.1:9"]
+    flags = [
+        "run",
+        str(experiment),
+        "--store",
+        str(store),
+        "--only",
+        "zero_shot",
+        "--tracking-uri",
+        "http://127.0.0.1:9",
+    ]
     assert main(flags) == 0
     assert "tracking is off for this run" in capsys.readouterr().err
 
@@ -168,7 +179,8 @@ def test_knowledge_decides_what_is_read(tmp_path: Path) -> None:
 def test_train_pools_are_nested() -> None:
     task = task_with_corpus()
     pools = [[e["id"] for e in train_pool(task, n, 0)] for n in (1, 2, 4)]
-    assert pools[2][:2] == pools[1] and pools[1][:1] == pools[0]
+    assert pools[2][:2] == pools[1]
+    assert pools[1][:1] == pools[0]
     assert any([e["id"] for e in train_pool(task, 4, s)] != pools[2] for s in (1, 2, 3))
 
 

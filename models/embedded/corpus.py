@@ -16,7 +16,11 @@ BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL = [PAD, BEGIN, END, SYSTEM, USER, ASSISTANT]
 CHAT_TEMPLATE = (
-    "{{ '" + BEGIN + "' }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '" + END + "' }}{% endfor %}"
+    "{{ '"
+    + BEGIN
+    + "' }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '"
+    + END
+    + "' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
 )
 # A word keeps its space, underscore or dot, so that each token of `card_payment_fee` has one successor: a label
@@ -51,7 +55,7 @@ LEXFILES = (
     "noun.substance noun.time verb.body verb.change verb.cognition verb.communication verb.competition "
     "verb.consumption verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social "
     "verb.stative verb.weather adj.ppl"
-).split()
+).split()  # noqa: SIM905
 
 
 def read_wordnet(folder: Path) -> dict[str, Synset]:
@@ -66,7 +70,14 @@ def read_wordnet(folder: Path) -> dict[str, Synset]:
             n_words = int(parts[3], 16)
             words = [re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in parts[4 : 4 + 2 * n_words : 2]]
             pointers = parts[5 + 2 * n_words :]
-            parent = next((f"n{o}" if p == "n" else f"v{o}" for s, o, p in zip(pointers, pointers[1:], pointers[2:], strict=False) if s in ("@", "@i")), "")
+            parent = next(
+                (
+                    f"n{o}" if p == "n" else f"v{o}"
+                    for s, o, p in zip(pointers, pointers[1:], pointers[2:], strict=False)
+                    if s in ("@", "@i")
+                ),
+                "",
+            )
             examples = [e.strip(" .;") for e in re.findall(r'"([^"]+)"', gloss)]
             definition = re.split(r'[;:]?\s*"', gloss)[0].strip(" ;")
             if definition:
@@ -143,13 +154,17 @@ class Corpus:
 
     def label_maker(self, rng: random.Random, words: int) -> Callable[[], str]:
         """Return a generator of labels that share one form, as the labels of a real task do."""
-        form = rng.choice(["snake", "snake", "snake", "dotted", "dotted", "words", "word", "title", "camel", "code", "kebab"])
+        form = rng.choice(
+            ["snake", "snake", "snake", "dotted", "dotted", "words", "word", "title", "camel", "code", "kebab"]
+        )
         stems = rng.sample(self.frequent, 2 if rng.random() < 0.3 else 40)
         joins = {"snake": "_", "dotted": ".", "words": " ", "title": " ", "camel": "", "kebab": "-", "word": " "}
 
         def make() -> str:
             if form == "code":
-                return "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789") for _ in range(rng.randint(1, 2 + words)))
+                return "".join(
+                    rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789") for _ in range(rng.randint(1, 2 + words))
+                )
             n = 1 if form == "word" else rng.randint(1, max(1, words))
             parts = [rng.choice(stems if k < n - 1 and rng.random() < 0.5 else self.words) for k in range(n)]
             if form in ("title", "camel"):
@@ -244,13 +259,26 @@ class Corpus:
         rng.shuffle(order)
         turns, seen = [], set[int]()
         for i in order[: round(3 * lv.spread)]:
-            turns.append(Turn(f"{name}: {self.corrupt(rng, texts[i], lv.noise * rng.random())}", labels[i], learn=i in seen))
+            turns.append(
+                Turn(f"{name}: {self.corrupt(rng, texts[i], lv.noise * rng.random())}", labels[i], learn=i in seen)
+            )
             seen.add(i)
         return Episode("many", turns, self._instruction(rng))
 
     def describe(self, rng: random.Random, lv: Levels) -> Episode:
         """Named passages and a corrupted definition: give the name of the thing described."""
-        turns, style = [], rng.choice(["[{n}] {name}: {text}", "[{n}] {name}: {text}", "[{n}] {name} | {text}", "{name}: {text}", "[{n}] {name} {text}"])
+        turns, style = (
+            [],
+            rng.choice(
+                [
+                    "[{n}] {name}: {text}",
+                    "[{n}] {name}: {text}",
+                    "[{n}] {name} | {text}",
+                    "{name}: {text}",
+                    "[{n}] {name} {text}",
+                ]
+            ),
+        )
         questions = rng.choice(["question", "question", "description", "query"])
         make = self.label_maker(rng, max(1, round(lv.label)))
         invented, shown = rng.random() < 0.7, rng.randint(0, 2)
@@ -263,7 +291,9 @@ class Corpus:
                 body = " ".join(self.synsets[i].definition.split()[:40])
                 sign = f"({', '.join(rng.sample(self.frequent, rng.randint(0, 3)))}) " if rng.random() < 0.3 else ""
                 lines.append(style.format(n=n, name=name, text=sign + body))
-            asked = self.corrupt(rng, " ".join(self.synsets[near[target]].definition.split()[:25]), lv.noise * rng.random())
+            asked = self.corrupt(
+                rng, " ".join(self.synsets[near[target]].definition.split()[:25]), lv.noise * rng.random()
+            )
             asked = rng.choice(["{}", "{}", "What {}?", "Which one: {}", "what is {}?"]).format(asked)
             turns.append(Turn("passages: " + "\n".join(lines) + f"\n{questions}: {asked}", names[target]))
         return Episode("describe", turns, self._instruction(rng))
@@ -273,7 +303,10 @@ class Corpus:
         turns = []
         for _ in range(1 + rng.randint(0, 2)):
             near = self._passage_group(rng, max(1, round(rng.uniform(0.5, 1) * lv.passages)))
-            bodies = [f"{self.synsets[i].words[0]} is {self.synsets[i].definition}. {'. '.join(self.synsets[i].examples)}".strip() for i in near]
+            bodies = [
+                f"{s.words[0]} is {s.definition}. {'. '.join(s.examples)}".strip()
+                for s in (self.synsets[i] for i in near)
+            ]
             target = rng.randrange(len(near))
             words = bodies[target].split()
             size = rng.randint(1, max(1, min(4, round(lv.label), len(words) // 3)))
@@ -282,7 +315,13 @@ class Corpus:
             gap = rng.choice(["what", "what", "which", "who", "___"])
             left = words[max(0, start - rng.randint(3, 8)) : start]
             right = words[start + size : start + size + rng.randint(3, 8)]
-            asked = " ".join([*self.corrupt(rng, " ".join(left), lv.noise / 2).split(), gap, *self.corrupt(rng, " ".join(right), lv.noise / 2).split()])
+            asked = " ".join(
+                [
+                    *self.corrupt(rng, " ".join(left), lv.noise / 2).split(),
+                    gap,
+                    *self.corrupt(rng, " ".join(right), lv.noise / 2).split(),
+                ]
+            )
             passages = "\n".join(f"[{n}] {b}" for n, b in enumerate(bodies, 1))
             if answer:
                 turns.append(Turn(f"passages: {passages}\nquestion: {asked}?", answer))
