@@ -183,10 +183,13 @@ def _index(place: yaml.SequenceNode, key: str, setting: str) -> int:
 
 
 def _child(place: yaml.Node, key: str, mark: yaml.Mark, setting: str) -> yaml.Node:
-    """Return the node below; a missing mapping is made, and a bare name in a list becomes `name: {}`."""
+    """Return the node below; a missing mapping is made, and a bare name in a list becomes a mapping."""
     if isinstance(place, yaml.SequenceNode):
         n = _index(place, key, setting)
         item = place.value[n]
+        if isinstance(item, yaml.ScalarNode) and not setting.startswith("methods."):
+            place.value[n] = _mapping([(_text("name", item.start_mark), item)], item.start_mark)
+            return place.value[n]  # type: ignore[no-any-return]
         if isinstance(item, yaml.ScalarNode):
             body = _mapping([], mark)
             place.value[n] = _mapping([(item, body)], item.start_mark)

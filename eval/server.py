@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,12 @@ from eval.tracking import store_uri
 from programs.task import UserError
 
 READY_SECONDS = 120
+ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Seven processes that wait for jobs which only MLflow's own judges send.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
@@ -43,12 +50,13 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
         str(port),
     ]
     command += ["--workers", "1"]
-    environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | ENVIRONMENT
     # A file, not a pipe: nobody would read the pipe, and a full one stops the server.
     log = Path(tempfile.mkdtemp(prefix="crossover-ui-")) / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         address = f"http://127.0.0.1:{port}"
         click.echo("starting the MLflow UI …", err=True)
         _wait_until_ready(process, log, address)

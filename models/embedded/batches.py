@@ -137,8 +137,8 @@ def grow(lv: Levels, kind: str) -> None:
 
 
 def batch_size(config: Config, lv: Levels) -> int:
-    """Return the tokens of a step: small steps first, larger ones when texts are long."""
-    return config.batch_tokens * (1 if lv.lookup < 3 else 2 if lv.lookup < 10 else 4)
+    """Return the tokens of a step: small ones while the number of steps counts, larger ones when texts are long."""
+    return config.batch_tokens * (1 if lv.lookup < 3 else 2)
 
 
 class Batches:

@@ -14,7 +14,7 @@ class Config:
     vocabulary: int = 8192
     context: int = 4096
     batch_tokens: int = 2048
-    """Tokens of one step while copying is learned, when the number of steps counts; four times as many at the end."""
+    """Tokens of one step while copying is learned, when the number of steps counts; twice as many later."""
     longest: int = 2048
     """Longest episode in tokens."""
     muon_lr: float = 0.02

@@ -78,7 +78,7 @@ def read_wordnet(folder: Path) -> dict[str, Synset]:
                 ),
                 "",
             )
-            examples = [e.strip(" .;") for e in re.findall(r'"([^"]+)"', gloss)]
+            examples = [e for quoted in re.findall(r'"([^"]+)"', gloss) if (e := quoted.strip(" .;"))]
             definition = re.split(r'[;:]?\s*"', gloss)[0].strip(" ;")
             if definition:
                 synsets[letter + parts[0]] = Synset(words, definition, examples, LEXFILES[int(parts[1])], parent)

@@ -1,0 +1,144 @@
+"""The command line: light to start, exact in its errors, honest in its exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from eval.cli import crossover, main
+
+HEAVY = ("torch", "transformers", "trl", "dspy", "mlflow", "datasets", "litellm", "peft", "scipy", "pandas")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["ls"], ["ls", "methods"]])
+def test_help_and_ls_load_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
+    code = f"import sys, eval.cli; eval.cli.main({argv}); sys.exit(', '.join({{*{HEAVY}}} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", sorted(crossover.commands))
+def test_the_help_of_every_verb_ends_in_an_example(verb: str) -> None:
+    text = crossover.commands[verb].help or ""
+    assert text.strip().splitlines()[-1].strip().startswith(f"Example: crossover {verb}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["runn"], "error: unknown verb `runn`; did you mean `run`?\n"),
+        (["run", "nope.yaml"], "error: nope.yaml: no such file; give the path of an experiment file\n"),
+        (["run", "--seeds", "a"], "error: --seeds a: not whole numbers; write --seeds 0,1,2\n"),
+        (["run", "--limit", "0"], "error: Invalid value for '--limit': 0 is not in the range x>=1.\n"),
+        (["ui", "--store", "nothing"], "error: nothing: no runs here yet; `crossover run` first, or name the folder"),
+    ],
+)
+def test_what_cannot_run_is_one_line_and_exit_2(
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_dry_run_prints_the_cells_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--dry-run", "--only", "zero_shot,sft"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0] == "stdlib_module  embedded  zero_shot  train=all  none  seed=0"
+    assert captured.err == "4 cells\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_stands_in_for_flags_and_flags_win(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CROSSOVER_RUN_SEEDS", "0,1,2")
+    monkeypatch.setenv("CROSSOVER_RUN_ONLY", "few_shot")
+    assert main(["run", "--dry-run"]) == 0
+    assert capsys.readouterr().err == "6 cells\n"
+    assert main(["run", "--dry-run", "--seeds", "0"]) == 0
+    assert capsys.readouterr().err == "2 cells\n"
+
+
+def test_crossover_yaml_of_the_folder_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "version: 1\ntasks: [stdlib_rag]\nmodels: [embedded]\nmethods: [zero_shot]\n"
+    (tmp_path / "crossover.yaml").write_text(text)
+    assert main(["run", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "stdlib_rag  embedded  zero_shot  train=all  retrieved  seed=0\n"
+
+
+def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "same", "label": "a"}\n{"text": "", "label": "a"}\n')
+    (tmp_path / "test.jsonl").write_text('{"text": "same", "label": "a"}\n')
+    (tmp_path / "e.yaml").write_text(
+        "version: 1\nmetod: 1\ntasks:\n"
+        "  - {name: t, program: classify, data: {train: train.jsonl, test: test.jsonl, val: no.jsonl}}\n"
+        "models: [embedded]\nmethods: [zero_shot]\n"
+    )
+    assert main(["validate", str(tmp_path / "e.yaml")]) == 2
+    found = capsys.readouterr().err
+    assert "e.yaml:2: unknown key `metod`; did you mean `methods`?" in found
+    assert found.count("no such file") == 1
+    assert "e.yaml:4: no such file 'no.jsonl'" in found
+    assert "train.jsonl:2: 'text' is empty" in found
+    assert "test.jsonl:1: this test question also stands in train" in found
+
+
+def test_a_sound_file_validates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("version: 1\ntasks: [stdlib_module]\nmodels: [embedded]\nmethods: [zero_shot]\n")
+    assert main(["validate", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("stdlib_module: train ")
+    assert out.endswith("0 errors, 0 warnings\n")
+
+
+def test_ls_shows_every_method_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"few_shot", "many_shot", "retrieved_demos", "sft", "zero_shot"} <= {line.split()[0] for line in lines}
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_doctor_never_shows_a_key(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-value")
+    main(["doctor", "--store", str(store)])
+    out = capsys.readouterr().out
+    assert "a-secret-value" not in out
+    assert next(line for line in out.splitlines() if "OPENAI_API_KEY" in line).endswith("present")
+    assert "made by the first run" in out
+
+
+def test_an_interrupt_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
+    @crossover.command("wait")
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    try:
+        assert main(["wait"]) == 130
+    finally:
+        del crossover.commands["wait"]
+    assert capsys.readouterr().err.strip().startswith("interrupted: what was measured is kept")
+
+
+def test_verbs_have_no_secret_options() -> None:
+    options = [p for c in crossover.commands.values() for p in c.params if isinstance(p, click.Option)]
+    assert all(o.help or o.name in ("port",) for o in options)

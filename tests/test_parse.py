@@ -1,0 +1,242 @@
+"""The experiment file is read strictly: every fault with its line, all at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.experiment import Knowledge, Limits, MethodSpec, Retrieval, plan
+from eval.parse import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
+from models.spec import ModelSpec
+from programs.task import UserError
+
+SOUND = """version: 1
+tasks: [stdlib_module]
+models: [embedded]
+methods: [zero_shot, few_shot: {demos: 2}]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a sound experiment file, which tests add to."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(SOUND)
+    return path
+
+
+def faults(file: Path, text: str, overrides: Overrides | None = None) -> list[str]:
+    file.write_text(text)
+    experiment, problems = read_experiment(file, overrides)
+    assert (experiment is None) == any(p.level == "error" for p in problems)
+    return [str(p) for p in problems]
+
+
+def test_the_quickstart_compares_five_methods_on_two_tasks() -> None:
+    cells = plan(quickstart())
+    assert len(cells) == 10
+    assert {c.method.name for c in cells} == {"zero_shot", "few_shot", "many_shot", "retrieved_demos", "sft"}
+    assert {c.model.name for c in cells} == {"embedded"}
+
+
+def test_a_short_file_gets_the_defaults(file: Path) -> None:
+    experiment, problems = read_experiment(file)
+    assert experiment is not None
+    assert problems == []
+    assert (experiment.name, experiment.seeds, experiment.retrieval) == ("mine", (0,), Retrieval("bm25", 3))
+    assert experiment.methods == (MethodSpec("zero_shot"), MethodSpec("few_shot", {"demos": 2}))
+
+
+def test_all_sections_reach_the_experiment(file: Path) -> None:
+    more = "train_sizes: [64, 16]\nknowledge: [none, {train: gold, test: retrieved}]\nseeds: [3, 4]\nlimits: {usd: 5}\n"
+    file.write_text(SOUND.replace("[embedded]", "[{name: embedded, adapter: chat, max_tokens: 9}]") + more)
+    experiment, _ = read_experiment(file)
+    assert experiment is not None
+    assert experiment.train_sizes == (16, 64)
+    assert experiment.knowledge == (Knowledge(), Knowledge("gold", "retrieved"))
+    assert (experiment.seeds, experiment.limits) == ((3, 4), Limits(usd=5))
+    assert experiment.models == (ModelSpec("embedded", adapter="chat", max_tokens=9),)
+
+
+SWAPS = [
+    ("version: 1", "version: 2", "error: mine.yaml:1: version 2; this program reads `version: 1`"),
+    ("tasks:", "task:", "error: mine.yaml:2: unknown key `task`; did you mean `tasks`?"),
+    ("stdlib_module", "stdlib_modul", "error: mine.yaml:2: unknown task `stdlib_modul`; did you mean `stdlib_module`?"),
+    ("[embedded]", "[embeded]", "error: mine.yaml:3: unknown model `embeded`; did you mean `embedded`?"),
+    ("[embedded]", "embedded", "error: mine.yaml:3: `models` is not a list; write one `- …` line for each"),
+    ("[embedded]", "[]", "error: mine.yaml:3: `models` is empty; list at least one"),
+    ("demos: 2", "demo: 2", "error: mine.yaml:4: unknown key in few_shot `demo`; did you mean `demos`?"),
+    ("demos: 2", "demos: two", "error: mine.yaml:4: `few_shot.demos` is 'two', not a whole number; correct it"),
+    ("demos: 2", "demos: yes", "error: mine.yaml:4: `few_shot.demos` is True, not a whole number; correct it"),
+    ("demos: 2", "demos: -1", "error: mine.yaml:4: `few_shot.demos` is -1, below 0; correct it"),
+    ("zero_shot", "zero_shott", "error: mine.yaml:4: unknown method `zero_shott`; did you mean `zero_shot`?"),
+    (
+        "[embedded]",
+        "[{name: embedded, adapter: plane}]",
+        "error: mine.yaml:3: unknown adapter `plane`; did you mean `plain`?",
+    ),
+    (
+        "[embedded]",
+        "['local:./none']",
+        "error: mine.yaml:3: no such folder './none'; check the path, which starts at the experiment file",
+    ),
+    (
+        "zero_shot",
+        "chain: [sft]",
+        "error: mine.yaml:4: `chain` is not supported yet; use one of ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sound", "broken", "message"), SWAPS)
+def test_a_fault_names_line_value_and_remedy(file: Path, sound: str, broken: str, message: str) -> None:
+    found = faults(file, SOUND.replace(sound, broken, 1))
+    assert any(line.startswith(message) for line in found), found
+
+
+ADDITIONS = [
+    ("name: a\nname: b", "error: mine.yaml:6: `name` stands twice in the file; keep one"),
+    ("knowledge: [golden]", "error: mine.yaml:5: unknown knowledge `golden`; did you mean `gold`?"),
+    ("retrieval: {k: 0}", "error: mine.yaml:5: `retrieval.k` is 0; retrieve at least one passage"),
+    ("retrieval: {backend: bm52}", "error: mine.yaml:5: unknown retrieval backend `bm52`; did you mean `bm25`?"),
+    ("prices: {machine_hour_usd: .nan}", "error: mine.yaml:5: `prices.machine_hour_usd` is nan, not a finite number; "),
+    ("seeds: [1, 1]", "error: mine.yaml:5: `1` stands 2 times in seeds; keep one"),
+    ("train_sizes: [0]", "error: mine.yaml:5: `train_sizes` holds 0; write at least 1"),
+    ("teacher: openai/gpt-5", "warning: mine.yaml:5: `teacher` is not used by any method yet; remove it"),
+    (
+        "needs: {max_usd_per_month: 5}",
+        "error: mine.yaml:5: `max_usd_per_month` without `volume_per_month`; add the volume that it is for",
+    ),
+    (
+        "limits: {usd: '${CROSSOVER_NOT_SET}'}",
+        "error: mine.yaml:5: environment variable CROSSOVER_NOT_SET is not set; export CROSSOVER_NOT_SET=…",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), ADDITIONS)
+def test_a_section_is_checked(file: Path, line: str, message: str) -> None:
+    found = faults(file, f"{SOUND}{line}\n")
+    assert any(f.startswith(message) for f in found), found
+
+
+def test_all_faults_come_at_once_in_the_order_of_the_file(file: Path) -> None:
+    found = faults(file, "version: 3\nmetod: x\ntasks: [nope]\nmodels: [embedded]\nmethods: [gepa2]\nseeds: [x]\n")
+    assert [f.split(":")[2] for f in found] == ["1", "2", "3", "5", "6"]
+
+
+def test_a_missing_section_is_a_fault(file: Path) -> None:
+    assert faults(file, "version: 1\ntasks: [stdlib_module]\nmodels: [embedded]\n") == [
+        "error: mine.yaml:1: `methods` is missing; add a list `methods:`"
+    ]
+
+
+def test_variables_of_the_environment_are_expanded_and_typed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSOVER_TEST_K", "7")
+    file.write_text(
+        SOUND + "retrieval: {k: ${CROSSOVER_TEST_K}}\nname: 'v${CROSSOVER_TEST_K}'\n".replace("{k: $", "{k: $")
+    )
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_experiment(file)
+    file.write_text(SOUND + "retrieval:\n  k: ${CROSSOVER_TEST_K}\nname: 'v${CROSSOVER_TEST_K}'\n")
+    experiment, _ = read_experiment(file)
+    assert experiment is not None
+    assert (experiment.retrieval.k, experiment.name) == (7, "v7")
+
+
+def own_task(tmp_path: Path, **changes: object) -> Path:
+    """Write an experiment with a task of the user's own."""
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    task = {"name": "own", "program": "classify", "data": {"train": "train.jsonl", "test": "train.jsonl"}} | changes
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        json.dumps({"version": 1, "tasks": [task], "models": ["embedded"], "methods": ["zero_shot"]}, indent=1)
+    )
+    return file
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path("/"))
+    experiment, problems = read_experiment(own_task(tmp_path, metric="mine.py:score", program="./mine.py:Mine"))
+    assert experiment is not None, problems
+    (task,) = experiment.tasks
+    assert task.data["train"] == str(tmp_path / "train.jsonl")
+    assert (task.metric, task.program) == (f"{tmp_path}/mine.py:score", f"{tmp_path}/mine.py:Mine")
+
+
+def test_a_missing_file_is_named_with_its_line_and_the_task_is_kept(tmp_path: Path) -> None:
+    file = own_task(tmp_path, data={"train": "train.jsonl", "test": "nope.jsonl"})
+    experiment, problems = read_partly(file)
+    remedy = "check the path, which starts at the experiment file"
+    assert [str(p) for p in problems] == [f"error: own.yaml:9: no such file 'nope.jsonl'; {remedy}"]
+    assert [t.name for t in experiment.tasks] == ["own"]
+
+
+def test_a_task_of_ones_own_needs_program_and_data(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    found = faults(file, SOUND.replace("stdlib_module", "{name: own, metric: exact_match}"))
+    assert found == ["error: own.yaml:2: a task lacks program, data; add them, or name a built-in task"]
+
+
+def test_settings_replace_values_and_keep_the_lines_of_other_faults(file: Path) -> None:
+    settings = ("methods.few_shot.demos=9", "methods.0=many_shot", "models.embedded.max_tokens=5", "limits.usd=2")
+    experiment, _ = read_experiment(file, Overrides(settings=settings))
+    assert experiment is not None
+    assert [m.label for m in experiment.methods] == ["many_shot", "few_shot demos=9"]
+    assert (experiment.models[0].max_tokens, experiment.limits.usd) == (5, 2)
+    broken = faults(file, SOUND.replace("zero_shot", "zero"), Overrides(settings=("retrieval.q=1",)))
+    assert [b.rpartition(";")[0] for b in broken] == [
+        "error: --set retrieval.q: unknown key in retrieval `q`",
+        "error: mine.yaml:4: unknown method `zero`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seeds", "--set seeds: no `=`; write --set prices.machine_hour_usd=2.5"),
+        ("methods.sft.rank=4", "--set methods.sft.rank=4: the list has no entry `sft`; use a number from 0 to 1"),
+        ("version.a=1", "--set version.a=1: nothing can stand below what comes before `a`; set that instead"),
+    ],
+)
+def test_a_setting_that_points_nowhere_is_refused(file: Path, setting: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_experiment(file, Overrides(settings=(setting,)))
+    assert str(caught.value) == message
+
+
+def test_flags_win_over_the_file(file: Path) -> None:
+    file.write_text(SOUND + "seeds: [5]\nlimits: {usd: 3, minutes: 4}\n")
+    flags = Overrides(limit=7, only=("few_shot",), seeds=(1, 2), max_usd=0.0)
+    experiment, _ = read_experiment(file, flags)
+    assert experiment is not None
+    assert [m.name for m in experiment.methods] == ["few_shot"]
+    assert (experiment.limit, experiment.seeds, experiment.limits) == (7, (1, 2), Limits(0.0, 4))
+
+
+def test_only_must_name_a_method_of_the_file(file: Path) -> None:
+    found = faults(file, SOUND, Overrides(only=("few_shots",)))
+    what = "unknown method of this experiment in --only `few_shots`"
+    assert found == [f"error: command line: {what}; did you mean `few_shot`?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tasks: [a\n", "mine.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'; correct the line"),
+        ("", "mine.yaml: the file is empty; it needs `version`, `tasks`, `models` and `methods`"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_one_line(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_experiment(file)
+    assert str(caught.value) == message
+
+
+def test_the_quickstart_is_a_file_to_copy(tmp_path: Path) -> None:
+    copy = tmp_path / "quickstart.yaml"
+    copy.write_bytes(QUICKSTART.read_bytes())
+    experiment, problems = read_experiment(copy)
+    assert experiment is not None
+    assert problems == []

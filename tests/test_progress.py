@@ -1,0 +1,77 @@
+"""The progress line says how far a run is, and is quiet when asked."""
+
+import io
+
+from eval.progress import Progress, duration
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    """A clock that tests move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
+    clock = Clock()
+    progress = Progress(4, stream=io.StringIO(), clock=clock)
+    progress.start_cell(1, "a")
+    clock.now = 30
+    progress.finish_cell()
+    progress.start_cell(2, "intents few_shot")
+    progress.examples(0, 100)
+    clock.now = 40
+    progress.spend(0.25)
+    progress.examples(50, 100)
+    parts = ["cell 2 of 4: intents few_shot", "50/100 examples at 5.0/s", "$0.25 so far", "about 2 min 0 s left"]
+    assert progress.line() == ", ".join(parts)
+
+
+def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(1, stream=stream, clock=clock)
+    progress.start_cell(1, "a")
+    for second in range(1, 31):
+        clock.now = second
+        progress.examples(second, 100)
+    assert stream.getvalue().count("\n") == 4
+    assert "\r" not in stream.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_goes_away() -> None:
+    stream = Terminal()
+    progress = Progress(1, stream=stream, clock=Clock())
+    progress.start_cell(1, "a")
+    progress.close()
+    assert stream.getvalue() == "\rcell 1 of 1: a\r" + " " * 14 + "\r"
+
+
+def test_a_warning_stays_on_a_terminal() -> None:
+    stream = Terminal()
+    progress = Progress(1, stream=stream, clock=Clock())
+    progress.start_cell(1, "a")
+    progress.note("warning: half of it is missing")
+    assert stream.getvalue().endswith("\rwarning: half of it is missing\n")
+
+
+def test_quiet_shows_warnings_alone() -> None:
+    stream = io.StringIO()
+    progress = Progress(1, stream=stream, enabled=False, clock=Clock())
+    progress.start_cell(1, "a")
+    progress.examples(1, 2)
+    progress.note("training")
+    progress.note("warning: half of it is missing")
+    assert stream.getvalue() == "warning: half of it is missing\n"
+
+
+def test_durations_have_two_units() -> None:
+    assert [duration(s) for s in (4.4, 200, 7500)] == ["4 s", "3 min 20 s", "2 h 5 min"]

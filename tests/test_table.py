@@ -1,0 +1,124 @@
+"""A comparison is shown the same way every time, in every form."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+from factories import make_cell, make_result, right
+
+from eval.compare import Comparison, compare
+from eval.experiment import Needs, Prices
+from eval.table import WIDTH, money, render, to_json, write
+from programs.task import Spent, UserError
+
+GOLDEN = """\
+experiment support
+
+intents   split abababababab, 200 test examples
+
+arm              score  95 % interval    n  failed  p50 ms  p95 ms    fit $  $ per 1k  tokens
+sft              0.760  0.696 - 0.814  200       0      24      29    0.042    0.0062     105
+retrieved_demos  0.750  0.686 - 0.805  200       0      94      99        0     0.042     105
+few_shot !       0.474  0.404 - 0.544  190      10      44      49        0    0.0069     105
+zero_shot        0.200  0.150 - 0.261  200       0      44      49  0.00014    0.0069     105
+! few_shot: 1 demonstrations are test questions
+
+use sft
+  sft scores 0.76 [0.70, 0.81] on 200 test examples at $0.0062 per 1,000 requests, the best and the cheapest
+  of those not significantly worse; next is retrieved_demos (difference +0.01, p = 0.5).
+  confidence: high
+  as good, as far as this test can tell: retrieved_demos
+  break-even of sft over retrieved_demos: 1,176 requests (1,176 to 1,176)
+  what would change this:
+  - below about 1,200 requests in all, fitting included, retrieved_demos is cheaper than sft
+  - at less than $0.0062 per 1,000 requests (now $0.042) retrieved_demos is cheaper than sft
+  - about 250 more test examples would tell sft from retrieved_demos
+
+sft against the others (difference, 95 % interval, p after Holm):
+  sft - zero_shot: +0.560 [+0.483, +0.626], p < 0.001, better, detectable 0.102
+  sft - few_shot: +0.326 [+0.254, +0.392], p < 0.001, better, detectable 0.099
+  sft - retrieved_demos: +0.010 [-0.009, +0.029], p = 0.5, inconclusive, detectable 0.030
+"""
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    """Return four arms, one of which failed on ten examples and broke a rule."""
+    results = [
+        make_result(make_cell("zero_shot"), right(40, 200), fit=Spent(seconds=1)),
+        make_result(make_cell("few_shot"), [*right(90, 190), *[None] * 10]),
+        make_result(make_cell("retrieved_demos"), right(150, 200, shift=3), serve_seconds=60, ms=90),
+        make_result(make_cell("sft"), right(152, 200, shift=1), fit=Spent(seconds=300), serve_seconds=9, ms=20),
+    ]
+    results[1].integrity.append("1 demonstrations are test questions")
+    return compare(results, needs=Needs(), prices=Prices(), experiment="support")
+
+
+def test_the_table_as_a_person_reads_it(comparison: Comparison) -> None:
+    assert render(comparison) == GOLDEN
+    assert max(map(len, GOLDEN.splitlines())) <= WIDTH
+
+
+def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
+    data = to_json(comparison)
+    assert list(data) == [
+        "schema_version",
+        "methodology_version",
+        "experiment",
+        "split_sha256",
+        "arms",
+        "contrasts",
+        "verdict",
+    ]
+    arm = data["arms"][1]
+    assert {"cell", "task", "model", "method", "train_size", "knowledge", "seed", "mlflow_run_id"} <= set(arm)
+    assert set(arm["score"]) == {"mean", "low", "high", "n", "failed"}
+    assert (arm["score"]["n"], arm["score"]["failed"]) == (190, 10)
+    assert set(arm["latency_ms"]) == {"p50", "p95", "p99", "n", "concurrency"}
+    assert set(arm["tokens"]) == {"prompt", "cached", "completion"}
+    assert set(arm["cost_usd"]) == {"fit", "per_1k_requests", "paid"}
+    keys = {"task", "a", "b", "delta", "low", "high", "p", "p_holm", "detectable", "verdict"}
+    assert all(set(c) == keys for c in data["contrasts"])
+    assert {"task", "choose", "because", "confidence", "break_even_requests"} <= set(data["verdict"][0])
+
+
+def test_numbers_that_json_cannot_hold_are_null() -> None:
+    results = [make_result(make_cell(m), [None] * 60, usd=None, local=False) for m in ("zero_shot", "few_shot")]
+    data = to_json(compare(results, needs=Needs(), prices=Prices(), experiment="x"))
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["arms"][0]["score"]["mean"] is None
+    assert data["arms"][0]["cost_usd"]["per_1k_requests"] is None
+    assert data["verdict"][0]["choose"] is None
+
+
+def test_each_suffix_is_a_form(comparison: Comparison, tmp_path: Path) -> None:
+    for suffix in ("json", "csv", "md", "txt"):
+        write(comparison, tmp_path / f"out.{suffix}")
+    assert json.loads((tmp_path / "out.json").read_text()) == to_json(comparison)
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert [r["arm"] for r in rows] == ["zero_shot", "few_shot !", "retrieved_demos", "sft"]
+    assert "| sft | 0.760 | 0.696 - 0.814 | 200 |" in (tmp_path / "out.md").read_text()
+    assert (tmp_path / "out.txt").read_text() == GOLDEN
+
+
+def test_an_unknown_suffix_is_refused(comparison: Comparison, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no form for \.xls; use \.json, \.csv, \.md, \.txt"):
+        write(comparison, tmp_path / "out.xls")
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [(None, "unpriced"), (0.0, "0"), (0.00014, "0.00014"), (0.042, "0.042"), (1.5, "1.50"), (250, "250")],
+)
+def test_money_keeps_the_digits_that_matter(usd: float | None, text: str) -> None:
+    assert money(usd) == text
+
+
+def test_nothing_of_an_unscored_arm_is_a_number() -> None:
+    comparison = compare(
+        [make_result(make_cell("zero_shot"), [None] * 60)], needs=Needs(), prices=Prices(), experiment="x"
+    )
+    assert math.isnan(comparison.arms[0].score.mean)
+    assert "nan" not in render(comparison)

@@ -1,0 +1,138 @@
+"""Tracking writes a real sqlite store: a parent for the experiment, a child for each cell, from any thread."""
+
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from factories import make_cell, make_result, right
+
+from eval.compare import compare
+from eval.cost import cost_of
+from eval.experiment import Needs, Prices
+from eval.table import render, to_json
+from eval.tracking import Tracker, TrackingError, rows_table, store_uri
+from programs.task import Spent
+
+RESULTS = [
+    make_result(make_cell("zero_shot"), [*right(12, 58), None, None]),
+    make_result(make_cell("sft"), right(40, 60), fit=Spent(seconds=90, train_tokens=5)),
+]
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    """Return a tracker on a store of its own."""
+    return Tracker(tmp_path_factory.mktemp("tracking") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def parent(tracker: Tracker) -> str:
+    """Return the parent run of an experiment."""
+    return tracker.parent("intents", {"seeds": (0,), "note": "x" * 9000})
+
+
+def test_the_same_experiment_keeps_its_parent_run(tracker: Tracker, parent: str) -> None:
+    params = {"seeds": (0,), "note": "x" * 9000}
+    assert tracker.parent("intents", params) == parent
+    assert tracker.parent("intents", params | {"seeds": (1,)}) != parent
+
+
+def test_a_cell_is_a_child_with_params_metrics_rows_and_program(tracker: Tracker, parent: str, tmp_path: Path) -> None:
+    (tmp_path / "fit" / "best").mkdir(parents=True)
+    (tmp_path / "fit" / "best" / "adapter_config.json").write_text("{}")
+    (tmp_path / "program.json").write_text('{"demos": []}')
+    run_id = tracker.result(parent, RESULTS[0], cost_of(RESULTS[0], Prices()), tmp_path)
+    run = tracker.client.get_run(run_id)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["crossover.cell"] == RESULTS[0].key
+    assert run.data.params["method"] == "zero_shot"
+    metrics = run.data.metrics
+    assert (metrics["n"], metrics["failed"], metrics["score"]) == (58, 2, pytest.approx(12 / 58))
+    assert metrics["score_low"] < metrics["score"] < metrics["score_high"]
+    assert {"p50_ms", "p95_ms", "p99_ms", "fit_seconds", "fit_usd", "usd_per_1k"} <= set(metrics)
+    artifacts = {a.path for a in tracker.client.list_artifacts(run_id)}
+    assert artifacts == {"rows.json", "program", "weights"}
+
+
+def test_logging_a_cell_again_keeps_its_run(tracker: Tracker, parent: str, tmp_path: Path) -> None:
+    cost = cost_of(RESULTS[1], Prices())
+    first = tracker.result(parent, RESULTS[1], cost, tmp_path)
+    assert tracker.result(parent, RESULTS[1], cost, tmp_path) == first
+
+
+def test_threads_log_side_by_side(tracker: Tracker, tmp_path: Path) -> None:
+    parent = tracker.parent("threads", {})
+    results = [make_result(make_cell("few_shot", seed=s), right(30 + s, 60)) for s in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(lambda r: tracker.result(parent, r, cost_of(r, Prices()), tmp_path), results))
+    scores = [tracker.client.get_run(i).data.metrics["score"] for i in ids]
+    assert scores == [pytest.approx((30 + s) / 60) for s in range(6)]
+
+
+def test_the_verdict_lies_in_the_parent(tracker: Tracker, parent: str) -> None:
+    results = [make_result(make_cell(m), right(n, 60)) for m, n in (("zero_shot", 12), ("few_shot", 40))]
+    comparison = compare(results, needs=Needs(), prices=Prices(), experiment="intents")
+    tracker.verdict(parent, render(comparison), to_json(comparison))
+    file = tracker.client.download_artifacts(parent, "comparison.json")
+    assert json.loads(Path(file).read_text())["experiment"] == "intents"
+    assert tracker.client.get_run(parent).info.status == "FINISHED"
+
+
+def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    store = Path(tracker.uri.removeprefix("sqlite:///")).parent
+    command = [
+        sys.executable,
+        "-c",
+        f"from eval.cli import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as ui:
+        try:
+            assert ui.stdout is not None
+            assert ui.stdout.readline() == f"MLflow UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                assert answer.status == 200
+        finally:
+            ui.send_signal(signal.SIGINT)
+        assert ui.wait(30) == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+
+
+def test_rows_are_columns_of_equal_length() -> None:
+    table = rows_table(RESULTS[0])
+    assert {len(column) for column in table.values()} == {60}
+    assert table["output"][0] == '{"label": "x"}'
+    assert table["failure"][-1] == "parse: 'nonsense'"
+
+
+def test_nothing_is_said_while_the_store_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        Tracker(tmp_path / "other").parent("quiet", {})
+    assert [
+        r.name for r in caplog.records if r.levelno >= logging.INFO and r.name.startswith(("mlflow", "alembic"))
+    ] == []
+
+
+def test_a_server_that_does_not_answer_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match="Max retries exceeded"):
+        Tracker(tmp_path, "http://127.0.0.1:9").parent("x", {})
+
+
+def test_the_flag_wins_over_the_environment_over_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store_uri(tmp_path, None) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert store_uri(tmp_path, None) == "http://tracking:5000"
+    assert store_uri(tmp_path, "sqlite:///x.db") == "sqlite:///x.db"
