@@ -76,6 +76,8 @@ class Arm:
     warnings: tuple[str, ...] = ()
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
+    recall: float | None = None
+    """Share of the gold passages among those shown at test; None where the task names none."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         tokens=_tokens(results),
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
         integrity=tuple(dict.fromkeys(integrity)),
+        recall=results[0].notes.get("recall"),
     )
 
 

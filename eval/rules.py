@@ -103,6 +103,15 @@ def _too_few(case: Case) -> str:
     return f"{n} test examples are too few to choose by (at least {LEAST_EXAMPLES}): {advice}."
 
 
+def _all_wrong(case: Case) -> str:
+    best = case.ranked[0].score
+    if best.mean > 0:
+        return ""
+    return (
+        f"No arm got any of {best.n} test examples right: the task is beyond this model, or metric and data disagree."
+    )
+
+
 def _indistinct(case: Case) -> str:
     best, *others = case.ranked
     pairs = [case.contrasts[best.name, o.name] for o in others]
@@ -162,6 +171,7 @@ OUT: tuple[tuple[str, Callable[[Arm, Needs], str]], ...] = (
 ABSTAIN: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("no arm is left", _none_left),
     ("fewer than 50 test examples", _too_few),
+    ("no arm got anything right", _all_wrong),
     ("no significant difference, and only one above 0.10 could have been found", _indistinct),
 )
 """Rule 2: the first of these that applies makes the verdict an abstention."""

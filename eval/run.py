@@ -82,6 +82,20 @@ class Work:
     models: dict[ModelSpec, LoadedModel]
     passages: dict[str, Passages]
     started: float = field(default_factory=time.monotonic)
+    usd: float = 0.0
+    """Dollars paid to APIs so far."""
+
+    def spend(self, result: Result) -> None:
+        """Add what a cell paid to APIs."""
+        self.usd += (result.fit.usd or 0.0) + sum(r.usd or 0.0 for r in result.rows)
+        self.progress.spend(self.usd)
+
+    def limit_reached(self) -> str:
+        """Return the limit that forbids another cell, empty when none does."""
+        limits, minutes = self.experiment.limits, (time.monotonic() - self.started) / 60
+        if limits.minutes is not None and minutes >= limits.minutes:
+            return f"{limits.minutes:g} minutes"
+        return f"${limits.usd:g}" if limits.usd is not None and self.usd > 0 and self.usd >= limits.usd else ""
 
     def test(self, cell: Cell) -> list[dspy.Example]:
         """Return the test examples with the passages that the cell may read."""
@@ -132,26 +146,27 @@ def run_experiment(
     groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
     for cell in missing:
         groups.setdefault((cell.task, cell.model), []).append(cell)
-    partial = False
-    number = 0
+    stopped, number = "", 0
     for group in groups.values():
         measured: list[tuple[Result, Probe]] = []
         for cell in group:
-            minutes = experiment.limits.minutes
-            if minutes is not None and time.monotonic() - work.started > 60 * minutes:
-                partial = True
+            stopped = stopped or work.limit_reached()
+            if stopped:
                 continue
             number += 1
             progress.start_cell(number, f"{cell.task} {cell.method.label} seed={cell.seed}")
             if (pair := measure_cell(work, cell)) is not None:
                 measured.append(pair)
+                work.spend(pair[0])
             progress.finish_cell()
         finish_group(work, measured, track)
         results |= {r.key: r for r, _ in measured}
-    if partial:
-        progress.note(f"stopped at {experiment.limits.minutes} minutes: the comparison is partial")
+    if stopped:
+        progress.note(f"warning: stopped at {stopped}, {len(results)} of {len(cells)} cells done: the table is partial")
     if not results:
-        raise UserError("no cell could be measured; see the notes above")
+        raise UserError(
+            f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
+        )
     comparison = compare(
         [results[k] for k in keys if k in results],
         needs=experiment.needs,
@@ -173,7 +188,7 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     except UserError:
         raise
     except Exception as e:
-        work.progress.note(f"{cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
+        work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
         return None
     test = work.test(cell)
     rows, seconds = measure_accuracy(

@@ -104,6 +104,8 @@ def render(comparison: Comparison) -> str:
         arms = [a for a in comparison.arms if a.task == v.task]
         lines += ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples", ""]
         lines += arms_table(arms)
+        for knowledge, recall in sorted({(a.knowledge, a.recall) for a in arms if a.recall is not None}):
+            lines.append(f"passages, {knowledge}: {recall:.3f} of the gold ones are among those shown")
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
         lines += ["", *verdict_lines(v)]
@@ -145,6 +147,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
             "fit": _finite(arm.cost.fit), "per_1k_requests": _finite(arm.cost.per_1k_requests),
             "paid": _finite(arm.cost.paid),
         },
+        "retrieval_recall": arm.recall,
         "warnings": list(arm.warnings),
         "integrity": list(arm.integrity),
         "mlflow_run_id": arm.mlflow_run_ids[0],

@@ -166,7 +166,8 @@ class LocalEngine:
         max_tokens = int(request.config.max_tokens or 64)
         if len(ids) + max_tokens > self.context:
             raise lm15.ContextLengthError(
-                f"prompt of {len(ids)} tokens and {max_tokens} for the answer exceed the model's context of {self.context}"
+                f"prompt of {len(ids)} tokens and {max_tokens} for the answer exceed the model's context "
+                f"of {self.context}"
             )
         _, _, adapter = request.model.partition("+")
         return _Job(ids, adapter, max_tokens, float(request.config.temperature or 0.0), request.config.seed)

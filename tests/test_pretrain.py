@@ -59,8 +59,8 @@ def test_episodes_are_encoded_as_the_chat_template_renders_them(kind: str, corpu
     for _ in range(20):
         episode = getattr(corpus, kind)(rng, levels)
         ids, mask, spans = encoder.episode(episode)
-        turns = [({"role": "user", "content": t.user}, {"role": "assistant", "content": t.answer}) for t in episode.turns]
-        messages = [m for pair in turns for m in pair]
+        turns = [(("user", t.user), ("assistant", t.answer)) for t in episode.turns]
+        messages = [{"role": role, "content": text} for pair in turns for role, text in pair]
         if episode.instruction:
             messages.insert(0, {"role": "system", "content": episode.instruction})
         assert ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]

@@ -96,6 +96,22 @@ def test_an_interrupted_cell_goes_on_from_its_rows(experiment: Path, store: Path
     assert sorted(json.loads(x)["id"] for x in again) == sorted(json.loads(x)["id"] for x in lines)
 
 
+def test_retrieval_recall_is_reported(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rag.yaml"
+    file.write_text(
+        "version: 1\ntasks: [stdlib_rag]\nmodels: [{name: embedded, max_tokens: 4}]\nmethods: [zero_shot]\n"
+    )
+    assert run(file, store, "--limit", "8") == 0
+    assert "of the gold ones are among those shown" in capsys.readouterr().out
+
+
+def test_the_first_limit_stops_the_run_and_says_so(
+    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(experiment, store, "--max-minutes", "0") == 2
+    assert "no cell was measured before the limit of 0 minutes" in capsys.readouterr().err
+
+
 def test_a_gate_fails_with_1_and_says_why(experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(experiment, store, "--only", "zero_shot", "--fail-under", "1.0") == 1
     assert "gate failed: intents: best score" in capsys.readouterr().err

@@ -142,6 +142,12 @@ def test_fewer_than_fifty_examples_abstain_and_say_how_many_more() -> None:
     )
 
 
+def test_arms_that_get_nothing_right_abstain() -> None:
+    v = judge(zero(right(0, 300)), sft(right(0, 300)))
+    assert (v.choose, v.confidence) == (None, "abstain")
+    assert v.because.startswith("No arm got any of 300 test examples right")
+
+
 def test_indistinct_arms_on_a_blunt_test_set_abstain() -> None:
     v = judge(zero(right(40, 80)), sft(right(42, 80, shift=30)))
     assert (v.choose, v.confidence) == (None, "abstain")

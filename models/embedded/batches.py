@@ -102,7 +102,7 @@ UNLOCK: dict[str, Callable[[Levels], bool]] = {
     "neighbour": lambda lv: lv.lookup >= 6,
     "extract": lambda lv: lv.lookup >= 8,
 }
-WEIGHT = {"copy": 0.04, "lookup": 0.2, "describe": 0.2, "many": 0.16, "neighbour": 0.25, "extract": 0.15}
+WEIGHT = {"copy": 0.04, "lookup": 0.2, "describe": 0.2, "many": 0.16, "neighbour": 0.25, "extract": 0.04}
 
 
 def kind_weights(lv: Levels) -> dict[str, float]:
@@ -127,7 +127,7 @@ def grow(lv: Levels, kind: str) -> None:
             lv.noise = min(0.6, lv.noise + 0.03)
         lv.label = min(5, lv.label + 0.15)
         if lv.lookup >= 6:
-            lv.spread = min(40, lv.spread * 1.06)
+            lv.spread = min(40, lv.spread * 1.15)
             lv.noise = max(lv.noise, min(0.3, lv.noise + 0.02))
     elif kind == "describe" and accuracy > 0.8:
         lv.passages = min(7, lv.passages + 0.25)

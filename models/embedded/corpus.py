@@ -48,14 +48,14 @@ class Synset:
     """Key of the first hypernym, or empty."""
 
 
-LEXFILES = (
+LEXFILES = (  # noqa: SIM905
     "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition "
     "noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person "
     "noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation noun.shape noun.state "
     "noun.substance noun.time verb.body verb.change verb.cognition verb.communication verb.competition "
     "verb.consumption verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social "
     "verb.stative verb.weather adj.ppl"
-).split()  # noqa: SIM905
+).split()
 
 
 def read_wordnet(folder: Path) -> dict[str, Synset]:
@@ -229,7 +229,7 @@ class Corpus:
     def neighbour(self, rng: random.Random, lv: Levels) -> Episode:
         """The most similar entries with the label of their class, best last: give the class of the question."""
         assert self.neighbours is not None
-        k = rng.randint(1, max(2, round(lv.spread)))
+        k = rng.randint(1, max(4, round(1.5 * lv.spread)))
         grain = rng.randrange(3)
         while True:
             q = rng.randrange(len(self.synsets))

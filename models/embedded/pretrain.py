@@ -29,21 +29,20 @@ DECAY_SHARE = 0.4
 
 def build_model(config: Config) -> LlamaForCausalLM:
     """Build the untrained model."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocabulary,
-            hidden_size=config.width,
-            intermediate_size=config.feed_forward,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            max_position_embeddings=config.context,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )  # fmt: skip
+    shape = LlamaConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.width,
+        intermediate_size=config.feed_forward,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.context,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     )
+    return LlamaForCausalLM(shape)
 
 
 def nearest_entries(corpus: Corpus, cache: Path, k: int = 30) -> np.ndarray:
@@ -93,7 +92,7 @@ class Training:
         """
         # Copying needs large steps, above all of the embeddings; what comes after needs smaller ones.
         factor = min(1.0, left / DECAY_SHARE) * min(1.0, (self.fresh_steps + 1) / 50)
-        factor *= 1.0 if self.levels.lookup < 2 else 0.4
+        factor *= 1.0 if self.levels.lookup < 2 else 0.2
         for optimizer, lr in ((self.muon, self.config.muon_lr), (self.adam, self.config.adam_lr)):
             optimizer.param_groups[0]["lr"] = lr * factor
         ids, mask = ids.to(self.device), mask.to(self.device)
@@ -132,8 +131,8 @@ class Training:
         lv = self.levels
         accuracy = " ".join(f"{k} {v:.2f}" for k, v in lv.accuracy.items())
         return (
-            f"{minutes:5.1f} min {self.tokens / 1e6:6.2f} M tok {rate:6.0f}/s loss {loss:.3f} | {accuracy} | copy {lv.copy} "
-            f"words {lv.lookup:.1f} noise {lv.noise:.2f} spread {lv.spread:.1f} label {lv.label:.1f} "
+            f"{minutes:5.1f} min {self.tokens / 1e6:6.2f} M tok {rate:6.0f}/s loss {loss:.3f} | {accuracy} | "
+            f"copy {lv.copy} words {lv.lookup:.1f} noise {lv.noise:.2f} spread {lv.spread:.1f} label {lv.label:.1f} "
             f"passages {lv.passages:.1f}"
         )
 

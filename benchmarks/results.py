@@ -1,0 +1,54 @@
+"""Measure the tables of docs/results.md: `python benchmarks/results.py [NAME…]`.
+
+Each table is one `crossover` command; data that cannot be shipped is named by an environment variable, as the example
+says. A table whose data is not there keeps what stands in the document.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "results.md"
+TABLES = {
+    "quickstart": ("crossover run --limit 150", ""),
+    "banking77": ("crossover run examples/banking77.yaml --limit 500", "BANKING77"),
+    "squad": ("crossover run examples/squad.yaml --limit 150", "SQUAD"),
+}
+HEAD = """# Measured results
+
+Every table came out of the command above it, run by `python benchmarks/results.py`. Dollars price this machine at the
+default `machine_hour_usd`. The model is the embedded one: scores compare methods, they are not what a large model
+would reach.
+"""
+
+
+def measure(command: str) -> str:
+    """Return what the command prints, run on a store of its own."""
+    with tempfile.TemporaryDirectory() as store:
+        words = [str(Path(sys.executable).parent / "crossover"), *command.split()[1:], "--store", store]
+        text = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return text.partition("\nevery run, row")[0].strip()
+
+
+def main() -> int:
+    """Measure the tables that are asked for, all by default, and rewrite the document."""
+    text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+    kept = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    for name in sys.argv[1:] or TABLES:
+        command, variable = TABLES[name]
+        if variable and not os.environ.get(variable):
+            print(f"{name}: {variable} is not set; the table stays as it is", file=sys.stderr)
+            continue
+        print(f"{name}: {command}", file=sys.stderr)
+        kept[name] = f"\n`{f'{variable}=… ' if variable else ''}{command}`\n\n```\n{measure(command)}\n```\n\n"
+        body = "".join(f"## {n}\n{kept[n]}" for n in TABLES if n in kept)
+        DOCUMENT.write_text(f"{HEAD}\n{body.rstrip()}\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
