@@ -23,7 +23,7 @@ from models.embedded.batches import Batches, Encoder, grow_levels, train_tokeniz
 from models.embedded.config import CONFIGS, Config
 from models.embedded.corpus import Corpus, Levels
 
-DECAY_SHARE = 0.4
+DECAY_SHARE = 0.7
 """Last part of the time, in which the learning rate falls to zero."""
 
 

@@ -1,0 +1,35 @@
+"""The example files stay valid: each is read with data of the shape that it names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.cli import main
+from eval.parse import QUICKSTART, read_experiment
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ROWS = {
+    "BANKING77": {"text": "card {n} is lost", "label": "card_lost"},
+    "SQUAD": {"question": "what is {n}?", "answers": ["fact {n}"], "gold_passage_ids": ["p0"], "title": "t"},
+}
+
+
+@pytest.mark.parametrize("name", [f.stem for f in sorted(EXAMPLES.glob("*.yaml"))])
+def test_an_example_validates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, row in ROWS.items():
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        (tmp_path / variable).mkdir()
+        for start, split in ((0, "train"), (100, "dev"), (200, "test")):
+            rows = [json.dumps(row | {"id": f"{split}{n}"}).replace("{n}", str(n)) for n in range(start, start + 60)]
+            (tmp_path / variable / f"{split}.jsonl").write_text("\n".join(rows))
+        (tmp_path / variable / "corpus.jsonl").write_text('{"id": "p0", "title": "t", "text": "fact"}')
+    assert main(["validate", str(EXAMPLES / f"{name}.yaml")]) == 0
+
+
+def test_the_quickstart_has_the_arms_that_it_promises() -> None:
+    experiment, problems = read_experiment(QUICKSTART)
+    assert experiment is not None
+    assert problems == []
+    assert {m.name for m in experiment.methods} == {"zero_shot", "few_shot", "many_shot", "retrieved_demos", "sft"}
+    assert len(experiment.tasks) == 2
