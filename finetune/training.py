@@ -150,7 +150,7 @@ def _selector(
     def score(model: Any) -> float:
         was_training = model.training
         model.eval()
-        engine = LocalEngine(model, tokenizer)
+        engine = LocalEngine(model, tokenizer, in_training=True)
         served = local_lm(lm.model + "-in-training", engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"])
         try:
             with dspy.context(lm=served, adapter=context["adapter"]):

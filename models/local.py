@@ -65,9 +65,18 @@ class LocalEngine:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_tokens: int = 16_384
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int = 16_384,
+        in_training: bool = False,
     ) -> None:
-        """Serve `model` in the state and on the device it is in; `batch_tokens` bounds padded tokens a batch."""
+        """Serve `model` on the device it is on; `batch_tokens` bounds padded tokens a batch.
+
+        A model `in_training` is served as it is, its new adapter included: switching would freeze what is trained.
+        """
+        self.in_training = in_training
         self.model: Any = model
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
@@ -89,6 +98,7 @@ class LocalEngine:
         float32 on the CPU, bfloat16 on a GPU.
         """
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -227,6 +237,8 @@ class LocalEngine:
 
         from peft import PeftModel
 
+        if self.in_training:
+            return nullcontext()
         if not isinstance(self.model, PeftModel):
             if adapter:
                 raise ValueError(f"adapter {adapter} is not loaded on this model")

@@ -114,6 +114,7 @@ def test_sft_learns_from_gradient_steps(
     with dspy.context(lm=fitted.lm):
         trained = list(score_examples(fitted.program, intents[:20], metric))
     assert mean_score(trained) > mean_score(untouched) + 0.3
+    assert fitted.notes["val_scores"][-1] > fitted.notes["val_scores"][0]
 
 
 def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
