@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 demo: .venv/demo
-	$(BIN)/crossover run
+	$(BIN)/crossover run --limit 120
 
 test: .venv/dev
 	$(BIN)/pytest
