@@ -42,8 +42,8 @@ def test_batched_answers_equal_single_ones(embedded: LoadedModel) -> None:
         assert list(pool.map(answer, questions)) == single
 
 
-def test_padding_does_not_change_logits(embedded: LoadedModel) -> None:
-    engine = engine_of(embedded.lm)
+def test_padding_does_not_change_logits() -> None:
+    engine = LocalEngine.load(EMBEDDED)
     short, long = engine.encode(ask("a")), engine.encode(ask("a much longer text about a card that is lost"))
     pad = len(long) - len(short)
     ids = torch.tensor([[0] * pad + short, long])
