@@ -14,9 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "results.md"
 TABLES = {
-    "quickstart": ("crossover run --limit 150", ""),
-    "banking77": ("crossover run examples/banking77.yaml --limit 500", "BANKING77"),
-    "squad": ("crossover run examples/squad.yaml --limit 150", "SQUAD"),
+    "quickstart": ("crossover run --limit 120", ""),
+    "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
+    "banking77": ("crossover run examples/banking77.yaml --limit 500 --only zero_shot,retrieved_demos", "BANKING77"),
+    "squad": ("crossover run examples/squad.yaml --limit 150 --only zero_shot,retrieved_demos", "SQUAD"),
 }
 HEAD = """# Measured results
 

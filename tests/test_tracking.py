@@ -91,10 +91,12 @@ def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     store = Path(tracker.uri.removeprefix("sqlite:///")).parent
+    # A process started in the background ignores Ctrl-C, and its children inherit that.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [
         sys.executable,
         "-c",
-        f"from eval.cli import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
+        f"{heed}; from eval.cli import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as ui:
         try:
@@ -104,7 +106,11 @@ def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
                 assert answer.status == 200
         finally:
             ui.send_signal(signal.SIGINT)
-        assert ui.wait(30) == 0
+            try:
+                code = ui.wait(30)
+            finally:
+                ui.kill()
+        assert code == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
 
