@@ -3,6 +3,7 @@
 import hashlib
 import queue
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -127,7 +128,9 @@ class LocalEngine:
         from peft import PeftModel
 
         name = folder_sha256(folder)[:12]
-        with self._lock:
+        with self._lock, warnings.catch_warnings():
+            # PEFT still reads a property that transformers has renamed.
+            warnings.simplefilter("ignore", FutureWarning)
             if not isinstance(self.model, PeftModel):
                 self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name)
             elif name not in self.model.peft_config:
