@@ -47,6 +47,7 @@ def main() -> int:
         print(f"{name}: {command}", file=sys.stderr)
         kept[name] = f"\n`{f'{variable}=… ' if variable else ''}{command}`\n\n```\n{measure(command)}\n```\n\n"
         body = "".join(f"## {n}\n{kept[n]}" for n in TABLES if n in kept)
+        DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(f"{HEAD}\n{body.rstrip()}\n", encoding="utf-8")
     return 0
 
