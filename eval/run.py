@@ -4,8 +4,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,14 +14,12 @@ import dspy
 
 from eval.audit import audit
 from eval.compare import Comparison, compare
-from eval.cost import cost_of
-from eval.experiment import Cell, Experiment, Prices, TaskSpec, plan
+from eval.experiment import Cell, Experiment, TaskSpec, plan
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
 from eval.progress import Progress
+from eval.safe_tracker import SafeTracker
 from eval.splits import Passages, question_text, train_pool
 from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
-from eval.table import render, to_json
-from eval.tracking import Tracker, TrackingError
 from models.load import EMBEDDED, LoadedModel, load_model
 from models.spec import ModelSpec
 from programs.data import load_and_check
@@ -81,6 +78,8 @@ class Work:
     tasks: dict[str, Task]
     models: dict[ModelSpec, LoadedModel]
     passages: dict[str, Passages]
+    identities: dict[str, dict[str, str]]
+    """Task to the hashes of its split and its program: a hash of the whole data, computed once."""
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
@@ -110,8 +109,7 @@ class Work:
     def key(self, cell: Cell) -> str:
         """Return the cell's key."""
         return cell.key(
-            split_sha256=self.tasks[cell.task].split_sha256(),
-            program_sha256=program_sha256(self.tasks[cell.task].program()),
+            **self.identities[cell.task],
             model_sha256=self.models[cell.model].sha256,
             retrieval=self.experiment.retrieval,
             limit=self.experiment.limit,
@@ -136,13 +134,16 @@ def run_experiment(
         raise UserError("\n".join(str(e) for e in errors))
     models = {m: load_model(m) for m in experiment.models}
     passages = {n: Passages(t, experiment.retrieval, store / "passages") for n, t in tasks.items()}
-    work = Work(experiment, store, threads, progress, tasks, models, passages)
+    identities = {
+        n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())} for n, t in tasks.items()
+    }
+    work = Work(experiment, store, threads, progress, tasks, models, passages, identities)
     cells = plan(experiment)
     keys = [work.key(c) for c in cells]
     results = {k: r for k in keys if (r := load_result(store, k)) is not None}
     missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
     progress.total_cells = len(missing)
-    track = Track(experiment, store, tracking_uri, progress) if missing else None
+    track = SafeTracker(experiment, store, tracking_uri, progress) if missing else None
     groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
     for cell in missing:
         groups.setdefault((cell.task, cell.model), []).append(cell)
@@ -196,7 +197,8 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     )
     recall = passages.recall(test, cell.knowledge.test)
     result = Result(
-        key=key, cell=cell, split_sha256=task.split_sha256(), rows=rows, serve_seconds=seconds, latency=Latency((), 1),
+        key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
+        rows=rows, serve_seconds=seconds, latency=Latency((), 1),
         fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"recall": recall}),
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
@@ -232,7 +234,7 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     return fitted
 
 
-def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: "Track | None") -> None:
+def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTracker | None) -> None:
     """Time the group's arms side by side, then write and track their results."""
     if not measured:
         return
@@ -243,41 +245,3 @@ def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: "Track
         if track is not None:
             track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
         save_result(work.store, result)
-
-
-class Track:
-    """Tracking that never stops a run: what goes wrong becomes a warning, once."""
-
-    def __init__(self, experiment: Experiment, store: Path, tracking_uri: str | None, progress: Progress) -> None:
-        """Open the tracking store and the experiment's parent run."""
-        self.progress, self.parent = progress, ""
-        self.tracker: Tracker | None = None
-        self._try(lambda: self._open(experiment, store, tracking_uri))
-
-    def _open(self, experiment: Experiment, store: Path, tracking_uri: str | None) -> None:
-        tracker = Tracker(store, tracking_uri)
-        self.parent = tracker.parent(experiment.name, {k: v for k, v in asdict(experiment).items() if k != "file"})
-        self.tracker = tracker
-
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except TrackingError as e:
-            self.tracker = None
-            self.progress.note(f"warning: MLflow: {e}; the rows are in the store, tracking is off for this run")
-
-    def result(self, result: Result, prices: Prices, folder: Path) -> None:
-        """Track a measured cell and remember its run id."""
-        if self.tracker is not None:
-            tracker = self.tracker
-
-            def log() -> None:
-                result.mlflow_run_id = tracker.result(self.parent, result, cost_of(result, prices), folder)
-
-            self._try(log)
-
-    def verdict(self, comparison: Comparison) -> None:
-        """Track the comparison."""
-        if self.tracker is not None:
-            tracker = self.tracker
-            self._try(lambda: tracker.verdict(self.parent, render(comparison), to_json(comparison)))

@@ -1,10 +1,11 @@
 """Demonstrations: which examples go into a prompt, and proof that none is the one being asked."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dspy
+
+from programs.splits import fold
 
 
 def fields_of(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any] | None:
@@ -39,11 +40,9 @@ def with_demos(program: dspy.Module, examples: Sequence[dspy.Example]) -> dspy.M
     return adapted
 
 
-def question_key(inputs: dict[str, Any]) -> str:
-    """Return what makes two questions the same: every input but the passages, which depend on retrieval."""
-    return json.dumps(
-        {k: v for k, v in inputs.items() if k != "passages"}, sort_keys=True, ensure_ascii=False, default=str
-    )
+def question_key(inputs: Mapping[str, Any]) -> str:
+    """Return what makes two questions the same: every input, folded, but the passages, which depend on retrieval."""
+    return "\n".join(f"{k}: {fold(str(v))}" for k, v in sorted(inputs.items()) if k != "passages")
 
 
 def count_that_fit(program: dspy.Module, examples: Sequence[dspy.Example], fits: Callable[[dspy.Module], bool]) -> int:

@@ -5,10 +5,10 @@ from itertools import zip_longest
 
 import dspy
 
+from programs.demos import question_key
 from programs.fields import answers_of
 from programs.modules.classify import Classify
 from programs.rows import fault, few, one_line
-from programs.splits import fold
 from programs.task import Problem, Task
 
 FEWEST_TEST = 50
@@ -32,9 +32,9 @@ def validate(task: Task) -> list[Problem]:
     return problems
 
 
-def question_key(task: Task, example: dspy.Example) -> str:
-    """Return the inputs as they count for equality."""
-    return "\n".join(fold(str(example[name])) for name in task.inputs)
+def _asked(task: Task, example: dspy.Example) -> dict[str, object]:
+    """Return the example's inputs."""
+    return {name: example[name] for name in task.inputs}
 
 
 def _at(task: Task, example: dspy.Example) -> str:
@@ -53,10 +53,10 @@ def _repeated_ids(task: Task) -> Iterator[Problem]:
 
 def _shared_questions(task: Task) -> Iterator[Problem]:
     """Yield the test questions that also stand in train or val."""
-    train = {question_key(task, e): e for e in reversed(task.train)}
-    val = {question_key(task, e): e for e in reversed(task.val)}
+    train = {question_key(_asked(task, e)): e for e in reversed(task.train)}
+    val = {question_key(_asked(task, e)): e for e in reversed(task.val)}
     for example in task.test:
-        key = question_key(task, example)
+        key = question_key(_asked(task, example))
         for name, others in (("train", train), ("val", val)):
             if key in others:
                 what = f"this test question also stands in {name} ({_at(task, others[key])})"
@@ -65,9 +65,9 @@ def _shared_questions(task: Task) -> Iterator[Problem]:
 
 def _val_in_train(task: Task) -> Iterator[Problem]:
     """Yield the val questions that also stand in train: selection would favour what remembers them."""
-    train = {question_key(task, e): e for e in reversed(task.train)}
+    train = {question_key(_asked(task, e)): e for e in reversed(task.train)}
     for example in task.val:
-        if other := train.get(question_key(task, example)):
+        if other := train.get(question_key(_asked(task, example))):
             what = f"this val question also stands in train ({_at(task, other)})"
             yield Problem("warning", _at(task, example), what, "remove it from train, or val will favour memory")
 

@@ -101,8 +101,9 @@ UNLOCK: dict[str, Callable[[Levels], bool]] = {
     "many": lambda lv: lv.lookup >= 6,
     "neighbour": lambda lv: lv.lookup >= 6,
     "extract": lambda lv: lv.lookup >= 8,
+    "recall": lambda lv: lv.lookup >= 8,
 }
-WEIGHT = {"copy": 0.04, "lookup": 0.2, "describe": 0.2, "many": 0.16, "neighbour": 0.25, "extract": 0.04}
+WEIGHT = {"copy": 0.04, "lookup": 0.2, "describe": 0.2, "many": 0.16, "neighbour": 0.25, "extract": 0.04, "recall": 0.1}
 
 
 def kind_weights(lv: Levels) -> dict[str, float]:

@@ -32,6 +32,11 @@ INSTRUCTIONS = [
     "Classify the text.", "Give the label.", "Name the category.", "Answer the question from the passages.",
     "Answer with the name.", "Choose the right label for the text.", "Give a short answer.",
 ]  # fmt: skip
+RECALL = [
+    "Name the field of the thing described.",
+    "Name the kind of the thing described.",
+    "Name the thing described.",
+]
 
 
 @dataclass
@@ -326,6 +331,21 @@ class Corpus:
             if answer:
                 turns.append(Turn(f"passages: {passages}\nquestion: {asked}?", answer))
         return Episode("extract", turns or [Turn("text: yes", "yes")], self._instruction(rng))
+
+    def recall(self, rng: random.Random, lv: Levels) -> Episode:
+        """Definitions and their field, their kind or their own word: nothing but the weights can tell.
+
+        This is what makes a text's meaning readable at the place where the answer begins; a model trained on look-up
+        alone compares texts, and fine-tuning finds no features to build on.
+        """
+        grain, name, turns = rng.randrange(3), rng.choice(INPUT_NAMES), []
+        for _ in range(rng.choice([1, 1, 2, 4, 8, 16])):
+            s = rng.choice(self.synsets)
+            parent = self.by_key.get(s.parent)
+            answer = [s.category, (parent or s).words[0], s.words[0]][grain]
+            text = self.corrupt(rng, " ".join(s.definition.split()[:30]), lv.noise * rng.random() / 2)
+            turns.append(Turn(f"{name}: {text}", answer))
+        return Episode("recall", turns, RECALL[grain])
 
     def _passage_group(self, rng: random.Random, n: int) -> list[int]:
         """Return n entries, similar ones as often as not: what a retriever brings is alike."""

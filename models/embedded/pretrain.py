@@ -21,10 +21,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from models.embedded.batches import Batches, Encoder, grow_levels, train_tokenizer
 from models.embedded.config import CONFIGS, Config
-from models.embedded.corpus import Corpus, Levels
+from models.embedded.corpus import SPECIAL, USER, Corpus, Levels
 
 DECAY_SHARE = 0.7
 """Last part of the time, in which the learning rate falls to zero."""
+TEXT_SHARE, TEXT_WEIGHT = 0.12, 0.25
+"""Share of the tokens outside of answers that carry loss too, once look-up works, and the weight of their mean: they
+teach what words mean; all of them would double the work, for the vocabulary is half of it."""
 
 
 def build_model(config: Config) -> LlamaForCausalLM:
@@ -70,6 +73,7 @@ class Training:
     def __init__(self, config: Config, tokenizer: PreTrainedTokenizerFast, out: Path, device: str) -> None:
         """Start anew, or where the run in `out` stopped."""
         self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
+        self.user_id = int(tokenizer.convert_tokens_to_ids(USER))
         self.model: Any = build_model(config).to(device)
         named = [(n, p) for n, p in self.model.named_parameters() if "lm_head" not in n]
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
@@ -88,7 +92,7 @@ class Training:
         """Take one step on ids (B, T) with loss where mask (B, T) is true; `left` is the share of time left.
 
         Returns:
-            The loss, and for each token (B, T) whether it was predicted and right.
+            The loss on the answers, and for each token (B, T) whether it was predicted and right.
         """
         # Copying needs large steps, above all of the embeddings; what comes after needs smaller ones.
         factor = min(1.0, left / DECAY_SHARE) * min(1.0, (self.fresh_steps + 1) / 50)
@@ -98,10 +102,15 @@ class Training:
         ids, mask = ids.to(self.device), mask.to(self.device)
         with torch.autocast(self.device, dtype=torch.bfloat16):
             hidden = self.model.model(input_ids=ids[:, :-1]).last_hidden_state
-            # The vocabulary is half of the model's work: only answers pass through it.
+            # The vocabulary is half of the model's work: only answers, and a few other tokens, pass through it.
             logits = self.model.lm_head(hidden[mask[:, 1:]])
+            text = self._text_sample(ids, mask)
+            text_logits = self.model.lm_head(hidden[text])
         target = ids[:, 1:][mask[:, 1:]]
         loss: Any = torch.nn.functional.cross_entropy(logits.float(), target)
+        answer_loss = float(loss.detach())
+        if len(text_logits):
+            loss = loss + TEXT_WEIGHT * torch.nn.functional.cross_entropy(text_logits.float(), ids[:, 1:][text])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
         for optimizer in (self.muon, self.adam):
@@ -110,7 +119,15 @@ class Training:
         self.steps, self.fresh_steps, self.tokens = self.steps + 1, self.fresh_steps + 1, self.tokens + ids.numel()
         right = torch.zeros_like(mask)
         right[mask] = logits.argmax(-1) == target
-        return float(loss.detach()), right.cpu()
+        return answer_loss, right.cpu()
+
+    def _text_sample(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Choose which tokens outside of answers carry loss, (B, T - 1); none while look-up is being learned."""
+        if self.levels.lookup < 8:
+            return torch.zeros_like(mask[:, 1:])
+        drawn = torch.rand(ids[:, 1:].shape, device=self.device) < TEXT_SHARE
+        prose = (ids == self.user_id).any(1, keepdim=True)  # random tokens to copy are no text
+        return drawn & prose & ~mask[:, 1:] & (ids[:, 1:] >= len(SPECIAL))
 
     def save(self) -> None:
         """Write what a resumed run needs, in float32, and the model as it ships: bf16 safetensors and tokenizer."""
