@@ -161,9 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"  {engine_rate / single:5.1f}  {engine_rate / batched:5.1f}  {floor_rate / engine_rate:16.2f}",
             flush=True,
         )
-    print(
-        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, {torch.get_num_threads()} threads"
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"peak memory {peak:.2f} GB, {torch.get_num_threads()} threads")
     return 0
 
 
