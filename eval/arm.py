@@ -8,6 +8,7 @@ from typing import Literal
 from eval.cost import Cost, cost_of, mean_cost, request_costs
 from eval.experiment import Cell, Prices
 from eval.measure import Result
+from eval.seeds import widen_estimate
 from eval.stats import Difference, Estimate, Finding, quantile_interval, score_interval
 from programs.task import UserError
 
@@ -78,6 +79,8 @@ class Arm:
     """Checks of a fair comparison that failed."""
     recall: float | None = None
     """Share of the gold passages among those shown at test; None where the task names none."""
+    by_seed: tuple[Mapping[str, float], ...] = ()
+    """Example id to score, one mapping a seed, in the order of `seeds`; failed examples are absent."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,10 @@ def _names(cells: Sequence[Cell]) -> list[str]:
 def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     """Return the arm that these results, one a seed, make together."""
     cell, rows = results[0].cell, [row for r in results for row in r.rows]
-    by_id: dict[str, list[float]] = {}
-    for row in rows:
-        if row.score is not None:
-            by_id.setdefault(row.id, []).append(row.score)
-    scores = {i: sum(s) / len(s) for i, s in by_id.items()}
+    by_seed = tuple({row.id: row.score for row in r.rows if row.score is not None} for r in results)
+    scores = _mean_scores(by_seed)
     clusters = results[0].clusters
+    among = [clusters[i] for i in scores] if clusters else None
     failed = sum(row.score is None for row in rows)
     integrity = [f for r in results for f in r.integrity]
     if failed > MOST_FAILED * len(rows):
@@ -170,7 +171,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         mlflow_run_ids=tuple(r.mlflow_run_id for r in results),
         scores=scores,
         clusters=clusters,
-        score=score_interval(list(scores.values()), clusters=[clusters[i] for i in scores] if clusters else None),
+        score=widen_estimate(score_interval(list(scores.values()), clusters=among), by_seed),
         rows=len(rows),
         failed=failed,
         cost=mean_cost([cost_of(r, prices) for r in results]),
@@ -180,7 +181,19 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
         integrity=tuple(dict.fromkeys(integrity)),
         recall=results[0].notes.get("recall"),
+        by_seed=by_seed,
     )
+
+
+def _mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """Return each example's mean over the seeds that scored it."""
+    if len(by_seed) == 1:
+        return by_seed[0]
+    gathered: dict[str, list[float]] = {}
+    for scores in by_seed:
+        for i, score in scores.items():
+            gathered.setdefault(i, []).append(score)
+    return {i: sum(s) / len(s) for i, s in gathered.items()}
 
 
 def _request_usd(results: Sequence[Result], prices: Prices) -> dict[str, float] | None:

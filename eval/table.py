@@ -108,6 +108,7 @@ def render(comparison: Comparison) -> str:
             lines.append(f"passages, {knowledge}: {recall:.3f} of the gold ones are among those shown")
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
+        lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
         lines += ["", *verdict_lines(v)]
         planned = [c for c in comparison.contrasts if c.task == v.task and v.choose in (c.a, c.b)]
         if planned:
@@ -171,6 +172,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for c in comparison.contrasts
         ],
+        "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
         "verdict": [
             {
                 "task": v.task, "choose": v.choose, "because": v.because, "confidence": v.confidence,
