@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 from eval.cost import Cost, cost_of, mean_cost, request_costs
 from eval.experiment import Cell, Prices
+from eval.ledger import adapts_weights
 from eval.measure import Result
 from eval.seeds import widen_estimate
 from eval.stats import Difference, Estimate, Finding, quantile_interval, score_interval
@@ -113,7 +113,7 @@ def arms_of(results: Sequence[Result], prices: Prices) -> list[Arm]:
 
 def kind_of(method: str) -> Kind:
     """Return `weights` for a method that has a file in finetune/, `context` for any other."""
-    return "weights" if method.isidentifier() and find_spec(f"finetune.{method}") else "context"
+    return "weights" if adapts_weights(method) else "context"
 
 
 def _same_examples(results: Sequence[Result]) -> None:

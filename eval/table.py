@@ -146,7 +146,8 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "tokens": {"prompt": arm.tokens.prompt, "cached": arm.tokens.cached, "completion": arm.tokens.completion},
         "cost_usd": {
             "fit": _finite(arm.cost.fit), "per_1k_requests": _finite(arm.cost.per_1k_requests),
-            "paid": _finite(arm.cost.paid),
+            "paid": _finite(arm.cost.paid), "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
+            "hosting_per_month": _finite(arm.cost.hosting_per_month),
         },
         "retrieval_recall": arm.recall,
         "warnings": list(arm.warnings),
