@@ -1,13 +1,14 @@
 """One arm of a comparison: what was measured of a method on a task, over its seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from eval.cost import Cost, cost_of, mean_cost, request_costs
 from eval.experiment import Cell, Prices
 from eval.ledger import adapts_weights
 from eval.measure import Result
+from eval.secondary import mean_secondary
 from eval.seeds import widen_estimate
 from eval.stats import Difference, Estimate, Finding, quantile_interval, score_interval
 from programs.task import UserError
@@ -79,6 +80,8 @@ class Arm:
     """Checks of a fair comparison that failed."""
     recall: float | None = None
     """Share of the gold passages among those shown at test; None where the task names none."""
+    secondary: Mapping[str, float] = field(default_factory=dict)
+    """Measures that the task is not scored by: macro-F1, knowledge-F1; the mean over seeds."""
     by_seed: tuple[Mapping[str, float], ...] = ()
     """Example id to score, one mapping a seed, in the order of `seeds`; failed examples are absent."""
 
@@ -181,6 +184,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
         integrity=tuple(dict.fromkeys(integrity)),
         recall=results[0].notes.get("recall"),
+        secondary=mean_secondary([r.notes for r in results]),
         by_seed=by_seed,
     )
 

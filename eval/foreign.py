@@ -79,7 +79,7 @@ def read_scores(file: Path) -> list[Result]:
     return [
         Result(
             key=f"{file.stem}-{seed}",
-            cell=Cell("scores", ModelSpec("scores"), name, None, Knowledge(), seed),
+            cell=Cell("scores", ModelSpec("other tool"), name, None, Knowledge(), seed),
             split_sha256="",
             rows=list(rows.values()),
             serve_seconds=0.0,

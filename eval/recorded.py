@@ -47,7 +47,7 @@ def read_recorded(store: Path, name: str | None = None) -> Recorded:
     else:
         file = _folder(store) / f"{_file_name(name)}.json"
         if file not in files:
-            raise UserError(f"{store}: no run is named {name!r}; use one of {', '.join(f.stem for f in files)}")
+            raise UserError(f"{store}: no run is named {name!r}; use one of {', '.join(sorted(f.stem for f in files))}")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         needs, prices = Needs(**facts["needs"]), Prices(**facts["prices"])

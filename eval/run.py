@@ -19,6 +19,7 @@ from eval.measure import Latency, Probe, Result, measure_accuracy, measure_laten
 from eval.progress import Progress
 from eval.recorded import record
 from eval.safe_tracker import SafeTracker
+from eval.secondary import secondary
 from eval.splits import Passages, question_text, train_pool
 from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
 from models.load import EMBEDDED, LoadedModel, load_model
@@ -201,7 +202,8 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     result = Result(
         key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
-        fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"recall": recall}),
+        fit=fitted.spent, local=model.local,
+        notes=fitted.notes | ({} if recall is None else {"recall": recall}) | {"secondary": secondary(task, test, rows)},
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
     )  # fmt: skip

@@ -106,6 +106,9 @@ def render(comparison: Comparison) -> str:
         lines += arms_table(arms)
         for knowledge, recall in sorted({(a.knowledge, a.recall) for a in arms if a.recall is not None}):
             lines.append(f"passages, {knowledge}: {recall:.3f} of the gold ones are among those shown")
+        for measure in sorted({m for a in arms for m in a.secondary}):
+            values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
+            lines += wrapped(f"{measure}: {values}", "")
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
         lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
@@ -150,6 +153,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
             "hosting_per_month": _finite(arm.cost.hosting_per_month),
         },
         "retrieval_recall": arm.recall,
+        "secondary": {name: _finite(value) for name, value in arm.secondary.items()},
         "warnings": list(arm.warnings),
         "integrity": list(arm.integrity),
         "mlflow_run_id": arm.mlflow_run_ids[0],
