@@ -56,8 +56,10 @@ class Racer:
         for column in np.nan_to_num(scores).T:
             self._bet(column)
         beaten = self.alive & (self._against() >= 1 / self.alpha)
-        if (self.alive & ~beaten).any():
-            self.alive &= ~beaten
+        if (beaten == self.alive).all():
+            # Within a margin arms can beat each other; the one that leads goes on.
+            beaten[int(np.argmax(np.where(self.alive, self.lead.sum(axis=1), -np.inf)))] = False
+        self.alive &= ~beaten
         return self.alive
 
     def _bet(self, column: Floats) -> None:

@@ -199,11 +199,12 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
         fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
     )
     recall = passages.recall(test, cell.knowledge.test)
+    measures = {"secondary": secondary(task, test, rows)} | ({} if recall is None else {"recall": recall})
     result = Result(
         key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
         fit=fitted.spent, local=model.local,
-        notes=fitted.notes | ({} if recall is None else {"recall": recall}) | {"secondary": secondary(task, test, rows)},
+        notes=fitted.notes | measures,
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
     )  # fmt: skip

@@ -102,11 +102,11 @@ def test_a_cell_that_is_gone_is_named(recorded: Path) -> None:
     [
         (
             ["recommend"],
-            "error: mlruns: no finished run is recorded here; `crossover run` first, or name the --store\n",
+            "error: mlruns: no finished run is recorded here; `crossover run` first, or name the --store",
         ),
-        (["compare", "a.jsonl"], "error: compare a.jsonl: one run alone; name two or more\n"),
-        (["compare", "a", "b"], "error: a: neither a file nor a finished cell of mlruns; see `crossover ls runs`\n"),
-        (["compare", "a", "a"], "error: a a: one stands twice; name different runs or files\n"),
+        (["compare", "a.jsonl"], "error: compare a.jsonl: one run alone; name two or more"),
+        (["compare", "a", "b"], "error: a: neither a file nor a finished cell of mlruns; see `crossover ls runs`"),
+        (["compare", "a", "a"], "error: a a: one stands twice; name different runs or files"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(
@@ -114,7 +114,7 @@ def test_what_cannot_be_judged_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
-    assert capsys.readouterr().err == message
+    assert capsys.readouterr().err == message + "\n"
     assert list(tmp_path.iterdir()) == []
 
 
