@@ -1,8 +1,8 @@
 """Record the two experiments of tests/fixtures: `python benchmarks/record_fixtures.py [NAME…]`.
 
 Both are real runs of the embedded model on invented data, a minute or two each. In `openings` the first word tells the
-label and a demonstration with that word is always near, so that showing it is best. In `wanted` the answer is the noun
-after `want`: trained weights learn to read it off, demonstrations are copied with an answer that is not in the question.
+label, and a demonstration with that word is always near, so that showing it is best. In `wanted` the answer is the noun
+after `want`: trained weights learn to read it off, while answers are copied from demonstrations of another question.
 """
 
 import json

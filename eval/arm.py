@@ -1,6 +1,6 @@
 """One arm of a comparison: what was measured of a method on a task, over its seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,6 +8,7 @@ from eval.cost import Cost, cost_of, mean_cost, request_costs
 from eval.experiment import Cell, Prices
 from eval.ledger import adapts_weights
 from eval.measure import Result
+from eval.rows import Rows
 from eval.secondary import mean_secondary
 from eval.seeds import widen_estimate
 from eval.stats import Difference, Estimate, Finding, quantile_interval, score_interval
@@ -122,8 +123,9 @@ def kind_of(method: str) -> Kind:
 def _same_examples(results: Sequence[Result]) -> None:
     """Refuse results of one task that were not measured on the same split and the same test examples."""
     first = results[0]
+    ids = set(Rows.of(first.rows).ids)
     for other in results[1:]:
-        if other.split_sha256 != first.split_sha256 or {r.id for r in other.rows} != {r.id for r in first.rows}:
+        if other.split_sha256 != first.split_sha256 or set(Rows.of(other.rows).ids) != ids:
             pair = f"{first.cell.method.label!r} and {other.cell.method.label!r}"
             splits = (
                 f"{len(first.rows)} of split {first.split_sha256[:8]}, {len(other.rows)} of {other.split_sha256[:8]}"
@@ -152,15 +154,15 @@ def _names(cells: Sequence[Cell]) -> list[str]:
 
 def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     """Return the arm that these results, one a seed, make together."""
-    cell, rows = results[0].cell, [row for r in results for row in r.rows]
-    by_seed = tuple({row.id: row.score for row in r.rows if row.score is not None} for r in results)
+    cell, tables = results[0].cell, [Rows.of(r.rows) for r in results]
+    by_seed = tuple(dict(t.scored()) for t in tables)
     scores = _mean_scores(by_seed)
     clusters = results[0].clusters
     among = [clusters[i] for i in scores] if clusters else None
-    failed = sum(row.score is None for row in rows)
+    failed, rows = sum(t.failed for t in tables), sum(map(len, tables))
     integrity = [f for r in results for f in r.integrity]
-    if failed > MOST_FAILED * len(rows):
-        integrity.append(f"{failed} of {len(rows)} rows failed, more than {MOST_FAILED:.0%}; see their failure column")
+    if failed > MOST_FAILED * rows:
+        integrity.append(f"{failed} of {rows} rows failed, more than {MOST_FAILED:.0%}; see their failure column")
     return Arm(
         name=name,
         task=cell.task,
@@ -175,7 +177,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         scores=scores,
         clusters=clusters,
         score=widen_estimate(score_interval(list(scores.values()), clusters=among), by_seed),
-        rows=len(rows),
+        rows=rows,
         failed=failed,
         cost=mean_cost([cost_of(r, prices) for r in results]),
         request_usd=_request_usd(results, prices),
@@ -217,13 +219,9 @@ def _quantiles(results: Sequence[Result]) -> Quantiles:
 
 def _tokens(results: Sequence[Result]) -> Tokens:
     """Return the mean over seeds of the tokens of the accuracy pass."""
-    rows = [row for r in results for row in r.rows]
+    tables = [Rows.of(r.rows) for r in results]
 
-    def mean(counts: Iterable[int]) -> int:
-        return round(sum(counts) / len(results))
+    def mean(name: str) -> int:
+        return round(sum(sum(t.counts[name]) for t in tables) / len(tables))
 
-    return Tokens(
-        prompt=mean(r.prompt_tokens for r in rows),
-        cached=mean(r.cached_tokens for r in rows),
-        completion=mean(r.completion_tokens for r in rows),
-    )
+    return Tokens(prompt=mean("prompt_tokens"), cached=mean("cached_tokens"), completion=mean("completion_tokens"))

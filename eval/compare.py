@@ -82,8 +82,10 @@ def difference_of(a: Arm, b: Arm) -> Difference:
     return widen_difference(difference, *difference_error(*seeds))
 
 
-def _shared(a: Arm, b: Arm) -> tuple[dict[str, float], dict[str, float]]:
+def _shared(a: Arm, b: Arm) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Return both arms' scores on the examples that both scored, in one order."""
+    if a.scores.keys() == b.scores.keys():
+        return a.scores, b.scores
     ids = [i for i in a.scores if i in b.scores]
     return {i: a.scores[i] for i in ids}, {i: b.scores[i] for i in ids}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from eval.experiment import Needs, Prices
 from eval.ledger import ledger_of, machine_usd
 from eval.measure import Result
+from eval.rows import Rows
 from eval.stats import mean_interval
 
 
@@ -64,15 +65,14 @@ def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
     A local model is batched, so a request has no seconds of its own: the wall time of the accuracy pass is shared out
     by the tokens that each request sent and got.
     """
+    rows = Rows.of(result.rows)
+    if rows.unpriced:
+        return None
     machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
-    tokens = [row.prompt_tokens + row.completion_tokens for row in result.rows]
+    tokens = [p + c for p, c in zip(rows.counts["prompt_tokens"], rows.counts["completion_tokens"], strict=True)]
     total = sum(tokens)
-    costs: dict[str, float] = {}
-    for row, count in zip(result.rows, tokens, strict=True):
-        if row.usd is None:
-            return None
-        costs[row.id] = row.usd + machine * (count / total if total else 1 / len(tokens))
-    return costs
+    shares = (count / total for count in tokens) if total else (1 / len(tokens) for _ in tokens)
+    return {i: usd + machine * share for i, usd, share in zip(rows.ids, rows.usd, shares, strict=True)}
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
