@@ -56,7 +56,7 @@ def read_scores(file: Path) -> list[Result]:
     """
     by_seed: dict[int, dict[str, Row]] = {}
     clusters: dict[str, str] = {}
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 where = f"{file}:{number}"

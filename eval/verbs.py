@@ -62,9 +62,7 @@ def recommend(run: str | None, store: Path, as_json: bool, volume: float | None,
     wanted = replace(found.needs, **given)
     if wanted.max_usd_per_month is not None and wanted.volume_per_month is None:
         raise UserError(f"--max-usd-per-month {wanted.max_usd_per_month:g} without a volume; add --volume")
-    comparison = compare_results(
-        found.results, needs=wanted, prices=found.prices, experiment=found.experiment
-    )  # fmt: skip
+    comparison = compare_results(found.results, needs=wanted, prices=found.prices, experiment=found.experiment)
     show(comparison, as_json=as_json)
     if not as_json:
         for task, cells in sensitivity(comparison, found.results, needs=wanted, prices=found.prices).items():

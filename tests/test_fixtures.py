@@ -13,7 +13,6 @@ import pytest
 from eval.arm import Arm
 from eval.cli import main
 from eval.compare import Comparison, compare
-from eval.experiment import Needs
 from eval.racing import race_of_means
 from eval.recorded import Recorded, read_recorded
 from eval.verdict import Verdict
@@ -21,11 +20,9 @@ from eval.verdict import Verdict
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-def judge(name: str, needs: Needs | None = None) -> tuple[Recorded, Comparison, Verdict]:
+def judge(name: str) -> tuple[Recorded, Comparison, Verdict]:
     found = read_recorded(FIXTURES / name)
-    comparison = compare(
-        found.results, needs=needs or found.needs, prices=found.prices, experiment=found.experiment
-    )  # fmt: skip
+    comparison = compare(found.results, needs=found.needs, prices=found.prices, experiment=found.experiment)
     return found, comparison, comparison.verdicts[0]
 
 

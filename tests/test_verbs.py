@@ -162,6 +162,7 @@ def test_seeds_and_clusters_of_a_file_count(tmp_path: Path) -> None:
         ("[1]", r"a.jsonl:1: no `id` and `score` \(list\)"),
         ("not json", "a.jsonl:1: not JSON"),
         ("", "a.jsonl: no rows"),
+        ("\udcff\udcfe", "a.jsonl:1: not JSON"),
         ('{"id": 1, "score": 1, "seed": "a"}', "a.jsonl:1: seed 'a' is not a whole number"),
         ('{"id": 1, "score": 1, "usd": -1}', "a.jsonl:1: usd -1 is not a number from 0 up"),
         ('{"id": 1, "score": 1}\n{"id": 2, "score": 1, "seed": 1}', "seed 1 has other ids than the first seed"),
@@ -169,7 +170,7 @@ def test_seeds_and_clusters_of_a_file_count(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(text)
+    (tmp_path / "a.jsonl").write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=message):
         read_scores(tmp_path / "a.jsonl")
 
