@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from eval.measure import Latency, Result
 from eval.recorded import record
 from eval.store import cell_folder, save_result
 from models.spec import ModelSpec
-from programs.score import Row
 from programs.task import Spent
 
 
@@ -40,9 +38,11 @@ def write_cell(store: Path, number: int, rows: int, rng: np.random.Generator) ->
     right, tokens = rng.random(rows) < 0.5 + 0.03 * number, rng.integers(50, 400, rows)
     with (cell_folder(store, key) / "rows.jsonl").open("w", encoding="utf-8") as file:
         for i in range(rows):
-            output = {"label": f"label {i % 77}"}
-            row = Row(f"test-{i}", float(right[i]), "", int(tokens[i]), 0, 3, 1, 0.123, 0.0, output)
-            file.write(json.dumps(asdict(row)) + "\n")
+            file.write(
+                f'{{"id": "test-{i}", "score": {float(right[i])}, "failure": "", "prompt_tokens": {tokens[i]}, '
+                f'"cached_tokens": 0, "completion_tokens": 3, "calls": 1, "seconds": 0.123, "usd": 0.0, '
+                f'"output": {{"label": "label {i % 77}"}}}}\n'
+            )
     return key
 
 
