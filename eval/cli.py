@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.verbs import compare, recommend
+
 if TYPE_CHECKING:
     from eval.compare import Comparison
     from eval.experiment import Experiment
@@ -268,6 +270,10 @@ def doctor(store: Path) -> int:
         bad += not ok
         click.echo(f"{'ok ' if ok else 'BAD'}  {name:<18} {text}")
     return EXIT_CANNOT_RUN if bad else 0
+
+
+crossover.add_command(compare)
+crossover.add_command(recommend)
 
 
 if __name__ == "__main__":

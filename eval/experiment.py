@@ -84,6 +84,8 @@ class Needs:
     min_score: float | None = None
     max_p95_ms: float | None = None
     max_usd_per_month: float | None = None
+    refresh_months: float = 12.0
+    """Months until the arm is fitted anew; fitting is spread over them in monthly costs."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,20 @@ class Prices:
 
     machine_hour_usd: float = 0.50
     """An hour of the machine that runs local models. The default is a rough price of a small cloud machine."""
+    label_usd: float = 0.0
+    """A labelled example; an arm is charged for those that its fitting needs."""
+    tuned_hosting_usd_per_month: float = 0.0
+    """What a fine-tuned model costs a month however little it is asked: a GPU of its own."""
+    input_usd_per_million: float | None = None
+    """A million prompt tokens of the API that would serve, for the table of prefix caching."""
+    output_usd_per_million: float | None = None
+    """A million answer tokens of that API."""
+    cache_read: float = 0.1
+    """Price of a prompt token read from the provider's cache, as a share of the full price."""
+    cache_write: float = 1.25
+    """Price of a prompt token written to it, as a share of the full price."""
+    cache_seconds: float = 300.0
+    """How long a prefix stays in the cache after it was last read."""
 
 
 @dataclass(frozen=True)

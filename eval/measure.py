@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Result:
     key: str
     cell: Cell
     split_sha256: str
-    rows: list[Row]
+    rows: Sequence[Row]
     """One a test example, in the order of the split."""
     serve_seconds: float
     """Wall time of the accuracy pass."""
@@ -51,7 +51,7 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Return all but the rows, as JSON."""
-        data = asdict(self)
+        data = asdict(replace(self, rows=()))
         del data["rows"]
         return data
 

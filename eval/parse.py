@@ -137,6 +137,12 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     if experiment.needs.max_usd_per_month is not None and experiment.needs.volume_per_month is None:
         remedy = "add the volume that it is for"
         doc.fault(sections["needs"], "`max_usd_per_month` without `volume_per_month`", remedy)
+    if experiment.needs.refresh_months == 0:
+        doc.fault(sections["needs"], "`needs.refresh_months` is 0", "write after how many months it is fitted anew")
+    tokens = (experiment.prices.input_usd_per_million, experiment.prices.output_usd_per_million)
+    if (tokens[0] is None) != (tokens[1] is None):
+        what = "`input_usd_per_million` and `output_usd_per_million` are used together"
+        doc.fault(sections["prices"], what, "add the other one")
     backends = [e.name for e in catalog.backends()]
     if experiment.retrieval.backend not in backends:
         doc.unknown(sections["retrieval"], "retrieval backend", experiment.retrieval.backend, backends)

@@ -17,7 +17,9 @@ from eval.compare import Comparison, compare
 from eval.experiment import Cell, Experiment, TaskSpec, plan
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
 from eval.progress import Progress
+from eval.recorded import record
 from eval.safe_tracker import SafeTracker
+from eval.secondary import secondary
 from eval.splits import Passages, question_text, train_pool
 from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
 from models.load import EMBEDDED, LoadedModel, load_model
@@ -168,6 +170,7 @@ def run_experiment(
         raise UserError(
             f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
         )
+    record(store, experiment, [k for k in keys if k in results])
     comparison = compare(
         [results[k] for k in keys if k in results],
         needs=experiment.needs,
@@ -196,10 +199,12 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
         fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
     )
     recall = passages.recall(test, cell.knowledge.test)
+    measures = {"secondary": secondary(task, test, rows)} | ({} if recall is None else {"recall": recall})
     result = Result(
         key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
-        fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"recall": recall}),
+        fit=fitted.spent, local=model.local,
+        notes=fitted.notes | measures,
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
     )  # fmt: skip
@@ -218,18 +223,21 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     workdir.mkdir(parents=True)
     method = method_of(cell.method.name, cell.method.options)
     budget = Budget(workdir=workdir, threads=work.threads, progress=work.progress.note)
+    train = passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train)
+    val = work.val(cell)
     start = time.perf_counter()
     with dspy.context(lm=model.lm, adapter=model.adapter):
         fitted = method.fit(
             task.program(),
-            train=passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train),
-            val=work.val(cell),
+            train=train,
+            val=val,
             metric=task.metric,
             lm=model.lm,
             seed=cell.seed,
             budget=budget,
         )
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
+    fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}
     save_fitted(folder, fitted)
     return fitted
 

@@ -11,7 +11,8 @@ from typing import Any
 import dspy
 
 from eval.experiment import Cell, Knowledge, MethodSpec
-from eval.measure import Latency, Result, read_rows
+from eval.measure import Latency, Result
+from eval.rows import read_table
 from models.spec import ModelSpec
 from programs.task import Fitted, Spent
 
@@ -53,7 +54,7 @@ def load_result(store: Path, key: str) -> Result | None:
             knowledge=Knowledge(**cell["knowledge"]),
             seed=cell["seed"],
         ),
-        rows=read_rows(folder / "rows.jsonl"),
+        rows=read_table(folder / "rows.jsonl"),
         latency=Latency(tuple(data.pop("latency")["seconds"]), 1),
         fit=Spent(**data.pop("fit")),
         **data,

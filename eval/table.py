@@ -106,8 +106,12 @@ def render(comparison: Comparison) -> str:
         lines += arms_table(arms)
         for knowledge, recall in sorted({(a.knowledge, a.recall) for a in arms if a.recall is not None}):
             lines.append(f"passages, {knowledge}: {recall:.3f} of the gold ones are among those shown")
+        for measure in sorted({m for a in arms for m in a.secondary}):
+            values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
+            lines += wrapped(f"{measure}: {values}", "")
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
+        lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
         lines += ["", *verdict_lines(v)]
         planned = [c for c in comparison.contrasts if c.task == v.task and v.choose in (c.a, c.b)]
         if planned:
@@ -145,9 +149,11 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "tokens": {"prompt": arm.tokens.prompt, "cached": arm.tokens.cached, "completion": arm.tokens.completion},
         "cost_usd": {
             "fit": _finite(arm.cost.fit), "per_1k_requests": _finite(arm.cost.per_1k_requests),
-            "paid": _finite(arm.cost.paid),
+            "paid": _finite(arm.cost.paid), "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
+            "hosting_per_month": _finite(arm.cost.hosting_per_month),
         },
         "retrieval_recall": arm.recall,
+        "secondary": {name: _finite(value) for name, value in arm.secondary.items()},
         "warnings": list(arm.warnings),
         "integrity": list(arm.integrity),
         "mlflow_run_id": arm.mlflow_run_ids[0],
@@ -171,6 +177,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for c in comparison.contrasts
         ],
+        "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
         "verdict": [
             {
                 "task": v.task, "choose": v.choose, "because": v.because, "confidence": v.confidence,

@@ -107,6 +107,13 @@ ADDITIONS = [
         "needs: {max_usd_per_month: 5}",
         "error: mine.yaml:5: `max_usd_per_month` without `volume_per_month`; add the volume that it is for",
     ),
+    ("needs: {refresh_months: 0}", "error: mine.yaml:5: `needs.refresh_months` is 0; write after how many months"),
+    ("prices: {label_usd: -1}", "error: mine.yaml:5: `prices.label_usd` is -1, below 0; correct it"),
+    ("prices: {label_uds: 1}", "error: mine.yaml:5: unknown key in prices `label_uds`; did you mean `label_usd`?"),
+    (
+        "prices: {input_usd_per_million: 3}",
+        "error: mine.yaml:5: `input_usd_per_million` and `output_usd_per_million` are used together; add the other one",
+    ),
     (
         "limits: {usd: '${CROSSOVER_NOT_SET}'}",
         "error: mine.yaml:5: environment variable CROSSOVER_NOT_SET is not set; export CROSSOVER_NOT_SET=…",
