@@ -1,0 +1,66 @@
+"""The verdict at other volumes: the rules, applied once for each volume that a reader can choose."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from eval.compare import Arm, Contrast, Verdict, contrasts_of
+from eval.cost import monthly_usd
+from eval.experiment import Needs
+from eval.report.evidence import Evidence
+from eval.rules import AMORTISE_MONTHS, eligible
+from eval.verdict import decide
+
+LOWEST, HIGHEST = 3, 8
+"""Decades of requests a month that are always offered: a thousand to a hundred million."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The verdict at one volume."""
+
+    volume: float | None
+    """Requests a month; None for a verdict by the price of a request alone."""
+    verdict: Verdict
+    usd_per_month: float | None
+    """Of the chosen arm at this volume, fitting spread over a year."""
+    stated: bool
+    """The experiment's own needs give this volume."""
+
+
+def states(evidence: Evidence, verdict: Verdict) -> list[State]:
+    """Return the verdicts of one task over volumes, the lowest first; one of them is the experiment's own."""
+    needs = evidence.experiment.needs
+    arms = [a for a in evidence.comparison.arms if a.task == verdict.task]
+    contrasts = [c for c in evidence.comparison.contrasts if c.task == verdict.task]
+    found = []
+    for volume in grid(arms, verdict, needs.volume_per_month):
+        stated = volume == needs.volume_per_month
+        there = verdict if stated else _decide(arms, contrasts, replace(needs, volume_per_month=volume))
+        found.append(State(volume, there, _monthly(arms, there, volume), stated))
+    return found
+
+
+def grid(arms: Sequence[Arm], verdict: Verdict, stated: float | None) -> list[float | None]:
+    """Return 1, 2 and 5 of each decade, wide enough for the break-even, with the stated volume (or none) among them."""
+    pivots = [verdict.break_even.value] if verdict.break_even and verdict.break_even.value else []
+    decades = [math.floor(math.log10(p / AMORTISE_MONTHS)) for p in pivots if p > 0]
+    low, high = max(0, min([LOWEST, *decades])), min(12, max([HIGHEST, *(d + 2 for d in decades)]))
+    volumes = {float(m * 10**d) for d in range(low, high) for m in (1, 2, 5)} | {float(10**high)}
+    if stated is None:
+        return [None, *sorted(volumes)]
+    return [*sorted(volumes | {float(stated)})]
+
+
+def _decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs) -> Verdict:
+    """Return the verdict under other needs; where only contrasts with the best were made, those of the new best."""
+    ranked = eligible(arms, needs)
+    made = {frozenset((c.a, c.b)) for c in contrasts}
+    if any(frozenset((ranked[0].name, a.name)) not in made for a in ranked[1:]):
+        contrasts = contrasts_of(arms, needs)
+    return decide(arms, contrasts, needs)
+
+
+def _monthly(arms: Sequence[Arm], verdict: Verdict, volume: float | None) -> float | None:
+    chosen = next((a for a in arms if a.name == verdict.choose), None)
+    return None if chosen is None or volume is None else monthly_usd(chosen.cost, volume, months=AMORTISE_MONTHS)
