@@ -79,7 +79,10 @@ def crossover() -> None:
 @gate_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
 @click.option(
-    "-o", "--output", multiple=True, type=click.Path(path_type=Path),
+    "-o",
+    "--output",
+    multiple=True,
+    type=click.Path(path_type=Path),
     help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
 )
 @click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")

@@ -15,8 +15,6 @@ from programs.task import UserError
 SCHEMA_VERSION = 1
 """The baseline documents that can be read."""
 
-RANGE = ("mean", "low", "high")
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -105,7 +103,12 @@ def read_baseline(file: Path) -> Baseline:
         if (version := document["schema_version"]) != SCHEMA_VERSION:
             raise UserError(f"--baseline {file}: schema_version {version!r} is not {SCHEMA_VERSION}; {remedy}")
         arms = {
-            (str(a["task"]), str(a["name"])): Then(*(float(a["score"][k]) for k in RANGE), tuple(a.get("cells", ())))
+            (str(a["task"]), str(a["name"])): Then(
+                mean=float(a["score"]["mean"]),
+                low=float(a["score"]["low"]),
+                high=float(a["score"]["high"]),
+                cells=tuple(map(str, a["cells"])),
+            )
             for a in document["arms"]
             if a["score"]["mean"] is not None
         }

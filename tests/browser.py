@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+START = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and answers on 4."""
 
 
 class Page:
@@ -98,10 +108,9 @@ def chromium(profile: Path) -> Iterator[Page]:
         "--no-first-run", "--disable-extensions", "--disable-background-networking", "--hide-scrollbars",
         f"--user-data-dir={profile}",
     ]  # fmt: skip
-    # Chromium reads commands from descriptor 3 and answers on 4.
-    script = f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
+    ours = (to_browser[0], from_browser[1])
     process = subprocess.Popen(
-        ["sh", "-c", script, str(CHROMIUM), *flags], pass_fds=(to_browser[0], from_browser[1]),
+        [sys.executable, "-c", START, *map(str, ours), str(CHROMIUM), *flags], pass_fds=ours,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(to_browser[0])

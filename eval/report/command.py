@@ -41,7 +41,9 @@ def report(file: Path | None, store: Path, **flags: Any) -> int:
         found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name
     )  # fmt: skip
     if found.planned > len(found.results):
-        click.echo(f"warning: {len(found.results)} of {found.planned} cells are finished: the table is partial", err=True)
+        click.echo(
+            f"warning: {len(found.results)} of {found.planned} cells are finished: the table is partial", err=True
+        )
     if not flags["output"]:
         click.echo(render(comparison), nl=False)
     command = command_line("run", file, flags)

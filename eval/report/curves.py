@@ -50,7 +50,9 @@ def learning_curves(evidence: Evidence, task: str) -> list[Curve]:
     curves = []
     for key, group in groups.items():
         ranked = sorted(group, key=lambda a: _size(a, pool))
-        curves.append(Curve(_name(key, shared), ranked[0].kind, tuple(_size(a, pool) for a in ranked), tuple(ranked), False))
+        curves.append(
+            Curve(_name(key, shared), ranked[0].kind, tuple(_size(a, pool) for a in ranked), tuple(ranked), False)
+        )
     for a in (a for a in arms if a not in learning):
         name = _name((a.method, a.model, a.knowledge), shared)
         curves.append(Curve(name, a.kind, (sizes[0], sizes[-1]), (a, a), True))
@@ -104,11 +106,13 @@ def crossing_words(curves: Sequence[Curve]) -> str:
     if (cross := crossing(curves)) is None:
         ahead = "fine-tuning" if max(gap for _, gap in gaps) > 0 else "prompting"
         level = "ahead" if all(gap for _, gap in gaps) else "ahead or level"
-        return f"No crossing: {ahead} is {level} at every size measured, from {gaps[0][0]:,} to {gaps[-1][0]:,} examples."
+        return (
+            f"No crossing: {ahead} is {level} at every size measured, from {gaps[0][0]:,} to {gaps[-1][0]:,} examples."
+        )
     names = {"weights": "fine-tuning passes prompting", "context": "prompting passes fine-tuning"}
     return (
-        f"At about {cross.size:,.0f} training examples {names[cross.ahead_after]}: between the measured {cross.below:,} "
-        f"and {cross.above:,}, on a straight line over the logarithm of the size."
+        f"At about {cross.size:,.0f} training examples {names[cross.ahead_after]}: between the measured "
+        f"{cross.below:,} and {cross.above:,}, on a straight line over the logarithm of the size."
     )
 
 

@@ -10,7 +10,7 @@ from eval.cost import monthly_usd
 from eval.report.curves import Curve, crossing
 from eval.report.text import dollars, visible
 from eval.report.volumes import State
-from eval.rules import AMORTISE_MONTHS
+from eval.rules import rounded
 from eval.stats import Estimate
 
 Figure = dict[str, Any]
@@ -18,8 +18,10 @@ Figure = dict[str, Any]
 HUES = {"context": 5, "weights": 3}
 """Colours of each side: cool ones in context, warm ones in weights."""
 
-MOST_LINES = 6
-"""Arms in the break-even figure."""
+DASH = {"context": "solid", "weights": "dash"}
+
+MOST_LINES = 4
+"""Arms in the break-even figure, unless more are chosen at some volume."""
 
 
 def colours(arms: Sequence[Arm]) -> dict[str, str]:
@@ -41,28 +43,29 @@ def pareto(arms: Sequence[Arm], front: Sequence[str], *, by: str) -> Figure | No
 
     None when nothing has that value.
     """
-    hues = colours(arms)
-    points = [(rank, a, x) for rank, a in enumerate(arms, 1) if a.score.n and (x := _position(a, by)) is not None]
+    found = [(rank, a, _position(a, by)) for rank, a in enumerate(arms, 1) if a.score.n]
+    points = [(rank, a, x) for rank, a, x in found if x is not None]
     if not points:
         return None
-    title = {"usd": "dollars per 1,000 requests", "p95": "p95 latency, milliseconds"}[by]
-    shape = {"usd": lambda x: f"{dollars(x)} per 1,000", "p95": lambda x: f"p95 {x:,.0f} ms"}[by]
-    filled = [a.name in front for _, a, _ in points]
+    shown, xs = [a for _, a, _ in points], [x for _, _, x in points]
+    hues = [colours(arms)[a.name] for a in shown]
+    fills = [hue if a.name in front else "@paper" for a, hue in zip(shown, hues, strict=True)]
+    inks = ["@paper" if a.name in front else hue for a, hue in zip(shown, hues, strict=True)]
     trace = {
-        "type": "scatter", "mode": "markers+text", "cliponaxis": False,
-        "x": [x for _, _, x in points], "y": [a.score.mean for _, a, _ in points],
-        "error_y": _errors([a.score for _, a, _ in points], "@line"),
-        "text": [str(rank) for rank, _, _ in points],
-        "textfont": {"color": ["@paper" if f else hues[a.name] for f, (_, a, _) in zip(filled, points, strict=True)]},
-        "marker": {
-            "size": 22, "color": [hues[a.name] if f else "@paper" for f, (_, a, _) in zip(filled, points, strict=True)],
-            "line": {"width": 2, "color": [hues[a.name] for _, a, _ in points]}, "opacity": 1,
-        },
-        "hovertext": [f"{label(a.name)}<br>score {_range(a.score)}<br>{shape(x)}" for _, a, x in points],
+        "type": "scatter", "mode": "markers+text", "cliponaxis": False, "x": xs, "y": [a.score.mean for a in shown],
+        "error_y": _errors([a.score for a in shown], "@line"),
+        "text": [str(rank) for rank, _, _ in points], "textfont": {"color": inks},
+        "marker": {"size": 22, "color": fills, "line": {"width": 2, "color": hues}, "opacity": 1},
+        "hovertext": [f"{label(a.name)}<br>score {_range(a.score)}<br>{_value(x, by)}" for _, a, x in points],
         "hoverinfo": "text", "showlegend": False,
     }  # fmt: skip
-    xs = [x for _, _, x in points]
-    return {"data": [trace], "layout": {"xaxis": {"title": {"text": title}, **_scale(xs)}, "yaxis": _score_axis()}}
+    title = "dollars per 1,000 requests" if by == "usd" else "p95 latency, milliseconds"
+    axis = {"title": {"text": title}, **_scale(xs), **(_dollar_ticks(xs) if by == "usd" else {})}
+    return {"data": [trace], "layout": {"xaxis": axis, "yaxis": _score_axis(shown)}}
+
+
+def _value(x: float, by: str) -> str:
+    return f"{dollars(x)} per 1,000" if by == "usd" else f"p95 {x:,.0f} ms"
 
 
 def _position(arm: Arm, by: str) -> float | None:
@@ -80,8 +83,21 @@ def _scale(xs: Sequence[float]) -> Figure:
     return {"range": [max(-room, low - room), high + room]}
 
 
-def _score_axis() -> Figure:
-    return {"title": {"text": "score"}, "rangemode": "tozero", "tickformat": ".2~f"}
+def _dollar_ticks(values: Sequence[float]) -> Figure:
+    """Return ticks with dollars as people write them, at most about seven of them."""
+    low, high = min(values), max(values)
+    if low <= 0 or high / low <= 8:
+        return {"tickprefix": "$", "nticks": 5}
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 3 else (1, 3) if len(decades) <= 5 else (1,)
+    ticks = [float(f"{m}e{d}") for d in decades for m in steps]
+    return {"tickvals": ticks, "ticktext": [f"${t:,.10f}".rstrip("0").rstrip(".") for t in ticks]}
+
+
+def _score_axis(arms: Sequence[Arm]) -> Figure:
+    """Return an axis from 0, with room for a dot that stands on it."""
+    top = max(0.02, *(a.score.high for a in arms), 0.0)
+    return {"title": {"text": "score"}, "range": [-0.05 * top, 1.06 * top], "tickformat": ".2~f", "zeroline": False}
 
 
 def _errors(estimates: Sequence[Estimate], colour: str) -> Figure:
@@ -102,9 +118,9 @@ def learning(curves: Sequence[Curve], hues: dict[str, str]) -> Figure:
         colour = hues[c.arms[0].name]
         mode = "lines" if c.constant else "lines+markers"
         trace = {
-            "type": "scatter", "mode": mode, "name": label(c.name), "x": list(c.sizes),
+            "type": "scatter", "mode": mode, "meta": c.name, "x": list(c.sizes),
             "y": [a.score.mean for a in c.arms], "cliponaxis": False,
-            "line": {"color": colour, "width": 2.5, "dash": "dash" if c.kind == "weights" else "solid"},
+            "line": {"color": colour, "width": 2.5, "dash": DASH[c.kind]},
             "marker": {"size": 9, "color": colour, "symbol": "diamond" if c.kind == "weights" else "circle"},
             "hovertext": [
                 f"{label(c.name)}<br>{n:,} examples<br>score {_range(a.score)}"
@@ -119,41 +135,74 @@ def learning(curves: Sequence[Curve], hues: dict[str, str]) -> Figure:
         "title": {"text": "training examples"}, "type": "log", "tickvals": sizes, "ticktext": [f"{n:,}" for n in sizes],
         "range": [math.log10(sizes[0]) - room, math.log10(sizes[-1]) + room],
     }  # fmt: skip
-    layout: Figure = {"xaxis": axis, "yaxis": _score_axis(), "showlegend": True}
+    layout: Figure = {"xaxis": axis, "yaxis": _score_axis([a for c in curves for a in c.arms]), "showlegend": False}
     if (cross := crossing(curves)) is not None:
         layout["shapes"] = [_upright(cross.size, "@ink", "dot")]
         layout["annotations"] = [_note(math.log10(cross.size), f"crossing ≈ {cross.size:,.0f}")]
     return {"data": traces, "layout": layout}
 
 
-def break_even(arms: Sequence[Arm], verdicts: Sequence[State]) -> Figure | None:
-    """Return dollars a month over requests a month; the first shape is where the page's slider stands.
+def break_even(arms: Sequence[Arm], verdicts: Sequence[State], *, spread: float) -> Figure | None:
+    """Return dollars per 1,000 requests, fitting spread over months, over requests a month; None with one priced arm.
 
-    None when fewer than two arms are priced.
+    The first shape is where the page's slider stands.
     """
     volumes = [s.volume for s in verdicts if s.volume is not None]
     xs = [10 ** (math.log10(volumes[0]) + i / 8) for i in range(round(8 * math.log10(volumes[-1] / volumes[0])) + 1)]
-    priced = [(rank, a) for rank, a in enumerate(arms, 1) if a.score.n and monthly_usd(a.cost, 1, months=1) is not None]
-    chosen = {s.verdict.choose for s in verdicts}
-    for s in verdicts[:1]:
-        chosen |= {s.verdict.break_even.start, s.verdict.break_even.run} if s.verdict.break_even else set()
-    told = [(r, a) for r, a in priced if a.name in chosen]
-    shown = priced if len(priced) <= MOST_LINES else (told + [p for p in priced if p not in told])[:MOST_LINES]
+    shown = _told(arms, verdicts)
     if len(shown) < 2:
         return None
-    hues, traces = colours(arms), []
-    for rank, a in shown:
-        ys = [monthly_usd(a.cost, x, months=AMORTISE_MONTHS) for x in xs]
+    hues, traces = colours(arms), list[Figure]()
+    for a in shown:
+        again = any(t["line"]["color"] == hues[a.name] for t in traces)
+        months = [monthly_usd(a.cost, x, months=spread) or 0.0 for x in xs]
         traces.append({
-            "type": "scatter", "mode": "lines", "name": f"{rank}  {label(a.name)}", "x": xs, "y": ys,
-            "line": {"color": hues[a.name], "width": 2.5, "dash": "dash" if a.kind == "weights" else "solid"},
-            "hovertemplate": f"{label(a.name)}<br>%{{x:,.3~s}} requests<br>$%{{y:,.3~s}} a month<extra></extra>",
+            "type": "scatter", "mode": "lines", "meta": a.name, "x": xs,
+            "y": [1000 * usd / x for x, usd in zip(xs, months, strict=True)],
+            "line": {"color": hues[a.name], "width": 2.5, "dash": "dot" if again else DASH[a.kind]},
+            "hovertext": [
+                f"{label(a.name)}<br>{rounded(x)} requests a month<br>"
+                f"{dollars(1000 * usd / x)} per 1,000, {dollars(usd)} a month"
+                for x, usd in zip(xs, months, strict=True)
+            ],
+            "hoverinfo": "text",
         })  # fmt: skip
-    axis = {"title": {"text": "requests a month"}, "type": "log", "dtick": 1, "tickformat": "~s",
-            "range": [math.log10(xs[0]), math.log10(xs[-1])]}  # fmt: skip
-    dollars = {"title": {"text": "dollars a month"}, "type": "log", "dtick": 1, "tickprefix": "$", "tickformat": "~s"}
-    layout = {"xaxis": axis, "yaxis": dollars, "showlegend": True, "shapes": [_upright(xs[0], "@ink", "solid")]}
+    decades = range(round(math.log10(xs[0])), round(math.log10(xs[-1])) + 1)
+    axis = {
+        "title": {"text": "requests a month"}, "type": "log", "range": [math.log10(xs[0]), math.log10(xs[-1])],
+        "tickvals": [10**d for d in decades], "ticktext": [_short(10**d) for d in decades],
+    }  # fmt: skip
+    ys = [y for t in traces for y in t["y"] if y > 0] or [1.0]
+    room = 0.06 * math.log10(max(ys) / min(ys)) + 0.02
+    price = {
+        "title": {"text": "dollars per 1,000 requests"}, "type": "log", **_dollar_ticks(ys),
+        "range": [math.log10(min(ys)) - room, math.log10(max(ys)) + room],
+    }  # fmt: skip
+    layout = {"xaxis": axis, "yaxis": price, "showlegend": False, "shapes": [_upright(xs[0], "@ink", "solid")]}
     return {"data": traces, "layout": layout}
+
+
+def _short(count: int) -> str:
+    """Return a power of ten in few characters."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count // size}{unit}"
+    return str(count)
+
+
+def _told(arms: Sequence[Arm], verdicts: Sequence[State]) -> list[Arm]:
+    """Return the priced arms worth a line: those chosen at some volume, those of the break-even, best methods."""
+    priced = [a for a in arms if a.score.n and monthly_usd(a.cost, 1, months=1) is not None]
+    named = {s.verdict.choose for s in verdicts}
+    for state in verdicts:
+        if (b := state.verdict.break_even) is not None:
+            named |= {b.start, b.run}
+    told = [a for a in priced if a.name in named]
+    methods = {a.method for a in told}
+    best = [
+        next(a for a in priced if a.method == m) for m in dict.fromkeys(a.method for a in priced) if m not in methods
+    ]
+    return (told + best)[: max(len(told), MOST_LINES)]
 
 
 def _upright(x: float, colour: str, dash: str) -> Figure:

@@ -29,7 +29,7 @@ def table(evidence: Evidence) -> str:
         verdict = next(v for v in evidence.comparison.verdicts if v.task == arm.task)
         lines.append(flat | {"chosen": arm.name == verdict.choose})
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()

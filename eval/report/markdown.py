@@ -3,10 +3,10 @@
 import re
 
 from eval.compare import Contrast, Verdict
-from eval.report.evidence import Evidence, checks, ledger, versions
+from eval.report.evidence import Evidence, checks, ledger, together, versions
 from eval.report.examples import disagreements
 from eval.report.text import cut, dollars, visible
-from eval.table import break_even_line, money
+from eval.table import break_even_line
 
 MOST = 65_000
 """Characters that a comment on a pull request holds, with some room."""
@@ -66,9 +66,11 @@ def _verdict(evidence: Evidence, v: Verdict) -> list[str]:
     for a in evidence.arms(v.task):
         name = f"**{_text(a.name)}**" if a.name == v.choose else _text(a.name)
         score = [f"{a.score.mean:.3f}", f"{a.score.low:.3f} to {a.score.high:.3f}"] if a.score.n else ["–", "–"]
-        dollars = [dollars(x) for x in (a.cost.fit, a.cost.per_1k_requests)]
+        prices = [dollars(x) for x in (a.cost.fit, a.cost.per_1k_requests)]
         speed = f"{a.latency.p95.mean:.0f}" if a.latency.n else "–"
-        lines.append(_row([name + " (barred)" * bool(a.integrity), *score, str(a.score.n), str(a.failed), speed, *dollars]))
+        lines.append(
+            _row([name + " (barred)" * bool(a.integrity), *score, str(a.score.n), str(a.failed), speed, *prices])
+        )
     return [*lines, ""]
 
 
@@ -90,10 +92,15 @@ def _details(evidence: Evidence, v: Verdict) -> list[tuple[str, str]]:
     blocks = []
     for d in samples[:SAMPLES]:
         lines = [f"- {_text(name)}: {_code(value)}" for name, value in d.inputs] + [f"- gold: {_code(d.gold)}"]
-        lines += [f"    - {_text(a.arm)} ({'failed' if a.score is None else f'{a.score:.2g}'}): {_code(a.text)}" for a in d.answers]
+        lines += [
+            f"    - {_text(a.arm)} ({'failed' if a.score is None else f'{a.score:.2g}'}): {_code(a.text)}"
+            for a in d.answers
+        ]
         blocks.append("\n".join(lines))
     if blocks:
-        found.append((f"{v.task}: {len(blocks)} of {count} examples on which the arms disagree", "\n\n---\n\n".join(blocks)))
+        found.append(
+            (f"{v.task}: {len(blocks)} of {count} examples on which the arms disagree", "\n\n---\n\n".join(blocks))
+        )
     found.append((f"{v.task}: what it cost to find out", _ledger(evidence, v.task)))
     return found
 
@@ -107,23 +114,19 @@ def _contrast(c: Contrast) -> str:
 
 def _checks(evidence: Evidence, task: str) -> str:
     lines = []
-    for c in checks(evidence, task):
+    for subject, c in together(checks(evidence, task)):
         failure = f" **{_text(c.failure)}**" if c.failure else ""
-        lines.append(f"- {'❌' if c.failure else '✅'} {_text(c.subject)}: {_text(c.name)}{failure}")
+        lines.append(f"- {'❌' if c.failure else '✅'} {_text(subject)}: {_text(c.name)}{failure}")
     return "\n".join(lines)
 
 
 def _ledger(evidence: Evidence, task: str) -> str:
-    head = ["arm", "fit calls", "fit s", "fit $", "test calls", "test s", "test $", "total $"]
+    head = ["arm", "fit calls", "fit s", "fit", "test calls", "test s", "test", "total", "of it API"]
     rows = [_row(head), "|---|" + "---:|" * (len(head) - 1)]
     for line in ledger(evidence, task):
-        fit = None if line.fit.usd is None else line.fit.usd + line.fit_machine_usd
-        test = None if line.serve.usd is None else line.serve.usd + line.serve_machine_usd
-        calls, seconds = (line.fit.calls, line.serve.calls), (line.fit.seconds, line.serve.seconds)
-        rows.append(_row([
-            _text(line.arm), f"{calls[0]:,}", f"{seconds[0]:,.0f}", money(fit), f"{calls[1]:,}", f"{seconds[1]:,.0f}",
-            money(test), money(line.total()),
-        ]))  # fmt: skip
+        counts = [f"{x:,.0f}" for x in (line.fit.calls, line.fit.seconds, line.serve.calls, line.serve.seconds)]
+        usd = [dollars(x) for x in (line.fit_usd, line.serve_usd, line.total_usd, line.api_usd)]
+        rows.append(_row([_text(line.arm), *counts[:2], usd[0], *counts[2:], *usd[1:]]))
     return "\n".join(rows)
 
 

@@ -9,19 +9,14 @@ LONGEST = 1200
 
 
 def visible(text: object) -> str:
-    """Return the text with control, format and lone surrogate characters shown; line ends and tabs stay.
+    """Return the text with control, format and lone surrogate characters as their code; line ends and tabs stay.
 
-    Control characters become their pictures (U+0000 is ␀), others their code: a right-to-left override would turn
-    the rest of the page around, a zero-width space would hide a difference.
+    A right-to-left override would turn the rest of the page around, a zero-width space would hide a difference.
     """
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _shown(c) for c in str(text))
-
-
-def _shown(c: str) -> str:
-    code = ord(c)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"⟨U+{ord(c):04X}⟩"
+        for c in str(text)
+    )
 
 
 def cut(text: object, most: int = LONGEST) -> str:

@@ -26,6 +26,8 @@ class State:
     """Of the chosen arm at this volume, fitting spread over a year."""
     stated: bool
     """The experiment's own needs give this volume."""
+    plain: str
+    """Why, for a reader without statistics; empty for an abstention, whose reason is plain already."""
 
 
 def states(evidence: Evidence, verdict: Verdict) -> list[State]:
@@ -34,22 +36,27 @@ def states(evidence: Evidence, verdict: Verdict) -> list[State]:
     arms = [a for a in evidence.comparison.arms if a.task == verdict.task]
     contrasts = [c for c in evidence.comparison.contrasts if c.task == verdict.task]
     found = []
-    for volume in grid(arms, verdict, needs.volume_per_month):
-        stated = volume == needs.volume_per_month
-        there = verdict if stated else _decide(arms, contrasts, replace(needs, volume_per_month=volume))
-        found.append(State(volume, there, _monthly(arms, there, volume), stated))
+    for volume in grid(verdict, needs):
+        stated, here = volume == needs.volume_per_month, replace(needs, volume_per_month=volume)
+        there = verdict if stated else _decide(arms, contrasts, here)
+        found.append(State(volume, there, _monthly(arms, there, here), stated, _plain(arms, there, here)))
     return found
 
 
-def grid(arms: Sequence[Arm], verdict: Verdict, stated: float | None) -> list[float | None]:
+def grid(verdict: Verdict, needs: Needs) -> list[float | None]:
     """Return 1, 2 and 5 of each decade, wide enough for the break-even, with the stated volume (or none) among them."""
-    pivots = [verdict.break_even.value] if verdict.break_even and verdict.break_even.value else []
-    decades = [math.floor(math.log10(p / AMORTISE_MONTHS)) for p in pivots if p > 0]
+    pivot = verdict.break_even.value if verdict.break_even else None
+    decades = [math.floor(math.log10(pivot / spread_months(needs)))] if pivot else []
     low, high = max(0, min([LOWEST, *decades])), min(12, max([HIGHEST, *(d + 2 for d in decades)]))
     volumes = {float(m * 10**d) for d in range(low, high) for m in (1, 2, 5)} | {float(10**high)}
-    if stated is None:
+    if needs.volume_per_month is None:
         return [None, *sorted(volumes)]
-    return [*sorted(volumes | {float(stated)})]
+    return [*sorted(volumes | {float(needs.volume_per_month)})]
+
+
+def spread_months(needs: Needs) -> float:
+    """Return over how many months fitting is spread in a price a month."""
+    return AMORTISE_MONTHS
 
 
 def _decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs) -> Verdict:
@@ -61,6 +68,22 @@ def _decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs) ->
     return decide(arms, contrasts, needs)
 
 
-def _monthly(arms: Sequence[Arm], verdict: Verdict, volume: float | None) -> float | None:
+def _monthly(arms: Sequence[Arm], verdict: Verdict, needs: Needs) -> float | None:
+    chosen, volume = next((a for a in arms if a.name == verdict.choose), None), needs.volume_per_month
+    return None if chosen is None or volume is None else monthly_usd(chosen.cost, volume, months=spread_months(needs))
+
+
+def _plain(arms: Sequence[Arm], verdict: Verdict, needs: Needs) -> str:
+    """Return the reason of a choice without a number of statistics in it."""
     chosen = next((a for a in arms if a.name == verdict.choose), None)
-    return None if chosen is None or volume is None else monthly_usd(chosen.cost, volume, months=AMORTISE_MONTHS)
+    if chosen is None:
+        return ""
+    where = "" if needs.volume_per_month is None else f" at {needs.volume_per_month:,.0f} requests a month"
+    if verdict.ties and chosen.cost.per_1k_requests is not None:
+        count = "Two arms do" if len(verdict.ties) == 1 else f"{len(verdict.ties) + 1} arms do"
+        return f"{count} equally well, as far as this test can tell; this one costs the least{where}."
+    if verdict.ties:
+        return "Other arms do equally well, as far as this test can tell, and their prices are not known."
+    if len(eligible(arms, needs)) == 1:
+        return f"It is the only arm that can be recommended{where}."
+    return "It is better than every other arm by more than chance explains."

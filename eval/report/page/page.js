@@ -18,16 +18,15 @@ function painted(value) {
 }
 
 function layoutOf(chart, own) {
-  const narrow = chart.clientWidth < 480;
+  const size = chart.clientWidth < 600 ? 12 : 13;
   const axis = { gridcolor: colour("grid"), linecolor: colour("line"), zerolinecolor: colour("line"), ticks: "outside",
-    tickcolor: colour("line"), fixedrange: true, automargin: true };
+    tickcolor: colour("line"), layer: "below traces", fixedrange: true, automargin: true };
   return { ...own,
-    xaxis: { ...axis, ...own.xaxis, title: { ...own.xaxis.title, standoff: 12 } },
-    yaxis: { ...axis, ...own.yaxis, title: { ...own.yaxis.title, standoff: 12 } },
-    font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 12 : 13, color: colour("soft") },
+    xaxis: { ...axis, ...own.xaxis, title: { ...own.xaxis.title, standoff: 12, font: { size } } },
+    yaxis: { ...axis, ...own.yaxis, title: { ...own.yaxis.title, standoff: 12, font: { size } } },
+    font: { family: getComputedStyle(document.body).fontFamily, size, color: colour("soft") },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 56, r: 16, t: 24, b: 48 }, height: chart.clientHeight,
-    legend: { orientation: "h", x: 0, xanchor: "left", y: -0.24, yanchor: "top", font: { color: colour("ink") } },
+    margin: { l: 56, r: 24, t: 24, b: 48 }, height: chart.clientHeight,
     hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("line"), font: { color: colour("ink") }, align: "left" },
     hovermode: "closest", dragmode: false };
 }
