@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.options import command_line, experiment_of, experiment_options, gate_options, store_option
-from eval.report.command import deliver, gates_of, report
+from eval.options import experiment_of, experiment_options, gate_options, store_option
+from eval.report.command import deliver, report, wanted_of
 
 if TYPE_CHECKING:
     from eval.experiment import Experiment
@@ -97,7 +97,7 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
 
     Example: crossover run intents.yaml --seeds 0,1,2 -o result.html
     """
-    experiment, gates = experiment_of(file, flags), gates_of(flags)
+    experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
     if flags["dry_run"]:
         return _dry_run(experiment)
     if flags["verbose"]:
@@ -119,8 +119,7 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     if not flags["as_json"]:
         where = "" if store == Path("mlruns") else f" --store {store}"
         click.echo(f"\nevery run, row and artifact: crossover ui{where}")
-    command = command_line("run", file, flags)
-    return deliver(experiment, comparison, store=store, outputs=flags["output"], gates=gates, command=command)
+    return deliver(experiment, comparison, store=store, wanted=wanted)
 
 
 def _dry_run(experiment: "Experiment") -> int:

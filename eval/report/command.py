@@ -1,6 +1,6 @@
 """The verb `report`, and what `run` shares with it: files to write and gates to hold."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from eval.options import command_line, experiment_of, experiment_options, gate_o
 if TYPE_CHECKING:
     from eval.compare import Comparison
     from eval.experiment import Experiment
+    from eval.finished import Finished
     from eval.gates import Gates
 
 EXIT_GATE = 1
@@ -31,27 +32,33 @@ def report(file: Path | None, store: Path, **flags: Any) -> int:
 
     Example: crossover report intents.yaml -o report.html -o report.md
     """
-    experiment, gates = experiment_of(file, flags), gates_of(flags)
+    experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
     from eval.compare import compare
     from eval.finished import finished
     from eval.table import render
 
     found = finished(experiment, store=store)
-    comparison = compare(
-        found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name
-    )  # fmt: skip
-    if found.planned > len(found.results):
-        click.echo(
-            f"warning: {len(found.results)} of {found.planned} cells are finished: the table is partial", err=True
-        )
-    if not flags["output"]:
+    comparison = compare(found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name)
+    if (count := len(found.results)) < found.planned:
+        click.echo(f"warning: {count} of {found.planned} cells are finished: the table is partial", err=True)
+    if not wanted.outputs:
         click.echo(render(comparison), nl=False)
-    command = command_line("run", file, flags)
-    return deliver(experiment, comparison, store=store, outputs=flags["output"], gates=gates, command=command)
+    return deliver(experiment, comparison, store=store, wanted=wanted, found=found)
 
 
-def gates_of(flags: dict[str, Any]) -> "Gates":
-    """Return the gates that the flags ask for; what is wrong with them or with `-o` is said before anything is spent.
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a comparison besides the table."""
+
+    outputs: tuple[Path, ...]
+    """Files to write."""
+    gates: "Gates"
+    command: str
+    """The command line that measures the same."""
+
+
+def wanted_of(file: Path | None, flags: dict[str, Any]) -> Wanted:
+    """Return what the flags ask for; what is wrong with it is said before anything is spent.
 
     Raises:
         UserError: the baseline cannot be read, or a file cannot be written in the form of its suffix.
@@ -63,7 +70,8 @@ def gates_of(flags: dict[str, Any]) -> "Gates":
         check_suffix(path)
     if flags["baseline"] is not None:
         read_baseline(flags["baseline"])
-    return Gates(flags["fail_under"], flags["baseline"], flags["fail_on_inconclusive"])
+    gates = Gates(flags["fail_under"], flags["baseline"], flags["fail_on_inconclusive"])
+    return Wanted(flags["output"], gates, command_line("run", file, flags))
 
 
 def deliver(
@@ -71,21 +79,24 @@ def deliver(
     comparison: "Comparison",
     *,
     store: Path,
-    outputs: Sequence[Path],
-    gates: "Gates",
-    command: str,
+    wanted: Wanted,
+    found: "Finished | None" = None,
 ) -> int:
-    """Write the files, say which gates failed on stderr, and return the exit code."""
+    """Write the files, say which gates failed on stderr, and return the exit code.
+
+    `found` is what the store holds of the experiment; it is read when files are wanted and it is not given.
+    """
     from eval.gates import apply_gates
 
-    outcomes = apply_gates(gates, comparison, store=store)
-    if outputs:
+    outcomes = apply_gates(wanted.gates, comparison, store=store)
+    if wanted.outputs:
         from eval.finished import finished
         from eval.report.evidence import Evidence
         from eval.report.forms import write_report
 
-        evidence = Evidence(experiment, comparison, finished(experiment, store=store), command, tuple(outcomes))
-        for path in outputs:
+        found = found or finished(experiment, store=store)
+        evidence = Evidence(experiment, comparison, found, wanted.command, tuple(outcomes))
+        for path in wanted.outputs:
             write_report(evidence, path)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:

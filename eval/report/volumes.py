@@ -54,7 +54,7 @@ def grid(verdict: Verdict, needs: Needs) -> list[float | None]:
     return [*sorted(volumes | {float(needs.volume_per_month)})]
 
 
-def spread_months(needs: Needs) -> float:
+def spread_months(needs: Needs) -> int:
     """Return over how many months fitting is spread in a price a month."""
     return AMORTISE_MONTHS
 
