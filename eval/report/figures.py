@@ -60,7 +60,7 @@ def pareto(arms: Sequence[Arm], front: Sequence[str], *, by: str) -> Figure | No
         "hoverinfo": "text", "showlegend": False,
     }  # fmt: skip
     title = "dollars per 1,000 requests" if by == "usd" else "p95 latency, milliseconds"
-    axis = {"title": {"text": title}, **_scale(xs), **(_dollar_ticks(xs) if by == "usd" else {})}
+    axis = {"title": {"text": title}, **_scale(xs), **_ticks(xs, by)}
     return {"data": [trace], "layout": {"xaxis": axis, "yaxis": _score_axis(shown)}}
 
 
@@ -83,11 +83,15 @@ def _scale(xs: Sequence[float]) -> Figure:
     return {"range": [max(-room, low - room), high + room]}
 
 
+def _ticks(xs: Sequence[float], by: str) -> Figure:
+    if by != "usd":
+        return {}
+    return _dollar_ticks(xs) if _scale(xs).get("type") == "log" else {"tickprefix": "$", "nticks": 5}
+
+
 def _dollar_ticks(values: Sequence[float]) -> Figure:
-    """Return ticks with dollars as people write them, at most about seven of them."""
+    """Return ticks of a logarithmic axis, with dollars as people write them, at most about ten of them."""
     low, high = min(values), max(values)
-    if low <= 0 or high / low <= 8:
-        return {"tickprefix": "$", "nticks": 5}
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if len(decades) <= 3 else (1, 3) if len(decades) <= 5 else (1,)
     ticks = [float(f"{m}e{d}") for d in decades for m in steps]

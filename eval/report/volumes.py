@@ -84,6 +84,8 @@ def _plain(arms: Sequence[Arm], verdict: Verdict, needs: Needs) -> str:
         return f"{count} equally well, as far as this test can tell; this one costs the least{where}."
     if verdict.ties:
         return "Other arms do equally well, as far as this test can tell, and their prices are not known."
-    if len(eligible(arms, needs)) == 1:
+    left = len(eligible(arms, needs))
+    if left == 1:
         return f"It is the only arm that can be recommended{where}."
-    return "It is better than every other arm by more than chance explains."
+    others = "every other arm" if left == len(arms) else "every other arm that could be recommended"
+    return f"It scores better than {others}, by more than chance explains."
