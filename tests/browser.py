@@ -80,7 +80,7 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=file.resolve().as_uri())
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not self.run("document.documentElement?.dataset.drawn"):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{file} was not drawn: {self.complaints}")
@@ -120,5 +120,5 @@ def chromium(profile: Path) -> Iterator[Page]:
     finally:
         os.close(to_browser[1])
         os.close(from_browser[0])
-        process.terminate()
-        process.wait(timeout=20)
+        process.kill()
+        process.wait()
