@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.options import experiment_of, experiment_options, gate_options, store_option
+from eval.report.command import deliver, report, wanted_of
 from eval.verbs import compare, recommend
 
 if TYPE_CHECKING:
-    from eval.compare import Comparison
     from eval.experiment import Experiment
 
 ENVIRONMENT = {
@@ -23,7 +24,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
-EXIT_GATE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 2, 130
 
 
 class _Verbs(click.Group):
@@ -70,57 +71,41 @@ def crossover() -> None:
     """
 
 
-def _store_option(command: Any) -> Any:
-    return click.option(
-        "--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs."
-    )(command)
-
-
-def _numbers(text: str | None, flag: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(n) for n in text.split(",")) if text else ()
-    except ValueError:
-        raise click.UsageError(f"{flag} {text}: not whole numbers; write {flag} 0,1,2") from None
-
-
 @crossover.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value."
-)
-@click.option("--limit", type=click.IntRange(1), help="At most this many test examples a task.")
-@click.option("--only", metavar="METHOD,…", help="Run these methods alone.")
-@click.option("--seeds", metavar="0,1,2", help="Seeds, in place of the file's.")
+@experiment_options
 @click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls of the accuracy pass.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
 @click.option("--max-usd", type=click.FloatRange(0), help="Stop before more dollars are spent.")
 @click.option("--max-minutes", type=click.FloatRange(0), help="Start no cell after this time.")
-@click.option("--fail-under", type=click.FloatRange(0, 1), help="Exit 1 when a task's best score is below.")
-@click.option("--fail-on-inconclusive", is_flag=True, help="Exit 1 when a verdict abstains.")
+@gate_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
 @click.option(
-    "-o", "--output", multiple=True, type=click.Path(path_type=Path), help="Also write .json, .csv, .md or .txt."
+    "-o",
+    "--output",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
 )
 @click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too.")
 @click.option("--no-progress", is_flag=True, help="No progress.")
-@_store_option
+@store_option
 def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, **flags: Any) -> int:
     """Measure every cell of the experiment, compare them and reach a verdict.
 
     Without FILE: crossover.yaml of this folder, else the quickstart. The same command again resumes.
 
-    Example: crossover run intents.yaml --seeds 0,1,2 -o result.md
+    Example: crossover run intents.yaml --seeds 0,1,2 -o result.html
     """
-    experiment = _experiment(file, flags)
+    experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
     if flags["dry_run"]:
         return _dry_run(experiment)
     if flags["verbose"]:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from eval.progress import Progress
     from eval.run import run_experiment
-    from eval.table import render, to_json, write
+    from eval.table import render, to_json
 
     progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
     try:
@@ -132,30 +117,10 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     click.echo(
         json.dumps(to_json(comparison), indent=1) if flags["as_json"] else render(comparison), nl=flags["as_json"]
     )
-    for path in flags["output"]:
-        write(comparison, path)
     if not flags["as_json"]:
         where = "" if store == Path("mlruns") else f" --store {store}"
         click.echo(f"\nevery run, row and artifact: crossover ui{where}")
-    return _gates(comparison, flags)
-
-
-def _experiment(file: Path | None, flags: dict[str, Any]) -> "Experiment":
-    """Return the experiment to run; warnings go to stderr, errors are raised together."""
-    from eval.parse import QUICKSTART, Overrides, read_experiment
-    from programs.task import UserError
-
-    default = Path("crossover.yaml")
-    overrides = Overrides(
-        settings=flags["settings"], limit=flags["limit"], only=tuple(flags["only"].split(",") if flags["only"] else ()),
-        seeds=_numbers(flags["seeds"], "--seeds"), max_usd=flags["max_usd"], max_minutes=flags["max_minutes"],
-    )  # fmt: skip
-    experiment, problems = read_experiment(file or (default if default.exists() else QUICKSTART), overrides)
-    if experiment is None:
-        raise UserError("\n".join(str(p) for p in problems))
-    for p in problems:
-        click.echo(str(p), err=True)
-    return experiment
+    return deliver(experiment, comparison, store=store, wanted=wanted)
 
 
 def _dry_run(experiment: "Experiment") -> int:
@@ -168,21 +133,6 @@ def _dry_run(experiment: "Experiment") -> int:
         click.echo(f"{cell.task}  {cell.model.name}  {cell.method.label}  {facts}")
     click.echo(f"{len(cells)} cells", err=True)
     return 0
-
-
-def _gates(comparison: "Comparison", flags: dict[str, Any]) -> int:
-    """Return 1 when a gate that was asked for fails, and say which."""
-    failed = []
-    if (bar := flags["fail_under"]) is not None:
-        for task in comparison.split_sha256:
-            best = max((a.score.mean for a in comparison.arms if a.task == task and a.score.n), default=0.0)
-            if best < bar:
-                failed.append(f"{task}: best score {best:.3f} is under {bar}")
-    if flags["fail_on_inconclusive"]:
-        failed += [f"{v.task}: inconclusive" for v in comparison.verdicts if v.choose is None]
-    for line in failed:
-        click.echo(f"gate failed: {line}", err=True)
-    return EXIT_GATE if failed else 0
 
 
 @crossover.command()
@@ -216,7 +166,7 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
 
 @crossover.command()
 @click.argument("what", required=False, type=click.Choice(["tasks", "methods", "models", "programs", "runs"]))
-@_store_option
+@store_option
 def ls(what: str | None, store: Path) -> None:
     """List what there is: tasks, methods, models, programs, or the finished runs.
 
@@ -245,7 +195,7 @@ def ls(what: str | None, store: Path) -> None:
 @crossover.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
-@_store_option
+@store_option
 def ui(store: Path, port: int, tracking_uri: str | None) -> int:
     """Open the MLflow UI on the store, on loopback; Ctrl-C ends it.
 
@@ -257,7 +207,7 @@ def ui(store: Path, port: int, tracking_uri: str | None) -> int:
 
 
 @crossover.command()
-@_store_option
+@store_option
 def doctor(store: Path) -> int:
     """Show versions, cores, GPU, keys present (never their value) and the store.
 
@@ -274,6 +224,7 @@ def doctor(store: Path) -> int:
 
 crossover.add_command(compare)
 crossover.add_command(recommend)
+crossover.add_command(report)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,8 @@
-"""Show a comparison: a plain table, JSON, CSV or Markdown. The same comparison gives the same bytes."""
+"""Show a comparison as a plain table or as JSON. The same comparison gives the same bytes."""
 
-import csv
-import io
-import json
 import math
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from eval.arm import Arm, Contrast
@@ -14,7 +10,6 @@ from eval.compare import Comparison
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
 from eval.verdict import Verdict
-from programs.task import UserError
 
 SCHEMA_VERSION = 1
 WIDTH = 110
@@ -190,36 +185,3 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             for v in comparison.verdicts
         ],
     }  # fmt: skip
-
-
-def markdown(comparison: Comparison) -> str:
-    """Return the comparison for a pull-request comment."""
-    lines = [f"### {comparison.experiment}"]
-    for v in comparison.verdicts:
-        arms = [a for a in comparison.arms if a.task == v.task]
-        ranked = sorted(arms, key=lambda a: (-a.score.mean if a.score.n else math.inf, a.name))
-        lines += ["", f"**{v.task}**: {verdict_lines(v)[0]} ({v.confidence}). {v.because}", ""]
-        lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
-        lines += ["| " + " | ".join(t.replace("|", "\\|") for t in _cells(a)) + " |" for a in ranked]
-    return "\n".join(lines) + "\n"
-
-
-def _csv(comparison: Comparison) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", *HEADER])
-    for a in comparison.arms:
-        writer.writerow([a.task, *_cells(a)])
-    return text.getvalue()
-
-
-def write(comparison: Comparison, path: Path) -> None:
-    """Write the comparison in the form that the file's suffix names.
-
-    Raises:
-        UserError: the suffix is not one that can be written.
-    """
-    forms = {".json": lambda c: json.dumps(to_json(c), indent=1) + "\n", ".csv": _csv, ".md": markdown, ".txt": render}
-    if path.suffix not in forms:
-        raise UserError(f"-o {path}: no form for {path.suffix or 'a file without suffix'}; use {', '.join(forms)}")
-    path.write_text(forms[path.suffix](comparison), encoding="utf-8")

@@ -1,17 +1,15 @@
 """A comparison is shown the same way every time, in every form."""
 
-import csv
 import json
 import math
-from pathlib import Path
 
 import pytest
 from factories import make_cell, make_result, right
 
 from eval.compare import Comparison, compare
 from eval.experiment import Needs, Prices
-from eval.table import WIDTH, money, render, to_json, write
-from programs.task import Spent, UserError
+from eval.table import WIDTH, money, render, to_json
+from programs.task import Spent
 
 GOLDEN = """\
 experiment support
@@ -96,21 +94,6 @@ def test_numbers_that_json_cannot_hold_are_null() -> None:
     assert data["arms"][0]["score"]["mean"] is None
     assert data["arms"][0]["cost_usd"]["per_1k_requests"] is None
     assert data["verdict"][0]["choose"] is None
-
-
-def test_each_suffix_is_a_form(comparison: Comparison, tmp_path: Path) -> None:
-    for suffix in ("json", "csv", "md", "txt"):
-        write(comparison, tmp_path / f"out.{suffix}")
-    assert json.loads((tmp_path / "out.json").read_text()) == to_json(comparison)
-    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
-    assert [r["arm"] for r in rows] == ["zero_shot", "few_shot !", "retrieved_demos", "sft"]
-    assert "| sft | 0.760 | 0.696 - 0.814 | 200 |" in (tmp_path / "out.md").read_text()
-    assert (tmp_path / "out.txt").read_text() == GOLDEN
-
-
-def test_an_unknown_suffix_is_refused(comparison: Comparison, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no form for \.xls; use \.json, \.csv, \.md, \.txt"):
-        write(comparison, tmp_path / "out.xls")
 
 
 @pytest.mark.parametrize(

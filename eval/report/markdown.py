@@ -1,0 +1,137 @@
+"""The report as a pull-request comment: verdict and table at once, the rest folded away."""
+
+import re
+
+from eval.compare import Contrast, Verdict
+from eval.report.evidence import Evidence, checks, ledger, together, versions
+from eval.report.examples import disagreements
+from eval.report.text import cut, dollars, visible
+from eval.table import break_even_line
+
+MOST = 65_000
+"""Characters that a comment on a pull request holds, with some room."""
+
+SAMPLES = 6
+HEADER = ("arm", "score", "95 % interval", "n", "failed", "p95 ms", "to fit", "per 1,000")
+
+
+def markdown(evidence: Evidence) -> str:
+    """Return the report; the last details are left out, and said to be, when it would not fit a comment."""
+    head, details = [f"## {_text(evidence.comparison.experiment)}", ""], list[tuple[str, str]]()
+    failed = [o for o in evidence.outcomes if not o.passed]
+    head += [f"- **gate failed** {_text(o.task)}: {_text(o.found)}" for o in failed] + [""] * bool(failed)
+    for verdict in evidence.comparison.verdicts:
+        head += _verdict(evidence, verdict)
+    for verdict in evidence.comparison.verdicts:
+        details += _details(evidence, verdict)
+    details.append(("To repeat it", _repeat(evidence)))
+    text, room = "\n".join(head), MOST - 200
+    if len(text) > room:
+        text = text[:room].rpartition("\n")[0]
+    left_out = []
+    for title, body in details:
+        block = f"<details><summary>{_text(title)}</summary>\n\n{body}\n\n</details>\n"
+        if len(text) + len(block) + 1 > room:
+            left_out.append(title)
+        else:
+            text += f"\n{block}"
+    note = f"\n{len(left_out)} sections do not fit a comment; `crossover report -o report.html` has them.\n"
+    return text.rstrip("\n") + "\n" + note * bool(left_out)
+
+
+def _text(value: object) -> str:
+    """Return text that Markdown shows as it is: no tag, no table cell, no mention, no link."""
+    escaped = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escaped).replace("@", "&#64;")
+
+
+def _code(value: object) -> str:
+    """Return data as a code span, which shows every character but the line end."""
+    shown = cut(value, 400).replace("\n", "⏎").replace("|", "¦")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}" if shown else "(empty)"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _verdict(evidence: Evidence, v: Verdict) -> list[str]:
+    """Return the verdict of one task and its table."""
+    headline = f"use **{_text(v.choose)}**" if v.choose else "**no recommendation yet**"
+    lines = [f"### {_text(v.task)}: {headline} ({v.confidence})", "", _text(v.because), ""]
+    if v.ties:
+        lines += [f"As good, as far as this test can tell: {', '.join(map(_text, v.ties))}.", ""]
+    lines += [_row(list(HEADER)), "|---|" + "---:|" * (len(HEADER) - 1)]
+    for a in evidence.arms(v.task):
+        name = f"**{_text(a.name)}**" if a.name == v.choose else _text(a.name)
+        score = [f"{a.score.mean:.3f}", f"{a.score.low:.3f} to {a.score.high:.3f}"] if a.score.n else ["–", "–"]
+        prices = [dollars(x) for x in (a.cost.fit, a.cost.per_1k_requests)]
+        speed = f"{a.latency.p95.mean:.0f}" if a.latency.n else "–"
+        lines.append(
+            _row([name + " (barred)" * bool(a.integrity), *score, str(a.score.n), str(a.failed), speed, *prices])
+        )
+    return [*lines, ""]
+
+
+def _details(evidence: Evidence, v: Verdict) -> list[tuple[str, str]]:
+    """Return the folded sections of one task, the most telling first."""
+    contrasts = [c for c in evidence.comparison.contrasts if c.task == v.task]
+    shown = evidence.shown(v)
+    found = []
+    if v.flips or v.break_even:
+        lines = [f"- {_text(f)}" for f in v.flips]
+        lines += [f"- {_text(break_even_line(v.break_even))}"] if v.break_even else []
+        found.append((f"{v.task}: what would change this", "\n".join(lines)))
+    if contrasts:
+        head = ["difference", "delta", "95 % interval", "p (Holm)", "finding", "detectable"]
+        rows = [_row(head), "|---|" + "---:|" * (len(head) - 1), *map(_contrast, contrasts)]
+        found.append((f"{v.task}: paired differences", "\n".join(rows)))
+    found.append((f"{v.task}: checks of a fair comparison", _checks(evidence, v.task)))
+    samples, count = disagreements(evidence, v.task, [a for a in evidence.arms(v.task) if a.score.n or a is shown][:4])
+    blocks = []
+    for d in samples[:SAMPLES]:
+        lines = [f"- {_text(name)}: {_code(value)}" for name, value in d.inputs] + [f"- gold: {_code(d.gold)}"]
+        lines += [
+            f"    - {_text(a.arm)} ({'failed' if a.score is None else f'{a.score:.2g}'}): {_code(a.text)}"
+            for a in d.answers
+        ]
+        blocks.append("\n".join(lines))
+    if blocks:
+        found.append(
+            (f"{v.task}: {len(blocks)} of {count} examples on which the arms disagree", "\n\n---\n\n".join(blocks))
+        )
+    found.append((f"{v.task}: what it cost to find out", _ledger(evidence, v.task)))
+    return found
+
+
+def _contrast(c: Contrast) -> str:
+    d = c.difference
+    p = "< 0.001" if c.p_holm < 0.001 else f"{c.p_holm:.2g}"
+    name = f"{_text(c.a)} − {_text(c.b)}"
+    return _row([name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p, c.verdict, f"{d.detectable:.3f}"])
+
+
+def _checks(evidence: Evidence, task: str) -> str:
+    lines = []
+    for subject, c in together(checks(evidence, task)):
+        failure = f" **{_text(c.failure)}**" if c.failure else ""
+        lines.append(f"- {'❌' if c.failure else '✅'} {_text(subject)}: {_text(c.name)}{failure}")
+    return "\n".join(lines)
+
+
+def _ledger(evidence: Evidence, task: str) -> str:
+    head = ["arm", "fit calls", "fit s", "fit", "test calls", "test s", "test", "total", "of it API"]
+    rows = [_row(head), "|---|" + "---:|" * (len(head) - 1)]
+    for line in ledger(evidence, task):
+        counts = [f"{x:,.0f}" for x in (line.fit.calls, line.fit.seconds, line.serve.calls, line.serve.seconds)]
+        usd = [dollars(x) for x in (line.fit_usd, line.serve_usd, line.total_usd, line.api_usd)]
+        rows.append(_row([_text(line.arm), *counts[:2], usd[0], *counts[2:], *usd[1:]]))
+    return "\n".join(rows)
+
+
+def _repeat(evidence: Evidence) -> str:
+    lines = [f"    {visible(evidence.command)}", ""]
+    lines += [f"- split of {_text(t)}: `{split}`" for t, split in evidence.comparison.split_sha256.items()]
+    lines += [f"- {_text(name)} {_text(version)}" for name, version in versions()]
+    return "\n".join(lines)

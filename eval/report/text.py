@@ -1,0 +1,39 @@
+"""Text that comes from data, made safe to look at: what cannot be seen is shown, what is long is cut."""
+
+import unicodedata
+
+from eval.table import money
+
+LONGEST = 1200
+"""Characters of one field of an example that a report shows."""
+
+
+def visible(text: object) -> str:
+    """Return the text with control, format and lone surrogate characters as their code; line ends and tabs stay.
+
+    A right-to-left override would turn the rest of the page around, a zero-width space would hide a difference.
+    """
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"⟨U+{ord(c):04X}⟩"
+        for c in str(text)
+    )
+
+
+def cut(text: object, most: int = LONGEST) -> str:
+    """Return the text, visible, at most so long; what is left out is counted."""
+    shown = visible(text)
+    return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown) - most:,} more characters)"
+
+
+def field_text(value: object) -> str:
+    """Return the value of a field of an example as text; a list holds alternatives or passages."""
+    if isinstance(value, (list, tuple)):
+        return "\n".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def dollars(value: float | None) -> str:
+    """Return dollars as people write them; an unknown price is said."""
+    if value is None:
+        return "unpriced"
+    return f"${value:,.0f}" if value >= 100 else f"${money(value)}"

@@ -1,0 +1,371 @@
+"""What people see of a comparison: real files of cells through the command line, the page in a real browser."""
+
+import csv
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import plotly.graph_objects as go
+import pytest
+from browser import CHROMIUM, Page, chromium
+from stores import HOSTILE, MADE, write_experiment, write_store
+
+from eval.cli import main
+from eval.compare import compare
+from eval.experiment import Experiment, Needs, Prices
+from eval.finished import finished
+from eval.gates import Gates, apply_gates
+from eval.parse import read_experiment
+from eval.report.curves import crossing, crossing_words, learning_curves
+from eval.report.evidence import Evidence, checks, ledger
+from eval.report.examples import disagreements, label_lines
+from eval.report.markdown import MOST, markdown
+from eval.report.page import html_page
+from eval.report.text import cut, visible
+from eval.report.volumes import states
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with data, experiment file and a store of ten finished cells."""
+    folder = tmp_path_factory.mktemp("support")
+    write_store(write_experiment(folder), folder / "mlruns")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evidence(folder: Path) -> Evidence:
+    """Return what a report of that folder is made of."""
+    experiment, _ = read_experiment(folder / "support.yaml")
+    assert experiment is not None
+    return evidence_of(folder, experiment)
+
+
+def evidence_of(folder: Path, experiment: Experiment) -> Evidence:
+    found = finished(experiment, store=folder / "mlruns")
+    comparison = compare(found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name)
+    return Evidence(experiment, comparison, found, "crossover run support.yaml")
+
+
+def report(folder: Path, *flags: str) -> int:
+    return main(["report", str(folder / "support.yaml"), "--store", str(folder / "mlruns"), *flags])
+
+
+def test_every_form_is_written_and_the_store_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    before = {f: f.read_bytes() for f in (folder / "mlruns").rglob("*") if f.is_file()}
+    names = ["r.html", "r.md", "r.json", "r.csv", "r.xml", "r.txt"]
+    assert report(folder, *(word for n in names for word in ("-o", str(tmp_path / n)))) == 0
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted(names)
+    assert {f: f.read_bytes() for f in (folder / "mlruns").rglob("*") if f.is_file()} == before
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert [r["name"] for r in rows] == [a["name"] for a in data["arms"]]
+    assert [float(r["score_mean"]) for r in rows] == [a["score"]["mean"] for a in data["arms"]]
+    assert sum(r["chosen"] == "True" for r in rows) == 1
+
+
+def test_report_prints_what_run_would_print(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(folder) == 0
+    assert "experiment support" in capsys.readouterr().out
+    flags = ["run", str(folder / "support.yaml"), "--store", str(folder / "mlruns"), "--no-progress", "--json"]
+    assert main(flags) == 0
+    ran = json.loads(capsys.readouterr().out)
+    assert report(folder, "-o", str(folder / "again.json")) == 0
+    assert json.loads((folder / "again.json").read_text()) == ran
+
+
+def test_run_writes_the_page_as_well(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--store", str(folder / "mlruns"), "--no-progress", "-o", str(tmp_path / "r.html")]
+    assert main(["run", str(folder / "support.yaml"), *flags]) == 0
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-o", "r.xls"], "error: -o r.xls: no form for .xls; use .html, .md, .json, .csv, .xml, .txt\n"),
+        (["-o", "nowhere/r.md"], "error: -o nowhere/r.md: no folder nowhere; make it first\n"),
+        (["--limit", "7"], "none of the 10 cells of 'support' is finished (10 of other settings are); give the same"),
+        (["--baseline", "no.json"], "error: --baseline no.json: no such file; give a file that `crossover run --json`"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line_and_exit_2(
+    flags: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(folder, *flags) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_partial_table_is_said_to_be_partial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(write_experiment(tmp_path), tmp_path / "mlruns", only=["zero_shot", "sft"])
+    assert report(tmp_path, "-o", str(tmp_path / "r.xml")) == 0
+    assert "warning: 4 of 10 cells are finished: the table is partial" in capsys.readouterr().err
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    assert suite.get("failures") == "1"
+    assert [f.text for f in suite.iter("failure")] == ["6 of 10 cells are not finished"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--fail-under", "0.7"], 0, ""),
+        (["--fail-under", "0.9"], 1, "gate failed: intents: best score 0."),
+        (["--fail-on-inconclusive"], 0, ""),
+    ],
+)
+def test_gates_decide_the_exit_code(
+    flags: list[str], code: int, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(folder, *flags) == code
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_every_gate_is_a_test_case(folder: Path, tmp_path: Path) -> None:
+    assert report(folder, "--fail-under", "0.9", "--fail-on-inconclusive", "-o", str(tmp_path / "r.xml")) == 1
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    cases = {c.get("name"): c.find("failure") is not None for c in suite}
+    assert cases["gate --fail-under"] is True
+    assert cases["gate --fail-on-inconclusive"] is False
+    assert len(cases) == int(suite.get("tests", "0")) == 3 + 10 + 2
+    assert suite.get("failures") == "1"
+
+
+def test_a_baseline_holds_until_an_arm_is_significantly_worse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, then = tmp_path / "now", tmp_path / "then"
+    for place, worse in ((now, 0.25), (then, 0.0)):
+        place.mkdir()
+        write_store(write_experiment(place), place / "mlruns", only=["zero_shot", "sft"], worse=worse)
+    assert report(then, "-o", str(tmp_path / "then.json")) == 0
+    assert report(now, "-o", str(tmp_path / "now.json")) == 0
+    assert report(then, "--baseline", str(tmp_path / "now.json")) == 0
+    capsys.readouterr()
+    document = json.loads((tmp_path / "then.json").read_text())
+    for arm in document["arms"]:
+        arm["cells"] = ["0" * 16]
+    (tmp_path / "then.json").write_text(json.dumps(document))
+    assert report(now, "--baseline", str(tmp_path / "then.json")) == 1
+    assert "from the two intervals" in capsys.readouterr().err
+
+
+def test_a_baseline_in_the_store_is_compared_by_example(evidence: Evidence, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    assert report(folder, "-o", str(file)) == 0
+    outcomes = apply_gates(Gates(baseline=file), evidence.comparison, store=folder / "mlruns")
+    assert len(outcomes) == 10
+    assert all(o.passed and "paired by example" in o.found and "+0.000" in o.found for o in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split_sha256": {"intents": "f" * 64}}, "intents had split ffffffffffff, now "),
+        ({"schema_version": 7}, "schema_version 7 is not 1"),
+        ({"arms": [{"task": "intents"}]}, "not a comparison (KeyError: 'score')"),
+        ({"arms": []}, "no arm of this comparison"),
+    ],
+)
+def test_a_baseline_that_does_not_compare_is_refused(
+    change: dict[str, Any], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "b.json"
+    report(folder, "-o", str(file))
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert report(folder, "--baseline", str(file)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_verdict_of_each_volume_is_that_of_the_rules(evidence: Evidence) -> None:
+    verdict = evidence.comparison.verdicts[0]
+    found = states(evidence, verdict)
+    assert [s.volume for s in found][:2] == [None, 100.0]
+    assert all(b.volume > a.volume for a, b in pairwise(found[1:]) if a.volume and b.volume)
+    assert found[0].verdict == verdict
+    assert {s.verdict.choose for s in found} == {"sft rank=16, n=1024", "retrieved_demos demos=8, n=256"}
+    for s in found[1::6]:
+        again = compare(
+            evidence.finished.results, needs=Needs(volume_per_month=s.volume), prices=Prices(2.5), experiment="x"
+        )
+        assert again.verdicts[0] == s.verdict
+
+
+def test_a_stated_volume_is_where_the_slider_stands(folder: Path, evidence: Evidence) -> None:
+    stated = replace(evidence.experiment, needs=Needs(volume_per_month=12_345))
+    found = states(again := evidence_of(folder, stated), again.comparison.verdicts[0])
+    assert [s.volume for s in found if s.stated] == [12_345]
+    assert None not in [s.volume for s in found]
+
+
+def test_the_crossing_lies_between_the_sizes_that_disagree(evidence: Evidence) -> None:
+    curves = learning_curves(evidence, "intents")
+    assert {c.name: len(c.arms) for c in curves if not c.constant} == {
+        "few_shot demos=4": 3, "retrieved_demos demos=8": 3, "sft rank=16": 3,
+    }  # fmt: skip
+    cross = crossing(curves)
+    assert cross is not None
+    assert (cross.below, cross.above, cross.ahead_after) == (256, 1024, "weights")
+    assert 256 < cross.size < 1024
+    weak = [c for c in curves if c.name != "retrieved_demos demos=8"]
+    assert crossing(weak) is None
+    assert crossing_words(weak).startswith("No crossing: fine-tuning is ahead at every size measured")
+    assert crossing_words([c for c in curves if c.kind == "context"]) == ""
+
+
+def test_labels_stand_beside_their_frequency(evidence: Evidence) -> None:
+    arms = evidence.arms("intents")
+    lines = label_lines(evidence, "intents", arms)
+    assert [(x.label, x.test) for x in lines[:2]] == [("card_lost", 125), ("refund_late", 75)]
+    weighted = [sum(x.test * (x.scores[n] or 0.0) for x in lines) / 300 for n in range(len(arms))]
+    assert weighted == pytest.approx([a.score.mean for a in arms])
+
+
+def test_examples_of_disagreement_are_drawn_alike_every_time(evidence: Evidence) -> None:
+    arms = evidence.arms("intents")[:2]
+    samples, count = disagreements(evidence, "intents", arms)
+    assert len(samples) == 12
+    assert count == sum(arms[0].scores[i] != arms[1].scores[i] for i in arms[0].scores)
+    assert all({a.score for a in d.answers} == {0.0, 1.0} for d in samples)
+    assert disagreements(evidence, "intents", arms) == (samples, count)
+
+
+def test_the_ledger_adds_up(evidence: Evidence) -> None:
+    lines = {x.arm: x for x in ledger(evidence, "intents")}
+    sft = lines["sft rank=16, n=1024"]
+    seconds = MADE["sft"].fit_seconds[-1] + MADE["sft"].serve_seconds
+    assert sft.total_usd == pytest.approx(seconds / 3600 * 2.5)
+    assert sft.serve.calls == 300
+    assert sft.api_usd == 0.0
+
+
+def test_a_broken_rule_fails_its_check(evidence: Evidence) -> None:
+    arms = tuple(replace(a, integrity=("zero-shot shows demonstrations",)) for a in evidence.comparison.arms[:1])
+    comparison = replace(evidence.comparison, arms=arms + evidence.comparison.arms[1:])
+    broken = replace(evidence, comparison=comparison)
+    assert [c.failure for c in checks(broken, "intents") if c.failure] == ["zero-shot shows demonstrations"]
+    assert "❌ zero\\_shot" in markdown(broken)
+
+
+def test_what_cannot_be_seen_is_shown() -> None:
+    assert visible("a\x00b\x1b\u202e\u200b\ud800\n\t") == "a⟨U+0000⟩b⟨U+001B⟩⟨U+202E⟩⟨U+200B⟩⟨U+D800⟩\n\t"
+    assert cut("x" * 30, 10) == "x" * 10 + "… (20 more characters)"
+
+
+def test_the_comment_fits_and_shows_data_as_text(evidence: Evidence) -> None:
+    text = markdown(evidence)
+    assert len(text) < MOST
+    assert text.count("<details>") == text.count("</details>") == 6
+    outside = re.sub(r"``[^\n]*``|`[^`]*`", "", text)
+    assert "<script" not in outside
+    assert "@someone" not in outside
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| **sft")]
+    assert len(rows) == 1
+
+
+def test_a_comment_leaves_out_what_does_not_fit_and_says_so(evidence: Evidence) -> None:
+    text = markdown(replace(evidence, command="x" * MOST))
+    assert len(text) < MOST
+    assert "1 sections do not fit a comment" in text
+    assert "paired differences" in text
+
+
+def test_the_page_is_one_safe_file_and_the_same_every_time(evidence: Evidence) -> None:
+    text = html_page(evidence)
+    assert text == html_page(evidence)
+    assert text.count("plotly.js v") == 1
+    body = text.partition("plotly.js v")[0]
+    assert "<script>alert" not in body
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; ⟨U+001B⟩[31mred⟨U+202E⟩" in body
+    assert not re.search(r"""(?:src|href)=["'](?!#|data:,)""", body)
+    assert "default-src 'none'" in html.unescape(body)
+    figures = re.findall(r'<script type="application/json">(.*?)</script>', body)
+    assert len(figures) == 4
+    for figure in figures:
+        go.Figure(json.loads(re.sub(r'"@[a-z0-9-]+"', '"#123456"', figure)))
+
+
+def test_an_unpriced_or_unscored_arm_has_a_page_too(folder: Path, evidence: Evidence) -> None:
+    results = [replace(r, rows=[replace(x, usd=None) for x in r.rows], local=False) for r in evidence.finished.results]
+    results[0] = replace(results[0], rows=[replace(x, score=None, failure="lm: gone") for x in results[0].rows])
+    comparison = compare(results, needs=Needs(), prices=Prices(), experiment="x")
+    found = replace(evidence.finished, results=tuple(results))
+    text = html_page(replace(evidence, comparison=comparison, finished=found)).partition("plotly.js v")[0]
+    assert "unpriced" in text
+    assert "barred" in text
+    assert "nan" not in text.lower().replace("finance", "")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """Return a page of a real browser."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def file(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page as a file."""
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(html_page(evidence), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_opens_offline_without_complaint_and_fits(page: Page, file: Path, width: int, dark: bool) -> None:
+    page.open(file, width=width, dark=dark)
+    assert page.complaints == []
+    assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.run("document.querySelectorAll('.chart .main-svg').length") >= 4
+    assert page.run("document.querySelector('h2').innerText").startswith("Use sft")
+    red, *_ = (int(n) for n in re.findall(r"\d+", page.run("getComputedStyle(document.body).backgroundColor")))
+    assert (red < 60) == dark
+
+
+def test_the_slider_changes_the_verdict(page: Page, file: Path) -> None:
+    page.open(file)
+    move = """(index => {{ const slider = document.querySelectorAll('input[type=range]')[{which}];
+        slider.value = index; slider.dispatchEvent(new Event('input', {{bubbles: true}})); }})({index})"""
+    shown = "[...document.querySelectorAll('.state')].filter(s => s.offsetParent).map(s => s.innerText)"
+    marker = "document.querySelector('[data-chart=breakeven] .plot').layout.shapes[0]"
+    seen = []
+    for which, index in ((0, 1), (1, 12), (0, 0)):
+        page.run(move.format(which=which, index=index))
+        (text,) = page.run(shown)
+        shape = page.run(f"({{visible: {marker}.visible, at: {marker}.x0}})")
+        seen.append((text.partition("\n")[0], page.run("document.querySelector('output').textContent"), shape))
+    assert seen[0] == ("Use retrieved_demos", "100", {"visible": True, "at": 100})
+    assert seen[1][:2] == ("Use sft", "500,000")
+    assert seen[1][2] == {"visible": True, "at": 500_000}
+    assert seen[2][0] == "Use sft"
+    assert seen[2][2]["visible"] is False
+    assert page.complaints == []
+
+
+def test_the_toggle_turns_figures_dark_as_well(page: Page, file: Path) -> None:
+    page.open(file)
+    ink = "getComputedStyle(document.querySelector('.chart .xtick text')).fill"
+    before = page.run(ink)
+    page.run("document.getElementById('theme').click()")
+    assert page.run("getComputedStyle(document.documentElement).colorScheme") == "dark"
+    assert page.run(f"new Promise(done => setTimeout(() => done({ink}), 300))") != before
+
+
+def test_hostile_data_is_text(page: Page, file: Path) -> None:
+    page.open(file)
+    shown = page.run("document.querySelector('.sample .field:not(.gold)').closest('section').textContent")
+    assert visible(HOSTILE) in shown
+    assert page.run("document.querySelectorAll('.sample script').length") == 0
