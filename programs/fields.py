@@ -14,6 +14,8 @@ from programs.load import is_reference, unknown
 from programs.rows import Record, fault, few
 from programs.task import Problem, UserError
 
+RETRIEVING = ("rag", "multihop", "dialogue")
+"""Programs whose examples carry passages."""
 ROLES = ("input", "output", "gold", "id", "ignored")
 OBVIOUS = {
     "text": "input", "question": "input", "label": "output", "answer": "output", "answers": "output",
@@ -63,7 +65,7 @@ def columns_of(
     for role in ("gold", "id"):
         if len(by_role[role]) > 1:
             raise UserError(f"`fields` gives the role {role} to {' and '.join(by_role[role])}; keep one")
-    named = {c: "answer" if c == "answers" and program == "rag" else c for c in outputs}
+    named = {c: "answer" if c == "answers" and program in RETRIEVING else c for c in outputs}
     for name in (*inputs, *named.values()):
         if name in RESERVED or keyword.iskeyword(name) or not name.isidentifier():
             raise UserError(f"column {name!r} cannot be a field name; rename it in the data")

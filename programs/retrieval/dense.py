@@ -60,7 +60,10 @@ class Dense:
         k, found = min(k, len(self._ids)), list[Hits]()
         if self._faiss is not None:
             scores, places = self._faiss.search(asked, k)
-            return [[(self._ids[i], float(s)) for i, s in zip(*row, strict=True)] for row in zip(places, scores, strict=True)]
+            return [
+                [(self._ids[i], float(s)) for i, s in zip(*row, strict=True)]
+                for row in zip(places, scores, strict=True)
+            ]
         for start in range(0, len(asked), BLOCK):
             for scores in asked[start : start + BLOCK] @ self._vectors.T:
                 # As in bm25: all that reach the k-th best score, so that ties are broken by position alone.

@@ -125,8 +125,10 @@ class Embedder:
         """Return the sentence-transformers model."""
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging as transformers_logging
         except ImportError:
             raise UserError(f"dense retrieval needs sentence-transformers, not installed: {INSTALL}") from None
+        transformers_logging.disable_progress_bar()
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
         place = self._place()
         try:

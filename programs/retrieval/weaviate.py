@@ -129,20 +129,16 @@ class Weaviate:
     def _import(self, passages: Sequence[Passage]) -> None:
         """Import passages; those that the server refuses are tried again, and named when it refuses them for good."""
         left, reasons = list(passages), dict[str, str]()
-        vectors: Sequence[Any] = [None] * len(left)
-        if self.query != "bm25":
-            vectors, _ = self._embedder.passages([p.render() for p in left])
+        bare = self.query == "bm25"
+        vectors = [None] * len(left) if bare else self._embedder.passages([p.render() for p in left])[0].tolist()
         vector_of = {p.id: v for p, v in zip(left, vectors, strict=True)}
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(PAUSE * 2 ** (attempt - 1))
             with self._objects.batch.fixed_size(batch_size=100, concurrent_requests=2) as batch:
                 for p in left:
-                    vector = vector_of[p.id]
                     values = {"passage": p.id, "sha256": _sha256(p), "text": p.render()}
-                    batch.add_object(
-                        properties=values, uuid=_uuid(p), vector=None if vector is None else vector.tolist()
-                    )
+                    batch.add_object(properties=values, uuid=_uuid(p), vector=vector_of[p.id])
             reasons = {str(f.object_.uuid): str(f.message) for f in self._objects.batch.failed_objects}
             left = [p for p in left if _uuid(p) in reasons]
             if not left:
@@ -161,7 +157,7 @@ class Weaviate:
             return [[] for _ in questions]
         vectors = [None] * len(questions) if self.query == "bm25" else self._embedder.encode(questions).tolist()
         with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda pair: self._ask(*pair, k), zip(questions, vectors, strict=True)))
+            return list(pool.map(lambda q, v: self._ask(q, v, k), questions, vectors))
 
     def _ask(self, question: str, vector: Any, k: int) -> Hits:
         """Return the hits of one question, asked again when the server does not answer."""
@@ -187,7 +183,9 @@ class Weaviate:
             return near.objects
         score = MetadataQuery(score=True)
         if self.query == "bm25":
-            return self._objects.query.bm25(question, query_properties=["text"], return_metadata=score, **common).objects
+            return self._objects.query.bm25(
+                question, query_properties=["text"], return_metadata=score, **common
+            ).objects
         return self._objects.query.hybrid(
             question, vector=vector, alpha=self.alpha, query_properties=["text"], return_metadata=score,
             fusion_type=HybridFusion.RELATIVE_SCORE, **common,
