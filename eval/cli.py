@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.index_verb import index
+
 if TYPE_CHECKING:
     from eval.compare import Comparison
     from eval.experiment import Experiment
@@ -269,6 +271,8 @@ def doctor(store: Path) -> int:
         click.echo(f"{'ok ' if ok else 'BAD'}  {name:<18} {text}")
     return EXIT_CANNOT_RUN if bad else 0
 
+
+crossover.add_command(index)
 
 if __name__ == "__main__":
     sys.exit(main())

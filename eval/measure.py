@@ -128,7 +128,9 @@ class Probe:
     """Finds the passages of a question; timed with the answer, because a user waits for both."""
     seconds: list[float] = field(default_factory=list)
     retrieval_seconds: list[float] = field(default_factory=list)
-    """The part of `seconds` that finding passages took."""
+    """The part of `seconds` that finding the passages of the question took."""
+    rm: Callable[..., object] | None = None
+    """What a program that writes queries of its own searches with."""
 
 
 def measure_latency(probes: Sequence[Probe], *, requests: int, warm_up: int = 2) -> None:
@@ -139,7 +141,7 @@ def measure_latency(probes: Sequence[Probe], *, requests: int, warm_up: int = 2)
     for n in range(requests + warm_up):
         for p in probes:
             example = p.examples[n % len(p.examples)]
-            with dspy.context(lm=p.fitted.lm, adapter=p.model.adapter):
+            with dspy.context(lm=p.fitted.lm, adapter=p.model.adapter, rm=p.rm):
                 start = time.perf_counter()
                 try:
                     if p.retrieve is not None:

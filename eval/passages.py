@@ -177,9 +177,20 @@ class Passages:
             if (gold := set(_gold(e)))
         }
 
-    def lookup(self, query: str) -> list[str]:
-        """Return the texts of the k best passages of a query that a program wrote; asked once, then known."""
-        return [self.texts[i] for i in self.find([query])[0]]
+    def live(self, knowledge: str, *, kept: bool = True) -> Callable[..., list[Any]] | None:
+        """Return what `dspy.settings.rm` is to be, for programs that search with words of their own.
+
+        It is called and answers as DSPy's own retrievers do. Unless `kept`, a query is searched for every time. None
+        where nothing is retrieved: no program may find by itself what its arm must not read.
+        """
+        if self.index is None or knowledge != "retrieved":
+            return None
+        find = self.find if kept else self.search
+
+        def search(query: str, k: int | None = None, **ignored: Any) -> list[Any]:
+            return [dspy.Prediction(long_text=self.texts[i]) for i in find([query], k)[0]]
+
+        return search
 
 
 def _gold(example: dspy.Example) -> list[str]:

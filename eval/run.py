@@ -202,9 +202,10 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     except Exception as e:
         work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
         return None
-    rows, seconds = measure_accuracy(
-        fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
-    )
+    with dspy.context(rm=passages.live(cell.knowledge.test)):
+        rows, seconds = measure_accuracy(
+            fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
+        )
     ranking = passages.ranking(test, cell.knowledge.test)
     result = Result(
         key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
@@ -216,7 +217,7 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     )  # fmt: skip
     searches = cell.knowledge.test in ("retrieved", "noisy") and task.corpus
     retrieve = (lambda e: passages.search([question_text(e)])) if searches else None
-    return result, Probe(fitted, model, test, retrieve)
+    return result, Probe(fitted, model, test, retrieve, rm=passages.live(cell.knowledge.test, kept=False))
 
 
 def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
@@ -229,7 +230,7 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     method = method_of(cell.method.name, cell.method.options)
     budget = Budget(workdir=workdir, threads=work.threads, progress=work.progress.note)
     start = time.perf_counter()
-    with dspy.context(lm=model.lm, adapter=model.adapter):
+    with dspy.context(lm=model.lm, adapter=model.adapter, rm=passages.live(cell.knowledge.train)):
         fitted = method.fit(
             task.program(),
             train=passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train),

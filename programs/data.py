@@ -162,10 +162,13 @@ def _read_splits(source: TaskSource, base: Path, problems: list[Problem]) -> dic
 
 
 def _read_corpus(source: TaskSource, base: Path, problems: list[Problem]) -> tuple[Passage, ...]:
-    """Return the passages of the corpus, each id once."""
-    if not source.corpus:
-        return ()
-    records, found = read_source(source.corpus, base=base, key="corpus")
+    """Return the passages of the task's corpus, each id once."""
+    return read_corpus(source.corpus, base, problems) if source.corpus else ()
+
+
+def read_corpus(file: str, base: Path, problems: list[Problem]) -> tuple[Passage, ...]:
+    """Return the passages of a file with columns `id`, `text` and perhaps `title`; faults go to `problems`."""
+    records, found = read_source(file, base=base, key="corpus")
     problems += found
     passages, faults = dict[str, Passage](), list[Problem]()
     for record in records:

@@ -16,6 +16,8 @@ from programs.task import Problem, UserError
 
 RETRIEVING = ("rag", "multihop", "dialogue")
 """Programs whose examples carry passages."""
+HISTORY = "history"
+"""The input that may be empty: a conversation starts without any."""
 ROLES = ("input", "output", "gold", "id", "ignored")
 OBVIOUS = {
     "text": "input", "question": "input", "label": "output", "answer": "output", "answers": "output",
@@ -119,7 +121,8 @@ def _wrong(record: Record, column: str, columns: Columns) -> str:
     for part in [value, *values]:
         if isinstance(part, dict) or (isinstance(part, list) and (column in columns.inputs or part is not value)):
             return f"{column!r} holds a {type(part).__name__}, not text"
-    return "" if values and all(text_of(v).strip() for v in values) else f"{column!r} is empty"
+    filled = bool(values) and all(text_of(v).strip() for v in values)
+    return "" if filled or (column == HISTORY and column in columns.inputs) else f"{column!r} is empty"
 
 
 def answers_of(value: Any) -> list[Any]:

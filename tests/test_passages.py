@@ -65,7 +65,11 @@ def test_one_index_serves_every_k(tmp_path: Path) -> None:
 
 
 def test_a_program_looks_up_with_words_of_its_own(tmp_path: Path) -> None:
-    assert passages_of(tmp_path, Retrieval(k=1)).lookup("something about delta") == ["delta: fact number delta"]
+    passages = passages_of(tmp_path, Retrieval(k=1))
+    for kept in (True, False):
+        with dspy.context(rm=passages.live("retrieved", kept=kept)):
+            assert dspy.Retrieve(k=1)("something about delta").passages == ["delta: fact number delta"]
+    assert passages.live("gold") is None
 
 
 def test_chunks_cover_every_word_and_remember_their_passage() -> None:

@@ -21,6 +21,7 @@ IMPORT, DELETE = 1000, 500
 """Passages imported before progress is shown, and ids deleted at once."""
 TRIES, PAUSE = 3, 0.5
 """Tries of an import or a query, and seconds before the second; each pause is twice the one before."""
+ROOM = "look into its log, and at the room on its disk (a server with a full disk is read-only)"
 THREADS = 8
 """Queries in flight at once; Weaviate answers one question a request."""
 
@@ -95,9 +96,17 @@ class Weaviate:
         for start in range(0, len(gone), DELETE):
             self._objects.data.delete_many(where=Filter.by_id().contains_any(gone[start : start + DELETE]))
         fresh = [p for u, p in wanted.items() if present.get(u) != _sha256(p)]
+        refused = dict[str, str]()
         for start in range(0, len(fresh), IMPORT):
-            self._import(fresh[start : start + IMPORT])
+            part = fresh[start : start + IMPORT]
+            refused |= self._import(part, progress)
+            if len(refused) == start + len(part):
+                break  # the server takes nothing at all
             progress(f"{min(start + IMPORT, len(fresh))} of {len(fresh)} passages imported")
+        if refused:
+            named = ", ".join(map(repr, list(refused)[:5])) + (f", {len(refused) - 5} more" if len(refused) > 5 else "")
+            reason = " ".join(next(iter(refused.values())).split())[:160]
+            raise UserError(f"{self._place} refused {len(refused)} passages {TRIES} times ({named}): {reason}; {ROOM}")
         held = int(self._objects.aggregate.over_all(total_count=True).total_count or 0)
         if held != len(wanted):
             what = f"{self._place}: the collection holds {held} of {len(wanted)} passages after the import"
@@ -126,14 +135,15 @@ class Weaviate:
             )
         return self._client.collections.use(full)
 
-    def _import(self, passages: Sequence[Passage]) -> None:
-        """Import passages; those that the server refuses are tried again, and named when it refuses them for good."""
+    def _import(self, passages: Sequence[Passage], progress: Callable[[str], None]) -> dict[str, str]:
+        """Import passages, those that the server refuses again; return what it refuses for good, with its reasons."""
         left, reasons = list(passages), dict[str, str]()
         bare = self.query == "bm25"
         vectors = [None] * len(left) if bare else self._embedder.passages([p.render() for p in left])[0].tolist()
         vector_of = {p.id: v for p, v in zip(left, vectors, strict=True)}
         for attempt in range(TRIES):
             if attempt:
+                progress(f"{len(left)} passages refused, tried again: {left[0].id!r}: {reasons[_uuid(left[0])][:100]}")
                 time.sleep(PAUSE * 2 ** (attempt - 1))
             with self._objects.batch.fixed_size(batch_size=100, concurrent_requests=2) as batch:
                 for p in left:
@@ -142,10 +152,8 @@ class Weaviate:
             reasons = {str(f.object_.uuid): str(f.message) for f in self._objects.batch.failed_objects}
             left = [p for p in left if _uuid(p) in reasons]
             if not left:
-                return
-        named = ", ".join(f"{p.id!r}" for p in left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        reason = " ".join(reasons[_uuid(left[0])].split())[:160]
-        raise UserError(f"{self._place} refused {len(left)} passages in {TRIES} tries ({named}): {reason}; {_room()}")
+                break
+        return {p.id: reasons[_uuid(p)] for p in left}
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their scores, best first.
@@ -223,8 +231,3 @@ def _sha256(passage: Passage) -> str:
 def _score(metadata: Any) -> float:
     """Return the score of a hit; a cosine distance becomes a cosine."""
     return 1 - float(metadata.distance) if metadata.distance is not None else float(metadata.score or 0.0)
-
-
-def _room() -> str:
-    """Return what to do about refused objects."""
-    return "look into the server's log, and at the room on its disk (it is read-only when the disk is nearly full)"
