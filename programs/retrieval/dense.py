@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from programs.task import Passage
 
 BLOCK = 64
 """Questions whose scores against every passage are in memory at once."""
-FAISS_FROM = 200_000
-"""Passages from which FAISS searches, where it is installed: it finds the same, without a matrix of all scores."""
 
 
 @dataclass
@@ -26,7 +23,6 @@ class Dense:
     """Where vectors are kept by content; None keeps them in memory alone."""
     _ids: list[str] = field(default_factory=list, init=False, repr=False)
     _vectors: Any = field(default=None, init=False, repr=False)
-    _faiss: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Name the model; it is loaded when the first text is encoded."""
@@ -40,12 +36,7 @@ class Dense:
 
     def index_vectors(self, ids: Sequence[str], vectors: Any) -> None:
         """Index rows of length 1 under these ids, in place of any indexed before."""
-        self._ids, self._vectors, self._faiss = list(ids), vectors, None
-        if len(ids) >= FAISS_FROM and find_spec("faiss"):
-            import faiss
-
-            self._faiss = faiss.IndexFlatIP(vectors.shape[1])
-            self._faiss.add(vectors)
+        self._ids, self._vectors = list(ids), vectors
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their cosines, best first."""
@@ -58,12 +49,6 @@ class Dense:
         import numpy as np
 
         k, found = min(k, len(self._ids)), list[Hits]()
-        if self._faiss is not None:
-            scores, places = self._faiss.search(asked, k)
-            return [
-                [(self._ids[i], float(s)) for i, s in zip(*row, strict=True)]
-                for row in zip(places, scores, strict=True)
-            ]
         for start in range(0, len(asked), BLOCK):
             for scores in asked[start : start + BLOCK] @ self._vectors.T:
                 # As in bm25: all that reach the k-th best score, so that ties are broken by position alone.
