@@ -1,13 +1,14 @@
 """One arm of a comparison: what was measured of a method on a task, over its seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from eval.cost import Cost, cost_of, mean_cost, request_costs
 from eval.experiment import Cell, Prices
 from eval.ledger import adapts_weights
 from eval.measure import Result
+from eval.ranking import Ranking
 from eval.rows import Rows
 from eval.secondary import mean_secondary
 from eval.seeds import widen_estimate
@@ -79,12 +80,25 @@ class Arm:
     warnings: tuple[str, ...] = ()
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
-    recall: float | None = None
-    """Share of the gold passages among those shown at test; None where the task names none."""
     secondary: Mapping[str, float] = field(default_factory=dict)
     """Measures that the task is not scored by: macro-F1, knowledge-F1; the mean over seeds."""
     by_seed: tuple[Mapping[str, float], ...] = ()
     """Example id to score, one mapping a seed, in the order of `seeds`; failed examples are absent."""
+    retrieval: str = ""
+    """Backend, k and options; empty where nothing is retrieved."""
+    ranking: Ranking | None = None
+    """How good the passages shown at test are; None where the task names no gold passages."""
+    hit: Estimate | None = None
+    """Score over the examples whose gold passages were all retrieved; None where nothing is retrieved."""
+    miss: Estimate | None = None
+    """Score over the others."""
+    retrieval_ms: float | None = None
+    """Median milliseconds of retrieval in the latency of one request; None where nothing is retrieved."""
+
+    @property
+    def recall(self) -> float | None:
+        """Return the share of the gold passages among those shown at test."""
+        return None if self.ranking is None else self.ranking.recall
 
 
 @dataclass(frozen=True)
@@ -110,9 +124,16 @@ def arms_of(results: Sequence[Result], prices: Prices) -> list[Arm]:
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         cell = result.cell
-        groups.setdefault((cell.model, cell.method.label, cell.train_size, cell.knowledge), []).append(result)
+        groups.setdefault((cell.model, cell.method.label, cell.train_size, cell.knowledge, _found(cell)), []).append(
+            result
+        )
     cells = [group[0].cell for group in groups.values()]
     return [_arm(group, name, prices) for group, name in zip(groups.values(), _names(cells), strict=True)]
+
+
+def _found(cell: Cell) -> str:
+    """Return how the cell's passages were found, empty where none were."""
+    return cell.retrieval.label if cell.retrieval else ""
 
 
 def kind_of(method: str) -> Kind:
@@ -140,6 +161,7 @@ def _names(cells: Sequence[Cell]) -> list[str]:
     several_models, several_adapters = len({m for m, _ in models}) > 1, len(models) > len({m for m, _ in models})
     several_sizes = len({c.train_size for c in cells if c.method.name != "zero_shot"}) > 1
     several_knowledge = len({c.knowledge for c in cells}) > 1
+    several_retrievals = len({_found(c) for c in cells} - {""}) > 1
     names: list[str] = []
     for c in cells:
         parts = [c.method.label]
@@ -147,6 +169,7 @@ def _names(cells: Sequence[Cell]) -> list[str]:
             parts.append("all" if c.train_size is None else f"n={c.train_size}")
         parts += [c.model.name] * several_models + [c.model.adapter or "default frame"] * several_adapters
         parts += [c.knowledge.label] * several_knowledge
+        parts += [_found(c)] * (several_retrievals and c.retrieval is not None)
         name = ", ".join(parts)
         names.append(name if name not in names else f"{name} #{names.count(name) + 1}")
     return names
@@ -185,9 +208,13 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         tokens=_tokens(results),
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
         integrity=tuple(dict.fromkeys(integrity)),
-        recall=results[0].notes.get("recall"),
         secondary=mean_secondary([r.notes for r in results]),
         by_seed=by_seed,
+        retrieval=_found(cell),
+        ranking=_ranking(results[0]),
+        hit=_score_where(scores, results[0], found=True),
+        miss=_score_where(scores, results[0], found=False),
+        retrieval_ms=results[0].notes.get("retrieval_ms"),
     )
 
 
@@ -200,6 +227,19 @@ def _mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
         for i, score in scores.items():
             gathered.setdefault(i, []).append(score)
     return {i: sum(s) / len(s) for i, s in gathered.items()}
+
+
+def _ranking(result: Result) -> Ranking | None:
+    """Return the quality of the passages shown, as the notes keep it."""
+    names = [f.name for f in fields(Ranking)]
+    return Ranking(**{n: result.notes[n] for n in names}) if all(n in result.notes for n in names) else None
+
+
+def _score_where(scores: Mapping[str, float], result: Result, *, found: bool) -> Estimate | None:
+    """Return the score over the examples that retrieval hit, or missed."""
+    chosen = [i for i in scores if result.hits.get(i) is found]
+    clusters = [result.clusters[i] for i in chosen] if result.clusters else None
+    return score_interval([scores[i] for i in chosen], clusters=clusters) if result.hits else None
 
 
 def _request_usd(results: Sequence[Result], prices: Prices) -> dict[str, float] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eval.experiment import Experiment, plan
 from eval.measure import Result
+from eval.passages import Indexes, Passages
 from eval.run import load_tasks
 from eval.store import load_result, program_sha256
 from models.load import EMBEDDED, load_model
@@ -38,10 +39,13 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
     identities = {
         n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())} for n, t in tasks.items()
     }
-    cells = plan(experiment)
+    cells, indexes = plan(experiment), Indexes(store)
     keys = [
         c.key(
-            **identities[c.task], model_sha256=models[c.model], retrieval=experiment.retrieval, limit=experiment.limit
+            **identities[c.task],
+            model_sha256=models[c.model],
+            retriever=Passages(tasks[c.task], c.retrieval, indexes).identity(),
+            limit=experiment.limit,
         )
         for c in cells
     ]

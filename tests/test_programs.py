@@ -61,7 +61,11 @@ def test_users_program_is_imported_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("clasify", "unknown program 'clasify'; did you mean 'classify'? choose from classify, rag or ./file.py:Class"),
+        (
+            "clasify",
+            "unknown program 'clasify'; did you mean 'classify'? "
+            "choose from classify, dialogue, multihop, rag or ./file.py:Class",
+        ),
         ("./gone.py:P", "./gone.py:P: no file ./gone.py; a relative path starts at the experiment file"),
         ("./mine.py:Pp", "unknown name in ./mine.py 'Pp'; did you mean 'P'? choose from P, Q, boom"),
         ("./mine.py", "'./mine.py' names no object; write ./file.py:name"),
