@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,24 +13,33 @@ from typing import Any
 import dspy
 
 from eval.audit import audit
+from eval.catalog import searches
+from eval.chain import Chain
 from eval.compare import Comparison, compare
-from eval.experiment import Cell, Experiment, TaskSpec, plan
+from eval.experiment import Cell, Experiment, SearchBudget, TaskSpec, plan
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
 from eval.progress import Progress
 from eval.safe_tracker import SafeTracker
 from eval.splits import Passages, question_text, train_pool
 from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
 from models.load import EMBEDDED, LoadedModel, load_model
+from models.price import price_source
 from models.spec import ModelSpec
 from programs.data import load_and_check
 from programs.task import Budget, Fitted, Method, Problem, Task, UserError
 
 LATENCY_REQUESTS = 30
 """Timed requests of each arm."""
+READINGS_OF_VAL = 20
+"""How often a search may read val, where the file names no number of metric calls."""
+BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
 
 
 def method_of(name: str, options: Any) -> Method:
-    """Return the method of that file name, with its options."""
+    """Return the method of that file name, with its options; a chain of the methods that its options list."""
+    if name == "chain":
+        return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
+    options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
     for room in ("optimizers", "finetune"):
         if find_spec(f"{room}.{name}"):
             cls = vars(import_module(f"{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
@@ -53,13 +62,15 @@ def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Probl
 def check_models(experiment: Experiment) -> list[Problem]:
     """Return what keeps the models from being called, without calling them."""
     problems = []
-    for spec in experiment.models:
+    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else [])]:
         if spec.name == "embedded" or spec.name.startswith("local:"):
             folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
             if folder.is_absolute() and not list(folder.glob("*.safetensors")):
                 problems.append(
                     Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
                 )
+            continue
+        if spec.api_base or spec.api_key:
             continue
         key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
         if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
@@ -83,6 +94,7 @@ class Work:
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
+    teacher: LoadedModel | None = None
 
     def spend(self, result: Result) -> None:
         """Add what a cell paid to APIs."""
@@ -113,6 +125,30 @@ class Work:
             model_sha256=self.models[cell.model].sha256,
             retrieval=self.experiment.retrieval,
             limit=self.experiment.limit,
+            search=self.search_facts(cell),
+        )
+
+    def search_facts(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the budget and the teacher of a cell that searches prompts."""
+        if not any(searches(step.name) for step in cell.method.steps):
+            return None
+        teacher = None if self.teacher is None else [asdict(self.teacher.spec), self.teacher.sha256]
+        return {"budget": asdict(self.experiment.budget), "teacher": teacher}
+
+    def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
+        """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""
+        own, shared = cell.method.options, self.experiment.budget
+        calls = own.get("metric_calls") or shared.metric_calls or READINGS_OF_VAL * val
+        teacher = self.teacher
+        return Budget(
+            metric_calls=calls,
+            usd=own.get("usd") or shared.usd,
+            workdir=folder / "fit",
+            answers=folder / "answers.jsonl",
+            teacher=None if teacher is None else teacher.lm,
+            teacher_adapter=None if teacher is None else teacher.adapter,
+            threads=self.threads,
+            progress=self.progress.note,
         )
 
 
@@ -137,7 +173,10 @@ def run_experiment(
     identities = {
         n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())} for n, t in tasks.items()
     }
-    work = Work(experiment, store, threads, progress, tasks, models, passages, identities)
+    teacher = None
+    if experiment.teacher is not None:
+        teacher = models.get(experiment.teacher) or load_model(experiment.teacher)
+    work = Work(experiment, store, threads, progress, tasks, models, passages, identities, teacher=teacher)
     cells = plan(experiment)
     keys = [work.key(c) for c in cells]
     results = {k: r for k in keys if (r := load_result(store, k)) is not None}
@@ -199,7 +238,7 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     result = Result(
         key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
-        fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"recall": recall}),
+        fit=fitted.spent, local=model.local, notes=fitted.notes | _facts(recall, model),
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
     )  # fmt: skip
@@ -207,6 +246,12 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
         (lambda e: passages.search([question_text(e)])) if cell.knowledge.test == "retrieved" and task.corpus else None
     )
     return result, Probe(fitted, model, test, retrieve)
+
+
+def _facts(recall: float | None, model: LoadedModel) -> dict[str, Any]:
+    """Return what is worth noting of a cell beside what its method noted."""
+    facts: dict[str, Any] = {} if recall is None else {"recall": recall}
+    return facts if model.local else facts | {"prices": price_source()}
 
 
 def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
@@ -217,17 +262,17 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
     method = method_of(cell.method.name, cell.method.options)
-    budget = Budget(workdir=workdir, threads=work.threads, progress=work.progress.note)
+    val = work.val(cell)
     start = time.perf_counter()
     with dspy.context(lm=model.lm, adapter=model.adapter):
         fitted = method.fit(
             task.program(),
             train=passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train),
-            val=work.val(cell),
+            val=val,
             metric=task.metric,
             lm=model.lm,
             seed=cell.seed,
-            budget=budget,
+            budget=work.budget(cell, folder, len(val)),
         )
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
     save_fitted(folder, fitted)

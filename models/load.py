@@ -56,6 +56,9 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 def _remote_model(spec: ModelSpec) -> LoadedModel:
     """Return a model behind an API; its hash is its name, for providers show nothing else."""
     key = os.environ.get(reference(spec.api_key), "") if spec.api_key else ""
+    if spec.api_base and not key:
+        # LiteLLM would send the provider's key, which is nothing for another address to see.
+        key = "no-key"
     engine = RemoteEngine(spec.name, Connection(spec.api_base, key, spec.timeout))
     # The engine retries, within its limit; DSPy must not do so once more around it.
     lm = dspy.LM(

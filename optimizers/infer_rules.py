@@ -43,6 +43,7 @@ class InferRules:
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         order = random.Random(seed).sample(list(train), min(self.examples, len(train)))
         with search:
+            search.score_start()
             optimizer = dspy.InferRules(
                 num_candidates=self.candidates, num_rules=self.rules, num_threads=search.threads,
                 teacher_settings={"lm": search.teacher}, metric=search.metric, metric_threshold=self.threshold,

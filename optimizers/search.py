@@ -155,6 +155,11 @@ class Search:
             return True
         return False
 
+    def score_start(self) -> None:
+        """Score the program as it was given, for an optimizer that does not do so itself."""
+        if (score := self.score(self.program)) is not None:
+            self.journal.scored.append((self.program, score))
+
     def score(self, program: dspy.Module) -> float | None:
         """Return the mean score on val, None when the budget does not reach."""
         if self.left is not None and self.left < len(self.val):
@@ -170,11 +175,11 @@ class Search:
         scored = [(p, s) for p, s in self.journal.scored if not notes.get("zero_shot") or not _shows(p)]
         known = {_state(p): s for p, s in reversed(scored)}
         start = known.get(_state(self.program))
-        if self.found is not None and _state(self.found) not in known:
-            if start is None and (start := self.score(self.program)) is not None:
-                scored.insert(0, (self.program, start))
-            if (score := self.score(self.found)) is not None:
-                scored.append((self.found, score))
+        if start is None and (self.found is not None or scored):
+            start = self.score(self.program)
+        unscored = self.found is not None and _state(self.found) not in known
+        if self.found is not None and unscored and (score := self.score(self.found)) is not None:
+            scored.append((self.found, score))
         best, best_score = self.program, start
         for candidate, score in scored:
             if best_score is None or score > best_score:

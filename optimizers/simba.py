@@ -38,6 +38,7 @@ class Simba:
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         batch = min(self.batch, len(train))
         with search:
+            search.score_start()
             optimizer = dspy.SIMBA(
                 metric=search.metric, bsize=batch, num_candidates=self.candidates,
                 max_steps=self._steps(search.left, batch, len(train), len(val)), max_demos=self.demos,
