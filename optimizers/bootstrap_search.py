@@ -48,6 +48,6 @@ class BootstrapSearch:
                 max_errors=len(order) * self.rounds + len(val) + 1,
             )  # fmt: skip
             search.found = optimizer.compile(
-                with_demos(program, []), trainset=search.examples(order), valset=search.val
+                with_demos(program, []), trainset=search.sparing(order, readings=self.candidates + 1), valset=search.val
             )
         return search.fitted()

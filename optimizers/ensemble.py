@@ -9,6 +9,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from programs.demos import with_demos
+from programs.splits import fold
 from programs.task import Budget, Fitted, Metric, Spent
 
 
@@ -34,7 +35,9 @@ class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
                 unread = e
         if not answers and unread is not None:
             raise unread
-        return dspy.majority(answers, field=list(self.programs[0].predictors()[-1].signature.output_fields)[-1])
+        output = list(self.programs[0].predictors()[-1].signature.output_fields)[-1]
+        # DSPy's own normalization drops articles, and with them the label "a".
+        return dspy.majority(answers, normalize=fold, field=output)
 
 
 @dataclass(frozen=True)

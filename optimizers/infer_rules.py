@@ -52,6 +52,6 @@ class InferRules:
             )  # fmt: skip
             optimizer.rules_induction_program.rng = random.Random(seed)
             search.found = optimizer.compile(
-                with_demos(program, []), trainset=search.examples(order), valset=search.val
+                with_demos(program, []), trainset=search.sparing(order, readings=1), valset=search.val
             )
         return search.fitted()

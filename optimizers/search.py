@@ -125,6 +125,13 @@ class Search:
             single.append(e.copy(**lists) if lists else e)
         return single
 
+    def sparing(self, order: Sequence[dspy.Example], *, readings: int) -> list[dspy.Example]:
+        """Return as many leading examples as `readings` passes over them may score for a quarter of what is left.
+
+        DSPy bootstraps until the metric has accepted enough: over all of train, where it accepts nothing.
+        """
+        return self.examples(order if self.left is None else order[: max(4, self.left // (4 * max(1, readings)))])
+
     @property
     def threads(self) -> int:
         """Return how many calls may run at once."""

@@ -36,21 +36,27 @@ class Simba:
     ) -> Fitted:
         """Improve on train, and keep the outcome if it scores better on val."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        batch = min(self.batch, len(train))
+        order = random.Random(seed).sample(list(train), len(train))
         with search:
             search.score_start()
+            steps, pool = self._plan(search.left, len(train), len(val))
             optimizer = dspy.SIMBA(
-                metric=search.metric, bsize=batch, num_candidates=self.candidates,
-                max_steps=self._steps(search.left, batch, len(train), len(val)), max_demos=self.demos,
-                prompt_model=search.teacher, num_threads=search.threads,
+                metric=search.metric, bsize=min(self.batch, pool), num_candidates=self.candidates, max_steps=steps,
+                max_demos=self.demos, prompt_model=search.teacher, num_threads=search.threads,
             )  # fmt: skip
-            order = random.Random(seed).sample(list(train), len(train))
-            search.found = optimizer.compile(program.deepcopy(), trainset=search.examples(order), seed=seed)
+            search.found = optimizer.compile(program.deepcopy(), trainset=search.examples(order[:pool]), seed=seed)
         return search.fitted()
 
-    def _steps(self, left: int | None, batch: int, train: int, val: int) -> int:
-        """Return how many steps the budget allows: each scores a batch twice, and the end scores train and val."""
-        if left is None:
-            return self.steps
-        step = batch * (2 * self.candidates + 1)
-        return max(1, min(self.steps, (left - (self.candidates + 1) * train - 2 * val) // step))
+    def _plan(self, left: int | None, train: int, val: int) -> tuple[int, int]:
+        """Return the steps and the train examples that the budget allows.
+
+        A step scores a batch once for each answer and for each new program; the end scores the winners on train and
+        the best of them on val.
+        """
+        batch = min(self.batch, train)
+        for steps in range(self.steps, 0, -1) if left is not None else ():
+            rest = (left or 0) - val - steps * batch * (2 * self.candidates + 1)
+            pool = rest // (min(steps, self.candidates) + 1)
+            if pool >= batch:
+                return steps, min(train, pool)
+        return (self.steps, train) if left is None else (1, batch)
