@@ -59,8 +59,8 @@ class Mipro:
                 init_temperature=self.temperature, max_errors=len(order) + len(val) + 1,
             )  # fmt: skip
             search.found = optimizer.compile(
-                start.deepcopy(), trainset=search.sparing(order, readings=self.candidates - 2), valset=search.val, num_trials=trials,
-                minibatch=len(search.val) > MINIBATCH_FROM,
+                start.deepcopy(), trainset=search.sparing(order, readings=self.candidates - 2), valset=search.val,
+                num_trials=trials, minibatch=len(search.val) > MINIBATCH_FROM,
             )  # fmt: skip
         if zero_shot and search.found is not None:
             # DSPy bootstraps in the zero-shot form too, and has let such demonstrations through (DSPy #9039).
