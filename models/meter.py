@@ -63,8 +63,8 @@ class Meter:
     by_model: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
     seed: int = 0
     """Decides what a local model samples at a temperature."""
-    closed: bool = False
-    """No further call is answered."""
+    stopped: str = ""
+    """Why no further call is answered; empty while calls are."""
 
     def __post_init__(self) -> None:
         """Read the answers of an earlier, killed fit."""
@@ -104,10 +104,15 @@ class Meter:
             total.usd = None if total.usd is None or c.usd is None else total.usd + c.usd
         return total
 
+    def stop(self, reason: str) -> None:
+        """Answer no further call: DSPy's threads go on with what is queued after a search has ended."""
+        with self._changed:
+            self.stopped = self.stopped or reason
+
     def close(self) -> None:
         """Answer no further call, and wait for those under way, which are paid for."""
+        self.stop("the search is over")
         with self._changed:
-            self.closed = True
             self._changed.wait_for(lambda: self._under_way == 0)
 
     def draw(self, key: str) -> int:
@@ -127,8 +132,10 @@ class Meter:
             if self._kept[key]:
                 return self._kept[key].popleft()
             spent = self.total.usd
-            if self.closed or (self.usd is not None and spent and spent >= self.usd):
-                raise BudgetSpent(f"${self.usd:g}" if self.usd is not None else "closed")
+            if self.usd is not None and spent and spent >= self.usd:
+                self.stopped = self.stopped or f"${self.usd:g}"
+            if self.stopped:
+                raise BudgetSpent(self.stopped)
             self._under_way += 1
             return None
 

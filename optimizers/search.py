@@ -27,9 +27,9 @@ NO_OUTPUT = ("id", "gold", "cluster", "passages")
 class CountedMetric:
     """The task's metric, counted, and refused beyond the budget."""
 
-    def __init__(self, metric: Metric, most: int | None) -> None:
-        """Allow `most` calls; None for any number."""
-        self.metric, self.most, self.calls = metric, most, 0
+    def __init__(self, metric: Metric, most: int | None, meter: Meter) -> None:
+        """Allow `most` calls, None for any number, and stop the meter after them."""
+        self.metric, self.most, self.meter, self.calls = metric, most, meter, 0
         self.originals: dict[str, dspy.Example] = {}
         """Example id to the example with all its right answers, where an optimizer is given one with a single."""
         self._lock = threading.Lock()
@@ -49,7 +49,8 @@ class CountedMetric:
         """
         with self._lock:
             if self.most is not None and self.calls >= self.most:
-                raise BudgetSpent(f"{self.most} metric calls")
+                self.meter.stop(f"{self.most} metric calls")
+                raise BudgetSpent(self.meter.stopped)
             self.calls += 1
         return float(self.metric(self.originals.get(str(gold.get("id")), gold), pred, trace))
 
@@ -92,8 +93,8 @@ class Search:
     ) -> None:
         """Prepare; nothing is called yet."""
         self.program, self.val, self.lm, self.seed, self.budget = program, list(val), lm, seed, budget
-        self.metric = CountedMetric(metric, budget.metric_calls)
         self.meter = Meter(usd=budget.usd, file=budget.answers, seed=seed)
+        self.metric = CountedMetric(metric, budget.metric_calls, self.meter)
         self.student = self.meter.metered(lm)
         self.teacher = self.student if budget.teacher is None else self.meter.metered(budget.teacher)
         self.found: dspy.Module | None = None

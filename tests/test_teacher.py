@@ -40,7 +40,7 @@ def remote(name: str, url: str, **options: Any) -> LoadedModel:
     return load_model(ModelSpec(name, api_base=url, timeout=5, **options))
 
 
-def fit(method: str, ideas: tuple[str, ...], folder: Path, budget: int = 120) -> Fitted:
+def fit(method: str, ideas: tuple[str, ...], folder: Path, usd: float | None = None) -> Fitted:
     teacher = Teacher(*ideas)
 
     def answer(model: str, messages: Messages) -> str:
@@ -52,7 +52,7 @@ def fit(method: str, ideas: tuple[str, ...], folder: Path, budget: int = 120) ->
             return method_of(method, OPTIONS[method]).fit(
                 Classify(["text"], "label", []), train=examples()[:12], val=examples()[12:], metric=metric,
                 lm=student.lm, seed=0,
-                budget=Budget(metric_calls=budget, workdir=folder, threads=4, teacher=capable.lm),
+                budget=Budget(metric_calls=120, usd=usd, workdir=folder, threads=4, teacher=capable.lm),
             )  # fmt: skip
 
 
@@ -72,6 +72,12 @@ def test_a_worse_instruction_is_rejected_and_the_table_is_told(method: str, tmp_
     fitted = fit(method, BAD, tmp_path)
     assert "letter" not in fitted.program.predictors()[0].signature.instructions
     assert any("none of" in w for w in fitted.warnings)
+
+
+def test_the_dollars_end_a_search_that_charges(tmp_path: Path) -> None:
+    fitted = fit("copro", GOOD, tmp_path, usd=1e-5)
+    assert fitted.warnings[0] == "the budget ended the search: $1e-05"
+    assert 1e-5 <= (fitted.spent.usd or 0) < 1e-4
 
 
 def test_zero_shot_mipro_holds_no_demonstration(tmp_path: Path) -> None:
