@@ -208,8 +208,10 @@ class Search:
         glanced = len(self.journal.glanced - {_state(self.program)})
         if unchanged and not tried and glanced:
             self.warnings.append(f"none of {glanced} candidates did well enough on a few examples to be tried on val")
-        elif unchanged and not tried and self.found is not None and _state(self.found) != _state(self.program):
-            self.warnings.append("the budget did not reach to score what was found on val: nothing was changed")
+        elif unchanged and not tried and self.found is not None:
+            ended = "the search ended where it began"
+            unscored = "the budget did not reach to score what was found on val: nothing was changed"
+            self.warnings.append(ended if _state(self.found) == _state(self.program) else unscored)
         elif unchanged and not tried:
             self.warnings.append("no proposal could be tried: the program is as it was given")
         elif unchanged:

@@ -75,9 +75,9 @@ def test_a_worse_instruction_is_rejected_and_the_table_is_told(method: str, tmp_
 
 
 def test_the_dollars_end_a_search_that_charges(tmp_path: Path) -> None:
-    fitted = fit("copro", GOOD, tmp_path, usd=1e-5)
-    assert fitted.warnings[0] == "the budget ended the search: $1e-05"
-    assert 1e-5 <= (fitted.spent.usd or 0) < 1e-4
+    fitted = fit("copro", GOOD, tmp_path, usd=1e-3)
+    assert fitted.warnings[0] == "the budget ended the search: $0.001"
+    assert 1e-3 <= (fitted.spent.usd or 0) < 3e-3
 
 
 def test_zero_shot_mipro_holds_no_demonstration(tmp_path: Path) -> None:
