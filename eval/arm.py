@@ -191,7 +191,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         task=cell.task,
         model=cell.model.name,
         method=cell.method.label,
-        kind=kind_of(cell.method.name),
+        kind="weights" if any(kind_of(s.name) == "weights" for s in cell.method.steps) else "context",
         train_size=cell.train_size,
         knowledge=cell.knowledge.label,
         seeds=tuple(r.cell.seed for r in results),

@@ -21,7 +21,7 @@ def audit(method: str, fitted: Fitted, test: Sequence[dspy.Example], model: Load
     leaked = [d for d in shown if question_key(question_of(d, test)) in asked]
     if leaked:
         failures.append(f"{len(leaked)} demonstrations are test questions")
-    if method == "zero_shot" and test:
+    if (method == "zero_shot" or fitted.notes.get("zero_shot")) and test:
         with dspy.context(lm=fitted.lm, adapter=model.adapter):
             answers = [m for m in first_messages(fitted.program, test[0]) if m["role"] == "assistant"]
         if shown or answers:

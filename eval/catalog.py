@@ -1,10 +1,12 @@
-"""List what there is (tasks, programs, methods, finished cells) by reading files; nothing of ours is imported."""
+"""List what there is (tasks, programs, methods, finished cells) by reading files; none of them is imported."""
 
 import ast
 import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from eval.experiment import MethodSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 """Folder that holds the rooms."""
@@ -52,6 +54,15 @@ def methods() -> list[Entry]:
     return [entry for entry, tree in _modules("optimizers", "finetune") if _named_class(entry.name, tree, "fit")]
 
 
+def searches(name: str) -> bool:
+    """Return whether the method searches prompts, and so has a budget and a teacher: it imports the search."""
+    file = ROOT / "optimizers" / f"{name}.py"
+    if not file.exists():
+        return False
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return any(isinstance(n, ast.ImportFrom) and n.module == "optimizers.search" for n in ast.walk(tree))
+
+
 def backends() -> list[Entry]:
     """Return the retrieval backends: the files of programs/retrieval/ that hold a class of the file's name."""
     return [entry for entry, tree in _modules(RETRIEVAL) if _named_class(entry.name, tree, "search")]
@@ -64,7 +75,7 @@ def runs(store: Path) -> list[str]:
         when = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         try:
             cell = json.loads(file.read_text(encoding="utf-8"))["cell"]
-            method = " ".join([cell["method"]["name"], *(f"{k}={v}" for k, v in cell["method"]["options"].items())])
+            method = MethodSpec(**cell["method"]).label
             what = f"{cell['task']}  {cell['model']['name']}  {method}  seed={cell['seed']}"
         except (OSError, ValueError, KeyError, TypeError):
             what = "unreadable; delete the folder and run again"

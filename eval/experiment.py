@@ -40,8 +40,15 @@ class MethodSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def steps(self) -> tuple["MethodSpec", ...]:
+        """Return the methods of a chain in their order; any other method is its own only step."""
+        return tuple(MethodSpec(**s) for s in self.options["steps"]) if self.name == "chain" else (self,)
+
+    @property
     def label(self) -> str:
-        """Return the short name for tables: `many_shot demos=64`."""
+        """Return the short name for tables: `many_shot demos=64`, `gepa > sft`."""
+        if self.name == "chain":
+            return " > ".join(step.label for step in self.steps)
         return " ".join([self.name, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
 
 
@@ -129,6 +136,16 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class SearchBudget:
+    """What a method may spend on searching prompts, the same for every arm."""
+
+    metric_calls: int | None = None
+    """Predictions that may be scored; None for twenty readings of val."""
+    usd: float | None = None
+    """Dollars that APIs may charge, the teacher's calls included."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A whole experiment file, with its defaults filled in."""
 
@@ -146,6 +163,9 @@ class Experiment:
     limits: Limits = Limits()
     needs: Needs = Needs()
     prices: Prices = Prices()
+    budget: SearchBudget = SearchBudget()
+    teacher: ModelSpec | None = None
+    """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
     limit: int | None = None
     """At most this many test examples (`--limit`); also a quarter of it for val."""
     file: Path | None = None
@@ -167,11 +187,19 @@ class Cell:
     """None where no backend decides what is read."""
 
     def key(
-        self, *, split_sha256: str, program_sha256: str, model_sha256: str, retriever: str, limit: int | None
+        self,
+        *,
+        split_sha256: str,
+        program_sha256: str,
+        model_sha256: str,
+        retriever: str,
+        limit: int | None,
+        search: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the hash of everything that can change the cell's numbers, 16 hex digits.
 
-        `retriever` is the backend's identity: what its options do not tell.
+        `retriever` is the backend's identity: what its options do not tell. `search` is the budget and the teacher
+        of a method that searches prompts; for the others it must be empty.
         """
         cell = asdict(self)
         del cell["retrieval"]
@@ -184,7 +212,7 @@ class Cell:
             "model": model_sha256,
             "retrieval": found,
             "limit": limit,
-        }
+        } | ({"search": search} if search else {})
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.experiment import Experiment, plan
+from eval.keys import Keys
 from eval.measure import Result
-from eval.passages import Indexes, Passages
+from eval.passages import Indexes
 from eval.run import load_tasks
-from eval.store import load_result, program_sha256
+from eval.store import load_result
 from models.load import EMBEDDED, load_model
 from models.spec import ModelSpec
 from models.weights import folder_sha256
@@ -35,20 +36,9 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
     tasks, problems = load_tasks(experiment.tasks)
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
-    models = {m: model_sha256(m) for m in experiment.models}
-    identities = {
-        n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())} for n, t in tasks.items()
-    }
-    cells, indexes = plan(experiment), Indexes(store)
-    keys = [
-        c.key(
-            **identities[c.task],
-            model_sha256=models[c.model],
-            retriever=Passages(tasks[c.task], c.retrieval, indexes).identity(),
-            limit=experiment.limit,
-        )
-        for c in cells
-    ]
+    specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
+    keyed = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, Indexes(store))
+    keys = [keyed.of(c) for c in plan(experiment)]
     results = tuple(r for k in keys if (r := load_result(store, k)) is not None)
     if not results:
         others = sum(1 for _ in store.glob("cells/*/result.json"))

@@ -1,9 +1,8 @@
 """Turn an experiment file into an `Experiment`, strictly: every fault with its line, all at once."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,27 @@ import yaml
 
 from eval import catalog
 from eval.document import Document, is_empty
-from eval.experiment import Experiment, Knowledge, Limits, MethodSpec, Needs, Prices, Retrieval, TaskSpec
+from eval.experiment import (
+    Experiment,
+    Knowledge,
+    Limits,
+    MethodSpec,
+    Needs,
+    Prices,
+    Retrieval,
+    SearchBudget,
+    TaskSpec,
+)
+from eval.parse_method import read_method
+from eval.parse_model import absolute_path, field_types, read_model
 from eval.parse_retrieval import read_retrieval
-from models.spec import ModelSpec
 from programs.task import Problem, UserError
 
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
-ADAPTERS = ("", "plain", "chat", "json")
-API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
 SECTIONS = (
     "version", "name", "tasks", "models", "teacher", "methods", "train_sizes", "knowledge", "retrieval", "seeds",
-    "limits", "needs", "prices",
+    "limits", "needs", "prices", "budget",
 )  # fmt: skip
 
 
@@ -85,14 +93,14 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         return tuple(x for x in found if x is not None)
 
     def part(name: str, cls: type) -> Any:
-        return cls(**doc.typed_mapping(sections[name], name, _types(cls))) if name in sections else cls()
+        return cls(**doc.typed_mapping(sections[name], name, field_types(cls))) if name in sections else cls()
 
     limits = part("limits", Limits)
     experiment = Experiment(
         name=str(doc.value(sections["name"]) or doc.file.stem) if "name" in sections else doc.file.stem,
         tasks=each("tasks", _task),
-        models=each("models", _model),
-        methods=_kept(doc, each("methods", _method), overrides.only),
+        models=each("models", read_model),
+        methods=_kept(doc, each("methods", read_method), overrides.only),
         train_sizes=tuple(sorted(set(each("train_sizes", lambda d, n: _at_least_one(d, n, "train_sizes"))))),
         knowledge=each("knowledge", _knowledge),
         retrieval=read_retrieval(doc, sections["retrieval"]) if "retrieval" in sections else (Retrieval(),),
@@ -103,6 +111,8 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         ),
         needs=part("needs", Needs),
         prices=part("prices", Prices),
+        budget=part("budget", SearchBudget),
+        teacher=read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None,
         limit=overrides.limit,
         file=doc.file,
     )
@@ -118,8 +128,6 @@ def _check_frame(doc: Document, sections: dict[str, yaml.Node]) -> None:
             doc.fault(doc.root, f"`{name}` is missing", remedy)
     if "version" in sections and (version := doc.value(sections["version"])) != 1:
         doc.fault(sections["version"], f"version {version!r}", "this program reads `version: 1`")
-    if "teacher" in sections:
-        doc.fault(sections["teacher"], "`teacher` is not used by any method yet", "remove it", level="warning")
 
 
 def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Experiment) -> None:
@@ -145,6 +153,13 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     if (tokens[0] is None) != (tokens[1] is None):
         what = "`input_usd_per_million` and `output_usd_per_million` are used together"
         doc.fault(sections["prices"], what, "add the other one")
+    searching = any(catalog.searches(s.name) for m in experiment.methods for s in m.steps)
+    for name in ("teacher", "budget"):
+        if name in sections and not searching:
+            what = f"`{name}` is not used by any of the methods"
+            doc.fault(sections[name], what, "remove it, or add a method that searches, such as gepa", level="warning")
+    if experiment.budget.metric_calls == 0:
+        doc.fault(sections["budget"], "`budget.metric_calls` is 0", "allow at least one, or leave it out")
 
 
 def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...]) -> tuple[MethodSpec, ...]:
@@ -156,11 +171,6 @@ def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...])
     return tuple(m for m in methods if not only or m.name in only or m.label in only)
 
 
-def _types(cls: Any) -> dict[str, str]:
-    """Return the fields of a dataclass with their types as written."""
-    return {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(cls)}
-
-
 def _at_least_one(doc: Document, node: yaml.Node, what: str) -> int | None:
     number: int | None = doc.typed(node, what, "int")
     if number == 0:
@@ -168,52 +178,9 @@ def _at_least_one(doc: Document, node: yaml.Node, what: str) -> int | None:
     return number
 
 
-def _model(doc: Document, node: yaml.Node) -> ModelSpec | None:
-    if isinstance(node, yaml.ScalarNode):
-        spec = ModelSpec(str(doc.value(node)))
-    else:
-        values = doc.typed_mapping(node, "models", _types(ModelSpec))
-        if "name" not in values:
-            doc.fault(node, "a model has no `name`", "add `name: embedded`, `local:FOLDER` or an API model's name")
-            return None
-        spec = ModelSpec(**values)
-    if spec.adapter not in ADAPTERS:
-        doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
-    if spec.name.startswith("local:"):
-        text = spec.name.removeprefix("local:")
-        folder = Path(_absolute(doc, text))
-        if folder.is_dir() or (doc.file.parent / text).is_dir():
-            return replace(spec, name=f"local:{(doc.file.parent / folder).resolve()}")
-        if text.startswith((".", "/", "~")):
-            doc.fault(node, f"no such folder {text!r}", "check the path, which starts at the experiment file")
-    elif spec.name != "embedded" and "/" not in spec.name:
-        doc.unknown(node, "model", spec.name, ("embedded", "local:FOLDER", *API_MODELS))
-    return spec
-
-
-def _method(doc: Document, node: yaml.Node) -> MethodSpec | None:
-    if isinstance(node, yaml.ScalarNode):
-        name, body = str(doc.value(node)), None
-    elif isinstance(node, yaml.MappingNode) and len(node.value) == 1:
-        name, body = str(node.value[0][0].value), node.value[0][1]
-    else:
-        doc.fault(node, "a method is not a name or `name: {options}`", "write `- few_shot: {demos: 8}`")
-        return None
-    known = {m.name: m for m in catalog.methods()}
-    if name == "chain":
-        doc.fault(node, "`chain` is not supported yet", f"use one of {', '.join(sorted(known))}")
-        return None
-    if name not in known:
-        doc.unknown(node, "method", name, known)
-        return None
-    before = len(doc.problems)
-    options = doc.typed_mapping(body, name, catalog.options(known[name])) if body is not None else {}
-    return MethodSpec(name, options) if len(doc.problems) == before else None
-
-
 def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     known = [t.name for t in catalog.tasks()]
-    entries = {} if isinstance(node, yaml.ScalarNode) else doc.mapping(node, "tasks", _types(TaskSpec))
+    entries = {} if isinstance(node, yaml.ScalarNode) else doc.mapping(node, "tasks", field_types(TaskSpec))
     if isinstance(node, yaml.ScalarNode) or set(entries) == {"name"}:
         name = str(doc.value(entries.get("name", node)))
         if name not in known:
@@ -237,7 +204,7 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
         data = {k: _file(doc, entries["data"], v) for k, v in data.items()}
     if texts.get("corpus"):
         texts["corpus"] = _file(doc, entries["corpus"], texts["corpus"])
-    paths = {k: _absolute(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
+    paths = {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
     return TaskSpec(**texts | paths, data=data, fields=columns)
 
 
@@ -251,14 +218,6 @@ def _texts(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:
     shape = "{train: a.jsonl, test: b.jsonl}" if what == "data" else "{text: input, label: output}"
     doc.fault(node, f"`{what}` is not a mapping of texts", f"write `{what}: {shape}`")
     return {}
-
-
-def _absolute(doc: Document, text: str) -> str:
-    """Return a path of the file made absolute; a name that is no path stays as it is."""
-    if text.startswith("~"):
-        return str(Path(text).expanduser())
-    path_like = text.startswith(".") or re.search(r"\.\w+(:\w+)?$", text)
-    return str((doc.file.parent / text).resolve()) if path_like else text
 
 
 def _file(doc: Document, section: yaml.Node, value: Any) -> Any:

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 import dspy
 
 from eval.audit import audit
+from eval.chain import Chain
 from eval.compare import Comparison, compare
-from eval.experiment import Cell, Experiment, TaskSpec, plan
+from eval.experiment import Cell, Experiment, SearchBudget, TaskSpec, plan
+from eval.keys import Keys
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
 from eval.passages import Indexes, Passages
 from eval.progress import Progress
@@ -23,18 +25,25 @@ from eval.recorded import record
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, train_pool
-from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
+from eval.store import cell_folder, load_result, save_fitted, save_result
 from models.load import EMBEDDED, LoadedModel, load_model
+from models.price import price_source
 from models.spec import ModelSpec
 from programs.data import load_and_check
 from programs.task import Budget, Fitted, Method, Problem, Task, UserError
 
 LATENCY_REQUESTS = 30
 """Timed requests of each arm."""
+READINGS_OF_VAL = 20
+"""How often a search may read val, where the file names no number of metric calls."""
+BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
 
 
 def method_of(name: str, options: Any) -> Method:
-    """Return the method of that file name, with its options."""
+    """Return the method of that file name, with its options; a chain of the methods that its options list."""
+    if name == "chain":
+        return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
+    options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
     for room in ("optimizers", "finetune"):
         if find_spec(f"{room}.{name}"):
             cls = vars(import_module(f"{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
@@ -57,13 +66,15 @@ def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Probl
 def check_models(experiment: Experiment) -> list[Problem]:
     """Return what keeps the models from being called, without calling them."""
     problems = []
-    for spec in experiment.models:
+    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else [])]:
         if spec.name == "embedded" or spec.name.startswith("local:"):
             folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
             if folder.is_absolute() and not list(folder.glob("*.safetensors")):
                 problems.append(
                     Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
                 )
+            continue
+        if spec.api_base or spec.api_key:
             continue
         key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
         if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
@@ -82,8 +93,7 @@ class Work:
     tasks: dict[str, Task]
     models: dict[ModelSpec, LoadedModel]
     indexes: Indexes
-    identities: dict[str, dict[str, str]]
-    """Task to the hashes of its split and its program: a hash of the whole data, computed once."""
+    keys: Keys
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
@@ -95,6 +105,8 @@ class Work:
         if key not in self._passages:
             self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.indexes)
         return self._passages[key]
+
+    teacher: LoadedModel | None = None
 
     def spend(self, result: Result) -> None:
         """Add what a cell paid to APIs."""
@@ -118,13 +130,20 @@ class Work:
         limit = None if self.experiment.limit is None else max(20, self.experiment.limit // 2)
         return self.passages(cell).attach(self.tasks[cell.task].val[:limit], cell.knowledge.test)
 
-    def key(self, cell: Cell) -> str:
-        """Return the cell's key."""
-        return cell.key(
-            **self.identities[cell.task],
-            model_sha256=self.models[cell.model].sha256,
-            retriever=self.passages(cell).identity(),
-            limit=self.experiment.limit,
+    def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
+        """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""
+        own, shared = cell.method.options, self.experiment.budget
+        calls = own.get("metric_calls") or shared.metric_calls or READINGS_OF_VAL * val
+        teacher = self.teacher
+        return Budget(
+            metric_calls=calls,
+            usd=own.get("usd") or shared.usd,
+            workdir=folder / "fit",
+            answers=folder / "answers.jsonl",
+            teacher=None if teacher is None else teacher.lm,
+            teacher_adapter=None if teacher is None else teacher.adapter,
+            threads=self.threads,
+            progress=self.progress.note,
         )
 
 
@@ -146,12 +165,16 @@ def run_experiment(
         raise UserError("\n".join(str(e) for e in errors))
     models = {m: load_model(m) for m in experiment.models}
     indexes = Indexes(store, progress.note)
-    identities = {
-        n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())} for n, t in tasks.items()
-    }
-    work = Work(experiment, store, threads, progress, tasks, models, indexes, identities)
+    teacher = None
+    if experiment.teacher is not None:
+        teacher = models.get(experiment.teacher) or load_model(experiment.teacher)
+    hashes = {m: loaded.sha256 for m, loaded in models.items()}
+    if teacher is not None:
+        hashes[teacher.spec] = teacher.sha256
+    keyed = Keys(experiment, tasks, hashes, indexes)
+    work = Work(experiment, store, threads, progress, tasks, models, indexes, keyed, teacher=teacher)
     cells = plan(experiment)
-    keys = [work.key(c) for c in cells]
+    keys = [keyed.of(c) for c in cells]
     results = {k: r for k in keys if (r := load_result(store, k)) is not None}
     missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
     progress.total_cells = len(missing)
@@ -194,7 +217,7 @@ def run_experiment(
 
 def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
-    task, model, key = work.tasks[cell.task], work.models[cell.model], work.key(cell)
+    task, model, key = work.tasks[cell.task], work.models[cell.model], work.keys.of(cell)
     folder = cell_folder(work.store, key)
     passages = work.passages(cell)
     try:
@@ -211,8 +234,9 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
         )
     ranking = passages.ranking(test, cell.knowledge.test)
     measures = {"secondary": secondary(task, test, rows)} | ({} if ranking is None else asdict(ranking))
+    measures |= {} if model.local else {"prices": price_source()}
     result = Result(
-        key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
+        key=key, cell=cell, split_sha256=work.keys.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
         fit=fitted.spent, local=model.local, notes=fitted.notes | measures,
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
@@ -232,7 +256,6 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
     method = method_of(cell.method.name, cell.method.options)
-    budget = Budget(workdir=workdir, threads=work.threads, progress=work.progress.note)
     train = passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train)
     val = work.val(cell)
     start = time.perf_counter()
@@ -244,7 +267,7 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
             metric=task.metric,
             lm=model.lm,
             seed=cell.seed,
-            budget=budget,
+            budget=work.budget(cell, folder, len(val)),
         )
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
     fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}

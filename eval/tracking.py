@@ -139,6 +139,8 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
     found: dict[str, float | None] = {
         "score": score.mean, "score_low": score.low, "score_high": score.high, "n": len(scores),
         "failed": len(result.rows) - len(scores), "fit_seconds": result.fit.seconds, "fit_usd": cost.fit,
+        "fit_calls": result.fit.calls, "fit_metric_calls": result.fit.metric_calls,
+        "fit_tokens": result.fit.prompt_tokens + result.fit.completion_tokens,
         "usd_per_1k": cost.per_1k_requests, "prompt_tokens": sum(r.prompt_tokens for r in result.rows),
         "completion_tokens": sum(r.completion_tokens for r in result.rows), "serve_seconds": result.serve_seconds,
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """Make a model of an experiment ready to be called by DSPy programs."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import Any
 
 import dspy
 
+from models.price import Usage, api_price
+from models.remote import Connection, RemoteEngine
+from models.secret import reference
 from models.spec import ModelSpec
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 """Folder of the model that ships with the project."""
-
-Usage = dict[str, dict[str, Any]]
-"""Model name to its token counts, as DSPy tracks them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LoadedModel:
     local: bool
     """It runs in this process, and is priced by machine time."""
     context: int
-    """Tokens that fit, prompt and answer together; 0 where unknown."""
+    """Tokens that fit; 0 where unknown."""
     price: Callable[[Usage], float | None]
     """Turns usage into dollars; None where the price is unknown."""
 
@@ -41,8 +42,7 @@ def load_model(spec: ModelSpec) -> LoadedModel:
         ValueError: the adapter is not one of `plain`, `chat`, `json`.
     """
     if spec.name != "embedded" and not spec.name.startswith("local:"):
-        lm = dspy.LM(spec.name, max_tokens=spec.max_tokens, temperature=spec.temperature, cache=False)
-        return LoadedModel(spec, lm, prompt_frame(spec.adapter or "chat"), spec.name, False, 0, api_price)
+        return _remote_model(spec)
     from models.local import LocalEngine
 
     folder = EMBEDDED if spec.name == "embedded" else spec.name.removeprefix("local:")
@@ -51,6 +51,21 @@ def load_model(spec: ModelSpec) -> LoadedModel:
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
     return LoadedModel(spec, lm, prompt_frame(frame), engine.sha256, True, engine.context, lambda usage: 0.0)
+
+
+def _remote_model(spec: ModelSpec) -> LoadedModel:
+    """Return a model behind an API; its hash is its name, for providers show nothing else."""
+    key = os.environ.get(reference(spec.api_key), "") if spec.api_key else ""
+    if spec.api_base and not key:
+        # LiteLLM would send the provider's key, which is nothing for another address to see.
+        key = "no-key"
+    engine = RemoteEngine(spec.name, Connection(spec.api_base, key, spec.timeout))
+    # The engine retries, within its limit; DSPy must not do so once more around it.
+    lm = dspy.LM(
+        spec.name, engine=engine, cache=False, num_retries=0, max_tokens=spec.max_tokens, temperature=spec.temperature
+    )
+    identity = f"{spec.name} at {spec.api_base}" if spec.api_base else spec.name
+    return LoadedModel(spec, lm, prompt_frame(spec.adapter or "chat"), identity, False, engine.context, api_price)
 
 
 def local_lm(name: str, engine: Any, max_tokens: int, temperature: float) -> dspy.LM:
@@ -72,25 +87,3 @@ def prompt_frame(name: str) -> dspy.Adapter:
     if name == "json":
         return dspy.JSONAdapter()
     raise ValueError(f"adapter {name!r} is not one of plain, chat, json")
-
-
-def api_price(usage: Usage) -> float | None:
-    """Return the dollars of the usage by LiteLLM's price table, None when a model is not in it."""
-    import litellm
-
-    total = 0.0
-    for name, counts in usage.items():
-        details = counts.get("prompt_tokens_details") or {}
-        try:
-            prompt, completion = litellm.cost_per_token(
-                model=name,
-                prompt_tokens=int(counts.get("prompt_tokens") or 0),
-                completion_tokens=int(counts.get("completion_tokens") or 0),
-                cache_read_input_tokens=int(details.get("cached_tokens") or 0),
-            )
-        except Exception:
-            return None
-        if not prompt and not completion:
-            return None
-        total += prompt + completion
-    return total

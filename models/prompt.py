@@ -4,6 +4,8 @@ from typing import Any
 
 import dspy
 
+from models.remote import RemoteEngine
+
 
 def first_messages(program: dspy.Module, example: dspy.Example, predictor: Any = None) -> list[dict[str, str]]:
     """Return the messages of the program's first predictor, rendered by the calling context's DSPy adapter.
@@ -19,17 +21,24 @@ def first_messages(program: dspy.Module, example: dspy.Example, predictor: Any =
 
 
 def room(lm: dspy.LM) -> int:
-    """Return the tokens that a prompt may have on a local model, 0 where the context is unknown."""
-    engine = engine_of(lm)
-    return 0 if engine is None else int(engine.context) - int(lm.kwargs.get("max_tokens") or 64)
+    """Return the tokens that a prompt may have, 0 where the context is unknown."""
+    engine = _innermost(lm)
+    context = 0 if isinstance(engine, str) else int(engine.context)
+    return max(0, context - int(lm.kwargs.get("max_tokens") or 64))
 
 
 def prompt_tokens(program: dspy.Module, example: dspy.Example, lm: dspy.LM) -> int:
-    """Return the length of the prompt in tokens of a local model."""
-    return len(engine_of(lm).encode(first_messages(program, example)))
+    """Return the length of the prompt in tokens: exact on a local model, by LiteLLM's tokenizer on any other."""
+    engine, messages = _innermost(lm), first_messages(program, example)
+    return engine.count_tokens(messages) if isinstance(engine, RemoteEngine) else len(engine.encode(messages))
 
 
 def engine_of(lm: dspy.LM) -> Any:
     """Return the local engine of a model, or None when it runs elsewhere."""
-    engine = lm.engine
-    return None if isinstance(engine, str) else engine
+    engine = _innermost(lm)
+    return None if isinstance(engine, str | RemoteEngine) else engine
+
+
+def _innermost(lm: dspy.LM) -> Any:
+    """Return the engine that answers, below the one that counts."""
+    return vars(lm.engine).get("inner", lm.engine) if not isinstance(lm.engine, str) else lm.engine

@@ -15,3 +15,9 @@ class ModelSpec:
     temperature: float = 0.0
     trust_remote_code: bool = False
     """Run code that comes with a hub model."""
+    api_base: str = ""
+    """Address of an OpenAI-compatible server, in place of the provider's."""
+    api_key: str = ""
+    """`${NAME}` of the environment variable that holds the key; empty for the provider's usual one."""
+    timeout: float = 120.0
+    """Seconds without an answer after which an API request has failed."""

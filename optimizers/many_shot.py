@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import dspy
 
 from models.prompt import prompt_tokens, room
+from optimizers.retrieved_demos import NearestDemos, fits_context
 from programs.demos import count_that_fit, with_demos
-from programs.task import Budget, Fitted, Metric, Spent
+from programs.task import Budget, Fitted, Metric, Spent, UserError
+
+ORDERS = ("shuffled", "label_sorted", "similarity")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class ManyShot:
     """Demonstrations to show; 0 for as many as fit."""
     balanced: bool = True
     """Draw every label in turn, where the output is a label; else at random."""
+    order: str = "shuffled"
+    """Of the block: `shuffled`, `label_sorted` (known to hurt long prompts), or `similarity` (nearest last)."""
 
     def fit(
         self,
@@ -33,6 +38,8 @@ class ManyShot:
         budget: Budget,
     ) -> Fitted:
         """Show the examples that fit beside the longest question of val or train."""
+        if self.order not in ORDERS:
+            raise UserError(f"many_shot order {self.order!r} is not one of {', '.join(ORDERS)}; set `order: shuffled`")
         order = self._order(program, train, seed)
         wanted = order[: self.demos or len(order)]
         questions = [*val, *train]
@@ -41,10 +48,21 @@ class ManyShot:
         count = len(wanted)
         if free:
             count = count_that_fit(program, wanted, lambda p: prompt_tokens(p, longest, lm) <= free)
-        fitted = Fitted(program=with_demos(program, wanted[:count]), lm=lm, spent=Spent(), notes={"demos": count})
+        block = wanted[:count]
+        adapted = with_demos(program, self._sorted(program, block))
+        if self.order == "similarity":
+            adapted = NearestDemos(with_demos(program, []), block, count, fits_context(lm))
+        fitted = Fitted(program=adapted, lm=lm, spent=Spent(), notes={"demos": count})
         if self.demos and count < min(self.demos, len(order)):
             fitted.warnings.append(f"{count} of {self.demos} demonstrations fit the model's context")
         return fitted
+
+    def _sorted(self, program: dspy.Module, block: list[dspy.Example]) -> list[dspy.Example]:
+        """Return the block in the order of its labels, where that is asked for."""
+        if self.order != "label_sorted":
+            return block
+        output = [n for _, p in program.named_predictors() for n in p.signature.output_fields][-1]
+        return sorted(block, key=lambda e: str(e.get(output)))
 
     def _order(self, program: dspy.Module, train: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
         """Return train shuffled by seed; balanced: one of each label, then the second of each, and so on."""

@@ -1,6 +1,6 @@
 """The labelled examples most similar to each question, chosen by BM25, most similar last."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,10 @@ from programs.task import Budget, Fitted, Metric, Passage, Spent
 
 
 class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
-    """Answer with the demonstrations nearest to the question; they are saved with the program."""
+    """Answer with the demonstrations nearest to the question, after those that the program shows for every question.
+
+    All of them are saved with the program.
+    """
 
     def __init__(self, program: dspy.Module, pool: Sequence[dspy.Example], demos: int, fits: Any) -> None:
         """Index the pool; `fits` tells whether a program's prompt for given inputs fits the context."""
@@ -50,9 +53,16 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Answer one question; the least similar demonstrations go when the prompt is too long."""
         demos = self.nearest(inputs)
-        while demos and not self._fits(with_demos(self.program, demos), inputs):
+        while demos and not self._fits(self._showing(demos), inputs):
             demos = demos[max(1, len(demos) // 8) :]
-        return with_demos(self.program, demos)(**inputs)
+        return self._showing(demos)(**inputs)
+
+    def _showing(self, demos: list[dspy.Example]) -> dspy.Module:
+        """Return the program with these demonstrations after its own."""
+        adapted = with_demos(self.program, demos)
+        for predictor, fixed in zip(adapted.predictors(), self.program.predictors(), strict=True):
+            predictor.demos = [*fixed.demos, *predictor.demos]
+        return adapted
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return the inner program's state and the whole pool."""
@@ -68,6 +78,17 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
         self.program.load_state(state["program"], **options)
         self.demos = int(state["demos"])
         self._set_pool(state["pool"], state["inputs"])
+
+
+def fits_context(lm: dspy.LM) -> Callable[[dspy.Module, dict[str, Any]], bool]:
+    """Return what tells whether a program's prompt for given inputs fits the model's context."""
+    free = room(lm)
+
+    def fits(candidate: dspy.Module, inputs: dict[str, Any]) -> bool:
+        question = dspy.Example(**inputs).with_inputs(*inputs)
+        return not free or prompt_tokens(candidate, question, lm) <= free
+
+    return fits
 
 
 @dataclass(frozen=True)
@@ -89,11 +110,5 @@ class RetrievedDemos:
         budget: Budget,
     ) -> Fitted:
         """Index train and let every question choose its own demonstrations."""
-        free = room(lm)
-
-        def fits(candidate: dspy.Module, inputs: dict[str, Any]) -> bool:
-            question = dspy.Example(**inputs).with_inputs(*inputs)
-            return not free or prompt_tokens(candidate, question, lm) <= free
-
-        nearest = NearestDemos(program.deepcopy(), train, self.demos, fits)
+        nearest = NearestDemos(with_demos(program, []), train, self.demos, fits_context(lm))
         return Fitted(program=nearest, lm=lm, spent=Spent(), notes={"demos": self.demos, "pool": len(train)})

@@ -119,6 +119,8 @@ class Spent:
     """Wall time."""
     usd: float | None = 0.0
     """Dollars for API calls; None when a price is unknown. Machine time is priced by the judge, from `seconds`."""
+    metric_calls: int = 0
+    """Predictions scored while searching."""
 
     def __add__(self, other: "Spent") -> "Spent":
         """Return the sum; an unknown price makes the sum unknown."""
@@ -131,6 +133,7 @@ class Spent:
             self.train_tokens + other.train_tokens,
             self.seconds + other.seconds,
             usd,
+            self.metric_calls + other.metric_calls,
         )
 
 
@@ -156,9 +159,18 @@ class Budget:
     """What a method may spend on fitting, the same for every arm of a comparison."""
 
     metric_calls: int | None = None
+    """Predictions that may be scored; None for no bound but the method's own."""
+    usd: float | None = None
+    """Dollars that APIs may charge, the teacher's calls included."""
     minutes: float | None = None
     workdir: Path = Path(".")
     """Where the method may keep files; the caller owns the folder."""
+    answers: Path | None = None
+    """File of the answers that were paid for; a fit that was killed goes on from it."""
+    teacher: dspy.LM | None = None
+    """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
+    teacher_adapter: dspy.Adapter | None = None
+    """The prompt frame that the teacher is spoken to in."""
     threads: int = 8
     """Concurrent calls allowed."""
     progress: Callable[[str], None] = lambda line: None

@@ -1,24 +1,40 @@
 """Every method, under the same keywords, on the embedded model."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
+from dspy import lm15
 
 from eval.audit import audit
-from eval.catalog import methods
+from eval.catalog import methods, searches
 from eval.run import method_of
 from eval.store import program_state
 from models.load import LoadedModel
 from models.prompt import engine_of, first_messages
+from optimizers.ensemble import Vote
 from optimizers.retrieved_demos import NearestDemos
 from programs.modules.classify import Classify
 from programs.score import mean_score, score_examples
-from programs.task import Budget, Fitted
+from programs.task import Budget, Fitted, UserError
 
-OPTIONS: dict[str, Any] = {"sft": {"epochs": 1, "rank": 4}, "retrieved_demos": {"demos": 3}, "many_shot": {"demos": 12}}
+METRIC_CALLS = 50
+OPTIONS: dict[str, Any] = {
+    "sft": {"epochs": 1, "rank": 4},
+    "retrieved_demos": {"demos": 3},
+    "many_shot": {"demos": 12},
+    "hybrid": {"fixed": 4, "demos": 2},
+    "ensemble": {"members": 2, "demos": 3},
+    "bootstrap": {"labelled": 6},
+    "bootstrap_search": {"candidates": 1, "labelled": 6},
+    "mipro": {"candidates": 2, "trials": 2},
+    "copro": {"breadth": 2, "depth": 1},
+    "simba": {"batch": 4, "candidates": 2, "steps": 1},
+    "infer_rules": {"candidates": 1, "labelled": 6},
+}
 
 
 def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -26,7 +42,14 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
 
 
 def fit(
-    name: str, examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any
+    name: str,
+    examples: list[dspy.Example],
+    model: LoadedModel,
+    folder: Path,
+    *,
+    answers: Path | None = None,
+    metric_calls: int = METRIC_CALLS,
+    **options: Any,
 ) -> tuple[dspy.Module, Fitted]:
     program = Classify(["text"], "label", [])
     method = method_of(name, OPTIONS.get(name, {}) | options)
@@ -37,7 +60,7 @@ def fit(
         metric=metric,
         lm=model.lm,
         seed=0,
-        budget=Budget(workdir=folder),
+        budget=Budget(workdir=folder, metric_calls=metric_calls, answers=answers, threads=4),
     )
     return program, fitted
 
@@ -51,6 +74,119 @@ def test_fit_changes_nothing_it_was_given(
     assert program_state(program) == program_state(Classify(["text"], "label", []))
     assert [e.toDict() for e in intents] == before
     assert audit(name, fitted, intents[20:], spoken) == []
+    assert (fitted.spent.calls + fitted.spent.train_tokens > 0) == (searches(name) or name == "sft")
+    assert fitted.spent.metric_calls <= METRIC_CALLS
+    assert prompts(reloaded(fitted.program), intents[20:]) == prompts(fitted.program, intents[20:]) != []
+
+
+class Recorder:
+    """An engine that keeps the prompts and answers with one letter."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Recorder":
+        return self
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        self.seen.append(repr((request.system, request.messages)))
+        return lm15.Response(
+            id=None, model=request.model, message=lm15.Message.assistant("a"), finish_reason="stop",
+            usage=lm15.Usage(input_tokens=1, output_tokens=1),
+        )  # fmt: skip
+
+
+def prompts(program: dspy.Module, examples: list[dspy.Example]) -> list[str]:
+    """Return every prompt that the program sends for the examples."""
+    recorder = Recorder()
+    with dspy.context(lm=dspy.LM("test/recorder", engine=recorder, cache=False)):
+        for e in examples:
+            program(**e.inputs())
+    return recorder.seen
+
+
+def reloaded(program: dspy.Module) -> dspy.Module:
+    """Return a program that was emptied, and then given the state of the first by way of JSON."""
+    state = json.loads(json.dumps(program_state(program)))
+    empty = program.deepcopy()
+    for predictor in empty.predictors():
+        predictor.demos = [{"text": "wrong", "label": "wrong"}]
+        predictor.signature = predictor.signature.with_instructions("Wrong.")
+    if isinstance(empty, NearestDemos):
+        empty._set_pool([{"text": "wrong", "label": "wrong"}], [["text"]])
+    empty.load_state(state)
+    return empty
+
+
+@pytest.mark.parametrize("name", ["mipro", "gepa"])
+def test_a_search_that_was_killed_pays_nothing_twice(
+    name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    answers = tmp_path / "answers.jsonl"
+    _, whole = fit(name, intents, spoken, tmp_path, answers=answers, metric_calls=30)
+    lines = answers.read_text().splitlines(keepends=True)
+    assert len(lines) == whole.spent.calls
+    kept = len(lines) // 2
+    answers.write_text("".join(lines[:kept]) + lines[kept][:20])
+    _, again = fit(name, intents, spoken, tmp_path, answers=answers, metric_calls=30)
+    assert program_state(again.program) == program_state(whole.program)
+    assert again.notes["replayed_calls"] == kept
+    assert again.spent.calls == whole.spent.calls == len(answers.read_text().splitlines())
+
+
+def test_the_budget_ends_a_search_with_the_best_so_far(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    _, fitted = fit("bootstrap_search", intents, spoken, tmp_path, metric_calls=11, candidates=5)
+    assert fitted.spent.metric_calls == 11
+    assert "the budget ended the search: 11 metric calls" in fitted.warnings
+    assert len(fitted.notes["val_scores"]) == 2
+
+
+def test_a_proposer_that_cannot_propose_is_told_of(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    program, fitted = fit("copro", intents, spoken, tmp_path)
+    assert program_state(fitted.program) == program_state(program)
+    assert fitted.warnings[-1] == "no proposal could be tried: the program is as it was given"
+    assert fitted.warnings[0].startswith("the search broke off: AdapterParseError")
+
+
+def test_many_shot_orders_its_block(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+    def shown(order: str) -> Any:
+        return fit("many_shot", intents, spoken, tmp_path, order=order)[1].program
+
+    shuffled, by_label = (shown(o).predictors()[0].demos for o in ("shuffled", "label_sorted"))
+    assert [d["label"] for d in by_label] == sorted(d["label"] for d in shuffled)
+    assert sorted(map(str, by_label)) == sorted(map(str, shuffled))
+    nearest = shown("similarity").nearest({"text": "lost my new card again"})
+    assert len(nearest) == 12
+    assert nearest[-1]["label"] == "card_lost"
+    with pytest.raises(UserError, match="order 'best' is not one of shuffled"):
+        shown("best")
+
+
+def test_hybrid_shows_the_same_block_first_and_never_the_question(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    hybrid = fit("hybrid", intents, spoken, tmp_path)[1].program
+    block = [d["text"] for d in hybrid.program.predictors()[0].demos]
+    first, second = prompts(hybrid, [intents[0], intents[13]])
+    assert all(first.index(t) == second.index(t) for t in block)
+    assert len(block) == 4
+    assert [first.count(f"text: {intents[0]['text']}'"), first.count("role='assistant'")] == [1, 6]
+
+
+def test_an_ensemble_answers_with_the_majority(intents: list[dspy.Example]) -> None:
+    class Fixed(dspy.Module):
+        def __init__(self, label: str) -> None:
+            super().__init__()
+            self.predict, self.label = dspy.Predict("text -> label"), label
+
+        def forward(self, text: str) -> dspy.Prediction:
+            return dspy.Prediction(label=self.label)
+
+    assert Vote([Fixed("b"), Fixed("a"), Fixed("a")])(text="x").label == "a"
 
 
 @pytest.mark.parametrize("name", ["few_shot", "many_shot"])
@@ -118,8 +254,6 @@ def test_sft_learns_from_gradient_steps(
 
 
 def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
-    from programs.task import UserError
-
     with pytest.raises(UserError, match=r"adapter 'qlora' is not one of lora, none"):
         fit("sft", intents, spoken, tmp_path, adapter="qlora")
     api = LoadedModel(spoken.spec, dspy.LM("openai/gpt-4o-mini"), spoken.adapter, "", False, 0, lambda u: 0.0)

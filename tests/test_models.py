@@ -8,9 +8,10 @@ import dspy
 import pytest
 import torch
 
-from models.load import EMBEDDED, LoadedModel, api_price, load_model, prompt_frame
+from models.load import EMBEDDED, LoadedModel, load_model, prompt_frame
 from models.local import LocalEngine, safe_messages
 from models.plain import PlainAdapter
+from models.price import api_price
 from models.prompt import engine_of
 from models.spec import ModelSpec
 

@@ -83,7 +83,7 @@ SWAPS = [
     (
         "zero_shot",
         "chain: [sft]",
-        "error: mine.yaml:4: `chain` is not supported yet; use one of ",
+        "error: mine.yaml:4: a chain needs at least two methods; write `- chain: [gepa, sft]`",
     ),
 ]
 
@@ -107,7 +107,7 @@ ADDITIONS = [
     ("prices: {machine_hour_usd: .nan}", "error: mine.yaml:5: `prices.machine_hour_usd` is nan, not a finite number; "),
     ("seeds: [1, 1]", "error: mine.yaml:5: `1` stands 2 times in seeds; keep one"),
     ("train_sizes: [0]", "error: mine.yaml:5: `train_sizes` holds 0; write at least 1"),
-    ("teacher: openai/gpt-5", "warning: mine.yaml:5: `teacher` is not used by any method yet; remove it"),
+    ("teacher: openai/gpt-5", "warning: mine.yaml:5: `teacher` is not used by any of the methods; remove it"),
     (
         "needs: {max_usd_per_month: 5}",
         "error: mine.yaml:5: `max_usd_per_month` without `volume_per_month`; add the volume that it is for",
@@ -154,6 +154,36 @@ def test_variables_of_the_environment_are_expanded_and_typed(file: Path, monkeyp
     experiment, _ = read_experiment(file)
     assert experiment is not None
     assert (experiment.retrieval[0].k, experiment.name) == (7, "v7")
+
+
+def test_a_chain_a_budget_and_a_teacher_are_read(file: Path) -> None:
+    file.write_text(
+        "version: 1\ntasks: [stdlib_module]\nmodels: [embedded]\nbudget: {metric_calls: 50, usd: 0.5}\n"
+        "teacher: {name: openai/gpt-5-mini, max_tokens: 900}\n"
+        "methods: [chain: [gepa, sft: {epochs: 1}], mipro: {metric_calls: 9}]\n"
+    )
+    experiment, problems = read_experiment(file)
+    assert experiment is not None
+    assert problems == []
+    assert [m.label for m in experiment.methods] == ["gepa > sft epochs=1", "mipro metric_calls=9"]
+    assert (experiment.budget.metric_calls, experiment.budget.usd) == (50, 0.5)
+    assert experiment.teacher is not None
+    assert experiment.teacher.max_tokens == 900
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ("chain: [gepa, nope]", "unknown method `nope`"),
+        ("chain: [gepa, chain: [sft, gepa]]", "a chain stands within a chain"),
+        ("chain: [gepa: {usd: 1}, sft]", "a step of a chain has a budget"),
+        ("few_shot: {metric_calls: 3}", "unknown key in few_shot `metric_calls`"),
+        ("gepa", "`budget.metric_calls` is 0"),
+    ],
+)
+def test_what_is_wrong_with_a_chain_or_a_budget_is_told(file: Path, methods: str, message: str) -> None:
+    text = SOUND.replace("zero_shot", methods, 1) + ("budget: {metric_calls: 0}\n" if methods == "gepa" else "")
+    assert any(message in f for f in faults(file, text))
 
 
 def own_task(tmp_path: Path, **changes: object) -> Path:

@@ -1,0 +1,62 @@
+"""Methods one after another: each adapts what the one before it made, on the model that it left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import dspy
+
+from programs.task import Budget, Fitted, Method, Metric, Spent
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Prompt and weights in any order, such as prompt, weights, prompt (BetterTogether, arXiv 2407.10930).
+
+    Composed here, so that optimizers/ and finetune/ stay strangers.
+    """
+
+    steps: tuple[tuple[str, Method], ...]
+    """Name and method of each step."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Fit every step; the budget is that of one arm, and each step gets what is left of it."""
+        whole = Fitted(program=program, lm=lm, spent=Spent())
+        for number, (name, method) in enumerate(self.steps, 1):
+            place = f"{number}-{name}"
+            with dspy.context(lm=whole.lm):
+                step = method.fit(
+                    whole.program, train=train, val=val, metric=metric, lm=whole.lm, seed=seed,
+                    budget=_left(budget, whole.spent, place),
+                )  # fmt: skip
+            whole = Fitted(
+                program=step.program,
+                lm=step.lm,
+                spent=whole.spent + step.spent,
+                artifact=step.artifact or whole.artifact,
+                notes=whole.notes | {f"{place}.{k}": v for k, v in step.notes.items()},
+                warnings=[*whole.warnings, *(f"{place}: {w}" for w in step.warnings)],
+            )
+            if "logit_change" in step.notes:
+                whole.notes["logit_change"] = step.notes["logit_change"]
+        return whole
+
+
+def _left(budget: Budget, spent: Spent, place: str) -> Budget:
+    """Return what is left of the budget, with a folder and a file of answers for the step alone."""
+    folder = budget.workdir / place
+    folder.mkdir(parents=True, exist_ok=True)
+    calls = None if budget.metric_calls is None else max(1, budget.metric_calls - spent.metric_calls)
+    # Where a price is unknown the dollars cannot be kept, which the step will say.
+    usd = None if budget.usd is None else max(1e-9, budget.usd - (spent.usd or 0.0))
+    answers = None if budget.answers is None else budget.answers.with_name(f"{place}-{budget.answers.name}")
+    return replace(budget, metric_calls=calls, usd=usd, workdir=folder, answers=answers)

@@ -1,0 +1,53 @@
+"""How many requests may be on their way to a provider at once: additive increase, multiplicative decrease."""
+
+import threading
+import time
+
+
+class AdaptiveLimit:
+    """A bound on concurrent requests that creeps up while answers come and halves when the provider pushes back.
+
+    The rule is TCP's (Chiu and Jain 1989): every answer adds 1/limit, every refusal halves, at most once for the
+    requests that were under way together, so that one burst of refusals counts as one.
+    """
+
+    def __init__(self, start: float = 8.0, *, most: float = 64.0) -> None:
+        """Allow `start` requests at first, and never more than `most` or less than one."""
+        self.limit, self.most = start, most
+        self._busy = 0
+        self._shrunk_at = self._closed_until = 0.0
+        self._changed = threading.Condition()
+
+    def enter(self) -> float:
+        """Wait for a place and for the end of any pause; return the time at which the request begins."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                pause = self._closed_until - now
+                if pause <= 0 and self._busy < int(self.limit):
+                    self._busy += 1
+                    return now
+                self._changed.wait(timeout=pause if pause > 0 else None)
+
+    def answered(self) -> None:
+        """Give the place back after an answer, and let the limit grow."""
+        with self._changed:
+            self._busy -= 1
+            self.limit = min(self.most, self.limit + 1 / self.limit)
+            self._changed.notify_all()
+
+    def refused(self, began: float, *, pause: float = 0.0) -> None:
+        """Give the place back after a refusal of a request that `began` then; nobody starts before `pause` is over."""
+        with self._changed:
+            self._busy -= 1
+            now = time.monotonic()
+            if began >= self._shrunk_at:
+                self.limit, self._shrunk_at = max(1.0, self.limit / 2), now
+            self._closed_until = max(self._closed_until, now + pause)
+            self._changed.notify_all()
+
+    def left(self) -> None:
+        """Give the place back after a failure that says nothing about the provider's load."""
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify_all()

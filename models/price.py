@@ -1,0 +1,73 @@
+"""What API calls cost, by LiteLLM's table: cached prompt tokens at their own rate, an unknown price never 0."""
+
+import hashlib
+import importlib.metadata
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Usage = dict[str, dict[str, Any]]
+"""Model name to its token counts, as DSPy tracks them."""
+
+ANTHROPIC_WRITE, ANTHROPIC_READ = 1.25, 0.1
+"""Anthropic's rates for a prompt written to and read from its five-minute cache, as multiples of the input rate."""
+
+
+def api_price(usage: Usage) -> float | None:
+    """Return the dollars of the usage, None when a model or a kind of token has no known price."""
+    total = 0.0
+    for name, counts in usage.items():
+        usd = call_price(name, counts)
+        if usd is None:
+            return None
+        total += usd
+    return total
+
+
+def call_price(name: str, counts: dict[str, Any]) -> float | None:
+    """Return the dollars of one model's tokens.
+
+    (prompt - read - written) x input + read x cache read + written x cache write + completion x output. LiteLLM's
+    prompt count holds the cached tokens for every provider. Where the table has no cache rate: Anthropic's published
+    multiples; for the others a cached token costs what any prompt token does, so that a price is never too low.
+    """
+    rates = table_entry(name)
+    price_in, price_out = rates.get("input_cost_per_token"), rates.get("output_cost_per_token")
+    if price_in is None or price_out is None or (not price_in and not price_out):
+        return None
+    anthropic = "claude" in name
+    details = counts.get("prompt_tokens_details") or {}
+    read, written = (int(details.get(k) or 0) for k in ("cached_tokens", "cache_creation_tokens"))
+    price_read = rates.get("cache_read_input_token_cost")
+    price_write = rates.get("cache_creation_input_token_cost")
+    if price_read is None:
+        price_read = price_in * (ANTHROPIC_READ if anthropic else 1.0)
+    if price_write is None:
+        price_write = price_in * (ANTHROPIC_WRITE if anthropic else 1.0)
+    fresh = max(0, int(counts.get("prompt_tokens") or 0) - read - written)
+    completion = int(counts.get("completion_tokens") or 0)
+    return float(fresh * price_in + read * price_read + written * price_write + completion * price_out)
+
+
+def table_entry(name: str) -> dict[str, Any]:
+    """Return the table's line of a model, by its whole name or without its provider; empty when it has none."""
+    import litellm
+
+    for key in (name, name.partition("/")[2]):
+        if entry := litellm.model_cost.get(key):
+            return dict(entry)
+    return {}
+
+
+@cache
+def price_source() -> str:
+    """Return which table prices come from: LiteLLM's version, the table's hash, and the day it was installed."""
+    distribution = importlib.metadata.distribution("litellm")
+    for file in distribution.files or []:
+        if file.name == "model_prices_and_context_window_backup.json":
+            table = Path(str(file.locate()))
+            digest = hashlib.sha256(table.read_bytes()).hexdigest()[:12]
+            day = date.fromtimestamp(table.stat().st_mtime).isoformat()
+            return f"LiteLLM {distribution.version}, table {digest}, installed {day}"
+    return f"LiteLLM {distribution.version}"

@@ -1,0 +1,124 @@
+"""Call a model that runs elsewhere: one request at a time through LiteLLM, retried within an adaptive limit."""
+
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from dspy import lm15
+from dspy.clients.engines.litellm_engine import LiteLLMEngine
+
+from models.limit import AdaptiveLimit
+from models.price import table_entry
+from models.secret import redact
+
+OVERLOADED = (lm15.RateLimitError, lm15.ServerError, lm15.TimeoutError)
+"""The provider pushes back: try again, and with fewer requests at once."""
+BROKEN = (lm15.TransportError,)
+"""The connection broke or the answer was no answer: try again."""
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts, also where the provider asks for more."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a provider; whatever is empty, LiteLLM finds in the environment."""
+
+    api_base: str = ""
+    api_key: str = field(default="", repr=False)
+    timeout: float = 120.0
+    """Seconds without an answer after which a request has failed."""
+    retries: int = 5
+    first_wait: float = 0.5
+    """Seconds before the first retry; doubled for each further one, and drawn at random below that."""
+
+    def options(self) -> dict[str, Any]:
+        """Return the settings in LiteLLM's words; the SDK below it must not retry on its own."""
+        known = {"api_base": self.api_base, "api_key": self.api_key, "timeout": self.timeout}
+        return {k: v for k, v in known.items() if v}
+
+
+class RemoteEngine:
+    """Answer DSPy requests by a provider's API."""
+
+    def __init__(self, model: str, connection: Connection) -> None:
+        """Open nothing yet; `model` is LiteLLM's name."""
+        self.model, self.connection = model, connection
+        self.limit = AdaptiveLimit()
+        self.attempts = 0
+        """Requests sent, the failed ones included."""
+        self._engine = LiteLLMEngine(**connection.options())
+        self._jitter = random.Random(model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RemoteEngine":
+        """Return itself: all copies of a model share one limit."""
+        return self
+
+    @property
+    def context(self) -> int:
+        """Return the tokens that fit, 0 where LiteLLM's table does not say."""
+        return int(table_entry(self.model).get("max_input_tokens") or 0)
+
+    @property
+    def supported_params(self) -> frozenset[str]:
+        """Return the request options that the provider takes."""
+        import litellm
+
+        try:
+            return frozenset(litellm.get_supported_openai_params(self.model) or ())
+        except Exception:  # a name that LiteLLM cannot place
+            return frozenset()
+
+    @property
+    def supports_response_schema(self) -> bool:
+        """Return whether answers can be bound to a JSON schema."""
+        return bool(table_entry(self.model).get("supports_response_schema"))
+
+    def count_tokens(self, messages: list[dict[str, str]]) -> int:
+        """Return about how long the prompt is, by the tokenizer that LiteLLM keeps for the model."""
+        import litellm
+
+        return int(litellm.token_counter(model=self.model, messages=messages))
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Answer one request; 429, 5xx, timeouts and broken connections are tried again.
+
+        Raises:
+            lm15.LM15Error: the last failure, without any key in its text.
+        """
+        for attempt in range(self.connection.retries + 1):
+            began = self.limit.enter()
+            self.attempts += 1
+            try:
+                response = self._engine.complete(request)
+            except BaseException as e:
+                wait = self._leave(e, began, attempt)
+                if wait is None or attempt == self.connection.retries:
+                    raise self._clean(e) from None
+                time.sleep(wait)
+            else:
+                self.limit.answered()
+                return response
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _leave(self, error: BaseException, began: float, attempt: int) -> float | None:
+        """Give the place back and return the seconds to wait before the next attempt, None when there is none."""
+        if not isinstance(error, OVERLOADED + BROKEN):
+            self.limit.left()
+            return None
+        asked = min(LONGEST_WAIT, error.retry_after or 0.0)
+        if isinstance(error, OVERLOADED):
+            self.limit.refused(began, pause=asked)
+        else:
+            self.limit.left()
+        # Full jitter: clients that were refused together must not come back together.
+        backoff = min(LONGEST_WAIT, self.connection.first_wait * 2**attempt)
+        return max(asked, self._jitter.uniform(0, backoff))
+
+    def _clean(self, error: BaseException) -> BaseException:
+        """Return the error without keys: providers quote them in refusals."""
+        if isinstance(error, Exception):
+            error.args = tuple(redact(a, [self.connection.api_key]) if isinstance(a, str) else a for a in error.args)
+            if isinstance(error, lm15.LM15Error):
+                error.message = redact(str(error.message), [self.connection.api_key])
+        return error

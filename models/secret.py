@@ -1,0 +1,23 @@
+"""Keys come from the environment, and never leave by any text."""
+
+import os
+import re
+from collections.abc import Iterable
+
+SHORTEST = 8
+"""A shorter value is no key, and would blank out common words."""
+
+
+def reference(text: str) -> str:
+    """Return the variable's name in `${NAME}`, or an empty string for any other text."""
+    match = re.fullmatch(r"\$\{(\w+)\}", text)
+    return match[1] if match else ""
+
+
+def redact(text: str, values: Iterable[str] = ()) -> str:
+    """Return the text without the given values and without the value of any key in the environment."""
+    named = (v for k, v in os.environ.items() if re.search(r"(API_KEY|TOKEN|SECRET|PASSWORD)$", k))
+    for value in {*values, *named}:
+        if len(value) >= SHORTEST:
+            text = text.replace(value, "[key]")
+    return text

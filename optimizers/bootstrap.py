@@ -1,0 +1,51 @@
+"""Demonstrations that the teacher answered and the metric accepted (DSPy's BootstrapFewShot)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from optimizers.search import Search
+from programs.demos import with_demos
+from programs.task import Budget, Fitted, Metric
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Bootstrapped demonstrations first, labelled ones after; the defaults are DSPy's."""
+
+    bootstrapped: int = 4
+    """Demonstrations at most that the teacher answered."""
+    labelled: int = 16
+    """Demonstrations at most altogether; labelled examples fill up."""
+    rounds: int = 1
+    """Attempts at each example."""
+    threshold: float = 1.0
+    """Score from which an answer is accepted; DSPy's own default takes any score above 0, such as an F1 of 0.1."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Let the teacher answer train in an order drawn by seed; val is not looked at."""
+        search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
+        order = random.Random(seed).sample(list(train), len(train))
+        with search:
+            optimizer = dspy.BootstrapFewShot(
+                metric=search.metric, metric_threshold=self.threshold, teacher_settings={"lm": search.teacher},
+                max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled, max_rounds=self.rounds,
+                max_errors=len(order) * self.rounds + 1,
+            )  # fmt: skip
+            search.found = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
+        fitted = search.taken()
+        if not any(d.get("augmented") for p in (search.found or program).predictors() for d in p.demos):
+            fitted.warnings.append(f"the metric accepted none of the teacher's answers to {len(order)} examples")
+        return fitted

@@ -1,0 +1,53 @@
+"""Bootstrap many sets of demonstrations and keep the one that scores best on val (DSPy's random search)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from optimizers.search import Search
+from programs.demos import with_demos
+from programs.task import Budget, Fitted, Metric
+
+
+@dataclass(frozen=True)
+class BootstrapSearch:
+    """Random search over bootstrapped demonstrations (BootstrapFewShotWithRandomSearch); the defaults are DSPy's."""
+
+    candidates: int = 16
+    """Bootstrapped sets, beside no demonstration, labelled ones alone, and train in its order."""
+    bootstrapped: int = 4
+    """Demonstrations at most that the teacher answered."""
+    labelled: int = 16
+    """Demonstrations at most altogether; labelled examples fill up."""
+    rounds: int = 1
+    """Attempts at each example."""
+    threshold: float = 1.0
+    """Score from which an answer is accepted; DSPy's own default takes any score above 0."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Bootstrap on train, select on val."""
+        search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
+        order = random.Random(seed).sample(list(train), len(train))
+        with search:
+            optimizer = dspy.BootstrapFewShotWithRandomSearch(
+                metric=search.metric, metric_threshold=self.threshold, teacher_settings={"lm": search.teacher},
+                max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled, max_rounds=self.rounds,
+                num_candidate_programs=self.candidates, num_threads=search.threads,
+                max_errors=len(order) * self.rounds + len(val) + 1,
+            )  # fmt: skip
+            search.found = optimizer.compile(
+                with_demos(program, []), trainset=search.sparing(order, readings=self.candidates + 1), valset=search.val
+            )
+        return search.fitted()

@@ -1,0 +1,45 @@
+"""Rewrite the instructions round by round, each round shown what scored how before (DSPy's COPRO)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from optimizers.search import Search
+from programs.task import Budget, Fitted, Metric
+
+
+@dataclass(frozen=True)
+class Copro:
+    """Coordinate ascent over instructions; the defaults are DSPy's."""
+
+    breadth: int = 10
+    """Instructions a round."""
+    depth: int = 3
+    """Rounds."""
+    temperature: float = 1.4
+    """Of the proposals."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Propose by the teacher, score every proposal on val, and keep the best."""
+        search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
+        with search:
+            optimizer = dspy.COPRO(
+                prompt_model=search.teacher, metric=search.metric, breadth=self.breadth, depth=self.depth,
+                init_temperature=self.temperature,
+            )  # fmt: skip
+            # What COPRO calls trainset, it selects on; no proposal is shown an example.
+            search.found = optimizer.compile(
+                program.deepcopy(), trainset=search.val, eval_kwargs={"num_threads": search.threads}
+            )
+        return search.fitted()

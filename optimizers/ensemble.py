@@ -1,0 +1,67 @@
+"""Several programs with different demonstrations, and the answer that most of them give (DSPy's majority)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from programs.demos import with_demos
+from programs.splits import fold
+from programs.task import Budget, Fitted, Metric, Spent
+
+
+class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
+    """Ask every program and return the most frequent answer, the first one among equals."""
+
+    def __init__(self, programs: Sequence[dspy.Module]) -> None:
+        """Keep the programs, which are saved with the vote."""
+        super().__init__()
+        self.programs = list(programs)
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Answer one question; an answer that cannot be read has no vote.
+
+        Raises:
+            AdapterParseError: no answer can be read.
+        """
+        answers, unread = [], None
+        for program in self.programs:
+            try:
+                answers.append(program(**inputs))
+            except AdapterParseError as e:
+                unread = e
+        if not answers and unread is not None:
+            raise unread
+        output = list(self.programs[0].predictors()[-1].signature.output_fields)[-1]
+        # DSPy's own normalization drops articles, and with them the label "a".
+        return dspy.majority(answers, normalize=fold, field=output)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members differ in their demonstrations alone; a question costs one call for each member."""
+
+    members: int = 5
+    """Programs that vote."""
+    demos: int = 4
+    """Demonstrations of each."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Draw each member's demonstrations from train by seed."""
+        draw = random.Random(seed)
+        sets = [draw.sample(list(train), min(self.demos, len(train))) for _ in range(self.members)]
+        vote = Vote([with_demos(program, chosen) for chosen in sets])
+        return Fitted(program=vote, lm=lm, spent=Spent(), notes={"members": self.members, "demos": self.demos})

@@ -1,0 +1,71 @@
+"""Evolve the instructions by reflection on what went wrong, told in words (DSPy's GEPA, arXiv 2507.19457)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.teleprompt.gepa import InstructionProposer
+
+from optimizers.search import Search
+from programs.fields import answers_of
+from programs.task import Budget, Fitted, Metric, UserError
+
+SIZES = ("light", "medium", "heavy")
+
+
+@dataclass(frozen=True)
+class Gepa:
+    """Reflective evolution along the Pareto front of val; the defaults are DSPy's."""
+
+    auto: str = "light"
+    """`light`, `medium` or `heavy`: how many metric calls, where the budget does not say."""
+    minibatch: int = 3
+    """Examples that one reflection is shown."""
+    merge: bool = True
+    """Also try to merge candidates that are good at different examples."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Reflect on train, select on val."""
+        search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
+        if self.auto not in SIZES:
+            raise UserError(f"gepa auto {self.auto!r} is not one of {', '.join(SIZES)}; set `auto: light`")
+
+        def explained(
+            gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
+        ) -> dspy.Prediction:
+            # With a predictor's name the score is known already, and the words alone are asked for.
+            score = metric(gold, pred, trace) if pred_name else search.metric(gold, pred, trace)
+            return dspy.Prediction(score=score, feedback=feedback(gold, pred, score))
+
+        with search:
+            optimizer = dspy.GEPA(
+                metric=explained, auto=None if search.left else self.auto, max_metric_calls=search.left,
+                reflection_minibatch_size=self.minibatch, reflection_lm=search.teacher, use_merge=self.merge,
+                instruction_proposer=InstructionProposer(adapter=search.teacher_adapter), num_threads=search.threads,
+                seed=seed, warn_on_score_mismatch=False,
+            )  # fmt: skip
+            search.found = optimizer.compile(program.deepcopy(), trainset=list(train), valset=search.val)
+        return search.fitted()
+
+
+def feedback(gold: dspy.Example, pred: dspy.Prediction, score: float) -> str:
+    """Return in words how good an answer is and what the right one is, for every output that train knows."""
+    if score >= 1:
+        return "Right."
+    lines = [f"Wrong (score {score:g})." if score <= 0 else f"Only partly right (score {score:g})."]
+    for name, value in pred.items():
+        if name in gold and name not in gold.inputs():
+            right = " or ".join(repr(a) for a in answers_of(gold[name]))
+            lines.append(f"The {name} was {str(value)[:300]!r}, but the right {name} is {right[:300]}.")
+    return " ".join(lines)

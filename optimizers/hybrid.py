@@ -1,0 +1,50 @@
+"""A fixed block of demonstrations, which providers cache, and a few chosen for each question after it."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from models.prompt import prompt_tokens, room
+from optimizers.retrieved_demos import NearestDemos, fits_context
+from programs.demos import count_that_fit, with_demos
+from programs.task import Budget, Fitted, Metric, Spent
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """The block comes first and never changes, so that its tokens are a shared prefix."""
+
+    fixed: int = 32
+    """Demonstrations of the block, fewer where they would fill more than three quarters of the context."""
+    demos: int = 4
+    """Demonstrations retrieved for each question, by BM25 from the rest of train."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Draw the block from train by seed; what is not in it can be retrieved."""
+        order = random.Random(seed).sample(list(train), len(train))
+        block, free = order[: self.fixed], room(lm)
+        if free and block:
+            longest = max([*val, *train], key=lambda e: len(str(e.inputs().toDict())))
+            count = count_that_fit(program, block, lambda p: prompt_tokens(p, longest, lm) <= free * 3 // 4)
+            block = block[:count]
+        rest = order[len(block) :]
+        nearest = NearestDemos(with_demos(program, block), rest, self.demos, fits_context(lm))
+        notes = {"fixed": len(block), "demos": self.demos, "pool": len(rest)}
+        fitted = Fitted(program=nearest, lm=lm, spent=Spent(), notes=notes)
+        if len(block) < min(self.fixed, len(order)):
+            fitted.warnings.append(f"{len(block)} of {self.fixed} demonstrations of the block fit the model's context")
+        if not rest:
+            fitted.warnings.append("the block holds all of train: nothing is left to retrieve")
+        return fitted

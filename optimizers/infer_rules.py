@@ -1,0 +1,57 @@
+"""Rules in plain words, induced from labelled examples and added to the instructions (DSPy's InferRules)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from optimizers.search import Search
+from programs.demos import with_demos
+from programs.task import Budget, Fitted, Metric
+
+
+@dataclass(frozen=True)
+class InferRules:
+    """Induced rules beside bootstrapped demonstrations; the defaults are DSPy's."""
+
+    candidates: int = 10
+    """Sets of rules to choose from."""
+    rules: int = 10
+    """Rules in a set."""
+    examples: int = 64
+    """Examples that the rules are induced from, and demonstrations bootstrapped from; DSPy shows all of train."""
+    bootstrapped: int = 4
+    """Demonstrations at most that the teacher answered."""
+    labelled: int = 16
+    """Demonstrations at most altogether; labelled examples fill up."""
+    threshold: float = 1.0
+    """Score from which an answer is accepted; DSPy's own default takes any score above 0."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Induce from train by the teacher, select on val."""
+        search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
+        order = random.Random(seed).sample(list(train), min(self.examples, len(train)))
+        with search:
+            search.score_start()
+            optimizer = dspy.InferRules(
+                num_candidates=self.candidates, num_rules=self.rules, num_threads=search.threads,
+                teacher_settings={"lm": search.teacher}, metric=search.metric, metric_threshold=self.threshold,
+                max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled,
+                max_errors=len(order) + len(val) + 1,
+            )  # fmt: skip
+            optimizer.rules_induction_program.rng = random.Random(seed)
+            search.found = optimizer.compile(
+                with_demos(program, []), trainset=search.sparing(order, readings=1), valset=search.val
+            )
+        return search.fitted()

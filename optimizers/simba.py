@@ -1,0 +1,62 @@
+"""Rules and demonstrations from the examples on which the model's answers differ most (DSPy's SIMBA)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from optimizers.search import Search
+from programs.task import Budget, Fitted, Metric
+
+
+@dataclass(frozen=True)
+class Simba:
+    """Stochastic introspective mini-batch ascent; the defaults are DSPy's."""
+
+    batch: int = 32
+    """Examples a step, fewer where train holds fewer."""
+    candidates: int = 6
+    """New programs a step, and answers to each example."""
+    steps: int = 8
+    """Steps at most; fewer where the budget does not reach."""
+    demos: int = 4
+    """Demonstrations at most; 0 for rules alone."""
+
+    def fit(
+        self,
+        program: dspy.Module,
+        *,
+        train: Sequence[dspy.Example],
+        val: Sequence[dspy.Example],
+        metric: Metric,
+        lm: dspy.LM,
+        seed: int,
+        budget: Budget,
+    ) -> Fitted:
+        """Improve on train, and keep the outcome if it scores better on val."""
+        search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
+        order = random.Random(seed).sample(list(train), len(train))
+        with search:
+            search.score_start()
+            steps, pool = self._plan(search.left, len(train), len(val))
+            optimizer = dspy.SIMBA(
+                metric=search.metric, bsize=min(self.batch, pool), num_candidates=self.candidates, max_steps=steps,
+                max_demos=self.demos, prompt_model=search.teacher, num_threads=search.threads,
+            )  # fmt: skip
+            search.found = optimizer.compile(program.deepcopy(), trainset=search.examples(order[:pool]), seed=seed)
+        return search.fitted()
+
+    def _plan(self, left: int | None, train: int, val: int) -> tuple[int, int]:
+        """Return the steps and the train examples that the budget allows.
+
+        A step scores a batch once for each answer and for each new program; the end scores the winners on train and
+        the best of them on val.
+        """
+        batch = min(self.batch, train)
+        for steps in range(self.steps, 0, -1) if left is not None else ():
+            rest = (left or 0) - val - steps * batch * (2 * self.candidates + 1)
+            pool = rest // (min(steps, self.candidates) + 1)
+            if pool >= batch:
+                return steps, min(train, pool)
+        return (self.steps, train) if left is None else (1, batch)

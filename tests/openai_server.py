@@ -1,0 +1,136 @@
+"""A real OpenAI-compatible server on loopback: models that follow rules, and faults on demand."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from typing import Any
+
+Messages = list[dict[str, str]]
+Answer = Callable[[str, Messages], str]
+HANG = 1.0
+"""Seconds that a hanging request is kept waiting."""
+
+
+@dataclass
+class Served:
+    """A running server and what it was sent."""
+
+    url: str
+    keys: list[str] = field(default_factory=list)
+    """Authorization header of each request."""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    answered: int = 0
+    """Requests answered in full, which a provider would charge for."""
+
+
+@contextmanager
+def openai_server(answer: Answer, faults: Sequence[str] = ()) -> Iterator[Served]:
+    """Serve /chat/completions on a free port; request n meets fault n of the list, an empty one or none is answered.
+
+    Faults: `429`, `401`, `500`, `hang`, `half` (the body breaks off), `garbage` (no JSON).
+    """
+    served, number, lock = Served(""), count(), threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                n = next(number)
+                served.bodies.append(body)
+                served.keys.append(self.headers["Authorization"] or "")
+            fault = faults[n] if n < len(faults) else ""
+            if fault in ("429", "401", "500"):
+                said = {"error": {"message": f"refused {self.headers['Authorization']}", "type": "test"}}
+                return self.reply(
+                    int(fault), json.dumps(said).encode(), {"Retry-After": "0.2"} if fault == "429" else {}
+                )
+            if fault == "hang":
+                time.sleep(HANG)
+                return None
+            if fault == "garbage":
+                return self.reply(200, b"<html>busy</html>")
+            text = answer(body["model"], body["messages"])
+            said = completion(body, text)
+            if fault == "half":
+                self.reply(200, said[: len(said) // 2], length=len(said))
+                return self.connection.close()
+            with lock:
+                served.answered += 1
+            return self.reply(200, said)
+
+        def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int = 0) -> None:
+            self.send_response(status)
+            fixed = {"Content-Type": "application/json", "Content-Length": str(length or len(body))}
+            for name, value in (fixed | (headers or {})).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def completion(body: dict[str, Any], text: str) -> bytes:
+    """Return the answer in OpenAI's form; a token is a word here."""
+    words = sum(len(m["content"].split()) for m in body["messages"])
+    usage = {"prompt_tokens": words, "completion_tokens": len(text.split()), "total_tokens": words + len(text.split()),
+             "prompt_tokens_details": {"cached_tokens": words // 2}}  # fmt: skip
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    said = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+    return json.dumps(said | {"usage": usage}).encode()
+
+
+def asked_fields(messages: Messages) -> list[str]:
+    """Return the output fields that DSPy's chat frame asks for in the last turn."""
+    request = messages[-1]["content"].rpartition("Respond with")[2]
+    return re.findall(r"\[\[ ## (\w+) ## \]\]", request.partition("and then ending")[0])
+
+
+def in_chat_frame(values: dict[str, str]) -> str:
+    """Return field values as DSPy's chat frame reads them."""
+    return "\n\n".join(f"[[ ## {k} ## ]]\n{v}" for k, v in values.items()) + "\n\n[[ ## completed ## ]]"
+
+
+def obedient_student(messages: Messages) -> str:
+    """Answer with the word of the text that the instructions ask for; without any, with the first."""
+    told = " ".join(m["content"] for m in messages if m["role"] == "system")
+    words = re.findall(r"text: (.*)", messages[-1]["content"])[-1].split()
+    return words[-1] if "last word" in told else words[0][0] if "first letter" in told else words[0]
+
+
+class Teacher:
+    """Propose instructions by rule: the first of its ideas that explains the examples in sight, else one by one."""
+
+    def __init__(self, *ideas: str) -> None:
+        self.ideas, self.asked = ideas, 0
+
+    def __call__(self, messages: Messages) -> str:
+        fields, prompt = asked_fields(messages), " ".join(m["content"] for m in messages)
+        if fields == ["label"]:
+            return in_chat_frame(
+                {"label": re.findall(r"\[\[ ## text ## \]\]\n(.*)", messages[-1]["content"])[-1].split()[-1]}
+            )
+        idea = self.ideas[self.asked % len(self.ideas)]
+        if any("instruction" in f or "rules" in f for f in fields):
+            self.asked += 1
+        pairs = re.findall(r"'text': '([a-z ]+)'.*?right label is '(\w+)'", prompt, re.S)
+        if pairs and all(text.split()[-1] == right for text, right in pairs):
+            idea = next((i for i in self.ideas if "last word" in i), idea)
+        return in_chat_frame({f: idea if "instruction" in f or "rules" in f else "Nothing to add." for f in fields})

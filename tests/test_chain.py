@@ -1,0 +1,87 @@
+"""Chains: prompt and weights one after another, as one arm with one budget."""
+
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from factories import make_cell, make_result, right
+
+from eval.arm import arms_of
+from eval.audit import audit
+from eval.catalog import searches
+from eval.experiment import Cell, Knowledge, MethodSpec, Prices, Retrieval
+from eval.run import method_of
+from models.load import LoadedModel
+from models.spec import ModelSpec
+from programs.modules.classify import Classify
+from programs.task import Budget, Fitted
+
+SFT = {"name": "sft", "options": {"epochs": 1, "rank": 4}}
+BOOTSTRAP = {"name": "bootstrap", "options": {"bootstrapped": 2, "labelled": 3}}
+SEARCH = {"name": "bootstrap_search", "options": {"candidates": 1, "labelled": 3}}
+
+
+def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+    return float(gold.label == pred.label)
+
+
+def fit(steps: list[dict[str, Any]], examples: list[dspy.Example], model: LoadedModel, folder: Path) -> Fitted:
+    budget = Budget(metric_calls=30, workdir=folder, answers=folder / "answers.jsonl", threads=4)
+    return method_of("chain", {"steps": steps}).fit(
+        Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+        budget=budget,
+    )  # fmt: skip
+
+
+def test_weights_then_prompt_runs_on_the_trained_weights(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    fitted = fit([SFT, BOOTSTRAP], intents, spoken, tmp_path)
+    assert fitted.lm.model.startswith(spoken.lm.model)
+    assert fitted.lm.model != spoken.lm.model
+    assert len(fitted.program.predictors()[0].demos) == 3
+    assert fitted.artifact is not None
+    assert fitted.spent.train_tokens > 0
+    assert fitted.spent.metric_calls > 0
+    assert fitted.notes["1-sft.trainable_parameters"] > 0
+    assert audit("chain", fitted, intents[20:], spoken) == []
+
+
+def test_the_steps_of_a_chain_share_one_budget(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    fitted = fit([SEARCH, SEARCH], intents, spoken, tmp_path)
+    assert fitted.spent.metric_calls <= 30
+    assert sorted(f.name for f in tmp_path.glob("*.jsonl")) == [
+        "1-bootstrap_search-answers.jsonl", "2-bootstrap_search-answers.jsonl",
+    ]  # fmt: skip
+
+
+def test_a_chain_with_training_is_an_arm_in_weights() -> None:
+    def arm(*names: str) -> Any:
+        method = MethodSpec("chain", {"steps": [{"name": n, "options": {}} for n in names]})
+        cell = Cell("intents", ModelSpec("embedded"), method, None, Knowledge(), 0)
+        return arms_of([make_result(cell, right(5, 10))], Prices())[0]
+
+    assert (arm("gepa", "sft").kind, arm("gepa", "sft").name) == ("weights", "gepa > sft")
+    assert arm("copro", "bootstrap").kind == "context"
+
+
+@pytest.mark.parametrize(("name", "does"), [("gepa", True), ("copro", True), ("few_shot", False), ("sft", False)])
+def test_only_what_searches_has_a_budget(name: str, does: bool) -> None:
+    assert searches(name) is does
+
+
+def test_a_budget_changes_the_key_of_a_search() -> None:
+    facts: dict[str, Any] = {
+        "split_sha256": "a",
+        "program_sha256": "b",
+        "model_sha256": "c",
+        "retrieval": Retrieval(),
+        "limit": None,
+    }
+    cell = make_cell("gepa")
+    keys = {cell.key(**facts), cell.key(**facts, search={"budget": 1}), cell.key(**facts, search={"budget": 2})}
+    assert len(keys) == 3
+    assert cell.key(**facts) == cell.key(**facts, search=None)

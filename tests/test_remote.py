@@ -1,0 +1,195 @@
+"""The path to a provider, against a real server on loopback: retries, limit, prices, keys, failures."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from openai_server import Messages, obedient_student, openai_server
+
+from eval.cli import main
+from models.limit import AdaptiveLimit
+from models.load import LoadedModel, load_model
+from models.price import api_price, price_source
+from models.remote import Connection, RemoteEngine
+from models.secret import redact, reference
+from models.spec import ModelSpec
+from programs.modules.classify import Classify
+from programs.score import score_examples
+
+KEY = "sk-test-4f1d9a77c0ffee"
+FAULTS = ["", "429", "", "500", "", "half", "", "garbage", "hang", ""]
+
+
+def first_word(model: str, messages: Messages) -> str:
+    return obedient_student(messages)
+
+
+def remote(url: str, **options: Any) -> LoadedModel:
+    """Return a model whose retries do not wait long."""
+    model = load_model(ModelSpec("openai/gpt-4o-mini", adapter="plain", api_base=url, timeout=0.5, **options))
+    model.lm.engine.connection.__dict__["first_wait"] = 0.01
+    return model
+
+
+def exact(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+    return float(gold.label == pred.label)
+
+
+def questions(n: int) -> list[dspy.Example]:
+    return [dspy.Example(id=str(i), text=f"word{i} of many", label=f"word{i}").with_inputs("text") for i in range(n)]
+
+
+def test_every_fault_is_retried_and_nothing_is_paid_twice() -> None:
+    with openai_server(first_word, FAULTS) as served:
+        model = remote(served.url)
+        with dspy.context(lm=model.lm, adapter=model.adapter):
+            rows = list(
+                score_examples(Classify(["text"], "label", []), questions(12), exact, price=model.price, threads=4)
+            )
+        assert [r.failure for r in rows] == [""] * 12
+        assert all(r.score == 1.0 and r.calls == 1 for r in rows)
+        assert served.answered == 12
+        assert model.lm.engine.attempts == len(served.bodies) == 12 + len([f for f in FAULTS if f])
+        assert model.lm.engine.limit.limit < 8
+
+
+def test_a_failure_that_stays_is_a_typed_row() -> None:
+    with openai_server(first_word, ["401"] * 3) as served:
+        model = remote(served.url)
+        with dspy.context(lm=model.lm, adapter=model.adapter):
+            rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
+        assert rows[0].failure.startswith("lm: LMAuthError")
+        assert rows[0].score is None
+        assert len(served.bodies) == 1
+
+
+def test_an_unreadable_answer_is_counted_once_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with openai_server(lambda model, messages: "no field at all") as served:
+        for adapter in ("chat", "json"):
+            model = load_model(ModelSpec("openai/gpt-4o-mini", adapter=adapter, api_base=served.url))
+            before = len(served.bodies)
+            with dspy.context(lm=model.lm, adapter=model.adapter):
+                rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
+            assert rows[0].failure.startswith("parse: ")
+            assert rows[0].calls == len(served.bodies) - before == 1
+            assert rows[0].usd is not None
+            assert rows[0].usd > 0
+
+
+def test_cached_tokens_cost_less() -> None:
+    counts = {"prompt_tokens": 1000, "completion_tokens": 100}
+    cached = counts | {"prompt_tokens_details": {"cached_tokens": 800}}
+    written = counts | {"prompt_tokens_details": {"cache_creation_tokens": 800}}
+    for name in ("openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"):
+        plain, read = api_price({name: counts}), api_price({name: cached})
+        assert plain is not None
+        assert read is not None
+        assert read < plain
+    write = api_price({"anthropic/claude-sonnet-4-5": written})
+    assert write == pytest.approx(200 * 3e-6 + 800 * 1.25 * 3e-6 + 100 * 15e-6)
+    assert "LiteLLM" in price_source()
+
+
+def test_an_unknown_price_leaves_a_row_unpriced() -> None:
+    with openai_server(first_word) as served:
+        model = load_model(ModelSpec("openai/house-model", adapter="plain", api_base=served.url))
+        with dspy.context(lm=model.lm, adapter=model.adapter):
+            (row,) = score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price)
+        assert (row.score, row.usd) == (1.0, None)
+        assert row.prompt_tokens > 0
+
+
+def test_the_limit_grows_by_one_a_round_and_halves_once_a_burst() -> None:
+    limit = AdaptiveLimit(4)
+    began = [limit.enter() for _ in range(4)]
+    for _ in began:
+        limit.answered()
+    assert 4.8 < limit.limit < 5
+    began = [limit.enter() for _ in range(4)]
+    for start in began:
+        limit.refused(start)
+    assert 2.4 < limit.limit < 2.5
+
+
+def test_no_more_requests_are_under_way_than_the_limit_allows() -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def watched(model: str, messages: Messages) -> str:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        threading.Event().wait(0.02)
+        with lock:
+            under_way -= 1
+        return "yes"
+
+    with openai_server(watched) as served:
+        engine = RemoteEngine("openai/gpt-4o-mini", Connection(served.url, "no-key"))
+        engine.limit = AdaptiveLimit(2, most=2)
+        lm = dspy.LM("openai/gpt-4o-mini", engine=engine, cache=False, num_retries=0)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda n: lm(f"question {n}")[0], range(10))) == ["yes"] * 10
+    assert most == 2
+
+
+def test_a_provider_key_never_goes_to_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with openai_server(first_word) as served:
+        load_model(ModelSpec("openai/gpt-4o-mini", api_base=served.url)).lm("text: hello")
+        assert served.keys == ["Bearer no-key"]
+        load_model(ModelSpec("openai/gpt-4o-mini", api_base=served.url, api_key="${OPENAI_API_KEY}")).lm("text: hello")
+        assert served.keys[1] == f"Bearer {KEY}"
+
+
+def experiment(folder: Path, url: str, key: str = "${HOUSE_API_KEY}") -> Path:
+    for split, start in (("train", 0), ("val", 100), ("test", 200)):
+        rows = [
+            {"id": f"{split}{n}", "text": f"word{n} of many", "label": f"word{n % 4}"} for n in range(start, start + 12)
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    file = folder / "remote.yaml"
+    file.write_text(f"""
+version: 1
+tasks:
+  - {{name: words, program: classify, data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}},
+     fields: {{id: id, text: input, label: output}}}}
+models: [{{name: openai/gpt-4o-mini, adapter: plain, api_base: "{url}", api_key: "{key}"}}]
+teacher: {{name: openai/gpt-4o, api_base: "{url}", api_key: "{key}", max_tokens: 500}}
+methods: [zero_shot, copro: {{breadth: 2, depth: 1}}]
+budget: {{metric_calls: 30, usd: 1}}
+""")
+    return file
+
+
+def test_no_key_stands_anywhere_after_a_run(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOUSE_API_KEY", KEY)
+    with openai_server(first_word, ["", "", "401", "401", "500"]) as served:
+        assert main(["run", str(experiment(tmp_path, served.url)), "--store", str(store)]) == 0
+        assert set(served.keys) == {f"Bearer {KEY}"}
+    shown = capsys.readouterr()
+    assert "refused Bearer [key]" in "".join(f.read_text() for f in store.rglob("rows.jsonl"))
+    assert KEY not in shown.out + shown.err
+    files = [f for f in store.rglob("*") if f.is_file()]
+    assert len(files) > 10
+    assert [f.name for f in files if KEY.encode() in f.read_bytes()] == []
+
+
+def test_a_key_in_the_file_is_refused_and_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = experiment(tmp_path, "http://127.0.0.1:9/v1", key=KEY)
+    assert main(["validate", str(file)]) == 2
+    shown = capsys.readouterr()
+    assert "`api_key` holds no reference; write `api_key: ${NAME}`, and export NAME=…" in shown.err
+    assert KEY not in shown.out + shown.err
+
+
+def test_keys_are_taken_out_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANY_API_KEY", KEY)
+    assert redact(f"refused: {KEY}!") == "refused: [key]!"
+    assert (reference("${HOUSE_API_KEY}"), reference(KEY), reference("x${A}")) == ("HOUSE_API_KEY", "", "")

@@ -1,0 +1,86 @@
+"""A teacher behind HTTP: what it proposes is scored on val, kept when better, rejected when worse, and paid for."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from openai_server import Messages, Teacher, obedient_student, openai_server
+
+from eval.run import method_of
+from models.load import LoadedModel, load_model
+from models.plain import PlainAdapter
+from models.spec import ModelSpec
+from programs.modules.classify import Classify
+from programs.task import Budget, Fitted
+
+GOOD = ("Answer with the first letter of the text.", "Answer with the last word of the text.")
+BAD = ("Answer with the first letter of the text.", "First letter, please: the first letter.")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "copro": {"breadth": 3, "depth": 1},
+    "mipro": {"candidates": 3, "trials": 6, "bootstrapped": 0, "labelled": 0},
+    "gepa": {},
+    "infer_rules": {"candidates": 2, "bootstrapped": 1, "labelled": 1},
+}
+
+
+def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+    return float(gold.label == pred.label)
+
+
+def examples() -> list[dspy.Example]:
+    words = ["red", "oak", "sun", "ice", "fog", "elm", "sky", "tin"]
+    draw = random.Random(0)
+    texts = list(dict.fromkeys(" ".join(draw.sample(words, 3)) for _ in range(40)))[:24]
+    return [dspy.Example(id=str(n), text=t, label=t.split()[-1]).with_inputs("text") for n, t in enumerate(texts)]
+
+
+def remote(name: str, url: str, **options: Any) -> LoadedModel:
+    return load_model(ModelSpec(name, api_base=url, timeout=5, **options))
+
+
+def fit(method: str, ideas: tuple[str, ...], folder: Path, usd: float | None = None) -> Fitted:
+    teacher = Teacher(*ideas)
+
+    def answer(model: str, messages: Messages) -> str:
+        return teacher(messages) if model == "gpt-4o" else obedient_student(messages)
+
+    with openai_server(answer) as served:
+        student, capable = remote("openai/gpt-4o-mini", served.url), remote("openai/gpt-4o", served.url, max_tokens=500)
+        with dspy.context(lm=student.lm, adapter=PlainAdapter()):
+            return method_of(method, OPTIONS[method]).fit(
+                Classify(["text"], "label", []), train=examples()[:12], val=examples()[12:], metric=metric,
+                lm=student.lm, seed=0,
+                budget=Budget(metric_calls=120, usd=usd, workdir=folder, threads=4, teacher=capable.lm),
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", sorted(OPTIONS))
+def test_a_better_instruction_is_found_and_kept(method: str, tmp_path: Path) -> None:
+    fitted = fit(method, GOOD, tmp_path)
+    assert "last word" in fitted.program.predictors()[0].signature.instructions
+    assert fitted.notes["val_start"] == 0
+    assert fitted.notes["val_best"] == 1
+    assert fitted.notes["teacher"]["calls"] > 0
+    assert 0 < fitted.notes["teacher"]["usd"] < (fitted.spent.usd or 0)
+    assert fitted.spent.metric_calls <= 120
+
+
+@pytest.mark.parametrize("method", ["copro", "gepa", "mipro"])
+def test_a_worse_instruction_is_rejected_and_the_table_is_told(method: str, tmp_path: Path) -> None:
+    fitted = fit(method, BAD, tmp_path)
+    assert "letter" not in fitted.program.predictors()[0].signature.instructions
+    assert any("none of" in w for w in fitted.warnings)
+
+
+def test_the_dollars_end_a_search_that_charges(tmp_path: Path) -> None:
+    fitted = fit("copro", GOOD, tmp_path, usd=1e-3)
+    assert fitted.warnings[0] == "the budget ended the search: $0.001"
+    assert 1e-3 <= (fitted.spent.usd or 0) < 3e-3
+
+
+def test_zero_shot_mipro_holds_no_demonstration(tmp_path: Path) -> None:
+    fitted = fit("mipro", GOOD, tmp_path)
+    assert fitted.notes["zero_shot"]
+    assert [p.demos for p in fitted.program.predictors()] == [[]]
