@@ -1,6 +1,6 @@
 """Measure the tables of docs/results.md: `python benchmarks/results.py [NAME…]`.
 
-Each table is one `crossover` command; data that cannot be shipped is named by an environment variable, as the example
+Each table is one command; data that cannot be shipped is named by an environment variable, as the example
 says. A table whose data is not there keeps what stands in the document.
 """
 
@@ -17,6 +17,9 @@ TABLES = {
     "quickstart": ("crossover run --limit 120", ""),
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
     "banking77": ("crossover run examples/banking77.yaml --limit 500 --only zero_shot,retrieved_demos", "BANKING77"),
+    "recall_squad": ("python benchmarks/recall.py $SQUAD", "SQUAD"),
+    "recall_multihop": ("python benchmarks/recall.py $MULTIHOP --backends bm25", "MULTIHOP"),
+    "retrieval_speed": ("python benchmarks/retrieval.py --passages 100000", ""),
     "squad": ("crossover run examples/squad.yaml --limit 150 --only zero_shot,retrieved_demos", "SQUAD"),
 }
 HEAD = """# Measured results
@@ -30,7 +33,10 @@ would reach.
 def measure(command: str) -> str:
     """Return what the command prints, run on a store of its own."""
     with tempfile.TemporaryDirectory() as store:
-        words = [str(Path(sys.executable).parent / "crossover"), *command.split()[1:], "--store", store]
+        program, *words = os.path.expandvars(command).split()
+        words = [sys.executable, *words] if program == "python" else [
+            str(Path(sys.executable).parent / program), *words, "--store", store
+        ]  # fmt: skip
         text = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     return text.partition("\nevery run, row")[0].strip()
 

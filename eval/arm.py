@@ -1,13 +1,17 @@
 """One arm of a comparison: what was measured of a method on a task, over its seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from eval.cost import Cost, cost_of, mean_cost, request_costs
 from eval.experiment import Cell, Prices
+from eval.ledger import adapts_weights
 from eval.measure import Result
+from eval.ranking import Ranking
+from eval.rows import Rows
+from eval.secondary import mean_secondary
+from eval.seeds import widen_estimate
 from eval.stats import Difference, Estimate, Finding, quantile_interval, score_interval
 from programs.task import UserError
 
@@ -76,8 +80,25 @@ class Arm:
     warnings: tuple[str, ...] = ()
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
-    recall: float | None = None
-    """Share of the gold passages among those shown at test; None where the task names none."""
+    secondary: Mapping[str, float] = field(default_factory=dict)
+    """Measures that the task is not scored by: macro-F1, knowledge-F1; the mean over seeds."""
+    by_seed: tuple[Mapping[str, float], ...] = ()
+    """Example id to score, one mapping a seed, in the order of `seeds`; failed examples are absent."""
+    retrieval: str = ""
+    """Backend, k and options; empty where nothing is retrieved."""
+    ranking: Ranking | None = None
+    """How good the passages shown at test are; None where the task names no gold passages."""
+    hit: Estimate | None = None
+    """Score over the examples whose gold passages were all retrieved; None where nothing is retrieved."""
+    miss: Estimate | None = None
+    """Score over the others."""
+    retrieval_ms: float | None = None
+    """Median milliseconds of retrieval in the latency of one request; None where nothing is retrieved."""
+
+    @property
+    def recall(self) -> float | None:
+        """Return the share of the gold passages among those shown at test."""
+        return None if self.ranking is None else self.ranking.recall
 
 
 @dataclass(frozen=True)
@@ -103,21 +124,29 @@ def arms_of(results: Sequence[Result], prices: Prices) -> list[Arm]:
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         cell = result.cell
-        groups.setdefault((cell.model, cell.method.label, cell.train_size, cell.knowledge), []).append(result)
+        groups.setdefault((cell.model, cell.method.label, cell.train_size, cell.knowledge, _found(cell)), []).append(
+            result
+        )
     cells = [group[0].cell for group in groups.values()]
     return [_arm(group, name, prices) for group, name in zip(groups.values(), _names(cells), strict=True)]
 
 
+def _found(cell: Cell) -> str:
+    """Return how the cell's passages were found, empty where none were."""
+    return cell.retrieval.label if cell.retrieval else ""
+
+
 def kind_of(method: str) -> Kind:
     """Return `weights` for a method that has a file in finetune/, `context` for any other."""
-    return "weights" if method.isidentifier() and find_spec(f"finetune.{method}") else "context"
+    return "weights" if adapts_weights(method) else "context"
 
 
 def _same_examples(results: Sequence[Result]) -> None:
     """Refuse results of one task that were not measured on the same split and the same test examples."""
     first = results[0]
+    ids = set(Rows.of(first.rows).ids)
     for other in results[1:]:
-        if other.split_sha256 != first.split_sha256 or {r.id for r in other.rows} != {r.id for r in first.rows}:
+        if other.split_sha256 != first.split_sha256 or set(Rows.of(other.rows).ids) != ids:
             pair = f"{first.cell.method.label!r} and {other.cell.method.label!r}"
             splits = (
                 f"{len(first.rows)} of split {first.split_sha256[:8]}, {len(other.rows)} of {other.split_sha256[:8]}"
@@ -132,6 +161,7 @@ def _names(cells: Sequence[Cell]) -> list[str]:
     several_models, several_adapters = len({m for m, _ in models}) > 1, len(models) > len({m for m, _ in models})
     several_sizes = len({c.train_size for c in cells if c.method.name != "zero_shot"}) > 1
     several_knowledge = len({c.knowledge for c in cells}) > 1
+    several_retrievals = len({_found(c) for c in cells} - {""}) > 1
     names: list[str] = []
     for c in cells:
         parts = [c.method.label]
@@ -139,6 +169,7 @@ def _names(cells: Sequence[Cell]) -> list[str]:
             parts.append("all" if c.train_size is None else f"n={c.train_size}")
         parts += [c.model.name] * several_models + [c.model.adapter or "default frame"] * several_adapters
         parts += [c.knowledge.label] * several_knowledge
+        parts += [_found(c)] * (several_retrievals and c.retrieval is not None)
         name = ", ".join(parts)
         names.append(name if name not in names else f"{name} #{names.count(name) + 1}")
     return names
@@ -146,17 +177,15 @@ def _names(cells: Sequence[Cell]) -> list[str]:
 
 def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     """Return the arm that these results, one a seed, make together."""
-    cell, rows = results[0].cell, [row for r in results for row in r.rows]
-    by_id: dict[str, list[float]] = {}
-    for row in rows:
-        if row.score is not None:
-            by_id.setdefault(row.id, []).append(row.score)
-    scores = {i: sum(s) / len(s) for i, s in by_id.items()}
+    cell, tables = results[0].cell, [Rows.of(r.rows) for r in results]
+    by_seed = tuple(dict(t.scored()) for t in tables)
+    scores = _mean_scores(by_seed)
     clusters = results[0].clusters
-    failed = sum(row.score is None for row in rows)
+    among = [clusters[i] for i in scores] if clusters else None
+    failed, rows = sum(t.failed for t in tables), sum(map(len, tables))
     integrity = [f for r in results for f in r.integrity]
-    if failed > MOST_FAILED * len(rows):
-        integrity.append(f"{failed} of {len(rows)} rows failed, more than {MOST_FAILED:.0%}; see their failure column")
+    if failed > MOST_FAILED * rows:
+        integrity.append(f"{failed} of {rows} rows failed, more than {MOST_FAILED:.0%}; see their failure column")
     return Arm(
         name=name,
         task=cell.task,
@@ -170,8 +199,8 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         mlflow_run_ids=tuple(r.mlflow_run_id for r in results),
         scores=scores,
         clusters=clusters,
-        score=score_interval(list(scores.values()), clusters=[clusters[i] for i in scores] if clusters else None),
-        rows=len(rows),
+        score=widen_estimate(score_interval(list(scores.values()), clusters=among), by_seed),
+        rows=rows,
         failed=failed,
         cost=mean_cost([cost_of(r, prices) for r in results]),
         request_usd=_request_usd(results, prices),
@@ -179,8 +208,38 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         tokens=_tokens(results),
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
         integrity=tuple(dict.fromkeys(integrity)),
-        recall=results[0].notes.get("recall"),
+        secondary=mean_secondary([r.notes for r in results]),
+        by_seed=by_seed,
+        retrieval=_found(cell),
+        ranking=_ranking(results[0]),
+        hit=_score_where(scores, results[0], found=True),
+        miss=_score_where(scores, results[0], found=False),
+        retrieval_ms=results[0].notes.get("retrieval_ms"),
     )
+
+
+def _mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """Return each example's mean over the seeds that scored it."""
+    if len(by_seed) == 1:
+        return by_seed[0]
+    gathered: dict[str, list[float]] = {}
+    for scores in by_seed:
+        for i, score in scores.items():
+            gathered.setdefault(i, []).append(score)
+    return {i: sum(s) / len(s) for i, s in gathered.items()}
+
+
+def _ranking(result: Result) -> Ranking | None:
+    """Return the quality of the passages shown, as the notes keep it."""
+    names = [f.name for f in fields(Ranking)]
+    return Ranking(**{n: result.notes[n] for n in names}) if all(n in result.notes for n in names) else None
+
+
+def _score_where(scores: Mapping[str, float], result: Result, *, found: bool) -> Estimate | None:
+    """Return the score over the examples that retrieval hit, or missed."""
+    chosen = [i for i in scores if result.hits.get(i) is found]
+    clusters = [result.clusters[i] for i in chosen] if result.clusters else None
+    return score_interval([scores[i] for i in chosen], clusters=clusters) if result.hits else None
 
 
 def _request_usd(results: Sequence[Result], prices: Prices) -> dict[str, float] | None:
@@ -200,13 +259,9 @@ def _quantiles(results: Sequence[Result]) -> Quantiles:
 
 def _tokens(results: Sequence[Result]) -> Tokens:
     """Return the mean over seeds of the tokens of the accuracy pass."""
-    rows = [row for r in results for row in r.rows]
+    tables = [Rows.of(r.rows) for r in results]
 
-    def mean(counts: Iterable[int]) -> int:
-        return round(sum(counts) / len(results))
+    def mean(name: str) -> int:
+        return round(sum(sum(t.counts[name]) for t in tables) / len(tables))
 
-    return Tokens(
-        prompt=mean(r.prompt_tokens for r in rows),
-        cached=mean(r.cached_tokens for r in rows),
-        completion=mean(r.completion_tokens for r in rows),
-    )
+    return Tokens(prompt=mean("prompt_tokens"), cached=mean("cached_tokens"), completion=mean("completion_tokens"))

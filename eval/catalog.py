@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 """Folder that holds the rooms."""
+RETRIEVAL = "programs/retrieval"
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ def modules() -> list[Entry]:
 
 def methods() -> list[Entry]:
     """Return the methods: the files of optimizers/ and finetune/ that hold a class of the file's name with a `fit`."""
-    return [entry for entry, tree in _modules("optimizers", "finetune") if _method_class(entry.name, tree)]
+    return [entry for entry, tree in _modules("optimizers", "finetune") if _named_class(entry.name, tree, "fit")]
 
 
 def backends() -> list[Entry]:
-    """Return the retrieval backends: the files of programs/retrieval/ but the protocol."""
-    return [entry for entry, _ in _modules("programs/retrieval") if entry.name != "base"]
+    """Return the retrieval backends: the files of programs/retrieval/ that hold a class of the file's name."""
+    return [entry for entry, tree in _modules(RETRIEVAL) if _named_class(entry.name, tree, "search")]
 
 
 def runs(store: Path) -> list[str]:
@@ -73,8 +74,18 @@ def runs(store: Path) -> list[str]:
 
 def options(method: Entry) -> dict[str, str]:
     """Return a method's options with their types as written: the fields of its dataclass, not imported."""
-    for entry, tree in _modules("optimizers", "finetune"):
-        if entry.name == method.name and (cls := _method_class(entry.name, tree)):
+    return _options(method, "fit", "optimizers", "finetune")
+
+
+def backend_options(backend: Entry) -> dict[str, str]:
+    """Return a retrieval backend's options with their types as written; where it keeps its index is not one."""
+    return {k: v for k, v in _options(backend, "search", RETRIEVAL).items() if k != "folder" and not k.startswith("_")}
+
+
+def _options(wanted: Entry, does: str, *folders: str) -> dict[str, str]:
+    """Return the annotated fields of the class that makes a file what it is."""
+    for entry, tree in _modules(*folders):
+        if entry.name == wanted.name and (cls := _named_class(entry.name, tree, does)):
             fields = [node for node in cls.body if isinstance(node, ast.AnnAssign)]
             return {
                 node.target.id: ast.unparse(node.annotation) for node in fields if isinstance(node.target, ast.Name)
@@ -82,11 +93,11 @@ def options(method: Entry) -> dict[str, str]:
     return {}
 
 
-def _method_class(name: str, tree: ast.Module) -> ast.ClassDef | None:
-    """Return the class that makes a file a method: CamelCase of the file name, with a `fit`."""
+def _named_class(name: str, tree: ast.Module, does: str) -> ast.ClassDef | None:
+    """Return the class that makes a file a method or a backend: CamelCase of the file name, with what it does."""
     wanted = "".join(word.capitalize() for word in name.split("_"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == wanted:
-            fits = any(isinstance(item, ast.FunctionDef) and item.name == "fit" for item in node.body)
-            return node if fits else None
+            has = any(isinstance(item, ast.FunctionDef) and item.name == does for item in node.body)
+            return node if has else None
     return None

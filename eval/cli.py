@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.index_verb import index
 from eval.options import experiment_of, experiment_options, gate_options, store_option
 from eval.report.command import deliver, report, wanted_of
+from eval.verbs import compare, recommend
 
 if TYPE_CHECKING:
     from eval.experiment import Experiment
@@ -221,8 +223,11 @@ def doctor(store: Path) -> int:
     return EXIT_CANNOT_RUN if bad else 0
 
 
+crossover.add_command(compare)
+crossover.add_command(recommend)
 crossover.add_command(report)
 
+crossover.add_command(index)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,15 +1,17 @@
 """Group results into arms, contrast them pairwise and reach a verdict per task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from eval.arm import Arm, Contrast, arms_of
+from eval.cautions import cautions
 from eval.cost import pareto_front
 from eval.experiment import Needs, Prices
 from eval.measure import Result
 from eval.rules import MARGIN, eligible
-from eval.stats import classify_difference, holm, paired_difference
+from eval.seeds import difference_error, widen_difference
+from eval.stats import Difference, classify_difference, holm, paired_difference
 from eval.verdict import Verdict, decide
 
 __all__ = ["Arm", "Comparison", "Contrast", "Verdict", "compare"]
@@ -32,6 +34,8 @@ class Comparison:
     """One a task."""
     fronts: Mapping[str, tuple[str, ...]]
     """Task to the arms that no other beats in score, price and p95 at once."""
+    cautions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Task to the doubts that a reader must see: too few examples, clusters or seeds."""
 
 
 def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:
@@ -48,6 +52,7 @@ def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experime
         contrasts=tuple(c for group in contrasts.values() for c in group),
         verdicts=tuple(decide(arms[task], contrasts[task], needs) for task in tasks),
         fronts={task: _front(group) for task, group in arms.items()},
+        cautions={task: cautions(group, contrasts[task]) for task, group in arms.items()},
     )
 
 
@@ -62,7 +67,7 @@ def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
         best = (eligible(scored, needs) or sorted(scored, key=lambda a: -a.score.mean))[0]
         pairs = [pair for pair in pairs if best in pair]
     pairs = [(a, b) for a, b in pairs if a.scores.keys() & b.scores.keys()]
-    differences = [paired_difference(*_shared(later, earlier), clusters=later.clusters) for earlier, later in pairs]
+    differences = [difference_of(later, earlier) for earlier, later in pairs]
     adjusted = holm([d.p for d in differences])
     return [
         Contrast(a.task, a.name, b.name, d, p, classify_difference(d, p, margin=MARGIN))
@@ -70,8 +75,17 @@ def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
     ]
 
 
-def _shared(a: Arm, b: Arm) -> tuple[dict[str, float], dict[str, float]]:
+def difference_of(a: Arm, b: Arm) -> Difference:
+    """Return a minus b on the examples that both scored; seeds are a second level, where there are several."""
+    difference = paired_difference(*_shared(a, b), clusters=a.clusters)
+    seeds = [dict(zip(arm.seeds, arm.by_seed, strict=True)) for arm in (a, b)]
+    return widen_difference(difference, *difference_error(*seeds))
+
+
+def _shared(a: Arm, b: Arm) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Return both arms' scores on the examples that both scored, in one order."""
+    if a.scores.keys() == b.scores.keys():
+        return a.scores, b.scores
     ids = [i for i in a.scores if i in b.scores]
     return {i: a.scores[i] for i in ids}, {i: b.scores[i] for i in ids}
 

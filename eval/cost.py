@@ -7,8 +7,10 @@ were cached. An API model costs what the API charged. An unknown price stays unk
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.experiment import Prices
+from eval.experiment import Needs, Prices
+from eval.ledger import ledger_of, machine_usd
 from eval.measure import Result
+from eval.rows import Rows
 from eval.stats import mean_interval
 
 
@@ -17,11 +19,17 @@ class Cost:
     """Dollars of one arm; None is an unknown price."""
 
     fit: float | None
-    """Once, to adapt the program: machine time of fitting and what APIs charged for it."""
+    """Once, to adapt the program: the sum of the ledger."""
     per_1k_requests: float | None
     """To serve 1,000 requests like those of the test split."""
     paid: float | None
-    """What this measurement cost: fitting and the accuracy pass."""
+    """What this measurement cost: fitting, without labels, and the accuracy pass."""
+    hosting_per_month: float = 0.0
+    """Paid however little is asked."""
+
+    def per_1k_correct(self, score: float) -> float | None:
+        """Return dollars for 1,000 right answers at a mean score; None when unpriced or when none is right."""
+        return None if self.per_1k_requests is None or not score > 0 else self.per_1k_requests / score
 
 
 @dataclass(frozen=True)
@@ -39,21 +47,16 @@ class BreakEven:
     """The arm that is dearer to start, and cheaper to run unless `value` is None."""
 
 
-def machine_usd(seconds: float, machine_hour_usd: float) -> float:
-    """Return the dollars of so many seconds on this machine."""
-    return seconds / 3600 * machine_hour_usd
-
-
 def cost_of(result: Result, prices: Prices) -> Cost:
     """Return what one cell cost to fit and costs to serve."""
-    rate = prices.machine_hour_usd if result.local else 0.0
-    fit = None if result.fit.usd is None else machine_usd(result.fit.seconds, rate) + result.fit.usd
+    ledger = ledger_of(result, prices)
+    fit, hosting = ledger.fit, ledger.hosting_per_month
     requests = request_costs(result, prices)
     if requests is None:
-        return Cost(fit, None, None)
+        return Cost(fit, None, None, hosting)
     served = sum(requests.values())
     per_1k = 1000 * served / len(requests) if requests else None
-    return Cost(fit, per_1k, None if fit is None else fit + served)
+    return Cost(fit, per_1k, None if fit is None else fit - ledger.labels + served, hosting)
 
 
 def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
@@ -62,57 +65,73 @@ def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
     A local model is batched, so a request has no seconds of its own: the wall time of the accuracy pass is shared out
     by the tokens that each request sent and got.
     """
+    rows = Rows.of(result.rows)
+    if rows.unpriced:
+        return None
     machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
-    tokens = [row.prompt_tokens + row.completion_tokens for row in result.rows]
+    tokens = [p + c for p, c in zip(rows.counts["prompt_tokens"], rows.counts["completion_tokens"], strict=True)]
     total = sum(tokens)
-    costs: dict[str, float] = {}
-    for row, count in zip(result.rows, tokens, strict=True):
-        if row.usd is None:
-            return None
-        costs[row.id] = row.usd + machine * (count / total if total else 1 / len(tokens))
-    return costs
+    shares = (count / total for count in tokens) if total else (1 / len(tokens) for _ in tokens)
+    return {i: usd + machine * share for i, usd, share in zip(rows.ids, rows.usd, shares, strict=True)}
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
     """Return the mean over seeds; one unknown price makes the mean unknown."""
     return Cost(
-        _mean([c.fit for c in costs]), _mean([c.per_1k_requests for c in costs]), _mean([c.paid for c in costs])
+        _mean([c.fit for c in costs]),
+        _mean([c.per_1k_requests for c in costs]),
+        _mean([c.paid for c in costs]),
+        max(c.hosting_per_month for c in costs),
     )
 
 
-def monthly_usd(cost: Cost, volume: float, *, months: int) -> float | None:
-    """Return dollars a month at so many requests a month, with fitting spread over `months`."""
+def monthly_usd(cost: Cost, volume: float, *, months: float) -> float | None:
+    """Return dollars a month at so many requests a month, with fitting spread over `months`, hosting included."""
     if cost.fit is None or cost.per_1k_requests is None:
         return None
-    return cost.fit / months + volume * cost.per_1k_requests / 1000
+    return cost.fit / months + cost.hosting_per_month + volume * cost.per_1k_requests / 1000
 
 
-def break_even_requests(cheap_to_start: Cost, cheap_to_run: Cost) -> float | None:
+def start_usd(cost: Cost, *, months: float) -> float:
+    """Return what an arm costs before its first request: fitting, and the hosting of so many months."""
+    return _known(cost.fit) + cost.hosting_per_month * months
+
+
+def break_even_requests(
+    cheap_to_start: Cost, cheap_to_run: Cost, *, months: float = Needs.refresh_months
+) -> float | None:
     """Return after how many requests the second arm's total falls to the first's; None is never.
 
-    (fit of second - fit of first) / (price of a request to the first - to the second). 0 when the second is no dearer
-    to start. Both arms must be priced.
+    (start of second - start of first) / (price of a request to the first - to the second), where start is fitting and
+    the hosting of `months`. 0 when the second is no dearer to start. Both arms must be priced.
     """
     saving = (_known(cheap_to_start.per_1k_requests) - _known(cheap_to_run.per_1k_requests)) / 1000
-    extra = max(0.0, _known(cheap_to_run.fit) - _known(cheap_to_start.fit))
+    extra = max(0.0, start_usd(cheap_to_run, months=months) - start_usd(cheap_to_start, months=months))
     return extra / saving if saving > 0 else None
 
 
-def break_even(costs: Mapping[str, Cost], requests: Mapping[str, Mapping[str, float]], *, seed: int = 0) -> BreakEven:
+def break_even(
+    costs: Mapping[str, Cost],
+    requests: Mapping[str, Mapping[str, float]],
+    *,
+    months: float = Needs.refresh_months,
+    seed: int = 0,
+) -> BreakEven:
     """Return the break-even of two arms with a 95 % interval by bootstrap over requests, paired by example.
 
     Both mappings hold the same two names; `requests` has each arm's dollars by example id. The interval speaks of the
     lengths of the requests; fitting costs and the speed of the machine are taken as measured.
     """
-    start, run = sorted(costs, key=lambda name: (_known(costs[name].fit), -_known(costs[name].per_1k_requests)))
-    extra = _known(costs[run].fit) - _known(costs[start].fit)
+    starts = {name: start_usd(cost, months=months) for name, cost in costs.items()}
+    start, run = sorted(costs, key=lambda name: (starts[name], -_known(costs[name].per_1k_requests)))
+    extra = starts[run] - starts[start]
     saved = [usd - requests[run][i] for i, usd in requests[start].items() if i in requests[run]]
     saving = mean_interval(saved, seed=seed)
 
     def count(each: float) -> float | None:
         return extra / each if each > 0 else None
 
-    value = break_even_requests(costs[start], costs[run])
+    value = break_even_requests(costs[start], costs[run], months=months)
     return BreakEven(value, count(saving.high), count(saving.low), start, run)
 
 

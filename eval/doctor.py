@@ -26,6 +26,8 @@ def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
             yield name, True, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             yield name, False, "not installed; run `pip install -c constraints.txt -e .`"
+    yield "dense retrieval", True, _dense()
+    yield "weaviate", *_weaviate()
     yield "cores", True, str(os.cpu_count())
     yield "memory", True, _memory()
     yield "gpu", True, accelerator()
@@ -39,6 +41,28 @@ def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
     )
     yield "store", *_store(store)
     yield "mlflow store", *_mlflow(store)
+
+
+def _dense() -> str:
+    try:
+        return f"sentence-transformers {importlib.metadata.version('sentence-transformers')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed, needed for `backend: dense` alone; pip install -c constraints.txt -e '.[dense]'"
+
+
+def _weaviate() -> tuple[bool, str]:
+    """Return whether the server of WEAVIATE_URL can be used; without that variable nothing is asked."""
+    if not os.environ.get("WEAVIATE_URL"):
+        return True, "WEAVIATE_URL is not set"
+    from programs.retrieval.weaviate_connection import Place, connect
+    from programs.task import UserError
+
+    place = Place("", 50051, embedded=False, folder=None)
+    try:
+        connect(place).close()
+    except UserError as e:
+        return False, str(e)
+    return True, f"{place.address} answers"
 
 
 def _memory() -> str:

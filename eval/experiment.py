@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from models.spec import ModelSpec
+from programs.fields import RETRIEVING
 
 METHODOLOGY_VERSION = 2
 """Raised whenever a change of ours can change a number; part of every cell key."""
-
-RETRIEVING = ("rag", "multihop", "dialogue")
-"""Programs whose examples carry passages."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the program may read at training and at test: `none`, `retrieved` or `gold`."""
+    """What the program may read at training and at test: `none`, `retrieved`, `gold` or `noisy`."""
 
     train: str = "none"
     test: str = "none"
@@ -59,6 +57,11 @@ class Knowledge:
         """Return the short name for tables."""
         return self.test if self.train == self.test else f"{self.train}>{self.test}"
 
+    @property
+    def searches(self) -> bool:
+        """Return whether a retrieval backend decides any of what is read."""
+        return bool({"retrieved", "noisy"} & {self.train, self.test})
+
 
 @dataclass(frozen=True)
 class Retrieval:
@@ -66,6 +69,21 @@ class Retrieval:
 
     backend: str = "bm25"
     k: int = 3
+    chunk_words: int = 0
+    """Passages are cut into overlapping windows of this many words; 0 leaves them whole."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the backend."""
+
+    @property
+    def label(self) -> str:
+        """Return the short name for tables: `hybrid k=3 alpha=0.3`."""
+        facts = self.facts()
+        return " ".join([str(facts.pop("backend")), *(f"{k}={v}" for k, v in facts.items())])
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that can change what is found, in the order of the experiment file."""
+        chunks = {"chunk_words": self.chunk_words} if self.chunk_words else {}
+        return {"backend": self.backend, "k": self.k, **chunks, **dict(sorted(self.options.items()))}
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,8 @@ class Needs:
     min_score: float | None = None
     max_p95_ms: float | None = None
     max_usd_per_month: float | None = None
+    refresh_months: float = 12.0
+    """Months until the arm is fitted anew; fitting is spread over them in monthly costs."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,20 @@ class Prices:
 
     machine_hour_usd: float = 0.50
     """An hour of the machine that runs local models. The default is a rough price of a small cloud machine."""
+    label_usd: float = 0.0
+    """A labelled example; an arm is charged for those that its fitting needs."""
+    tuned_hosting_usd_per_month: float = 0.0
+    """What a fine-tuned model costs a month however little it is asked: a GPU of its own."""
+    input_usd_per_million: float | None = None
+    """A million prompt tokens of the API that would serve, for the table of prefix caching."""
+    output_usd_per_million: float | None = None
+    """A million answer tokens of that API."""
+    cache_read: float = 0.1
+    """Price of a prompt token read from the provider's cache, as a share of the full price."""
+    cache_write: float = 1.25
+    """Price of a prompt token written to it, as a share of the full price."""
+    cache_seconds: float = 300.0
+    """How long a prefix stays in the cache after it was last read."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +140,8 @@ class Experiment:
     """Nested sizes of the train pool; empty for all of it."""
     knowledge: tuple[Knowledge, ...] = ()
     """Empty for each program's default: `retrieved` where it retrieves, else `none`."""
-    retrieval: Retrieval = Retrieval()
+    retrieval: tuple[Retrieval, ...] = (Retrieval(),)
+    """Crossed with every knowledge that a backend finds."""
     seeds: tuple[int, ...] = (0,)
     limits: Limits = Limits()
     needs: Needs = Needs()
@@ -128,18 +163,26 @@ class Cell:
     """None for the whole pool."""
     knowledge: Knowledge
     seed: int
+    retrieval: Retrieval | None = None
+    """None where no backend decides what is read."""
 
     def key(
-        self, *, split_sha256: str, program_sha256: str, model_sha256: str, retrieval: Retrieval, limit: int | None
+        self, *, split_sha256: str, program_sha256: str, model_sha256: str, retriever: str, limit: int | None
     ) -> str:
-        """Return the hash of everything that can change the cell's numbers, 16 hex digits."""
+        """Return the hash of everything that can change the cell's numbers, 16 hex digits.
+
+        `retriever` is the backend's identity: what its options do not tell.
+        """
+        cell = asdict(self)
+        del cell["retrieval"]
+        found = None if self.retrieval is None else self.retrieval.facts() | ({"model": retriever} if retriever else {})
         facts = {
             "methodology": METHODOLOGY_VERSION,
-            "cell": asdict(self),
+            "cell": cell,
             "split": split_sha256,
             "program": program_sha256,
             "model": model_sha256,
-            "retrieval": asdict(retrieval) if "retrieved" in (self.knowledge.train, self.knowledge.test) else None,
+            "retrieval": found,
             "limit": limit,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -154,14 +197,23 @@ def plan(experiment: Experiment) -> list[Cell]:
     cells = []
     for task in experiment.tasks:
         for model in experiment.models:
-            for knowledge in experiment.knowledge or (default_knowledge(task),):
+            for knowledge, retrieval in _read(experiment, task):
                 for method in experiment.methods:
                     constant = method.name == "zero_shot"
                     sizes: tuple[int | None, ...] = (None,) if constant else experiment.train_sizes or (None,)
                     seeds = experiment.seeds[:1] if constant and model.temperature == 0 else experiment.seeds
                     for size in sizes:
-                        cells += [Cell(task.name, model, method, size, knowledge, seed) for seed in seeds]
+                        cells += [Cell(task.name, model, method, size, knowledge, seed, retrieval) for seed in seeds]
     return cells
+
+
+def _read(experiment: Experiment, task: TaskSpec) -> list[tuple[Knowledge, Retrieval | None]]:
+    """Return what the cells of a task read: each knowledge, crossed with retrieval where a backend finds it."""
+    return [
+        (knowledge, retrieval)
+        for knowledge in experiment.knowledge or (default_knowledge(task),)
+        for retrieval in (experiment.retrieval if knowledge.searches else (None,))
+    ]
 
 
 def default_knowledge(task: TaskSpec) -> Knowledge:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from eval.experiment import Experiment, plan
 from eval.measure import Result
+from eval.passages import Indexes, Passages
 from eval.run import load_tasks
 from eval.store import load_result, program_sha256
 from models.load import EMBEDDED, load_model
 from models.spec import ModelSpec
+from models.weights import folder_sha256
 from programs.task import Task, UserError
 
 
@@ -37,10 +39,13 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
     identities = {
         n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())} for n, t in tasks.items()
     }
-    cells = plan(experiment)
+    cells, indexes = plan(experiment), Indexes(store)
     keys = [
         c.key(
-            **identities[c.task], model_sha256=models[c.model], retrieval=experiment.retrieval, limit=experiment.limit
+            **identities[c.task],
+            model_sha256=models[c.model],
+            retriever=Passages(tasks[c.task], c.retrieval, indexes).identity(),
+            limit=experiment.limit,
         )
         for c in cells
     ]
@@ -60,6 +65,4 @@ def model_sha256(spec: ModelSpec) -> str:
         return spec.name
     if not folder.is_dir():
         return load_model(spec).sha256
-    from models.local import folder_sha256
-
     return folder_sha256(folder)

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Result:
     key: str
     cell: Cell
     split_sha256: str
-    rows: list[Row]
+    rows: Sequence[Row]
     """One a test example, in the order of the split."""
     serve_seconds: float
     """Wall time of the accuracy pass."""
@@ -47,11 +47,13 @@ class Result:
     """Checks of a fair comparison that failed; a verdict never recommends such an arm."""
     clusters: dict[str, str] = field(default_factory=dict)
     """Example id to cluster, where the task names one."""
+    hits: dict[str, bool] = field(default_factory=dict)
+    """Example id to whether retrieval found all its gold passages; empty where nothing was retrieved."""
     mlflow_run_id: str = ""
 
     def summary(self) -> dict[str, Any]:
         """Return all but the rows, as JSON."""
-        data = asdict(self)
+        data = asdict(replace(self, rows=()))
         del data["rows"]
         return data
 
@@ -125,6 +127,10 @@ class Probe:
     retrieve: Callable[[dspy.Example], object] | None
     """Finds the passages of a question; timed with the answer, because a user waits for both."""
     seconds: list[float] = field(default_factory=list)
+    retrieval_seconds: list[float] = field(default_factory=list)
+    """The part of `seconds` that finding the passages of the question took."""
+    rm: Callable[..., object] | None = None
+    """What a program that writes queries of its own searches with."""
 
 
 def measure_latency(probes: Sequence[Probe], *, requests: int, warm_up: int = 2) -> None:
@@ -135,14 +141,16 @@ def measure_latency(probes: Sequence[Probe], *, requests: int, warm_up: int = 2)
     for n in range(requests + warm_up):
         for p in probes:
             example = p.examples[n % len(p.examples)]
-            with dspy.context(lm=p.fitted.lm, adapter=p.model.adapter):
+            with dspy.context(lm=p.fitted.lm, adapter=p.model.adapter, rm=p.rm):
                 start = time.perf_counter()
                 try:
                     if p.retrieve is not None:
                         p.retrieve(example)
+                    retrieved = time.perf_counter() - start
                     p.fitted.program(**example.inputs())
                 except Exception:  # the accuracy pass counts failures
                     continue
                 seconds = time.perf_counter() - start
             if n >= warm_up:
                 p.seconds.append(seconds)
+                p.retrieval_seconds.append(retrieved)

@@ -12,11 +12,12 @@ import yaml
 from eval import catalog
 from eval.document import Document, is_empty
 from eval.experiment import Experiment, Knowledge, Limits, MethodSpec, Needs, Prices, Retrieval, TaskSpec
+from eval.parse_retrieval import read_retrieval
 from models.spec import ModelSpec
 from programs.task import Problem, UserError
 
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
-KNOWLEDGE = ("none", "retrieved", "gold")
+KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
 ADAPTERS = ("", "plain", "chat", "json")
 API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
 SECTIONS = (
@@ -94,7 +95,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         methods=_kept(doc, each("methods", _method), overrides.only),
         train_sizes=tuple(sorted(set(each("train_sizes", lambda d, n: _at_least_one(d, n, "train_sizes"))))),
         knowledge=each("knowledge", _knowledge),
-        retrieval=part("retrieval", Retrieval),
+        retrieval=read_retrieval(doc, sections["retrieval"]) if "retrieval" in sections else (Retrieval(),),
         seeds=overrides.seeds or each("seeds", lambda d, n: d.typed(n, "seeds", "int")) or (0,),
         limits=Limits(
             usd=limits.usd if overrides.max_usd is None else overrides.max_usd,
@@ -122,13 +123,14 @@ def _check_frame(doc: Document, sections: dict[str, yaml.Node]) -> None:
 
 
 def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Experiment) -> None:
-    """Find what is wrong between entries: repetitions, needs that cannot be applied, a backend that is not there."""
+    """Find what is wrong between entries: repetitions, needs that cannot be applied."""
     names = {
         "tasks": [t.name for t in experiment.tasks],
         "models": [f"{m.name} {m.adapter}".strip() for m in experiment.models],
         "methods": [m.label for m in experiment.methods],
         "knowledge": [k.label for k in experiment.knowledge],
         "seeds": [str(s) for s in experiment.seeds],
+        "retrieval": [r.label for r in experiment.retrieval],
     }
     for section, found in names.items():
         for name, times in Counter(found).items():
@@ -137,11 +139,12 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     if experiment.needs.max_usd_per_month is not None and experiment.needs.volume_per_month is None:
         remedy = "add the volume that it is for"
         doc.fault(sections["needs"], "`max_usd_per_month` without `volume_per_month`", remedy)
-    backends = [e.name for e in catalog.backends()]
-    if experiment.retrieval.backend not in backends:
-        doc.unknown(sections["retrieval"], "retrieval backend", experiment.retrieval.backend, backends)
-    if experiment.retrieval.k < 1:
-        doc.fault(sections["retrieval"], "`retrieval.k` is 0", "retrieve at least one passage")
+    if experiment.needs.refresh_months == 0:
+        doc.fault(sections["needs"], "`needs.refresh_months` is 0", "write after how many months it is fitted anew")
+    tokens = (experiment.prices.input_usd_per_million, experiment.prices.output_usd_per_million)
+    if (tokens[0] is None) != (tokens[1] is None):
+        what = "`input_usd_per_million` and `output_usd_per_million` are used together"
+        doc.fault(sections["prices"], what, "add the other one")
 
 
 def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...]) -> tuple[MethodSpec, ...]:

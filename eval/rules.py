@@ -21,9 +21,6 @@ LEAST_EXAMPLES = 50
 TELLING = 0.10
 """A test set that cannot show a difference of this size cannot call arms tied."""
 
-AMORTISE_MONTHS = 12
-"""Fitting is spread over this many months in monthly costs."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -46,11 +43,11 @@ class Case:
         return sorted(arms, key=lambda a: (self.price(a) is None, self.price(a) or 0.0, -a.score.mean))
 
     def price(self, arm: Arm) -> float | None:
-        """Return dollars a month at the needed volume, fitting spread over a year; without one, per 1,000 requests."""
+        """Return dollars a month at the needed volume, fitting included; without a volume, per 1,000 requests."""
         volume = self.needs.volume_per_month
         if volume is None:
             return arm.cost.per_1k_requests
-        return monthly_usd(arm.cost, volume, months=AMORTISE_MONTHS)
+        return monthly_usd(arm.cost, volume, months=self.needs.refresh_months)
 
     def ties(self) -> list[Contrast]:
         """Return the chosen arm compared with each other arm that is near the best."""
@@ -83,7 +80,7 @@ def _too_slow(arm: Arm, needs: Needs) -> str:
 def _too_dear(arm: Arm, needs: Needs) -> str:
     if needs.max_usd_per_month is None or needs.volume_per_month is None:
         return ""
-    price = monthly_usd(arm.cost, needs.volume_per_month, months=AMORTISE_MONTHS)
+    price = monthly_usd(arm.cost, needs.volume_per_month, months=needs.refresh_months)
     if price is None:
         return "unpriced, so max_usd_per_month cannot be shown to be met"
     too_dear = price > needs.max_usd_per_month

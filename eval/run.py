@@ -4,10 +4,11 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import dspy
@@ -16,9 +17,12 @@ from eval.audit import audit
 from eval.compare import Comparison, compare
 from eval.experiment import Cell, Experiment, TaskSpec, plan
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
+from eval.passages import Indexes, Passages
 from eval.progress import Progress
+from eval.recorded import record
 from eval.safe_tracker import SafeTracker
-from eval.splits import Passages, question_text, train_pool
+from eval.secondary import secondary
+from eval.splits import question_text, train_pool
 from eval.store import cell_folder, load_result, program_sha256, save_fitted, save_result
 from models.load import EMBEDDED, LoadedModel, load_model
 from models.spec import ModelSpec
@@ -77,12 +81,20 @@ class Work:
     progress: Progress
     tasks: dict[str, Task]
     models: dict[ModelSpec, LoadedModel]
-    passages: dict[str, Passages]
+    indexes: Indexes
     identities: dict[str, dict[str, str]]
     """Task to the hashes of its split and its program: a hash of the whole data, computed once."""
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
+    _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
+
+    def passages(self, cell: Cell) -> Passages:
+        """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
+        key = (cell.task, cell.retrieval.label if cell.retrieval else "")
+        if key not in self._passages:
+            self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.indexes)
+        return self._passages[key]
 
     def spend(self, result: Result) -> None:
         """Add what a cell paid to APIs."""
@@ -99,19 +111,19 @@ class Work:
     def test(self, cell: Cell) -> list[dspy.Example]:
         """Return the test examples with the passages that the cell may read."""
         test = self.tasks[cell.task].test[: self.experiment.limit]
-        return self.passages[cell.task].attach(test, cell.knowledge.test)
+        return self.passages(cell).attach(test, cell.knowledge.test)
 
     def val(self, cell: Cell) -> list[dspy.Example]:
         """Return the val examples, fewer when the test is limited."""
         limit = None if self.experiment.limit is None else max(20, self.experiment.limit // 2)
-        return self.passages[cell.task].attach(self.tasks[cell.task].val[:limit], cell.knowledge.test)
+        return self.passages(cell).attach(self.tasks[cell.task].val[:limit], cell.knowledge.test)
 
     def key(self, cell: Cell) -> str:
         """Return the cell's key."""
         return cell.key(
             **self.identities[cell.task],
             model_sha256=self.models[cell.model].sha256,
-            retrieval=self.experiment.retrieval,
+            retriever=self.passages(cell).identity(),
             limit=self.experiment.limit,
         )
 
@@ -133,11 +145,11 @@ def run_experiment(
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
     models = {m: load_model(m) for m in experiment.models}
-    passages = {n: Passages(t, experiment.retrieval, store / "passages") for n, t in tasks.items()}
+    indexes = Indexes(store, progress.note)
     identities = {
         n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())} for n, t in tasks.items()
     }
-    work = Work(experiment, store, threads, progress, tasks, models, passages, identities)
+    work = Work(experiment, store, threads, progress, tasks, models, indexes, identities)
     cells = plan(experiment)
     keys = [work.key(c) for c in cells]
     results = {k: r for k in keys if (r := load_result(store, k)) is not None}
@@ -168,6 +180,7 @@ def run_experiment(
         raise UserError(
             f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
         )
+    record(store, experiment, [k for k in keys if k in results])
     comparison = compare(
         [results[k] for k in keys if k in results],
         needs=experiment.needs,
@@ -183,53 +196,58 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
     task, model, key = work.tasks[cell.task], work.models[cell.model], work.key(cell)
     folder = cell_folder(work.store, key)
-    passages = work.passages[cell.task]
+    passages = work.passages(cell)
     try:
         fitted = fit_cell(work, cell, folder)
+        test = work.test(cell)
     except UserError:
         raise
     except Exception as e:
         work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
         return None
-    test = work.test(cell)
-    rows, seconds = measure_accuracy(
-        fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
-    )
-    recall = passages.recall(test, cell.knowledge.test)
+    with dspy.context(rm=passages.live(cell.knowledge.test)):
+        rows, seconds = measure_accuracy(
+            fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
+        )
+    ranking = passages.ranking(test, cell.knowledge.test)
+    measures = {"secondary": secondary(task, test, rows)} | ({} if ranking is None else asdict(ranking))
     result = Result(
         key=key, cell=cell, split_sha256=work.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
-        fit=fitted.spent, local=model.local, notes=fitted.notes | ({} if recall is None else {"recall": recall}),
+        fit=fitted.spent, local=model.local, notes=fitted.notes | measures,
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
+        hits=passages.hits(test, cell.knowledge.test) if cell.knowledge.test == "retrieved" else {},
     )  # fmt: skip
-    retrieve = (
-        (lambda e: passages.search([question_text(e)])) if cell.knowledge.test == "retrieved" and task.corpus else None
-    )
-    return result, Probe(fitted, model, test, retrieve)
+    searches = cell.knowledge.test in ("retrieved", "noisy") and task.corpus
+    retrieve = (lambda e: passages.search([question_text(e)])) if searches else None
+    return result, Probe(fitted, model, test, retrieve, rm=passages.live(cell.knowledge.test, kept=False))
 
 
 def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     """Fit one cell in a folder of its own and keep what came of it."""
     task, model = work.tasks[cell.task], work.models[cell.model]
-    passages = work.passages[cell.task]
+    passages = work.passages(cell)
     workdir = folder / "fit"
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
     method = method_of(cell.method.name, cell.method.options)
     budget = Budget(workdir=workdir, threads=work.threads, progress=work.progress.note)
+    train = passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train)
+    val = work.val(cell)
     start = time.perf_counter()
-    with dspy.context(lm=model.lm, adapter=model.adapter):
+    with dspy.context(lm=model.lm, adapter=model.adapter, rm=passages.live(cell.knowledge.train)):
         fitted = method.fit(
             task.program(),
-            train=passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train),
-            val=work.val(cell),
+            train=train,
+            val=val,
             metric=task.metric,
             lm=model.lm,
             seed=cell.seed,
             budget=budget,
         )
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
+    fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}
     save_fitted(folder, fitted)
     return fitted
 
@@ -242,6 +260,8 @@ def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTr
     measure_latency([p for _, p in measured], requests=LATENCY_REQUESTS)
     for result, probe in measured:
         result.latency = Latency(tuple(probe.seconds), 1)
+        if probe.retrieve is not None and probe.seconds:
+            result.notes["retrieval_ms"] = 1000 * median(probe.retrieval_seconds)
         if track is not None:
             track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
         save_result(work.store, result)

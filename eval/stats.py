@@ -1,7 +1,7 @@
 """Turn scores into intervals, differences and tests; scipy and statsmodels do the mathematics.
 
 Failed rows are absent from the scores, never zeros. Intervals speak of the test examples as a sample of a larger
-population, and of the seeds that were run as fixed.
+population; eval/seeds.py widens them where several seeds were run.
 """
 
 import math
@@ -72,6 +72,8 @@ class Difference:
     """Pairs."""
     detectable: float
     """Smallest true difference found with 80 % power at 5 %; above 1 when these data could find none."""
+    from_seeds: float = 0.0
+    """What it would be with endless examples and no more seeds; 0 for a single seed."""
 
 
 def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0) -> Estimate:
@@ -168,12 +170,14 @@ def classify_difference(difference: Difference, p_holm: float, *, margin: float)
 def examples_needed(difference: Difference, *, margin: float = 0.0) -> int | None:
     """Return about how many more examples would find a difference as large as the observed one, or the margin.
 
-    The larger of the two counts, for a difference below the margin does not matter; None when both are 0.
+    The larger of the two counts, for a difference below the margin does not matter; None when no number of examples
+    would: both are 0, or the seeds hide a difference of that size.
     """
-    target = max(abs(difference.delta), margin)
-    if target == 0:
+    target, d = max(abs(difference.delta), margin), difference
+    if target <= d.from_seeds:
         return None
-    return max(0, math.ceil(difference.n * (difference.detectable / target) ** 2) - difference.n)
+    share = (d.detectable**2 - d.from_seeds**2) / (target**2 - d.from_seeds**2)
+    return max(0, math.ceil(d.n * share) - d.n)
 
 
 def quantile_interval(seconds: Sequence[float], q: float) -> Estimate:

@@ -10,8 +10,9 @@ from typing import Any
 
 import dspy
 
-from eval.experiment import Cell, Knowledge, MethodSpec
-from eval.measure import Latency, Result, read_rows
+from eval.experiment import Cell, Knowledge, MethodSpec, Retrieval
+from eval.measure import Latency, Result
+from eval.rows import read_table
 from models.spec import ModelSpec
 from programs.task import Fitted, Spent
 
@@ -52,8 +53,9 @@ def load_result(store: Path, key: str) -> Result | None:
             train_size=cell["train_size"],
             knowledge=Knowledge(**cell["knowledge"]),
             seed=cell["seed"],
+            retrieval=Retrieval(**cell["retrieval"]) if cell.get("retrieval") else None,
         ),
-        rows=read_rows(folder / "rows.jsonl"),
+        rows=read_table(folder / "rows.jsonl"),
         latency=Latency(tuple(data.pop("latency")["seconds"]), 1),
         fit=Spent(**data.pop("fit")),
         **data,

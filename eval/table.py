@@ -3,12 +3,14 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from eval.arm import Arm, Contrast
 from eval.compare import Comparison
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
+from eval.stats import Estimate
 from eval.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -66,6 +68,27 @@ def contrast_line(c: Contrast) -> str:
     )
 
 
+def passage_lines(arms: Sequence[Arm]) -> list[str]:
+    """Return how good the passages shown are, and what each arm scores where they held the gold ones and where not."""
+    lines = dict[str, None]()
+    for a in arms:
+        if (r := a.ranking) is not None:
+            how = f"passages, {a.knowledge}" + (f" by {a.retrieval}" if a.retrieval else "")
+            quality = f"recall {r.recall:.3f}, MRR {r.mrr:.3f}, nDCG {r.ndcg:.3f}, {r.with_gold} questions"
+            lines[f"{how}: {quality}"] = None
+    for a in arms:
+        if a.hit is not None and a.miss is not None:
+            lines[f"{a.name}: {_estimate(a.hit)} where all gold passages were found, {_estimate(a.miss)} where not"] = (
+                None
+            )
+    return [line for text in lines for line in wrapped(text, "")]
+
+
+def _estimate(e: Estimate) -> str:
+    """Return a score with its interval and n."""
+    return f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}] (n {e.n})" if e.n else "- (n 0)"
+
+
 def verdict_lines(v: Verdict) -> list[str]:
     """Return the verdict as a person reads it."""
     lines = [f"use {v.choose}" if v.choose else "no verdict", *wrapped(v.because), f"  confidence: {v.confidence}"]
@@ -99,10 +122,13 @@ def render(comparison: Comparison) -> str:
         arms = [a for a in comparison.arms if a.task == v.task]
         lines += ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples", ""]
         lines += arms_table(arms)
-        for knowledge, recall in sorted({(a.knowledge, a.recall) for a in arms if a.recall is not None}):
-            lines.append(f"passages, {knowledge}: {recall:.3f} of the gold ones are among those shown")
+        for measure in sorted({m for a in arms for m in a.secondary}):
+            values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
+            lines += wrapped(f"{measure}: {values}", "")
+        lines += passage_lines(arms)
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
+        lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
         lines += ["", *verdict_lines(v)]
         planned = [c for c in comparison.contrasts if c.task == v.task and v.choose in (c.a, c.b)]
         if planned:
@@ -140,14 +166,25 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "tokens": {"prompt": arm.tokens.prompt, "cached": arm.tokens.cached, "completion": arm.tokens.completion},
         "cost_usd": {
             "fit": _finite(arm.cost.fit), "per_1k_requests": _finite(arm.cost.per_1k_requests),
-            "paid": _finite(arm.cost.paid),
+            "paid": _finite(arm.cost.paid), "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
+            "hosting_per_month": _finite(arm.cost.hosting_per_month),
         },
+        "retrieval": arm.retrieval,
         "retrieval_recall": arm.recall,
+        "secondary": {name: _finite(value) for name, value in arm.secondary.items()},
+        "retrieval_quality": None if arm.ranking is None else asdict(arm.ranking),
+        "retrieval_ms": _finite(arm.retrieval_ms),
+        "score_hit": _score_json(arm.hit),
+        "score_miss": _score_json(arm.miss),
         "warnings": list(arm.warnings),
         "integrity": list(arm.integrity),
         "mlflow_run_id": arm.mlflow_run_ids[0],
         "mlflow_run_ids": list(arm.mlflow_run_ids),
     }  # fmt: skip
+
+
+def _score_json(e: Estimate | None) -> dict[str, Any] | None:
+    return None if e is None else {"mean": _finite(e.mean), "low": _finite(e.low), "high": _finite(e.high), "n": e.n}
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -166,6 +203,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for c in comparison.contrasts
         ],
+        "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
         "verdict": [
             {
                 "task": v.task, "choose": v.choose, "because": v.because, "confidence": v.confidence,

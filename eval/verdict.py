@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.arm import Arm, Contrast, Kind
-from eval.cost import BreakEven, break_even
+from eval.cost import BreakEven, break_even, start_usd
 from eval.experiment import Needs
-from eval.rules import ABSTAIN, AMORTISE_MONTHS, DOUBTS, MARGIN, Case, Confidence, case_of, eligible, rounded, usd
+from eval.rules import ABSTAIN, DOUBTS, MARGIN, Case, Confidence, case_of, eligible, rounded, usd
 from eval.stats import examples_needed
 
 
@@ -31,7 +31,7 @@ class Verdict:
 def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, margin: float = MARGIN) -> Verdict:
     """Choose among the arms of one task, or abstain. The rules are `OUT`, `ABSTAIN`, `Case.near` and `DOUBTS`."""
     case = case_of(arms, contrasts, needs, margin)
-    task, break_even = arms[0].task, _break_even(arms)
+    task, break_even = arms[0].task, _break_even(arms, needs)
     for _, reason_to_abstain in ABSTAIN:
         if reason := reason_to_abstain(case):
             return Verdict(task, None, reason, "abstain", flips=flips(case), break_even=break_even)
@@ -41,7 +41,7 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     return Verdict(task, chosen.name, _because(case), confidence, ties, flips(case), break_even)
 
 
-def _break_even(arms: Sequence[Arm]) -> BreakEven | None:
+def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:
     """Return the break-even between the best in-context and the best fine-tuned arm that passed the checks."""
     sound = eligible(arms, Needs())
     kinds: tuple[Kind, ...] = ("context", "weights")
@@ -49,7 +49,7 @@ def _break_even(arms: Sequence[Arm]) -> BreakEven | None:
     requests = {a.name: a.request_usd for a in best if a.request_usd and a.cost.fit is not None}
     if len(requests) < 2:
         return None
-    return break_even({a.name: a.cost for a in best}, requests)
+    return break_even({a.name: a.cost for a in best}, requests, months=needs.refresh_months)
 
 
 def _because(case: Case) -> str:
@@ -86,17 +86,18 @@ def flips(case: Case) -> tuple[str, ...]:
 
 
 def _traffic(case: Case, chosen: Arm, other: Arm) -> str:
-    a, b = chosen.cost, other.cost
+    a, b, months = chosen.cost, other.cost, case.needs.refresh_months
     if a.fit is None or b.fit is None or a.per_1k_requests is None or b.per_1k_requests is None:
         return ""
-    extra, saving = b.fit - a.fit, (a.per_1k_requests - b.per_1k_requests) / 1000
+    extra = start_usd(b, months=months) - start_usd(a, months=months)
+    saving = (a.per_1k_requests - b.per_1k_requests) / 1000
     if extra * saving <= 0:
         return ""
     side, count = "above" if extra > 0 else "below", extra / saving
     cheaper = f"{other.name} is cheaper than {chosen.name}"
     if case.needs.volume_per_month is None:
         return f"{side} about {rounded(count)} requests in all, fitting included, {cheaper}"
-    return f"{side} about {rounded(count / AMORTISE_MONTHS)} requests a month {cheaper}"
+    return f"{side} about {rounded(count / months)} requests a month {cheaper}"
 
 
 def _price(case: Case, chosen: Arm, other: Arm) -> str:
@@ -105,7 +106,8 @@ def _price(case: Case, chosen: Arm, other: Arm) -> str:
         return ""
     if now is None or other.cost.fit is None:
         return f"a known price of {other.name}, now unpriced"
-    below = 1000 * (price - other.cost.fit / AMORTISE_MONTHS) / volume if volume else price
+    months = case.needs.refresh_months
+    below = 1000 * (price - start_usd(other.cost, months=months) / months) / volume if volume else price
     line = f"at less than {usd(below)} per 1,000 requests (now {usd(now)}) {other.name} is cheaper than {chosen.name}"
     return line if 0 < below < now else ""
 

@@ -104,6 +104,7 @@ def sft_config(options: "Sft", text: TrainingText, folder: Path, lr: float, seed
         warmup_steps=int(options.warmup * steps),
         max_length=max(text.lengths),
         packing=False,
+        train_sampling_strategy="group_by_length",
         completion_only_loss=True,
         gradient_checkpointing=False,
         bf16=options.bf16,

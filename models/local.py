@@ -1,19 +1,24 @@
 """Serve a Hugging Face causal language model in this process, as a DSPy engine, with LoRA adapters on one base."""
 
-import hashlib
+import contextlib
 import queue
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from dspy import lm15
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
+
+from models.batching import Job, alike, batches
+from models.decode import Prompt, can_share, decode, stop_tokens
+from models.prefix import Prefix, PrefixStore, extend
+from models.weights import folder_sha256
 
 FALLBACK_TEMPLATE = (
     "{% for m in messages %}{{ m['content'] }}{{ '\n=> ' if m['role'] == 'user' else '\n\n' }}{% endfor %}"
@@ -23,16 +28,8 @@ FALLBACK_TEMPLATE = (
 BASE = ""
 """Adapter name of the untouched base."""
 
-
-def folder_sha256(folder: Path) -> str:
-    """Return the hash of a model's or adapter's weights, configuration, tokenizer and template files."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".safetensors", ".json", ".jinja", ".model"):
-            digest.update(file.name.encode())
-            with file.open("rb") as f:
-                digest.update(hashlib.file_digest(f, "sha256").digest())
-    return digest.hexdigest()
+WORTH_SHARING = 256
+"""Tokens that a shared prefix must save in a wave; less is lost again by splitting the batch."""
 
 
 def safe_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -47,18 +44,6 @@ def safe_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[st
     return cleaned
 
 
-@dataclass
-class _Job:
-    """One request on its way through the worker."""
-
-    ids: list[int]
-    adapter: str
-    max_tokens: int
-    temperature: float
-    seed: int | None
-    answer: "Future[tuple[list[int], str]]" = field(default_factory=Future)
-
-
 class LocalEngine:
     """Answer DSPy requests with a loaded model; requests of many threads are answered in batches.
 
@@ -71,11 +56,14 @@ class LocalEngine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_tokens: int = 16_384,
+        prefix_bytes: int = 1 << 30,
         in_training: bool = False,
     ) -> None:
-        """Serve `model` on the device it is on; `batch_tokens` bounds padded tokens a batch.
+        """Serve `model` on the device it is on.
 
-        A model `in_training` is served as it is, its new adapter included: switching would freeze what is trained.
+        `batch_tokens` bounds the padded tokens of a batch, a shared prefix not counted; `prefix_bytes` bounds the
+        states kept for prompts that begin alike, 0 turns that off. A model `in_training` is served as it is, its new
+        adapter included: switching would freeze what is trained.
         """
         self.in_training = in_training
         self.model: Any = model
@@ -87,9 +75,12 @@ class LocalEngine:
         self.context = int(model.config.max_position_embeddings)
         self.folder = Path(".")
         self.sha256 = ""
+        self.prefixes = PrefixStore(prefix_bytes if can_share(model) else 0)
+        self._stop = stop_tokens(model, tokenizer, self.stop_at_line)
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._coming = 0
+        self._sampled: Counter[int] = Counter()
         self._worker: threading.Thread | None = None
 
     @classmethod
@@ -166,10 +157,15 @@ class LocalEngine:
             model=request.model,
             message=lm15.Message.assistant(text),
             finish_reason="length" if reason == "length" else "stop",
-            usage=lm15.Usage(input_tokens=len(job.ids), output_tokens=len(new), total_tokens=len(job.ids) + len(new)),
+            usage=lm15.Usage(
+                input_tokens=len(job.ids),
+                output_tokens=len(new),
+                total_tokens=len(job.ids) + len(new),
+                cache_read_tokens=job.cached,
+            ),
         )
 
-    def _job(self, request: lm15.Request) -> _Job:
+    def _job(self, request: lm15.Request) -> Job:
         system = (
             request.system if isinstance(request.system, str) else "".join(str(p.text) for p in request.system or ())
         )
@@ -183,7 +179,16 @@ class LocalEngine:
                 f"of {self.context}"
             )
         _, _, adapter = request.model.partition("+")
-        return _Job(ids, adapter, max_tokens, float(request.config.temperature or 0.0), request.config.seed)
+        temperature = float(request.config.temperature or 0.0)
+        seed = int(request.config.seed or 0) + (self._repeat(request.model, ids) if temperature > 0 else 0)
+        return Job(np.asarray(ids), adapter, max_tokens, temperature, seed)
+
+    def _repeat(self, model: str, ids: list[int]) -> int:
+        """Return how often this prompt was sampled before: its samples differ, and are the same in every run."""
+        key = hash((model, tuple(ids)))
+        with self._lock:
+            self._sampled[key] += 1
+            return self._sampled[key] - 1
 
     def close(self) -> None:
         """Stop the worker; a later request starts a new one."""
@@ -210,76 +215,73 @@ class LocalEngine:
                 jobs.append(job)
                 with self._lock:
                     self._coming -= 1
-            for batch in self._batches(jobs):
-                try:
-                    self._generate(batch)
-                except Exception as e:
-                    for job in batch:
-                        if not job.answer.done():
-                            job.answer.set_exception(e)
+            self._answer(jobs)
 
-    def _batches(self, jobs: list[_Job]) -> Iterator[list[_Job]]:
-        """Split into batches of one adapter and one sampling setting, of similar length, within the token bound."""
-        jobs.sort(key=lambda j: (j.adapter, j.temperature, j.seed or 0, len(j.ids)))
-        batch: list[_Job] = []
-        for j in jobs:
-            same = batch and (j.adapter, j.temperature, j.seed) == (
-                batch[0].adapter,
-                batch[0].temperature,
-                batch[0].seed,
-            )
-            if batch and (not same or (len(batch) + 1) * (len(j.ids) + j.max_tokens) > self.batch_tokens):
-                yield batch
-                batch = []
-            batch.append(j)
-        yield batch
+    def _answer(self, jobs: list[Job]) -> None:
+        """Answer a wave: requests that begin alike share that beginning, the others travel together."""
+        apart: dict[str, list[Job]] = {}
+        for group, shared in alike(jobs):
+            adapter = group[0].adapter
+            with self._failing(group), self._lock, torch.inference_mode(), self._using(adapter):
+                prefix = self._prefix(group, shared)
+                if prefix is not None:
+                    self._decode(group, prefix)
+                else:
+                    apart.setdefault(adapter, []).extend(group)
+        for adapter, rest in apart.items():
+            with self._failing(rest), self._lock, torch.inference_mode(), self._using(adapter):
+                self._decode(rest, None)
+
+    @contextlib.contextmanager
+    def _failing(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Hand an error to the requests that have no answer yet; the worker lives on."""
+        try:
+            yield
+        except Exception as e:
+            for job in jobs:
+                if not job.answer.done():
+                    job.answer.set_exception(e)
+
+    def _prefix(self, group: list[Job], shared: int) -> Prefix | None:
+        """Return the states of what the group shares, kept or computed now, or None where that saves too little."""
+        if self.prefixes.max_bytes == 0:
+            return None
+        ids, adapter = group[0].ids[:shared], group[0].adapter
+        kept = self.prefixes.longest(ids, adapter)
+        have = 0 if kept is None else len(kept)
+        # A lone request's states are kept for the next one; they cost nothing but memory.
+        saved = shared - have if len(group) == 1 else (len(group) - 1) * (shared - have)
+        if saved < WORTH_SHARING and have * len(group) < WORTH_SHARING:
+            return None
+        for n, job in enumerate(group):
+            job.cached = have if n == 0 or saved < WORTH_SHARING else shared
+        if saved >= WORTH_SHARING:
+            kept = extend(self.model, kept, ids.tolist(), adapter)
+            self.prefixes.keep(kept)
+        return kept
+
+    def _decode(self, jobs: list[Job], prefix: Prefix | None) -> None:
+        skip = 0 if prefix is None else len(prefix)
+        for batch in batches(jobs, skip, self.batch_tokens):
+            prompts = [Prompt(j.ids[skip:].tolist(), j.max_tokens, j.temperature, j.seed) for j in batch]
+            with self._failing(batch):
+                for row, new in decode(self.model, prefix, prompts, self._stop):
+                    batch[row].answer.set_result((new, "stop" if new[-1] in self._stop else "length"))
 
     def _using(self, adapter: str) -> Any:
         """Return a context in which the model runs with the adapter, or bare."""
-        from contextlib import nullcontext
-
         from peft import PeftModel
 
         if self.in_training:
-            return nullcontext()
+            return contextlib.nullcontext()
         if not isinstance(self.model, PeftModel):
             if adapter:
                 raise ValueError(f"adapter {adapter} is not loaded on this model")
-            return nullcontext()
+            return contextlib.nullcontext()
         if not adapter:
             return self.model.disable_adapter()
         self.model.set_adapter(adapter, inference_mode=True)
-        return nullcontext()
-
-    def _generate(self, batch: list[_Job]) -> None:
-        longest = max(len(j.ids) for j in batch)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-        ids = torch.full((len(batch), longest), pad, device=self.model.device)
-        mask = torch.zeros_like(ids)
-        for r, j in enumerate(batch):
-            ids[r, longest - len(j.ids) :] = torch.tensor(j.ids)
-            mask[r, longest - len(j.ids) :] = 1
-        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if batch[0].temperature > 0:
-            torch.manual_seed(batch[0].seed or 0)
-            options = {"do_sample": True, "temperature": batch[0].temperature}
-        if self.stop_at_line:
-            options |= {"stop_strings": ["\n"], "tokenizer": self.tokenizer}
-        with self._lock, torch.inference_mode(), self._using(batch[0].adapter):
-            out = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max(j.max_tokens for j in batch),
-                pad_token_id=pad,
-                **options,
-            )
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        for j, row in zip(batch, out[:, longest:].tolist(), strict=True):
-            stop = next((k for k, t in enumerate(row) if t in ends), None)
-            new = row[: min(j.max_tokens, len(row) if stop is None else stop + 1)]
-            reason = "stop" if new and (new[-1] in ends or self.stop_at_line) else "length"
-            j.answer.set_result((new, reason))
+        return contextlib.nullcontext()
 
 
 def accelerator() -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import dspy
 
-from programs.fields import Columns, answers_of, columns_of, examples_of, text_of
+from programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
 from programs.load import builtin_task, is_reference, load_program, unknown
 from programs.metrics import metric_for
 from programs.rows import Record, fault, few, hf_splits, read_source
@@ -101,8 +101,10 @@ def _users_task(source: TaskSource, base: Path, problems: list[Problem]) -> Task
     """Return the task as far as its files can be read, adding what is wrong with them to `problems`."""
     records = _read_splits(source, base, problems)
     corpus = _read_corpus(source, base, problems)
-    if source.program == "rag" and not source.corpus:
-        problems.append(fault(source.name, "rag has nothing to retrieve from", "add `corpus: file.jsonl`"))
+    if source.program in RETRIEVING and not source.corpus:
+        problems.append(
+            fault(source.name, f"{source.program} has nothing to retrieve from", "add `corpus: file.jsonl`")
+        )
     columns, where, splits = NO_COLUMNS, dict[str, str](), {name: list[dspy.Example]() for name in SPLITS}
     with _collecting(source.name, problems):
         columns = _columns(source, records)
@@ -160,10 +162,13 @@ def _read_splits(source: TaskSource, base: Path, problems: list[Problem]) -> dic
 
 
 def _read_corpus(source: TaskSource, base: Path, problems: list[Problem]) -> tuple[Passage, ...]:
-    """Return the passages of the corpus, each id once."""
-    if not source.corpus:
-        return ()
-    records, found = read_source(source.corpus, base=base, key="corpus")
+    """Return the passages of the task's corpus, each id once."""
+    return read_corpus(source.corpus, base, problems) if source.corpus else ()
+
+
+def read_corpus(file: str, base: Path, problems: list[Problem]) -> tuple[Passage, ...]:
+    """Return the passages of a file with columns `id`, `text` and perhaps `title`; faults go to `problems`."""
+    records, found = read_source(file, base=base, key="corpus")
     problems += found
     passages, faults = dict[str, Passage](), list[Problem]()
     for record in records:

@@ -14,6 +14,10 @@ from programs.load import is_reference, unknown
 from programs.rows import Record, fault, few
 from programs.task import Problem, UserError
 
+RETRIEVING = ("rag", "multihop", "dialogue")
+"""Programs whose examples carry passages."""
+HISTORY = "history"
+"""The input that may be empty: a conversation starts without any."""
 ROLES = ("input", "output", "gold", "id", "ignored")
 OBVIOUS = {
     "text": "input", "question": "input", "label": "output", "answer": "output", "answers": "output",
@@ -63,7 +67,7 @@ def columns_of(
     for role in ("gold", "id"):
         if len(by_role[role]) > 1:
             raise UserError(f"`fields` gives the role {role} to {' and '.join(by_role[role])}; keep one")
-    named = {c: "answer" if c == "answers" and program == "rag" else c for c in outputs}
+    named = {c: "answer" if c == "answers" and program in RETRIEVING else c for c in outputs}
     for name in (*inputs, *named.values()):
         if name in RESERVED or keyword.iskeyword(name) or not name.isidentifier():
             raise UserError(f"column {name!r} cannot be a field name; rename it in the data")
@@ -117,7 +121,8 @@ def _wrong(record: Record, column: str, columns: Columns) -> str:
     for part in [value, *values]:
         if isinstance(part, dict) or (isinstance(part, list) and (column in columns.inputs or part is not value)):
             return f"{column!r} holds a {type(part).__name__}, not text"
-    return "" if values and all(text_of(v).strip() for v in values) else f"{column!r} is empty"
+    filled = bool(values) and all(text_of(v).strip() for v in values)
+    return "" if filled or (column == HISTORY and column in columns.inputs) else f"{column!r} is empty"
 
 
 def answers_of(value: Any) -> list[Any]:

@@ -12,6 +12,7 @@ import dspy
 
 from programs.load import is_reference, load_object, unknown
 from programs.task import Metric, UserError
+from programs.text_metrics import bleu, chrf, numeric_match, rouge_l, ter
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -46,6 +47,11 @@ _COMPARISONS: dict[str, Callable[[str, str], float]] = {
     "token_f1": token_f1,
     "accuracy": label_accuracy,
     "label_accuracy": label_accuracy,
+    "rouge_l": rouge_l,
+    "bleu": bleu,
+    "chrf": chrf,
+    "ter": ter,
+    "numeric_match": numeric_match,
 }
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import dspy
+
 from eval.experiment import Cell, Knowledge, MethodSpec
 from eval.measure import Latency, Result
 from models.spec import ModelSpec
 from programs.score import Row
-from programs.task import Spent
+from programs.task import Passage, Spent, Task
 
 
 def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | None = 0.0) -> Row:
@@ -39,3 +41,15 @@ def make_result(
 def right(n: int, of: int, *, shift: int = 0) -> list[float]:
     """Return right/wrong scores, the first `n` of them right, rotated by `shift`."""
     return [1.0 if (i - shift) % of < n else 0.0 for i in range(of)]
+
+
+def task_with_corpus(corpus: Sequence[Passage] = (), test: Sequence[dspy.Example] = ()) -> Task:
+    """Return a task of four passages, each asked for by its title, or one of the given passages and questions."""
+    words = ("alpha", "beta", "gamma", "delta")
+    corpus = tuple(corpus) or tuple(Passage(str(n), f"fact number {w}", w) for n, w in enumerate(words))
+    examples = tuple(
+        dspy.Example(id=str(n), question=f"what is {p.title}?", answer=p.title, gold=[p.id]).with_inputs("question")
+        for n, p in enumerate(corpus)
+    )
+    return Task("t", lambda: dspy.Predict("question -> answer"), ("question",), ("answer",), examples, examples[:1],
+                tuple(test) or examples[1:], lambda *a, **k: 1.0, "exact_match", corpus)  # fmt: skip

@@ -11,6 +11,7 @@ from eval.parse import QUICKSTART, read_experiment
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ROWS = {
     "BANKING77": {"text": "card {n} is lost", "label": "card_lost"},
+    "MULTIHOP": {"question": "what is {n}?", "answers": ["fact {n}"], "gold_passage_ids": ["p0"]},
     "SQUAD": {"question": "what is {n}?", "answers": ["fact {n}"], "gold_passage_ids": ["p0"], "title": "t"},
 }
 

@@ -18,10 +18,11 @@ ROOMS = {
 SEAMS = {
     "mlflow": ["eval/tracking.py"],
     "torch": ["models/", "finetune/"],
-    "transformers": ["models/", "finetune/"],
+    "transformers": ["models/", "finetune/", "programs/retrieval/embedding.py"],
+    "sentence_transformers": ["programs/retrieval/embedding.py"],
     "peft": ["models/", "finetune/"],
     "trl": ["models/", "finetune/"],
-    "weaviate": ["programs/retrieval/weaviate.py"],
+    "weaviate": ["programs/retrieval/weaviate"],
     "ray": ["eval/cluster.py"],
 }
 FILES = [f.relative_to(ROOT) for room in ROOMS for f in sorted((ROOT / room).rglob("*.py"))]

@@ -43,7 +43,7 @@ def test_a_short_file_gets_the_defaults(file: Path) -> None:
     experiment, problems = read_experiment(file)
     assert experiment is not None
     assert problems == []
-    assert (experiment.name, experiment.seeds, experiment.retrieval) == ("mine", (0,), Retrieval("bm25", 3))
+    assert (experiment.name, experiment.seeds, experiment.retrieval) == ("mine", (0,), (Retrieval("bm25", 3),))
     assert experiment.methods == (MethodSpec("zero_shot"), MethodSpec("few_shot", {"demos": 2}))
 
 
@@ -98,6 +98,11 @@ ADDITIONS = [
     ("name: a\nname: b", "error: mine.yaml:6: `name` stands twice in the file; keep one"),
     ("knowledge: [golden]", "error: mine.yaml:5: unknown knowledge `golden`; did you mean `gold`?"),
     ("retrieval: {k: 0}", "error: mine.yaml:5: `retrieval.k` is 0; retrieve at least one passage"),
+    ("retrieval: {backend: hybrid, alpha: 2}", "error: mine.yaml:5: alpha is 2"),
+    ("retrieval: {backend: bm25, alpha: 0.5}", "error: mine.yaml:5: unknown key in retrieval `alpha`; use one of "),
+    ("retrieval: {backend: hybrid, fusion: rnk}", "error: mine.yaml:5: unknown fusion 'rnk'; use one of score, rank"),
+    ("retrieval: [{k: 1}, {k: 1}]", "error: mine.yaml:5: `bm25 k=1` stands 2 times in retrieval; keep one"),
+    ("retrieval: {folder: /x}", "error: mine.yaml:5: unknown key in retrieval `folder`"),
     ("retrieval: {backend: bm52}", "error: mine.yaml:5: unknown retrieval backend `bm52`; did you mean `bm25`?"),
     ("prices: {machine_hour_usd: .nan}", "error: mine.yaml:5: `prices.machine_hour_usd` is nan, not a finite number; "),
     ("seeds: [1, 1]", "error: mine.yaml:5: `1` stands 2 times in seeds; keep one"),
@@ -106,6 +111,13 @@ ADDITIONS = [
     (
         "needs: {max_usd_per_month: 5}",
         "error: mine.yaml:5: `max_usd_per_month` without `volume_per_month`; add the volume that it is for",
+    ),
+    ("needs: {refresh_months: 0}", "error: mine.yaml:5: `needs.refresh_months` is 0; write after how many months"),
+    ("prices: {label_usd: -1}", "error: mine.yaml:5: `prices.label_usd` is -1, below 0; correct it"),
+    ("prices: {label_uds: 1}", "error: mine.yaml:5: unknown key in prices `label_uds`; did you mean `label_usd`?"),
+    (
+        "prices: {input_usd_per_million: 3}",
+        "error: mine.yaml:5: `input_usd_per_million` and `output_usd_per_million` are used together; add the other one",
     ),
     (
         "limits: {usd: '${CROSSOVER_NOT_SET}'}",
@@ -141,7 +153,7 @@ def test_variables_of_the_environment_are_expanded_and_typed(file: Path, monkeyp
     file.write_text(SOUND + "retrieval:\n  k: ${CROSSOVER_TEST_K}\nname: 'v${CROSSOVER_TEST_K}'\n")
     experiment, _ = read_experiment(file)
     assert experiment is not None
-    assert (experiment.retrieval.k, experiment.name) == (7, "v7")
+    assert (experiment.retrieval[0].k, experiment.name) == (7, "v7")
 
 
 def own_task(tmp_path: Path, **changes: object) -> Path:

@@ -61,7 +61,11 @@ def test_users_program_is_imported_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("clasify", "unknown program 'clasify'; did you mean 'classify'? choose from classify, rag or ./file.py:Class"),
+        (
+            "clasify",
+            "unknown program 'clasify'; did you mean 'classify'? "
+            "choose from classify, dialogue, multihop, rag or ./file.py:Class",
+        ),
         ("./gone.py:P", "./gone.py:P: no file ./gone.py; a relative path starts at the experiment file"),
         ("./mine.py:Pp", "unknown name in ./mine.py 'Pp'; did you mean 'P'? choose from P, Q, boom"),
         ("./mine.py", "'./mine.py' names no object; write ./file.py:name"),
@@ -106,7 +110,7 @@ def test_normalise_drops_case_punctuation_articles_and_spaces():
     assert normalise("  The U.S.\tof an   A-Team ") == "us of ateam"
 
 
-@pytest.mark.parametrize("name", metric_names())
+@pytest.mark.parametrize("name", sorted({*metric_names()} - {"chrf", "numeric_match"}))
 def test_metric_takes_the_best_of_several_gold_values(name):
     gold = dspy.Example(answer=["one", "two"])
     metric = metric_for(name, "answer")
@@ -142,7 +146,8 @@ def test_users_metric_gets_the_arguments_it_takes(tmp_path, signature):
         (
             "exactmatch",
             "unknown metric 'exactmatch'; did you mean 'exact_match'? "
-            "choose from exact_match, token_f1, accuracy, label_accuracy or ./file.py:function",
+            "choose from exact_match, token_f1, accuracy, label_accuracy, rouge_l, bleu, chrf, ter, numeric_match "
+            "or ./file.py:function",
         ),
         ("m.py:one", "m.py:one takes 1 arguments; a metric takes at least gold and prediction"),
         ("m.py:two", "m.py:two is a int; a metric is a function of gold and prediction"),

@@ -6,16 +6,16 @@ from typing import Any
 
 import dspy
 import pytest
+from factories import task_with_corpus
 
 from eval.audit import audit
 from eval.cli import main
-from eval.experiment import Retrieval
 from eval.measure import append_rows, read_rows
-from eval.splits import Passages, train_pool
+from eval.splits import train_pool
 from models.load import LoadedModel
 from programs.modules.classify import Classify
 from programs.score import Row, score_examples
-from programs.task import Fitted, Passage, Spent, Task
+from programs.task import Fitted, Spent
 
 EXPERIMENT = """
 version: 1
@@ -102,7 +102,7 @@ def test_retrieval_recall_is_reported(tmp_path: Path, store: Path, capsys: pytes
         "version: 1\ntasks: [stdlib_rag]\nmodels: [{name: embedded, max_tokens: 4}]\nmethods: [zero_shot]\n"
     )
     assert run(file, store, "--limit", "8") == 0
-    assert "of the gold ones are among those shown" in capsys.readouterr().out
+    assert "passages, retrieved by bm25 k=3: recall " in capsys.readouterr().out
 
 
 def test_the_first_limit_stops_the_run_and_says_so(
@@ -161,35 +161,6 @@ def test_failures_are_typed_rows_never_zeros(spoken: LoadedModel, intents: list[
     failures = {r.id: r.failure.partition(":")[0] for r in rows}
     assert failures == {"0": "", "1": "metric", "2": "metric", "3": "lm"}
     assert [r.score for r in sorted(rows, key=lambda r: r.id)] == [1.0, None, None, None]
-
-
-def task_with_corpus() -> Task:
-    corpus = tuple(Passage(str(n), f"fact number {w}", w) for n, w in enumerate(("alpha", "beta", "gamma", "delta")))
-    examples = tuple(
-        dspy.Example(id=str(n), question=f"what is {p.title}?", answer=p.title, gold=[p.id]).with_inputs("question")
-        for n, p in enumerate(corpus)
-    )
-    return Task("t", lambda: dspy.Predict("question -> answer"), ("question",), ("answer",), examples, examples[:1],
-                examples[1:], lambda *a, **k: 1.0, "exact_match", corpus)  # fmt: skip
-
-
-def test_passages_are_found_once_and_shared(tmp_path: Path) -> None:
-    task = task_with_corpus()
-    first = Passages(task, Retrieval(k=2), tmp_path).attach(task.test, "retrieved")
-    kept = Passages(task, Retrieval(k=2), tmp_path)
-    kept._retriever = None
-    assert [e["passages"] for e in kept.attach(task.test, "retrieved")] == [e["passages"] for e in first]
-    assert kept._retriever is None
-    assert first[0]["passages"][0] == "beta: fact number beta"
-    assert kept.recall(task.test, "retrieved") == 1.0
-
-
-def test_knowledge_decides_what_is_read(tmp_path: Path) -> None:
-    task = task_with_corpus()
-    passages = Passages(task, Retrieval(k=1), tmp_path)
-    assert [e["passages"] for e in passages.attach(task.test[:1], "gold")] == [["beta: fact number beta"]]
-    assert [e["passages"] for e in passages.attach(task.test[:1], "none")] == [[]]
-    assert passages.recall(task.test, "none") == 0.0
 
 
 def test_train_pools_are_nested() -> None:

@@ -22,6 +22,10 @@ retrieved_demos  0.750  0.686 - 0.805  200       0      94      99        0     
 few_shot !       0.474  0.404 - 0.544  190      10      44      49        0    0.0069     105
 zero_shot        0.200  0.150 - 0.261  200       0      44      49  0.00014    0.0069     105
 ! few_shot: 1 demonstrations are test questions
+? 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.030 at best; about 250 more would
+  settle the first of them
+? 1 seed an arm: the spread between seeds is not in the intervals; run --seeds 0,1,2 or more
+? failed rows left 3 comparisons with fewer examples (190 at least); see the failed column
 
 use sft
   sft scores 0.76 [0.70, 0.81] on 200 test examples at $0.0062 per 1,000 requests, the best and the cheapest
@@ -68,6 +72,7 @@ def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
         "split_sha256",
         "arms",
         "contrasts",
+        "cautions",
         "verdict",
     ]
     arm = data["arms"][1]
@@ -76,7 +81,7 @@ def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
     assert (arm["score"]["n"], arm["score"]["failed"]) == (190, 10)
     assert set(arm["latency_ms"]) == {"p50", "p95", "p99", "n", "concurrency"}
     assert set(arm["tokens"]) == {"prompt", "cached", "completion"}
-    assert set(arm["cost_usd"]) == {"fit", "per_1k_requests", "paid"}
+    assert set(arm["cost_usd"]) == {"fit", "per_1k_requests", "paid", "per_1k_correct", "hosting_per_month"}
     keys = {"task", "a", "b", "delta", "low", "high", "p", "p_holm", "detectable", "verdict"}
     assert all(set(c) == keys for c in data["contrasts"])
     assert {"task", "choose", "because", "confidence", "break_even_requests"} <= set(data["verdict"][0])

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from eval.arm import MOST_FAILED
 from eval.compare import Arm, Comparison, Verdict
-from eval.cost import machine_usd
 from eval.doctor import PACKAGES
 from eval.experiment import METHODOLOGY_VERSION, Experiment, plan
 from eval.finished import Finished
 from eval.gates import Outcome
+from eval.ledger import machine_usd
 from eval.measure import Result
 from programs.task import Spent
 

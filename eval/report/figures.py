@@ -146,7 +146,7 @@ def learning(curves: Sequence[Curve], hues: dict[str, str]) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def break_even(arms: Sequence[Arm], verdicts: Sequence[State], *, spread: int) -> Figure | None:
+def break_even(arms: Sequence[Arm], verdicts: Sequence[State], *, spread: float) -> Figure | None:
     """Return dollars per 1,000 requests, fitting spread over months, over requests a month; None with one priced arm.
 
     The first shape is where the page's slider stands.

@@ -17,7 +17,7 @@ from eval.report.curves import crossing_words, learning_curves
 from eval.report.evidence import Evidence, checks, ledger, together, versions
 from eval.report.examples import disagreements, label_lines
 from eval.report.text import cut, dollars, visible
-from eval.report.volumes import State, spread_months, states
+from eval.report.volumes import State, states
 from eval.rules import MARGIN
 from eval.stats import Estimate
 from eval.table import break_even_line
@@ -66,7 +66,7 @@ def html_page(evidence: Evidence) -> str:
         tasks=[_task(evidence, v, number) for number, v in enumerate(evidence.comparison.verdicts, 1)],
         confidence=CONFIDENCE,
         margin=MARGIN,
-        months=spread_months(evidence.experiment.needs),
+        months=evidence.experiment.needs.refresh_months,
         versions=versions(),
         file=_file(evidence),
         style=Markup((source / "page.css").read_text(encoding="utf-8")),
@@ -104,7 +104,7 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "usd": figures.pareto(arms, front, by="usd"),
         "p95": figures.pareto(arms, front, by="p95"),
         "learning": figures.learning(curves, hues) if curves else None,
-        "breakeven": figures.break_even(arms, there, spread=spread_months(evidence.experiment.needs)),
+        "breakeven": figures.break_even(arms, there, spread=evidence.experiment.needs.refresh_months),
     }
     return {
         "number": number, "name": task, "verdict": verdict, "arms": arms, "shown": shown, "front": front,

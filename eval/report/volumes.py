@@ -8,7 +8,7 @@ from eval.compare import Arm, Contrast, Verdict, contrasts_of
 from eval.cost import monthly_usd
 from eval.experiment import Needs
 from eval.report.evidence import Evidence
-from eval.rules import AMORTISE_MONTHS, eligible
+from eval.rules import eligible
 from eval.verdict import decide
 
 LOWEST, HIGHEST = 3, 8
@@ -46,17 +46,12 @@ def states(evidence: Evidence, verdict: Verdict) -> list[State]:
 def grid(verdict: Verdict, needs: Needs) -> list[float | None]:
     """Return 1, 2 and 5 of each decade, wide enough for the break-even, with the stated volume (or none) among them."""
     pivot = verdict.break_even.value if verdict.break_even else None
-    decades = [math.floor(math.log10(pivot / spread_months(needs)))] if pivot else []
+    decades = [math.floor(math.log10(pivot / needs.refresh_months))] if pivot else []
     low, high = max(0, min([LOWEST, *decades])), min(12, max([HIGHEST, *(d + 2 for d in decades)]))
     volumes = {float(m * 10**d) for d in range(low, high) for m in (1, 2, 5)} | {float(10**high)}
     if needs.volume_per_month is None:
         return [None, *sorted(volumes)]
     return [*sorted(volumes | {float(needs.volume_per_month)})]
-
-
-def spread_months(needs: Needs) -> int:
-    """Return over how many months fitting is spread in a price a month."""
-    return AMORTISE_MONTHS
 
 
 def _decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs) -> Verdict:
@@ -70,7 +65,7 @@ def _decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs) ->
 
 def _monthly(arms: Sequence[Arm], verdict: Verdict, needs: Needs) -> float | None:
     chosen, volume = next((a for a in arms if a.name == verdict.choose), None), needs.volume_per_month
-    return None if chosen is None or volume is None else monthly_usd(chosen.cost, volume, months=spread_months(needs))
+    return None if chosen is None or volume is None else monthly_usd(chosen.cost, volume, months=needs.refresh_months)
 
 
 def _plain(arms: Sequence[Arm], verdict: Verdict, needs: Needs) -> str:

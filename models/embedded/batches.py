@@ -103,7 +103,7 @@ UNLOCK: dict[str, Callable[[Levels], bool]] = {
     "extract": lambda lv: lv.lookup >= 8,
     "recall": lambda lv: lv.lookup >= 8,
 }
-WEIGHT = {"copy": 0.04, "lookup": 0.2, "describe": 0.2, "many": 0.16, "neighbour": 0.25, "extract": 0.04, "recall": 0.1}
+WEIGHT = {"copy": 0.04, "lookup": 0.2, "describe": 0.2, "many": 0.16, "neighbour": 0.25, "extract": 0.04, "recall": 0.2}
 
 
 def kind_weights(lv: Levels) -> dict[str, float]:

@@ -147,6 +147,19 @@ class Corpus:
             for w in single:
                 self.synonyms[w].extend(x for x in single if x != w)
         self.class_names = [self._depth_class(i) for i in range(len(self.synsets))]
+        below = Counter(a for s in self.synsets for a in self._ancestors(s))
+        frequent = {a for a, n in below.items() if n >= 100}
+        self.kinds = [
+            next((by_key[a].words[0] for a in self._ancestors(s) if a in frequent), s.category) for s in self.synsets
+        ]
+
+    def _ancestors(self, s: Synset) -> list[str]:
+        """Return the keys of what the entry is a kind of, nearest first."""
+        found: list[str] = []
+        while s.parent in self.by_key and s.parent not in found:
+            found.append(s.parent)
+            s = self.by_key[s.parent]
+        return found
 
     def _depth_class(self, i: int) -> tuple[str, str, str]:
         """Return the entry's class at three grains: lexicographer file, grand-parent, parent."""
@@ -333,18 +346,17 @@ class Corpus:
         return Episode("extract", turns or [Turn("text: yes", "yes")], self._instruction(rng))
 
     def recall(self, rng: random.Random, lv: Levels) -> Episode:
-        """Definitions and their field, their kind or their own word: nothing but the weights can tell.
+        """Definitions and their field or their kind: nothing but the weights can tell.
 
         This is what makes a text's meaning readable at the place where the answer begins; a model trained on look-up
-        alone compares texts, and fine-tuning finds no features to build on.
+        alone compares texts, and fine-tuning finds no features to build on. Asking for the word itself, or for rare
+        kinds, taught nothing in 5 M tokens.
         """
-        grain, name, turns = rng.randrange(3), rng.choice(INPUT_NAMES), []
+        grain, name, turns = rng.randrange(2), rng.choice(INPUT_NAMES), []
         for _ in range(rng.choice([1, 1, 2, 4, 8, 16])):
-            s = rng.choice(self.synsets)
-            parent = self.by_key.get(s.parent)
-            answer = [s.category, (parent or s).words[0], s.words[0]][grain]
-            text = self.corrupt(rng, " ".join(s.definition.split()[:30]), lv.noise * rng.random() / 2)
-            turns.append(Turn(f"{name}: {text}", answer))
+            i = rng.randrange(len(self.synsets))
+            text = self.corrupt(rng, " ".join(self.synsets[i].definition.split()[:30]), lv.noise * rng.random() / 2)
+            turns.append(Turn(f"{name}: {text}", self.kinds[i] if grain else self.synsets[i].category))
         return Episode("recall", turns, RECALL[grain])
 
     def _passage_group(self, rng: random.Random, n: int) -> list[int]:

@@ -1,31 +1,56 @@
 """Retrieve by BM25 with the bm25s package, in process."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from programs.retrieval.base import Hits, Indexed, silent
 from programs.task import Passage
 
 
+@dataclass
 class Bm25:
     """BM25 over lower-cased words without English stop words; equal scores keep the order of the corpus."""
 
-    def __init__(self) -> None:
-        """Start with an empty index."""
-        self._ids: list[str] = []
-        self._scorer: Any = None
+    folder: Path | None = None
+    """Where the index is kept; None keeps it in memory alone."""
+    _ids: list[str] = field(default_factory=list, init=False, repr=False)
+    _scorer: Any = field(default=None, init=False, repr=False)
 
-    def index(self, corpus: Sequence[Passage]) -> None:
-        """Index the passages, in place of any indexed before."""
+    def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
+        """Index the passages, in place of any indexed before; a kept index of the same texts is read back."""
         import bm25s
 
         self._ids = [p.id for p in corpus]
-        words = _words([p.render() for p in corpus])
+        texts = [p.render() for p in corpus]
+        kept = None if self.folder is None else self.folder / f"bm25-{bm25s.__version__}-{_sha256(texts)[:16]}"
+        if kept is not None and kept.is_dir():
+            self._scorer = bm25s.BM25.load(kept, show_progress=False) if (kept / "params.index.json").exists() else None
+            return Indexed(added=0, kept=len(corpus))
+        progress(f"{len(corpus)} passages by BM25")
+        words = _words(texts)
         # bm25s cannot index texts that hold no word at all.
         self._scorer = bm25s.BM25(backend="numpy") if any(words) else None
         if self._scorer is not None:
             self._scorer.index(words, show_progress=False)
+        if kept is not None:
+            self._keep(kept)
+        return Indexed(added=len(corpus), kept=0)
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
+    def _keep(self, folder: Path) -> None:
+        """Write the index so that a reader finds all of it or none."""
+        draft = folder.with_suffix(".part")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        if self._scorer is not None:
+            self._scorer.save(draft, show_progress=False)
+        draft.rename(folder)
+
+    def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their scores, best first.
 
         A question without a known word scores every passage 0.0.
@@ -44,6 +69,15 @@ class Bm25:
             best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
             found.append([(self._ids[i], float(scores[i])) for i in best])
         return found
+
+    def identity(self) -> str:
+        """Return nothing: options and corpus decide the hits."""
+        return ""
+
+
+def _sha256(texts: Sequence[str]) -> str:
+    """Return the hash of the texts in their order."""
+    return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:

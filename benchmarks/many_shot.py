@@ -1,0 +1,170 @@
+"""Many-shot serving: this engine against what a user would wire to DSPy today.
+
+`python benchmarks/many_shot.py [--questions N]` prints questions per second, the ratios, and the peak memory:
+(a) transformers' `generate`, one request at a time, behind DSPy; (b) transformers' continuous batching on the same
+prompts, without DSPy; (c) this engine behind DSPy; and the floor: each distinct token once through a plain forward
+pass, then decoding in one full batch, without DSPy.
+"""
+
+import argparse
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+import torch
+from dspy import lm15
+from transformers import DynamicCache
+
+from models.load import EMBEDDED, local_lm
+from models.local import LocalEngine
+from models.plain import PlainAdapter
+from models.prompt import first_messages
+from optimizers.many_shot import ManyShot
+from programs.load import builtin_task
+from programs.score import score_examples
+from programs.task import Budget, Task
+
+MAX_TOKENS = 8
+
+
+class OneAtATime:
+    """The engine a user writes in ten lines: the chat template, then `generate`."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        """Take the model and the tokenizer of a loaded engine."""
+        self.model, self.tokenizer, self.context = engine.model, engine.tokenizer, engine.context
+        self.encode = engine.encode
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OneAtATime":
+        """Return itself, as every engine must."""
+        return self
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Answer one request."""
+        ids = torch.tensor([self.encode([{"role": str(m.role), "content": str(m.text)} for m in request.messages])])
+        with torch.inference_mode():
+            out = self.model.generate(ids, max_new_tokens=MAX_TOKENS, do_sample=False)[0, ids.shape[1] :]
+        text = self.tokenizer.decode(out, skip_special_tokens=True).strip() or " "
+        usage = lm15.Usage(input_tokens=ids.shape[1], output_tokens=len(out))
+        return lm15.Response(
+            id=None, model=request.model, message=lm15.Message.assistant(text), finish_reason="stop", usage=usage
+        )
+
+
+@dataclass
+class Work:
+    """One size of the benchmark."""
+
+    task: Task
+    program: dspy.Module
+    questions: list[dspy.Example]
+    prompts: list[list[int]]
+    """Token ids of every question's whole prompt."""
+    shared: int
+    """Leading tokens that all prompts have."""
+
+
+def prepare(engine: LocalEngine, demos: int, questions: int) -> Work:
+    """Fit many_shot with so many demonstrations, as many as fit at most, and render the prompts."""
+    task = builtin_task("stdlib_module")
+    lm = local_lm("local/embedded", engine, MAX_TOKENS, 0.0)
+    with dspy.context(lm=lm, adapter=PlainAdapter()):
+        budget: Any = Budget(workdir=EMBEDDED, threads=1)
+        fitted = ManyShot(demos=demos).fit(
+            task.program(), train=task.train, val=(), metric=task.metric, lm=lm, seed=0, budget=budget
+        )
+        chosen = list(task.test[:questions])
+        prompts = [engine.encode(first_messages(fitted.program, e)) for e in chosen]
+    shared = next(n for n in range(len(prompts[0])) if len({tuple(p[: n + 1]) for p in prompts}) > 1)
+    return Work(task, fitted.program, chosen, prompts, shared)
+
+
+def through_dspy(work: Work, engine: Any, threads: int) -> None:
+    """Answer all questions by the program."""
+    with dspy.context(lm=local_lm("local/embedded", engine, MAX_TOKENS, 0.0), adapter=PlainAdapter()):
+        rows = list(score_examples(work.program, work.questions, work.task.metric, threads=threads))
+    assert not any(r.failure for r in rows), rows[0].failure
+
+
+def continuous(work: Work, model: Any) -> None:
+    """Answer all prompts by transformers' continuous batching, bounded as its defaults claim most of the memory."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    tokens = sum(len(p) + MAX_TOKENS for p in work.prompts)
+    model.generate_batch(
+        inputs=work.prompts,
+        generation_config=GenerationConfig(max_new_tokens=MAX_TOKENS, do_sample=False, eos_token_id=2, pad_token_id=0),
+        continuous_batching_config=ContinuousBatchingConfig(
+            num_blocks=min(tokens // 32 + 64, 4096), max_batch_tokens=4096, max_requests_per_batch=32
+        ),
+        progress_bar=False,
+    )
+
+
+def floor(work: Work, model: Any) -> None:
+    """Run each distinct token once, then decode in one full batch, as plain forward passes."""
+    ends = [p[work.shared :] for p in work.prompts]
+    width = max(len(e) for e in ends)
+    batch = torch.tensor([[0] * (width - len(e)) + e for e in ends])
+    cache = DynamicCache()
+    with torch.inference_mode():
+        model(torch.tensor([work.prompts[0][: work.shared]]), past_key_values=cache, logits_to_keep=1)
+        cache.batch_repeat_interleave(len(ends))
+        for _ in range(MAX_TOKENS):
+            batch = model(batch, past_key_values=cache, logits_to_keep=1).logits[:, -1:].argmax(-1)
+
+
+def seconds(action: Callable[[], None], repeats: int) -> float:
+    """Return the least time of several runs: what the machine's other work disturbs least."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure every size and print the table."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--questions", type=int, default=64)
+    p.add_argument("--few", type=int, default=8, help="questions for (a), which is slow")
+    p.add_argument("--demos", type=int, nargs="*", default=[16, 64, 1000])
+    p.add_argument("--repeats", type=int, default=2)
+    a = p.parse_args(argv)
+    logging.getLogger("dspy").setLevel(logging.ERROR)  # answers cut at MAX_TOKENS are meant to be
+    plain, engine = LocalEngine.load(EMBEDDED), LocalEngine.load(EMBEDDED)
+    plain.model.set_attn_implementation("sdpa")
+    print("prompt tokens  (a) one by one/s  (b) continuous/s  (c) engine/s  floor/s    c/a    c/b  floor time ratio")
+    for demos in a.demos:
+        work = prepare(engine, demos, a.questions)
+        few = Work(work.task, work.program, work.questions[: a.few], work.prompts[: a.few], work.shared)
+
+        def cold(work: Work = work) -> None:
+            engine.prefixes.clear()
+            through_dspy(work, engine, 32)
+
+        through_dspy(few, engine, 32)
+        engine_rate = a.questions / seconds(cold, a.repeats)
+        floor_rate = a.questions / seconds(lambda work=work: floor(work, plain.model), a.repeats)
+        single = len(few.prompts) / seconds(lambda few=few: through_dspy(few, OneAtATime(plain), 1), 1)
+        batched = a.questions / seconds(lambda work=work: continuous(work, plain.model), 1)
+        plain.model.set_attn_implementation("sdpa")
+        longest = max(len(p) for p in work.prompts)
+        print(
+            f"{longest:13d}  {single:16.2f}  {batched:16.2f}  {engine_rate:12.1f}  {floor_rate:7.1f}"
+            f"  {engine_rate / single:5.1f}  {engine_rate / batched:5.1f}  {floor_rate / engine_rate:16.2f}",
+            flush=True,
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"peak memory {peak:.2f} GB, {torch.get_num_threads()} threads")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The ledger: every dollar that an arm costs, by what it was spent on."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from eval.experiment import Prices
+from eval.measure import Result
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Dollars of one cell; None is an unknown price, which makes every sum with it unknown."""
+
+    labels: float
+    """Labelled examples that fitting needs, at `prices.label_usd`."""
+    optimizer: float | None
+    """Searching for a prompt: machine time and API calls, without the teacher's."""
+    teacher: float | None
+    """Calls of a teacher model."""
+    training: float | None
+    """Training weights: machine time and API calls, without trials that were discarded."""
+    discarded: float
+    """Trials that were trained and not kept."""
+    hosting_per_month: float
+    """Paid however little is asked."""
+
+    @property
+    def fit(self) -> float | None:
+        """Return what is paid once."""
+        parts = [self.labels, self.optimizer, self.teacher, self.training, self.discarded]
+        known = [p for p in parts if p is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+
+def machine_usd(seconds: float, machine_hour_usd: float) -> float:
+    """Return the dollars of so many seconds on this machine."""
+    return seconds / 3600 * machine_hour_usd
+
+
+def adapts_weights(method: str) -> bool:
+    """Return whether a method has a file in finetune/."""
+    return method.isidentifier() and find_spec(f"finetune.{method}") is not None
+
+
+def ledger_of(result: Result, prices: Prices) -> Ledger:
+    """Return the ledger of one cell from what fitting noted: `teacher.usd`, `discarded_seconds`, labels used."""
+    weights = adapts_weights(result.cell.method.name)
+    rate = prices.machine_hour_usd if result.local else 0.0
+    thrown = min(float(result.notes.get("discarded_seconds") or 0.0), result.fit.seconds)
+    teacher = _teacher_usd(result.notes)
+    rest: float | None = None
+    if result.fit.usd is not None and teacher is not None:
+        rest = machine_usd(result.fit.seconds - thrown, rate) + max(0.0, result.fit.usd - teacher)
+    return Ledger(
+        labels=prices.label_usd * labels_of(result),
+        optimizer=0.0 if weights else rest,
+        teacher=teacher,
+        training=rest if weights else 0.0,
+        discarded=machine_usd(thrown, rate),
+        hosting_per_month=prices.tuned_hosting_usd_per_month if weights else 0.0,
+    )
+
+
+def labels_of(result: Result) -> int:
+    """Return how many labelled examples the arm needs: those shown, those chosen from, or train and val together.
+
+    The test labels are the same for every arm, and are left out.
+    """
+    notes = result.notes
+    if result.cell.method.name == "zero_shot":
+        return 0
+    if "pool" in notes:
+        return int(notes["pool"])
+    searched = adapts_weights(result.cell.method.name) or "candidates" in notes
+    if not searched and "demos" in notes:
+        return int(notes["demos"])
+    train = notes.get("train_examples", notes.get("rows", result.cell.train_size or 0))
+    return int(train) + int(notes.get("val_examples", 0))
+
+
+def _teacher_usd(notes: dict[str, Any]) -> float | None:
+    """Return what the teacher charged, 0 without one, None when its price is unknown."""
+    teacher = notes.get("teacher")
+    if not isinstance(teacher, dict):
+        return 0.0
+    usd = teacher.get("usd")
+    return None if usd is None else float(usd)

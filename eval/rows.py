@@ -1,0 +1,119 @@
+"""Rows by the hundred thousand: columns in place of objects, so that a dozen arms of a large test set fit in memory."""
+
+import json
+import math
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, overload
+
+from programs.score import Row
+
+_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "calls")
+_FIELDS = {f.name for f in fields(Row)}
+
+
+class Rows(Sequence[Row]):
+    """A sequence of rows that keeps columns and makes a `Row` when one is asked for."""
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self.ids: list[str] = []
+        self.scores = array("d")
+        """NaN for a failed row."""
+        self.usd = array("d")
+        """NaN for an unknown price."""
+        self.seconds = array("d")
+        self.counts = {name: array("q") for name in _COUNTS}
+        """Tokens and calls, by the field's name."""
+        self._failures: dict[int, str] = {}
+        self._outputs: list[str] = []
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Rows":
+        """Return rows as columns; those that are columns already come back as they are."""
+        if isinstance(rows, cls):
+            return rows
+        table = cls()
+        for row in rows:
+            table.append(vars(row))
+        return table
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row by its fields; ids and answers that stood before are not kept twice.
+
+        Raises:
+            TypeError: a field is missing, unknown or of a wrong type.
+        """
+        whole = isinstance(row, dict) and row.keys() == _FIELDS
+        if not whole or not isinstance(row["id"], str) or not isinstance(row["output"], dict):
+            raise TypeError(f"not a row: {row}")
+        score, usd = (math.nan if row[name] is None else float(row[name]) for name in ("score", "usd"))
+        seconds, counts = float(row["seconds"]), array("q", [row[name] for name in _COUNTS])
+        # Nothing below can fail, so that the columns stay of one length.
+        if row["failure"]:
+            self._failures[len(self.ids)] = str(row["failure"])
+        self.scores.append(score)
+        self.usd.append(usd)
+        self.seconds.append(seconds)
+        for column, count in zip(self.counts.values(), counts, strict=True):
+            column.append(count)
+        self._outputs.append(sys.intern(json.dumps(row["output"], ensure_ascii=False, default=str)))
+        self.ids.append(sys.intern(row["id"]))
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """Return one row, or a list of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        score, usd = self.scores[i], self.usd[i]
+        return Row(
+            id=self.ids[i],
+            score=None if math.isnan(score) else score,
+            failure=self._failures.get(i, ""),
+            seconds=self.seconds[i],
+            usd=None if math.isnan(usd) else usd,
+            output=json.loads(self._outputs[i]),
+            **{name: counts[i] for name, counts in self.counts.items()},
+        )
+
+    def __iter__(self) -> Iterator[Row]:
+        """Return the rows one after the other."""
+        return (self[i] for i in range(len(self)))
+
+    def scored(self) -> Iterable[tuple[str, float]]:
+        """Return id and score of the rows that did not fail."""
+        return ((i, s) for i, s in zip(self.ids, self.scores, strict=True) if s == s)
+
+    @property
+    def failed(self) -> int:
+        """Return how many rows failed."""
+        return sum(s != s for s in self.scores)
+
+    @property
+    def unpriced(self) -> bool:
+        """Return whether a row's price is unknown."""
+        return any(u != u for u in self.usd)
+
+
+def read_table(file: Path) -> Rows:
+    """Read a file of rows as columns, up to the first line that is not whole."""
+    table = Rows()
+    if file.exists():
+        with file.open("rb") as lines:
+            for line in lines:
+                try:
+                    table.append(json.loads(line))
+                except (ValueError, TypeError, OverflowError):
+                    break
+    return table

@@ -1,0 +1,154 @@
+"""Decode a batch of prompts that share a prefix, row by row to its own end."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one row of a batch needs."""
+
+    ids: Sequence[int]
+    """Token ids after the shared prefix; at least one."""
+    max_tokens: int
+    temperature: float = 0.0
+    """0 decodes greedily."""
+    seed: int = 0
+    """Of sampling; with it a row's answer does not depend on the rows beside it."""
+
+
+@dataclass
+class _Row:
+    """A row that is not finished."""
+
+    number: int
+    prompt: Prompt
+    new: list[int]
+    random: torch.Generator
+
+
+class Batch:
+    """A batch of prompts in the model."""
+
+    def __init__(self, model: Any, prefix: Prefix | None, prompts: Sequence[Prompt]) -> None:
+        """Read the prompts, all at once, padded on the left."""
+        self.model, self.prefix = model, prefix
+        self.device = model.device
+        self.cache = DynamicCache(config=model.config)
+        start = 0 if prefix is None else len(prefix)
+        lengths = [len(p.ids) for p in prompts]
+        width = max(lengths)
+        self.pads = torch.tensor([width - n for n in lengths], device=self.device)
+        ids = torch.zeros((len(prompts), width), dtype=torch.long, device=self.device)
+        for r, p in enumerate(prompts):
+            ids[r, width - len(p.ids) :] = torch.tensor(p.ids)
+        positions = (torch.arange(width, device=self.device) - self.pads.unsqueeze(1)).clamp(min=0) + start
+        self.ends = torch.tensor(lengths, device=self.device) + start
+        self.width = width
+        self.logits = self._forward(ids, positions)
+        """Of the next token, float32, shape (rows, vocabulary)."""
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        new = ids.shape[1]
+        if self.prefix is not None and new == self.width:
+            mask = causal_mask(self.width, self.pads.tolist(), self.device)
+        else:
+            column = torch.arange(self.width, device=self.device)
+            mask = column >= self.pads.unsqueeze(1)
+            # Without a prefix the model builds its own mask: it may know windows that we do not.
+            mask = mask if self.prefix is None else mask.view(len(ids), 1, 1, self.width)
+        with attending_to(self.prefix):
+            out = self.model(
+                input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache,
+                use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+        logits: torch.Tensor = out.logits[:, -1].float()
+        return logits
+
+    def push(self, tokens: Sequence[int]) -> None:
+        """Append one token to each row and compute the logits after it."""
+        self.width += 1
+        ids = torch.tensor(list(tokens), device=self.device).unsqueeze(1)
+        self.logits = self._forward(ids, self.ends.unsqueeze(1))
+        self.ends = self.ends + 1
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        index = torch.tensor(list(rows), device=self.device)
+        self.cache.batch_select_indices(index)
+        self.pads, self.ends, self.logits = self.pads[index], self.ends[index], self.logits[index]
+
+
+def decode(
+    model: Any, prefix: Prefix | None, prompts: Sequence[Prompt], stop: frozenset[int]
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield (row number, new token ids) as each row ends, at a token of `stop`, which is included, or at its limit."""
+    batch = Batch(model, prefix, prompts)
+    rows = [_Row(n, p, [], torch.Generator().manual_seed(p.seed)) for n, p in enumerate(prompts)]
+    live = list(range(len(rows)))
+    """Position in the batch of each of `rows`."""
+    while rows:
+        greedy = batch.logits.argmax(-1).tolist()
+        for k, row in zip(live, rows, strict=True):
+            sample = row.prompt.temperature > 0
+            row.new.append(_sample(batch.logits[k], row) if sample else greedy[k])
+        ended = [r.new[-1] in stop or len(r.new) >= r.prompt.max_tokens for r in rows]
+        yield from ((r.number, r.new) for r, e in zip(rows, ended, strict=True) if e)
+        rows, live = (
+            [r for r, e in zip(rows, ended, strict=True) if not e],
+            [k for k, e in zip(live, ended, strict=True) if not e],
+        )
+        if not rows:
+            return
+        size = len(batch.pads)
+        if len(rows) <= size // 2:
+            batch.keep(live)
+            size, live = len(rows), list(range(len(rows)))
+        tokens = [0] * size  # a finished row goes on with a token that nobody reads, until enough have finished
+        for k, row in zip(live, rows, strict=True):
+            tokens[k] = row.new[-1]
+        batch.push(tokens)
+
+
+def _sample(logits: torch.Tensor, row: _Row) -> int:
+    probabilities = (logits.cpu() / row.prompt.temperature).softmax(-1)
+    return int(torch.multinomial(probabilities, 1, generator=row.random))
+
+
+def can_share(model: Any) -> bool:
+    """Tell whether the model's attention can read a prefix held apart: full attention everywhere, and the same logits.
+
+    As a side effect the model's attention becomes `models.prefix`'s, which is SDPA while no prefix is active.
+    """
+    shape = model.config.get_text_config().to_dict()
+    windowed = shape.get("use_sliding_window", True) and shape.get("sliding_window")
+    if windowed or set(shape.get("layer_types") or ["full_attention"]) != {"full_attention"}:
+        return False
+    ids = [k % model.config.vocab_size for k in range(7, 7 + 12 * 31, 31)]
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        plain = model(torch.tensor([ids], device=model.device)).logits[0, -1].float()
+        try:
+            model.set_attn_implementation(ATTENTION)
+            shared = Batch(model, extend(model, None, ids[:8], ""), [Prompt(ids[8:], 1)]).logits[0]
+        except (ValueError, AttributeError, TypeError):
+            return False
+        finally:
+            model.train(was_training)
+    return bool((plain - shared).abs().max() <= 0.02 * plain.std())
+
+
+def stop_tokens(model: Any, tokenizer: Any, at_line: bool) -> frozenset[int]:
+    """Return the tokens that end an answer: the model's own, and for a base model all that hold a line break."""
+    own = model.generation_config.eos_token_id
+    ends = set() if own is None else set(own if isinstance(own, list) else [own])
+    if at_line:
+        ends |= {i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])}
+    return frozenset(ends)

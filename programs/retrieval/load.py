@@ -1,0 +1,19 @@
+"""Build a retrieval backend by its file name."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from programs.retrieval.base import Retriever
+
+
+def load_retriever(backend: str, options: Mapping[str, Any], folder: Path | None = None) -> Retriever:
+    """Return the backend with its options; `folder` keeps its index.
+
+    Raises:
+        UserError: an option has a value that the backend cannot work with.
+    """
+    found = vars(importlib.import_module(f"programs.retrieval.{backend}"))[backend.capitalize()]
+    retriever: Retriever = found(**options, folder=folder)
+    return retriever

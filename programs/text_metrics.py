@@ -1,0 +1,92 @@
+"""Compare texts and numbers: the longest common part, n-grams as translation measures them, and values."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from programs.task import UserError
+
+_WORD = re.compile(r"[^\W_]+")
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+
+def rouge_l(predicted: str, gold: str) -> float:
+    """Return the F1 of the longest common subsequence of words, in lower case and without punctuation."""
+    ours, theirs = (_WORD.findall(text.lower()) for text in (predicted, gold))
+    if not ours or not theirs:
+        return float(ours == theirs)
+    return 2 * _common_subsequence(ours, theirs) / (len(ours) + len(theirs))
+
+
+def bleu(predicted: str, gold: str) -> float:
+    """Return sacrebleu's BLEU of one sentence: up to 4-grams, as long as the sentence has them, smoothed."""
+    return _share(_sacrebleu("BLEU", effective_order=True), predicted, gold)
+
+
+def chrf(predicted: str, gold: str) -> float:
+    """Return sacrebleu's chrF++ of one sentence: character 6-grams and word 2-grams."""
+    return _share(_sacrebleu("CHRF", word_order=2), predicted, gold)
+
+
+def ter(predicted: str, gold: str) -> float:
+    """Return 1 less sacrebleu's translation edit rate, so that more is better; 0 from a rate of 1 on."""
+    rate = float(_sacrebleu("TER").sentence_score(predicted, [gold]).score) / 100
+    return max(0.0, 1 - rate)
+
+
+def numeric_match(predicted: str, gold: str) -> float:
+    """Return 1.0 when the last number of the prediction is the gold number, to a relative error of 1e-6.
+
+    Raises:
+        ValueError: the gold text is not a number.
+    """
+    wanted = _number(gold.strip().lstrip("$").rstrip("%"))
+    if wanted is None:
+        raise ValueError(f"the gold answer {gold!r} is not a number")
+    found = [value for text in _NUMBER.findall(predicted) if (value := _number(text)) is not None]
+    return float(bool(found) and abs(found[-1] - wanted) <= 1e-6 * max(1.0, abs(wanted)))
+
+
+def macro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
+    """Return the mean over labels of each label's F1: a rare label counts as much as a frequent one.
+
+    Labels are those of the gold answers; a prediction that is no label is a miss and nothing else.
+    """
+    right = Counter(g for p, g in zip(predicted, gold, strict=True) if p == g)
+    said, meant = Counter(predicted), Counter(gold)
+    return sum(2 * right[label] / (said[label] + count) for label, count in meant.items()) / len(meant)
+
+
+def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence."""
+    lengths = [0] * (len(b) + 1)
+    for word in a:
+        diagonal = 0
+        for i, other in enumerate(b, 1):
+            diagonal, lengths[i] = lengths[i], diagonal + 1 if word == other else max(lengths[i], lengths[i - 1])
+    return lengths[-1]
+
+
+def _number(text: str) -> float | None:
+    return float(text.replace(",", "")) if text and _NUMBER.fullmatch(text) and any(map(str.isdigit, text)) else None
+
+
+def _share(measure: Any, predicted: str, gold: str) -> float:
+    """Return a score of 0 to 100 as 0 to 1, equal texts as exactly 1."""
+    return 1.0 if predicted == gold else min(1.0, float(measure.sentence_score(predicted, [gold]).score) / 100)
+
+
+@cache
+def _sacrebleu(name: str, **options: Any) -> Any:
+    """Return one of sacrebleu's measures.
+
+    Raises:
+        UserError: sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu import metrics
+    except ImportError as e:
+        raise UserError("the metrics bleu, chrf and ter need sacrebleu: pip install -e '.[translate]'") from e
+    return vars(metrics)[name](**options)

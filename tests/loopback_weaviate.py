@@ -1,0 +1,182 @@
+"""A loopback server that answers as much of Weaviate's REST and gRPC as the backend uses, for tests without a server.
+
+It holds real objects in memory and ranks by shared words and by cosine, so that the client, its batches and its
+retries run as they do against a server; how well a real server ranks, it cannot tell.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import grpc
+import numpy as np
+from weaviate.proto.v1 import aggregate_pb2, batch_delete_pb2, batch_pb2, search_get_pb2, weaviate_pb2_grpc
+
+PROPERTY = {"indexFilterable": True, "indexSearchable": True, "indexRangeFilters": False}
+HNSW = {
+    "cleanupIntervalSeconds": 300, "distance": "cosine", "dynamicEfMin": 100, "dynamicEfMax": 500, "dynamicEfFactor": 8,
+    "ef": -1, "efConstruction": 128, "filterStrategy": "sweeping", "flatSearchCutoff": 40000, "maxConnections": 32,
+    "skip": False, "vectorCacheMaxObjects": 1000000000000,
+}  # fmt: skip
+"""What a server fills in of a schema."""
+
+
+@dataclass
+class Loopback:
+    """What the server holds, and how it misbehaves."""
+
+    version: str = "1.30.5"
+    key: str = ""
+    """Asked for in every REST request, where there is one."""
+    weaviate: bool = True
+    """False for a web server of another kind."""
+    refuse: dict[str, int] = field(default_factory=dict)
+    """Passage id to how many times the server refuses it."""
+    fail_searches: int = 0
+    """Searches that end in an error before any is answered."""
+    schemas: dict[str, Any] = field(default_factory=dict)
+    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    imported: int = 0
+    """Objects ever taken."""
+    url: str = ""
+    grpc_port: int = 0
+
+    def rest(self, method: str, path: str, body: Any, key: str) -> tuple[int, Any]:
+        """Answer one REST request."""
+        if not self.weaviate:
+            return 200, "<html>hello</html>"
+        if self.key and key != f"Bearer {self.key}":
+            return 401, {"error": [{"message": "anonymous access not enabled"}]}
+        if path == "/v1/meta":
+            return 200, {"version": self.version, "hostname": "loopback", "modules": {}}
+        if method == "POST" and path == "/v1/schema":
+            body["properties"] = [PROPERTY | p for p in body["properties"]]
+            body["vectorConfig"]["default"]["vectorIndexConfig"] = HNSW
+            self.schemas[body["class"]] = body
+            return 200, body
+        name = path.removeprefix("/v1/schema/")
+        return (200, self.schemas[name]) if name in self.schemas else (404, {})
+
+
+class Grpc(weaviate_pb2_grpc.WeaviateServicer):
+    """The gRPC half."""
+
+    def __init__(self, state: Loopback) -> None:
+        self.state = state
+
+    def BatchObjects(self, request: Any, context: Any) -> Any:
+        """Take the objects, but for those that are to be refused."""
+        errors = []
+        for n, o in enumerate(request.objects):
+            values = dict(o.properties.non_ref_properties)
+            if self.state.refuse.get(values["passage"], 0) > 0:
+                self.state.refuse[values["passage"]] -= 1
+                errors.append(batch_pb2.BatchObjectsReply.BatchError(index=n, error="store is read-only"))
+                continue
+            packed = o.vector_bytes or (o.vectors[0].vector_bytes if o.vectors else b"")
+            self.state.objects[o.uuid] = values | {"vector": np.frombuffer(packed, dtype="<f4")}
+            self.state.imported += 1
+        return batch_pb2.BatchObjectsReply(took=0.0, errors=errors)
+
+    def BatchDelete(self, request: Any, context: Any) -> Any:
+        """Delete by id."""
+        ids = list(request.filters.value_text_array.values) or [request.filters.value_text]
+        gone = [self.state.objects.pop(i) for i in ids if i in self.state.objects]
+        return batch_delete_pb2.BatchDeleteReply(took=0.0, failed=0, matches=len(gone), successful=len(gone))
+
+    def Aggregate(self, request: Any, context: Any) -> Any:
+        """Count the objects."""
+        single = aggregate_pb2.AggregateReply.Single(objects_count=len(self.state.objects))
+        return aggregate_pb2.AggregateReply(took=0.0, single_result=single)
+
+    def Search(self, request: Any, context: Any) -> Any:
+        """List the objects, or rank them."""
+        kind = next((k for k in ("hybrid_search", "bm25_search", "near_vector") if request.HasField(k)), "")
+        if kind and self.state.fail_searches:
+            self.state.fail_searches -= 1
+            context.abort(grpc.StatusCode.INTERNAL, "shard is being moved")
+        if not kind:
+            listed = [i for i in sorted(self.state.objects) if i > request.after]
+            return self._reply([(i, 0.0) for i in listed[: request.limit]], "")
+        query = getattr(request, kind)
+        words = set(query.query.lower().split()) if kind != "near_vector" else set()
+        alpha = {"hybrid_search": query.alpha_param or query.alpha if kind == "hybrid_search" else 0, "near_vector": 1}
+        weight = alpha.get(kind, 0)
+        vector = _vector(query) if kind != "bm25_search" else np.zeros(0)
+        scored = []
+        for i, o in self.state.objects.items():
+            shared = len(words & set(o["text"].lower().split()))
+            cosine = float(vector @ o["vector"]) if len(vector) and len(o["vector"]) else 0.0
+            score = weight * cosine + (1 - weight) * shared
+            if shared or weight:
+                scored.append((i, score))
+        return self._reply(sorted(scored, key=lambda s: -s[1])[: request.limit], kind)
+
+    def _reply(self, found: list[tuple[str, float]], kind: str) -> Any:
+        reply = search_get_pb2.SearchReply(took=0.0)
+        for i, score in found:
+            result = reply.results.add()
+            result.metadata.id_as_bytes = uuid.UUID(i).bytes
+            if kind == "near_vector":
+                result.metadata.distance, result.metadata.distance_present = 1 - score, True
+            else:
+                result.metadata.score, result.metadata.score_present = score, True
+            for name in ("passage", "sha256", "text"):
+                result.properties.non_ref_props.fields[name].text_value = self.state.objects[i][name]
+        return reply
+
+
+def _vector(query: Any) -> Any:
+    """Return the vector of a query, wherever this version of the client puts it."""
+    places = [query, *query.vectors, *([query.near_vector, *query.near_vector.vectors] if _nested(query) else [])]
+    packed = next((p.vector_bytes for p in places if p.vector_bytes), b"")
+    return np.frombuffer(packed, dtype="<f4")
+
+
+def _nested(query: Any) -> bool:
+    return "near_vector" in query.DESCRIPTOR.fields_by_name and query.HasField("near_vector")
+
+
+@contextmanager
+def serve(state: Loopback) -> Iterator[Loopback]:
+    """Serve the state on two free ports of loopback."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            size = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(size)) if size else None
+            status, answer = state.rest(self.command, self.path, body, self.headers.get("Authorization", ""))
+            data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html" if isinstance(answer, str) else "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    server = grpc.server(ThreadPoolExecutor(8))
+    weaviate_pb2_grpc.add_WeaviateServicer_to_server(Grpc(state), server)
+    state.grpc_port = server.add_insecure_port("127.0.0.1:0")
+    state.url = f"http://127.0.0.1:{http.server_address[1]}"
+    server.start()
+    thread = Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        http.shutdown()
+        http.server_close()
+        server.stop(None)
+        thread.join(10)

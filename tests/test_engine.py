@@ -1,0 +1,172 @@
+"""The local engine: batches and shared prefixes change no logit and no answer."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dspy import lm15
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from models.batching import Job, alike
+from models.decode import Batch, Prompt, can_share, decode
+from models.load import EMBEDDED
+from models.local import LocalEngine
+from models.prefix import Prefix, PrefixStore, extend
+
+VOCABULARY = 211
+SHAPE = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def small_model() -> LlamaForCausalLM:
+    torch.manual_seed(1)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+
+
+def tokens(rng: random.Random, n: int) -> list[int]:
+    return [rng.randrange(VOCABULARY) for _ in range(n)]
+
+
+def reference(model: LlamaForCausalLM, ids: list[int]) -> torch.Tensor:
+    return model(torch.tensor([ids])).logits[0, -1]
+
+
+def test_shared_prefixes_change_no_logit() -> None:
+    rng, model, plain, rows = random.Random(2), small_model(), small_model(), 0
+    assert can_share(model)
+    with torch.inference_mode():
+        while rows < 2000:
+            start = tokens(rng, rng.choice([1, 3, 17, 90]))
+            half = extend(model, None, start[: len(start) // 2], "") if rng.random() < 0.3 and len(start) > 1 else None
+            prefix = extend(model, half, start, "").head(rng.randint(1, len(start)))
+            ends = [tokens(rng, rng.randint(1, 20)) for _ in range(rng.randint(1, 12))]
+            batch = Batch(model, prefix if rng.random() < 0.9 else None, [Prompt(e, 2) for e in ends])
+            shared = start[: len(prefix)] if batch.prefix else []
+            first, pushed = batch.logits, tokens(rng, len(ends))
+            batch.push(pushed)
+            for r in rng.sample(range(len(ends)), min(2, len(ends))):
+                assert torch.allclose(first[r], reference(plain, shared + ends[r]), atol=1e-4)
+                assert torch.allclose(batch.logits[r], reference(plain, [*shared, *ends[r], pushed[r]]), atol=1e-4)
+            rows += len(ends)
+
+
+def test_rows_that_end_early_leave_the_others_as_they_were() -> None:
+    rng, model = random.Random(3), small_model()
+    can_share(model)
+    prefix = extend(model, None, tokens(rng, 40), "")
+    prompts = [Prompt(tokens(rng, rng.randint(1, 9)), rng.randint(1, 12)) for _ in range(17)]
+    with torch.inference_mode():
+        together = dict(decode(model, prefix, prompts, frozenset(range(0, VOCABULARY, 5))))
+        for n, p in enumerate(prompts):
+            [(_, alone)] = decode(model, prefix, [p], frozenset(range(0, VOCABULARY, 5)))
+            assert together[n] == alone
+
+
+def test_sampling_does_not_depend_on_the_rows_beside_it() -> None:
+    rng, model = random.Random(4), small_model()
+    prompts = [Prompt(tokens(rng, 6), 8, 1.0, seed) for seed in range(5)]
+    with torch.inference_mode():
+        together = dict(decode(model, None, prompts, frozenset()))
+        [(_, alone)] = decode(model, None, prompts[3:4], frozenset())
+    assert together[3] == alone
+    assert len({tuple(t) for t in together.values()}) == 5
+
+
+def test_a_model_with_windows_shares_nothing_and_answers_as_generate_does() -> None:
+    torch.manual_seed(1)
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)).eval()
+    assert not can_share(model)
+    ids = tokens(random.Random(5), 30)
+    told = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False, pad_token_id=0)[0, 30:].tolist()
+    with torch.inference_mode():
+        rows = dict(decode(model, None, [Prompt(ids, 6), Prompt(ids[:4], 6)], frozenset()))
+    assert rows[0] == told
+
+
+@pytest.fixture
+def two_adapters(tmp_path: Path) -> list[Path]:
+    folders = []
+    for n in range(2):
+        torch.manual_seed(n)
+        lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32), lora)
+        folders.append(tmp_path / str(n))
+        model.save_pretrained(folders[-1])
+    return folders
+
+
+def request(text: str, model: str = "local/embedded") -> lm15.Request:
+    return lm15.Request(model=model, messages=(lm15.Message.user(text),), config=lm15.Config(max_tokens=6))
+
+
+def test_a_prefix_of_one_adapter_is_never_used_under_another(two_adapters: list[Path]) -> None:
+    shared = "an example of a long beginning that all prompts have " * 40
+    warm, cold = LocalEngine.load(EMBEDDED), LocalEngine.load(EMBEDDED)
+    cold.prefixes.max_bytes = 0
+    names = ["", *(f"+{warm.add_adapter(f)}" for f in two_adapters)]
+    for f in two_adapters:
+        cold.add_adapter(f)
+    asked = [request(f"{shared} {q}", f"local/embedded{name}") for q in range(8) for name in names]
+    with ThreadPoolExecutor(12) as pool:
+        answers = [r.message.text for r in pool.map(warm.complete, asked)]
+        assert answers == [r.message.text for r in pool.map(cold.complete, asked)]
+    assert len(set(answers)) > 1
+    assert {p.adapter for p in warm.prefixes} == {name.removeprefix("+") for name in names}
+
+
+def test_usage_tells_what_came_from_a_prefix() -> None:
+    engine = LocalEngine.load(EMBEDDED)
+    first, second = (engine.complete(request("a shared beginning of many words " * 60 + q)) for q in ("one", "two"))
+    assert first.usage.cache_read_tokens == 0
+    assert second.usage.cache_read_tokens > 0.9 * second.usage.input_tokens
+    engine.prefixes.clear()
+    assert engine.complete(request("a shared beginning of many words " * 60 + "three")).usage.cache_read_tokens == 0
+
+
+def kept(ids: list[int], adapter: str = "") -> Prefix:
+    states = (torch.zeros(1, 1, len(ids), 2),)
+    return Prefix(np.array(ids), adapter, states, states)
+
+
+def test_the_store_keeps_what_was_used_last_within_its_bound() -> None:
+    store = PrefixStore(3 * kept([1] * 10).nbytes)
+    for first in (1, 2, 3):
+        store.keep(kept([first] * 10))
+    assert len(store.longest(np.array([1] * 4 + [9]), "") or ()) == 4
+    store.keep(kept([4] * 10))
+    assert store.longest(np.array([2] * 10), "") is None
+    assert store.longest(np.array([1] * 10), "other") is None
+    store.keep(kept([4] * 11))
+    assert [len(p) for p in store] == [10, 11]  # longer than before, so the one unused for longest went
+
+
+def test_prompts_that_begin_alike_are_grouped() -> None:
+    rng = random.Random(6)
+    block, other = tokens(rng, 100), tokens(rng, 100)
+    jobs = [Job(np.array(b + tokens(rng, 10)), "", 4, 0.0, 0) for b in (block, other) for _ in range(5)]
+    jobs += [Job(np.array(tokens(rng, 50)), "", 4, 0.0, 0) for _ in range(3)]
+    groups = sorted((len(g), n) for g, n in alike(jobs))
+    assert groups[-2:] == [(5, 100), (5, 100)]
+    assert groups[:3] == [(1, 49)] * 3
+
+
+def test_an_impossible_adapter_fails_its_own_requests_alone() -> None:
+    engine = LocalEngine.load(EMBEDDED)
+    with ThreadPoolExecutor(2) as pool:
+        bad, good = (pool.submit(engine.complete, request("x", m)) for m in ("local/embedded+none", "local/embedded"))
+        assert good.result().message.text
+        with pytest.raises(ValueError, match="adapter none"):
+            bad.result()
+
+
+def test_the_tokenizer_of_a_base_model_stops_at_the_line() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer.chat_template = None
+    engine = LocalEngine(LlamaForCausalLM.from_pretrained(EMBEDDED).eval(), tokenizer)
+    assert "\n" not in (engine.complete(request("red, blue, red, blue,")).message.text or "")

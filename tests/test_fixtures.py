@@ -1,0 +1,91 @@
+"""Two recorded experiments of the embedded model, one that prompting wins and one that training wins, judged whole.
+
+`python benchmarks/record_fixtures.py` records them anew; what is asserted here is what must not depend on a machine's
+speed on one day.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.arm import Arm
+from eval.cli import main
+from eval.compare import Comparison, compare
+from eval.racing import race_of_means
+from eval.recorded import Recorded, read_recorded
+from eval.verdict import Verdict
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def judge(name: str) -> tuple[Recorded, Comparison, Verdict]:
+    found = read_recorded(FIXTURES / name)
+    comparison = compare(found.results, needs=found.needs, prices=found.prices, experiment=found.experiment)
+    return found, comparison, comparison.verdicts[0]
+
+
+def arm(comparison: Comparison, start: str) -> Arm:
+    return next(a for a in comparison.arms if a.name.startswith(start))
+
+
+def test_showing_the_nearest_demonstrations_wins_where_the_first_word_tells() -> None:
+    _, comparison, verdict = judge("openings")
+    assert verdict.choose == "retrieved_demos demos=4"
+    assert verdict.confidence == "moderate"
+    assert verdict.ties == ()
+    assert "significantly better than the next, few_shot demos=4" in verdict.because
+    assert arm(comparison, "sft").secondary["macro_f1"] < arm(comparison, "retrieved").secondary["macro_f1"]
+
+
+def test_training_wins_where_the_answer_must_be_read_off() -> None:
+    _, comparison, verdict = judge("wanted")
+    assert verdict.choose is not None
+    assert verdict.choose.startswith("sft ")
+    assert [c.verdict for c in comparison.contrasts if c.a == verdict.choose] == ["better", "better"]
+    assert verdict.ties == ()
+
+
+@pytest.mark.parametrize("name", ["openings", "wanted"])
+def test_the_break_even_is_that_of_the_rows(name: str) -> None:
+    found, comparison, verdict = judge(name)
+    tuned, prompt = arm(comparison, "sft"), arm(comparison, "retrieved_demos")
+    assert verdict.break_even is not None
+    assert (verdict.break_even.start, verdict.break_even.run) == (prompt.name, tuned.name)
+    rate = found.prices.machine_hour_usd / 3600
+    seconds = {r.cell.method.name: r for r in found.results}
+    trained, shown = seconds["sft"], seconds["retrieved_demos"]
+    extra = rate * (trained.fit.seconds - shown.fit.seconds)
+    saving = rate * (shown.serve_seconds - trained.serve_seconds) / 150
+    assert verdict.break_even.value == pytest.approx(extra / saving)
+    assert verdict.break_even.low is not None
+    assert verdict.break_even.high is not None
+    assert verdict.break_even.low < verdict.break_even.value < verdict.break_even.high
+
+
+@pytest.mark.parametrize(("name", "winner"), [("openings", "retrieved_demos"), ("wanted", "sft")])
+def test_recommend_says_the_same_and_other_needs_say_otherwise(
+    name: str, winner: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(FIXTURES / name)
+    assert main(["recommend", name, "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"][0]["choose"].startswith(winner)
+    assert main(["recommend", name, "--store", store, "--json", "--min-score", "0.95"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"][0]["confidence"] == "abstain"
+
+
+@pytest.mark.parametrize("name", ["openings", "wanted"])
+def test_a_race_over_the_recorded_grid_has_the_same_winner(name: str) -> None:
+    found, _, _ = judge(name)
+    table = np.array([[np.nan if r.score is None else r.score for r in result.rows] for result in found.results])
+    best = int(np.argmax(np.nan_to_num(table).sum(axis=1)))
+    races = [race_of_means(table, seed=seed) for seed in range(40)]
+    assert np.mean([r.winner == best for r in races]) >= 0.95
+    assert np.mean([r.calls for r in races]) < table.size
+
+
+def test_cells_of_both_kinds_are_compared_by_key(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [r.key for r in read_recorded(FIXTURES / "wanted").results]
+    assert main(["compare", keys[0], keys[2], "--store", str(FIXTURES / "wanted")]) == 0
+    assert "split 8e1905d83774, 150 test examples" in capsys.readouterr().out

@@ -1,0 +1,45 @@
+"""docs/method.md says what the code does: every rule, and tables that commands wrote."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.rules import ABSTAIN, DOUBTS, OUT
+
+TEXT = (Path(__file__).parent.parent / "docs" / "method.md").read_text(encoding="utf-8")
+FLOWING = " ".join(TEXT.split())
+
+
+@pytest.mark.parametrize("words", [rule[0] for rule in (*OUT, *ABSTAIN, *DOUBTS)])
+def test_every_rule_is_explained(words: str) -> None:
+    assert words in FLOWING
+
+
+def section(name: str) -> str:
+    found = re.search(f"<!-- {name}:begin -->(.*?)<!-- {name}:end -->", TEXT, re.S)
+    assert found
+    return found[1]
+
+
+def test_intervals_hold_the_truth_often_enough() -> None:
+    shares = _column(section("coverage"), 2) + _column(section("false-positives"), 2)
+    assert len(shares) >= 6
+    assert min(shares) >= 93
+
+
+def test_false_positives_are_rare_enough() -> None:
+    shares = _column(section("false-positives"), 3) + _column(section("decisions"), 2)
+    assert all(share <= 5.5 for share in shares)
+
+
+def test_races_end_with_the_winner_of_the_full_grid() -> None:
+    shares = _column(section("racing"), 4)
+    assert len(shares) >= 5
+    assert min(shares) >= 95
+
+
+def _column(text: str, number: int) -> list[float]:
+    """Return the percentages of a column of a table, the first column being 1."""
+    cells = [line.split("|")[number].strip() for line in text.splitlines() if line.startswith("|")]
+    return [float(cell.removesuffix(" %")) for cell in cells if re.fullmatch(r"[\d.]+ %", cell)]

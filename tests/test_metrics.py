@@ -1,0 +1,95 @@
+"""Metrics against worked examples, scikit-learn's definition of macro-F1, and sacrebleu's own numbers."""
+
+import dspy
+import pytest
+
+from eval.secondary import mean_secondary, secondary
+from programs.metrics import metric_for
+from programs.score import Row
+from programs.task import Task
+from programs.text_metrics import bleu, chrf, macro_f1, numeric_match, rouge_l, ter
+
+
+def test_rouge_l_is_that_of_lins_example() -> None:
+    # Lin (2004): a common subsequence of 3 words of 4 (F1 0.75), and one of 2 words of 4.
+    assert rouge_l("police kill the gunman", "police killed the gunman") == pytest.approx(0.75)
+    assert rouge_l("the gunman kill police", "police killed the gunman") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("predicted", "gold", "score"), [("", "a", 0.0), ("", "", 1.0), ("A, b!", "a b", 1.0)])
+def test_rouge_l_sees_words_alone(predicted: str, gold: str, score: float) -> None:
+    assert rouge_l(predicted, gold) == score
+
+
+def test_translation_metrics_are_sacrebleus() -> None:
+    import sacrebleu
+
+    predicted, gold = "the cat sat on a mat", "the cat is on the mat"
+    assert bleu(predicted, gold) == pytest.approx(sacrebleu.sentence_bleu(predicted, [gold]).score / 100)
+    assert chrf(predicted, gold) == pytest.approx(sacrebleu.sentence_chrf(predicted, [gold], word_order=2).score / 100)
+    assert ter(predicted, gold) == pytest.approx(1 - sacrebleu.sentence_ter(predicted, [gold]).score / 100)
+    assert ter("every word of this is wrong", "yes") == 0
+
+
+@pytest.mark.parametrize("name", ["rouge_l", "bleu", "chrf", "ter"])
+def test_the_gold_answer_scores_exactly_1(name: str) -> None:
+    metric = metric_for(name, "answer")
+    for text in ("ja", "Das ist ein Haus mit vielen Fenstern."):
+        assert metric(dspy.Example(answer=["no", text]), dspy.Prediction(answer=text)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "score"),
+    [
+        ("so the answer is 1,234.50.", "1234.5", 1.0),
+        ("3 + 4 = 7", "7", 1.0),
+        ("7 is what 3 + 4 make", "7", 0.0),
+        ("$5", "$5", 1.0),
+        ("12%", "12 %", 1.0),
+        ("-2e3", "-2000", 1.0),
+        ("none", "0", 0.0),
+        ("1000000.2", "1000000", 1.0),
+        ("1000002", "1000000", 0.0),
+    ],
+)
+def test_numbers_match_by_value(predicted: str, gold: str, score: float) -> None:
+    assert numeric_match(predicted, gold.replace(" ", "")) == score
+
+
+def test_a_gold_answer_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="'seven' is not a number"):
+        numeric_match("7", "seven")
+
+
+def test_macro_f1_is_the_mean_of_the_labels_f1() -> None:
+    gold, predicted = ["a", "a", "a", "b", "b", "c"], ["a", "a", "b", "b", "?", "a"]
+    # a: precision 2/3, recall 2/3; b: 1/2, 1/2; c: nothing right.
+    assert macro_f1(predicted, gold) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert macro_f1(gold, gold) == 1.0
+
+
+def row(i: int, answer: str | None) -> Row:
+    output = {} if answer is None else {"label": answer}
+    return Row(str(i), None if answer is None else 1.0, "", 1, 0, 1, 1, 0.1, 0.0, output)
+
+
+def task_of(metric: str) -> Task:
+    return Task("t", dspy.Module, ("text",), ("label",), (), (), (), metric_for(metric, "label"), metric)
+
+
+def test_second_opinions_of_a_cell() -> None:
+    test = [dspy.Example(id=str(i), label=y, passages=["red sea", "blue"]) for i, y in enumerate("aab")]
+    rows = [row(2, "b"), row(0, "a"), row(1, None)]
+    found = secondary(task_of("accuracy"), test, rows)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert "macro_f1" not in secondary(task_of("exact_match"), test, rows)
+    answered = secondary(task_of("exact_match"), test, [row(0, "the red sea"), row(1, None), row(2, "x")])
+    assert answered == {"knowledge_f1": pytest.approx(2 * 2 / 5 / 2)}
+    assert secondary(task_of("exact_match"), [dspy.Example(id="0", label="a")], [row(0, "a")]) == {}
+
+
+def test_second_opinions_are_averaged_over_seeds() -> None:
+    assert mean_secondary([{"secondary": {"macro_f1": 0.2}}, {"secondary": {"macro_f1": 0.4}}]) == {
+        "macro_f1": pytest.approx(0.3)
+    }
+    assert mean_secondary([{}]) == {}

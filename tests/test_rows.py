@@ -1,0 +1,50 @@
+"""Rows as columns are the rows that were written, whole or torn."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from factories import make_row
+
+from eval.measure import append_rows, read_rows
+from eval.rows import Rows, read_table
+from programs.score import Row
+
+ROWS = [
+    make_row(0, 1.0, tokens=70_000),
+    make_row(1, None),
+    make_row(2, 0.25, usd=None),
+    Row("é 3", 0.0, "", 1, 1, 0, 2, 1e-5, 0.5, {"label": None, "n": [1, "ü"]}),
+]
+
+
+def test_columns_give_back_the_rows(tmp_path: Path) -> None:
+    append_rows(tmp_path / "rows.jsonl", ROWS)
+    table = read_table(tmp_path / "rows.jsonl")
+    assert list(table) == ROWS == read_rows(tmp_path / "rows.jsonl")
+    assert (table[-1], table[1:3], len(table)) == (ROWS[3], ROWS[1:3], 4)
+    assert list(Rows.of(ROWS)) == ROWS
+    assert Rows.of(table) is table
+
+
+def test_columns_know_failures_and_unknown_prices() -> None:
+    table = Rows.of(ROWS)
+    assert (table.failed, table.unpriced) == (1, True)
+    assert dict(table.scored()) == {"e0": 1.0, "e2": 0.25, "é 3": 0.0}
+    assert not Rows.of(ROWS[:2]).unpriced
+
+
+def test_an_index_beyond_the_end_is_refused() -> None:
+    with pytest.raises(IndexError):
+        Rows.of(ROWS)[4]
+
+
+def test_a_torn_line_ends_the_table(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    append_rows(file, ROWS)
+    whole = file.read_text()
+    for torn in ('{"id": "x", "sc', '{"id": "x"}\n', "[]\n", json.dumps(asdict(ROWS[0]) | {"id": 7}) + "\n"):
+        file.write_text(whole + torn)
+        assert list(read_table(file)) == ROWS
+    assert list(read_table(tmp_path / "none.jsonl")) == []

@@ -1,0 +1,190 @@
+"""The Weaviate backend through the real client: faults in one line, imports that resume, searches that are retried."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from loopback_weaviate import Loopback, serve
+
+from programs.retrieval import weaviate as backend
+from programs.retrieval.base import Indexed, RetrievalFailed
+from programs.retrieval.weaviate import Weaviate
+from programs.task import Passage, UserError
+
+CORPUS = [Passage(f"p{n}", f"fact number{n} about the {w}") for n, w in enumerate(("sea", "sun", "moon", "wind"))]
+DOCKER = "docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:1.30.5"
+Start = Callable[..., Loopback]
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take settings of this machine away, and the waiting out of the retries."""
+    for name in ("WEAVIATE_URL", "WEAVIATE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(backend, "PAUSE", 0.01)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return what starts a loopback server that lives as long as the test."""
+    with ExitStack() as stack:
+        yield lambda **state: stack.enter_context(serve(Loopback(**state)))
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Loopback], Weaviate]]:
+    """Return what opens the backend on a server, and close it in the end."""
+    made: list[Weaviate] = []
+
+    def make(server: Loopback) -> Weaviate:
+        made.append(Weaviate(url=server.url, grpc_port=server.grpc_port, query="bm25", collection="t"))
+        return made[-1]
+
+    yield make
+    for retriever in made:
+        retriever.close()
+
+
+Open = Callable[[Loopback], Weaviate]
+
+
+def closed_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def fault(retriever: Weaviate) -> str:
+    with pytest.raises(UserError) as caught:
+        retriever.index(CORPUS)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_server_is_one_line_with_the_command_that_starts_one() -> None:
+    url = f"http://127.0.0.1:{closed_port()}"
+    assert fault(Weaviate(url=url, query="bm25")) == (
+        f"Weaviate at {url} cannot be reached; set `url` or WEAVIATE_URL, or run one: {DOCKER}"
+    )
+
+
+def test_a_missing_key_is_asked_for(start: Start, opened: Open) -> None:
+    server = start(key="secret")
+    assert fault(opened(server)) == (
+        f"Weaviate at {server.url} asks for a key; export WEAVIATE_API_KEY=… with one that it knows"
+    )
+
+
+def test_a_wrong_key_is_named_and_not_shown(start: Start, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start(key="secret")
+    monkeypatch.setenv("WEAVIATE_API_KEY", "guess-1234")
+    message = fault(opened(server))
+    assert message.startswith(f"Weaviate at {server.url} refuses the key in WEAVIATE_API_KEY")
+    assert "guess-1234" not in message
+
+
+def test_the_right_key_opens(start: Start, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEAVIATE_API_KEY", "secret")
+    assert opened(start(key="secret")).index(CORPUS) == Indexed(added=4, kept=0)
+
+
+def test_an_old_server_is_told_by_its_version(start: Start, opened: Open) -> None:
+    server = start(version="1.20.3")
+    assert fault(opened(server)) == (
+        f"Weaviate at {server.url} is version 1.20.3, and the client needs 1.27 or later; upgrade it: {DOCKER}"
+    )
+
+
+def test_a_blocked_grpc_port_is_named(start: Start, opened: Open) -> None:
+    server = start()
+    server.grpc_port = closed_port()
+    message = fault(opened(server))
+    assert f"its gRPC port {server.grpc_port} does not" in message
+    assert message.endswith("or set `grpc_port`")
+
+
+def test_another_web_server_is_not_taken_for_weaviate(start: Start, opened: Open) -> None:
+    server = start(weaviate=False)
+    assert fault(opened(server)).startswith(f"Weaviate at {server.url} does not answer as Weaviate does")
+
+
+def test_a_cloud_cluster_needs_a_key() -> None:
+    message = fault(Weaviate(url="demo.weaviate.cloud", query="bm25"))
+    assert message == "Weaviate at https://demo.weaviate.cloud needs a key; export WEAVIATE_API_KEY=…"
+
+
+def test_an_embedded_server_without_its_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An address that is nobody's stands for no network: the client downloads the binary from GitHub.
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setattr("weaviate.embedded.DEFAULT_BINARY_PATH", str(tmp_path))
+    monkeypatch.setattr("weaviate.connect.helpers.DEFAULT_BINARY_PATH", str(tmp_path), raising=False)
+    message = fault(Weaviate(embedded=True, query="bm25", folder=tmp_path))
+    assert message.startswith("embedded Weaviate did not start: ")
+    assert message.endswith(f"give the client its binary of 1.30.5, or run a server and set `url`: {DOCKER}")
+
+
+def test_a_second_import_imports_nothing(start: Start, opened: Open) -> None:
+    server = start()
+    assert opened(server).index(CORPUS) == Indexed(added=4, kept=0)
+    assert opened(server).index(CORPUS) == Indexed(added=0, kept=4)
+    assert server.imported == 4
+
+
+def test_only_what_changed_is_imported_and_what_is_gone_is_deleted(start: Start, opened: Open) -> None:
+    server = start()
+    retriever = opened(server)
+    retriever.index(CORPUS)
+    changed = [Passage("p0", "a new fact about zeppelins"), *CORPUS[2:], Passage("p9", "one more")]
+    assert retriever.index(changed) == Indexed(added=2, kept=2, removed=1)
+    assert sorted(o["passage"] for o in server.objects.values()) == ["p0", "p2", "p3", "p9"]
+    assert retriever.search(["zeppelins"], 1)[0][0][0] == "p0"
+
+
+def test_a_refused_object_is_tried_again(start: Start, opened: Open) -> None:
+    server = start(refuse={"p2": 2})
+    notes: list[str] = []
+    assert opened(server).index(CORPUS, notes.append) == Indexed(added=4, kept=0)
+    assert len(server.objects) == 4
+    assert notes[0].startswith("1 passages refused, tried again: 'p2': ")
+
+
+def test_objects_refused_for_good_are_named_and_the_next_run_imports_only_them(start: Start, opened: Open) -> None:
+    server = start(refuse={"p1": 3, "p2": 3})
+    message = fault(opened(server))
+    assert f"Weaviate at {server.url} refused 2 passages 3 times ('p1', 'p2'): " in message
+    assert "read-only" in message
+    assert len(server.objects) == 2
+    assert opened(server).index(CORPUS) == Indexed(added=2, kept=2)
+
+
+def test_a_search_is_tried_again_and_fails_as_data_when_the_server_stays_silent(start: Start, opened: Open) -> None:
+    server = start()
+    retriever = opened(server)
+    retriever.index(CORPUS)
+    server.fail_searches = 1
+    assert retriever.search(["about the moon"], 1)[0][0][0] == "p2"
+    server.fail_searches = 1000
+    with pytest.raises(RetrievalFailed, match="shard is being moved"):
+        retriever.search(["about the moon"], 1)
+
+
+def test_many_questions_keep_their_order(start: Start, opened: Open) -> None:
+    retriever = opened(start())
+    corpus = [Passage(f"q{n}", f"only{n} word") for n in range(300)]
+    retriever.index(corpus)
+    found = retriever.search([f"only{n}" for n in range(300)], 1)
+    assert [hits[0][0] for hits in found] == [p.id for p in corpus]
+
+
+def test_collections_are_named_by_schema_and_corpus(start: Start, opened: Open) -> None:
+    server = start()
+    opened(server).index(CORPUS)
+    assert list(server.schemas) == ["Crossover_v1_t_words"]
+
+
+@pytest.mark.parametrize("option", [{"alpha": 1.5}, {"query": "bm26"}])
+def test_options_are_checked_before_anything_is_connected(option: dict[str, object]) -> None:
+    with pytest.raises(UserError):
+        Weaviate(**option)  # type: ignore[arg-type]
