@@ -116,6 +116,7 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "crossing": crossing_words(curves), "charts": {k: _json(c) for k, c in charts.items() if c is not None},
         "forest": rows, "span": _span(rows), "columns": few, "labels": label_lines(evidence, task, few),
         "samples": samples, "disagreeing": disagreeing, "ledger": ledger(evidence, task),
+        "cautions": evidence.comparison.cautions.get(task, ()),
         "checks": together(checks(evidence, task)), "split": evidence.comparison.split_sha256[task],
     }  # fmt: skip
 
