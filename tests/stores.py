@@ -84,7 +84,7 @@ def write_store(file: Path, store: Path, *, only: Sequence[str] = tuple(MADE), w
         made, at = MADE[cell.method.name], SIZES.index(cell.train_size) if cell.train_size else 0
         key = cell.key(
             split_sha256=task.split_sha256(), program_sha256=program_sha256(task.program()), limit=None,
-            model_sha256=model_sha256(cell.model), retrieval=experiment.retrieval,
+            model_sha256=model_sha256(cell.model), retriever="",
         )  # fmt: skip
         draw = random.Random(f"{cell.method.name} {cell.train_size}")
         rows = []

@@ -255,6 +255,13 @@ def test_a_broken_rule_fails_its_check(evidence: Evidence) -> None:
     assert "❌ zero\\_shot" in markdown(broken)
 
 
+def test_doubts_about_the_data_are_shown(evidence: Evidence) -> None:
+    doubtful = replace(evidence.comparison, cautions={"intents": ("seeds are < 3",)})
+    again = replace(evidence, comparison=doubtful)
+    assert "<li>seeds are &lt; 3</li>" in html_page(again).partition("plotly.js v")[0]
+    assert "\n- seeds are &lt; 3\n" in markdown(again)
+
+
 def test_what_cannot_be_seen_is_shown() -> None:
     assert visible("a\x00b\x1b\u202e\u200b\ud800\n\t") == "a⟨U+0000⟩b⟨U+001B⟩⟨U+202E⟩⟨U+200B⟩⟨U+D800⟩\n\t"
     assert cut("x" * 30, 10) == "x" * 10 + "… (20 more characters)"

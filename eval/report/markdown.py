@@ -71,7 +71,8 @@ def _verdict(evidence: Evidence, v: Verdict) -> list[str]:
         lines.append(
             _row([name + " (barred)" * bool(a.integrity), *score, str(a.score.n), str(a.failed), speed, *prices])
         )
-    return [*lines, ""]
+    cautions = [f"- {_text(caution)}" for caution in evidence.comparison.cautions.get(v.task, ())]
+    return [*lines, "", *cautions, ""] if cautions else [*lines, ""]
 
 
 def _details(evidence: Evidence, v: Verdict) -> list[tuple[str, str]]:

@@ -51,14 +51,14 @@ class Row:
 def html_page(evidence: Evidence) -> str:
     """Return the whole page. The same evidence gives the same bytes."""
     environment = Environment(
-        loader=PackageLoader("eval.report", "page"), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
+        loader=PackageLoader("eval.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
         "usd": dollars, "cut": cut, "percent": _percent, "bar": _bar, "breakable": _breakable,
         "score": lambda x: f"{x:.3f}", "signed": lambda x: f"{x:+.3f}", "count": lambda x: f"{x:,.0f}",
     }  # fmt: skip
-    source = files("eval.report") / "page"
+    source = files("eval.report") / "template"
     script = (source / "page.js").read_text(encoding="utf-8")
     plotly = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
@@ -116,6 +116,7 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "crossing": crossing_words(curves), "charts": {k: _json(c) for k, c in charts.items() if c is not None},
         "forest": rows, "span": _span(rows), "columns": few, "labels": label_lines(evidence, task, few),
         "samples": samples, "disagreeing": disagreeing, "ledger": ledger(evidence, task),
+        "cautions": evidence.comparison.cautions.get(task, ()),
         "checks": together(checks(evidence, task)), "split": evidence.comparison.split_sha256[task],
     }  # fmt: skip
 
