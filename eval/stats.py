@@ -264,7 +264,8 @@ def _no_difference(units: Floats, seed: int) -> tuple[float, str]:
     """Return the p of mean 0 and the test: sign-flip (every flip when there are few), or t for many units."""
     # Flipping a zero changes nothing, so the exact test stays affordable without them.
     units = units[np.abs(units) > 1e-12]
-    if len(units) == 0:
+    # Both flips of a single unit are as far from 0 as it is.
+    if len(units) < 2:
         return 1.0, "sign-flip"
     if len(units) > MANY:
         return float(stats.ttest_1samp(units, 0.0).pvalue), "t"

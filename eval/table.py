@@ -74,8 +74,10 @@ def passage_lines(arms: Sequence[Arm]) -> list[str]:
     for a in arms:
         if (r := a.ranking) is not None:
             how = f"passages, {a.knowledge}" + (f" by {a.retrieval}" if a.retrieval else "")
-            quality = f"recall {r.recall:.3f}, MRR {r.mrr:.3f}, nDCG {r.ndcg:.3f}, {r.with_gold} questions"
-            lines[f"{how}: {quality}"] = None
+            # Only a ranking has an order worth judging: gold and noisy passages come in one of their own.
+            ranked = a.knowledge.endswith("retrieved")
+            order = f", MRR {r.mrr:.3f}, nDCG {r.ndcg:.3f}" if ranked else ""
+            lines[f"{how}: recall {r.recall:.3f}{order}, {r.with_gold} questions"] = None
     for a in arms:
         if a.hit is not None and a.miss is not None:
             lines[f"{a.name}: {_estimate(a.hit)} where all gold passages were found, {_estimate(a.miss)} where not"] = (

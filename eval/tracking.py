@@ -106,6 +106,7 @@ class Tracker:
             params = {
                 "task": cell.task, "model": cell.model.name, "method": cell.method.name,
                 "train_size": cell.train_size or "all", "knowledge": cell.knowledge.label, "seed": cell.seed,
+                "retrieval": cell.retrieval.label if cell.retrieval else "none",
                 "split_sha256": result.split_sha256,
                 **{f"option.{k}": v for k, v in cell.method.options.items()},
                 **{f"note.{k}": str(v)[:500] for k, v in result.notes.items()},
@@ -144,6 +145,8 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
         "usd_per_1k": cost.per_1k_requests, "prompt_tokens": sum(r.prompt_tokens for r in result.rows),
         "completion_tokens": sum(r.completion_tokens for r in result.rows), "serve_seconds": result.serve_seconds,
     }  # fmt: skip
+    found |= {f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")}
+    found["retrieval_ms"] = result.notes.get("retrieval_ms")
     for q in (0.5, 0.95, 0.99):
         found[f"p{round(100 * q)}_ms"] = 1000 * quantile_interval(result.latency.seconds, q).mean
     return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}

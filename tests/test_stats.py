@@ -257,3 +257,8 @@ def test_a_tail_quantile_of_few_latencies_has_no_upper_bound() -> None:
 def test_mean_interval_of_too_few_values_has_no_bound() -> None:
     assert mean_interval([2.0]).high == math.inf
     assert (mean_interval([2.0] * 5).low, mean_interval([2.0] * 5).high) == (2.0, 2.0)
+
+
+def test_a_single_difference_proves_nothing() -> None:
+    a, b = {"1": 0.5, "2": 0.4, "3": 0.0}, {"1": 0.5, "2": 0.9, "3": 0.0}
+    assert paired_difference(a, b).p == 1.0

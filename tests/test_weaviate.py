@@ -1,5 +1,6 @@
 """The Weaviate backend through the real client: faults in one line, imports that resume, searches that are retried."""
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from loopback_weaviate import Loopback, serve
 
+from eval.cli import main
 from programs.retrieval import weaviate as backend
 from programs.retrieval.base import Indexed, RetrievalFailed
 from programs.retrieval.weaviate import Weaviate
@@ -188,3 +190,24 @@ def test_collections_are_named_by_schema_and_corpus(start: Start, opened: Open) 
 def test_options_are_checked_before_anything_is_connected(option: dict[str, object]) -> None:
     with pytest.raises(UserError):
         Weaviate(**option)  # type: ignore[arg-type]
+
+
+def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = start(fail_searches=10**6)
+    for split in ("train", "val", "test"):
+        rows = [{"id": f"{split}{n}", "question": f"what of {split} {n}?", "answer": "x", "gold_passage_ids": ["p0"]}
+                for n in range(4)]  # fmt: skip
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"id": p.id, "text": p.text}) for p in CORPUS))
+    (tmp_path / "x.yaml").write_text(
+        "version: 1\ntasks: [{name: t, program: rag, corpus: corpus.jsonl, "
+        "data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}}]\n"
+        "models: [{name: embedded, max_tokens: 2}]\nmethods: [zero_shot]\nretrieval:\n"
+        f"  - {{backend: weaviate, query: bm25, url: '{server.url}', grpc_port: {server.grpc_port}}}\n  - {{k: 1}}\n"
+    )
+    assert main(["run", str(tmp_path / "x.yaml"), "--store", str(tmp_path / "s"), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert [arm["retrieval"] for arm in json.loads(shown.out)["arms"]] == ["bm25 k=1"]
+    assert "failed to fit: RetrievalFailed: Weaviate at" in shown.err
