@@ -103,10 +103,11 @@ def serve(options: Sft, folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]
 def learning_rate(options: Sft, parameters: int) -> float:
     """Return the option, or a rate that follows the model's size.
 
-    2e-4 for LoRA and 2e-5 for full weights from a billion parameters up (TRL's and PEFT's customary values); smaller
-    models take larger steps, by the square root of the size, up to twenty times.
+    2e-4 for LoRA and 5e-5 for full weights from a billion parameters up (TRL's and PEFT's customary values); smaller
+    models take larger steps, by the square root of the size: up to eight times for LoRA, which breaks off at more on
+    the embedded model, and up to twenty times for full weights.
     """
     if options.lr:
         return options.lr
-    scale = min(20.0, max(1.0, math.sqrt(1e9 / parameters)))
-    return (2e-4 if options.adapter == "lora" else 5e-5) * scale
+    scale = max(1.0, math.sqrt(1e9 / parameters))
+    return 2e-4 * min(8.0, scale) if options.adapter == "lora" else 5e-5 * min(20.0, scale)
