@@ -57,8 +57,8 @@ def train_model(
     """Train a fresh copy of the base on the rows and keep the best epoch's weights in `budget.workdir`."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, set_seed
-    from trl import SFTTrainer
 
+    from finetune.loss import trainer_for
     from finetune.sft import learning_rate
 
     set_seed(seed)
@@ -69,7 +69,7 @@ def train_model(
     run = TrainingRun(folder=budget.workdir / "best", lr=learning_rate(options, model.num_parameters()))
     checkpoints = budget.workdir / "checkpoints"
     with quiet():
-        trainer = SFTTrainer(
+        trainer = trainer_for(model)(
             model=model,
             args=sft_config(options, text, checkpoints, run.lr, seed),
             train_dataset=Dataset.from_list(text.rows),

@@ -1,7 +1,8 @@
 """Generate the training episodes of the embedded model from WordNet.
 
 An episode is a conversation in the frame that serves it later: a user turn of `name: value` lines, an assistant
-turn that is the bare value. Labels are symbols invented for the episode, so that only the context can tell them.
+turn that is the bare value. Labels are symbols invented for the episode, so that only the context can tell them; in
+`recall` they are WordNet's own, which only the weights can tell.
 Source text: WordNet 3.0 (Debian's `wordnet-base`); none of the project's evaluation tasks is read here.
 """
 

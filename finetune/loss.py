@@ -1,0 +1,36 @@
+"""The completion loss on processors: TRL's own passes every prompt token through the vocabulary there.
+
+TRL 1.16 drops positions without a label before the language-model head only where Triton runs; on a CPU a prompt of
+200 tokens with an answer of 10 pays for 200 (measured: 60 % of a training step of the embedded model). The loss is the
+same one.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from trl import SFTTrainer
+
+
+class CompletionLossTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
+    """SFTTrainer whose head reads the columns of a batch that carry a label, and no others."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the mean negative log-likelihood of the labelled tokens, as `Trainer` wants it."""
+        labels = inputs["labels"][:, 1:]
+        columns = (labels != -100).any(0).nonzero().squeeze(1)
+        rest = {k: v for k, v in inputs.items() if k != "labels"}
+        outputs = model(**rest, use_cache=False, logits_to_keep=columns)
+        total = torch.nn.functional.cross_entropy(
+            outputs.logits.flatten(0, 1).float(), labels[:, columns].flatten(), ignore_index=-100, reduction="sum"
+        )
+        loss = total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+
+def trainer_for(model: Any) -> type[SFTTrainer]:
+    """Return TRL's trainer on an accelerator, or for a model that cannot compute some logits alone; else ours."""
+    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return SFTTrainer if torch.cuda.is_available() or not keeps else CompletionLossTrainer
