@@ -94,6 +94,8 @@ class Work:
     models: dict[ModelSpec, LoadedModel]
     indexes: Indexes
     keys: Keys
+    teacher: LoadedModel | None = None
+    """Proposes prompts for the methods that search."""
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
@@ -105,8 +107,6 @@ class Work:
         if key not in self._passages:
             self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.indexes)
         return self._passages[key]
-
-    teacher: LoadedModel | None = None
 
     def spend(self, result: Result) -> None:
         """Add what a cell paid to APIs."""
@@ -147,6 +147,29 @@ class Work:
         )
 
 
+def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> Work:
+    """Load and check the data, then load the models; the problems that forbid nothing go to the progress.
+
+    Raises:
+        UserError: the tasks have errors.
+    """
+    tasks, problems = load_tasks(experiment.tasks)
+    for p in problems:
+        if p.level == "warning":
+            progress.note(str(p))
+    if errors := [p for p in problems if p.level == "error"]:
+        raise UserError("\n".join(str(e) for e in errors))
+    models = {m: load_model(m) for m in experiment.models}
+    hashes = {m: loaded.sha256 for m, loaded in models.items()}
+    teacher = None
+    if experiment.teacher is not None:
+        teacher = models.get(experiment.teacher) or load_model(experiment.teacher)
+        hashes[teacher.spec] = teacher.sha256
+    indexes = Indexes(store, progress.note)
+    keys = Keys(experiment, tasks, hashes, indexes)
+    return Work(experiment, store, threads, progress, tasks, models, indexes, keys, teacher)
+
+
 def run_experiment(
     experiment: Experiment, *, store: Path, tracking_uri: str | None, threads: int, progress: Progress
 ) -> Comparison:
@@ -157,24 +180,9 @@ def run_experiment(
     """
     # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
     logging.getLogger("dspy").setLevel(logging.ERROR)
-    tasks, problems = load_tasks(experiment.tasks)
-    for p in problems:
-        if p.level == "warning":
-            progress.note(str(p))
-    if errors := [p for p in problems if p.level == "error"]:
-        raise UserError("\n".join(str(e) for e in errors))
-    models = {m: load_model(m) for m in experiment.models}
-    indexes = Indexes(store, progress.note)
-    teacher = None
-    if experiment.teacher is not None:
-        teacher = models.get(experiment.teacher) or load_model(experiment.teacher)
-    hashes = {m: loaded.sha256 for m, loaded in models.items()}
-    if teacher is not None:
-        hashes[teacher.spec] = teacher.sha256
-    keyed = Keys(experiment, tasks, hashes, indexes)
-    work = Work(experiment, store, threads, progress, tasks, models, indexes, keyed, teacher=teacher)
+    work = prepare(experiment, store=store, threads=threads, progress=progress)
     cells = plan(experiment)
-    keys = [keyed.of(c) for c in cells]
+    keys = [work.keys.of(c) for c in cells]
     results = {k: r for k in keys if (r := load_result(store, k)) is not None}
     missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
     progress.total_cells = len(missing)

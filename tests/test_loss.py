@@ -14,7 +14,8 @@ from finetune.sft import Sft
 from finetune.training import quiet, sft_config
 from models.load import EMBEDDED
 
-WORDS = "a card that was lost on the way to the bank and never came back".split()
+TEXT = "a card that was lost on the way to the bank and never came back"
+WORDS = TEXT.split()
 
 
 def trained(trainer_class: type[SFTTrainer], folder: Path) -> tuple[list[float], torch.Tensor]:
