@@ -10,7 +10,7 @@ from typing import Any
 from models.spec import ModelSpec
 from programs.fields import RETRIEVING
 
-METHODOLOGY_VERSION = 2
+METHODOLOGY_VERSION = 3
 """Raised whenever a change of ours can change a number; part of every cell key."""
 
 

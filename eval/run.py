@@ -24,7 +24,7 @@ from eval.progress import Progress
 from eval.recorded import record
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
-from eval.splits import question_text, train_pool
+from eval.splits import question_text, sample, train_pool
 from eval.store import cell_folder, load_result, save_fitted, save_result
 from models.load import EMBEDDED, LoadedModel, load_model
 from models.price import price_source
@@ -122,13 +122,13 @@ class Work:
 
     def test(self, cell: Cell) -> list[dspy.Example]:
         """Return the test examples with the passages that the cell may read."""
-        test = self.tasks[cell.task].test[: self.experiment.limit]
+        test = sample(self.tasks[cell.task].test, self.experiment.limit)
         return self.passages(cell).attach(test, cell.knowledge.test)
 
     def val(self, cell: Cell) -> list[dspy.Example]:
         """Return the val examples, fewer when the test is limited."""
         limit = None if self.experiment.limit is None else max(20, self.experiment.limit // 2)
-        return self.passages(cell).attach(self.tasks[cell.task].val[:limit], cell.knowledge.test)
+        return self.passages(cell).attach(sample(self.tasks[cell.task].val, limit), cell.knowledge.test)
 
     def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
         """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""

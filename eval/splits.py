@@ -1,9 +1,11 @@
-"""What an arm gets to see of train: nested pools; and what is searched for."""
+"""What an arm gets to see: nested pools of train, a sample of a limited test; and what is searched for."""
 
 import hashlib
+from collections.abc import Sequence
 
 import dspy
 
+from programs.splits import fraction
 from programs.task import Task
 
 
@@ -11,6 +13,17 @@ def train_pool(task: Task, size: int | None, seed: int) -> list[dspy.Example]:
     """Return the first `size` train examples in an order that the seed alone decides: 64 is inside 256."""
     order = sorted(task.train, key=lambda e: hashlib.sha256(f"{seed}:{e['id']}".encode()).hexdigest())
     return order if size is None else order[:size]
+
+
+def sample(examples: Sequence[dspy.Example], limit: int | None) -> list[dspy.Example]:
+    """Return at most `limit` examples, chosen by the hash of their id, in their order: nested, the same for every arm.
+
+    The first ones would not do: files are often sorted by label.
+    """
+    if limit is None or limit >= len(examples):
+        return list(examples)
+    chosen = {str(e["id"]) for e in sorted(examples, key=lambda e: fraction(str(e["id"])))[:limit]}
+    return [e for e in examples if str(e["id"]) in chosen]
 
 
 def question_text(example: dspy.Example) -> str:

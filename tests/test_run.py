@@ -11,7 +11,7 @@ from factories import task_with_corpus
 from eval.audit import audit
 from eval.cli import main
 from eval.measure import append_rows, read_rows
-from eval.splits import train_pool
+from eval.splits import sample, train_pool
 from models.load import LoadedModel
 from programs.modules.classify import Classify
 from programs.score import Row, score_examples
@@ -180,3 +180,12 @@ def test_the_audit_finds_what_is_unfair(spoken: LoadedModel, intents: list[dspy.
         "zero-shot shows demonstrations",
         "training did not change the model's logits",
     ]
+
+
+def test_a_limit_draws_from_the_whole_file_and_nests() -> None:
+    examples = [dspy.Example(id=f"{label}-{n}", label=label) for label in "abcd" for n in range(50)]
+    few, more = sample(examples, 20), sample(examples, 60)
+    assert len(few) == 20
+    assert {e["label"] for e in few} == set("abcd")
+    assert [e for e in more if e in few] == few
+    assert sample(examples, None) == examples
