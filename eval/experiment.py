@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from models.spec import ModelSpec
-from programs.fields import RETRIEVING
 
 METHODOLOGY_VERSION = 3
 """Raised whenever a change of ours can change a number; part of every cell key."""
@@ -246,5 +245,7 @@ def _read(experiment: Experiment, task: TaskSpec) -> list[tuple[Knowledge, Retri
 
 def default_knowledge(task: TaskSpec) -> Knowledge:
     """Return `retrieved` for programs that retrieve, `none` for the others."""
+    from programs.fields import RETRIEVING  # loads dspy, which `crossover ls` does not need
+
     retrieves = task.program in RETRIEVING or (not task.program and task.name.endswith("_rag")) or bool(task.corpus)
     return Knowledge("retrieved", "retrieved") if retrieves else Knowledge()
