@@ -10,7 +10,7 @@ from factories import make_cell, make_result, right
 from eval.arm import arms_of
 from eval.audit import audit
 from eval.catalog import searches
-from eval.experiment import Cell, Knowledge, MethodSpec, Prices, Retrieval
+from eval.experiment import Cell, Knowledge, MethodSpec, Prices
 from eval.run import method_of
 from models.load import LoadedModel
 from models.spec import ModelSpec
@@ -78,7 +78,7 @@ def test_a_budget_changes_the_key_of_a_search() -> None:
         "split_sha256": "a",
         "program_sha256": "b",
         "model_sha256": "c",
-        "retrieval": Retrieval(),
+        "retriever": "",
         "limit": None,
     }
     cell = make_cell("gepa")
