@@ -100,7 +100,7 @@ def continuous(work: Work, model: Any) -> None:
         inputs=work.prompts,
         generation_config=GenerationConfig(max_new_tokens=MAX_TOKENS, do_sample=False, eos_token_id=2, pad_token_id=0),
         continuous_batching_config=ContinuousBatchingConfig(
-            num_blocks=min(tokens // 32 + 64, 4096), max_batch_tokens=4096, max_requests_per_batch=32
+            num_blocks=min(tokens // 32 + 64, 768), max_batch_tokens=4096, max_requests_per_batch=32
         ),
         progress_bar=False,
     )

@@ -18,6 +18,7 @@ TABLES = {
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
     "library": ("crossover run examples/library.yaml", ""),
     "banking77": ("crossover run examples/banking77.yaml --limit 500", "BANKING77"),
+    "many_shot": ("python benchmarks/many_shot.py --questions 32 --few 3", ""),
     "recall_squad": ("python benchmarks/recall.py $SQUAD", "SQUAD"),
     "recall_multihop": ("python benchmarks/recall.py $MULTIHOP --backends bm25", "MULTIHOP"),
     "retrieval_speed": ("python benchmarks/retrieval.py --passages 100000", ""),

@@ -10,9 +10,7 @@ from eval.measure import Result
 from eval.passages import Indexes
 from eval.run import load_tasks
 from eval.store import load_result
-from models.load import EMBEDDED, load_model
-from models.spec import ModelSpec
-from models.weights import folder_sha256
+from models.load import model_sha256
 from programs.task import Task, UserError
 
 
@@ -46,13 +44,3 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
         what = f"{store}: none of the {len(keys)} cells of {experiment.name!r} is finished"
         raise UserError(f"{what}{f' ({others} of other settings are)' if others else ''}; {remedy}")
     return Finished(tasks, results, len(keys))
-
-
-def model_sha256(spec: ModelSpec) -> str:
-    """Return the hash by which cells know a model; weights in a folder are hashed without being loaded."""
-    folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
-    if spec.name != "embedded" and not spec.name.startswith("local:"):
-        return spec.name
-    if not folder.is_dir():
-        return load_model(spec).sha256
-    return folder_sha256(folder)

@@ -26,7 +26,7 @@ from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, sample, train_pool
 from eval.store import cell_folder, load_result, save_fitted, save_result
-from models.load import EMBEDDED, LoadedModel, load_model
+from models.load import EMBEDDED, LoadedModel, load_model, model_sha256
 from models.price import price_source
 from models.spec import ModelSpec
 from programs.data import load_and_check
@@ -91,15 +91,19 @@ class Work:
     threads: int
     progress: Progress
     tasks: dict[str, Task]
-    models: dict[ModelSpec, LoadedModel]
     indexes: Indexes
     keys: Keys
-    teacher: LoadedModel | None = None
-    """Proposes prompts for the methods that search."""
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
+    _models: dict[ModelSpec, LoadedModel] = field(default_factory=dict)
+
+    def model(self, spec: ModelSpec) -> LoadedModel:
+        """Return the model, loaded when it is first needed: a finished run only prints."""
+        if spec not in self._models:
+            self._models[spec] = load_model(spec)
+        return self._models[spec]
 
     def passages(self, cell: Cell) -> Passages:
         """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
@@ -134,7 +138,8 @@ class Work:
         """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""
         own, shared = cell.method.options, self.experiment.budget
         calls = own.get("metric_calls") or shared.metric_calls or READINGS_OF_VAL * val
-        teacher = self.teacher
+        spec = self.experiment.teacher
+        teacher = None if spec is None else self.model(spec)
         return Budget(
             metric_calls=calls,
             usd=own.get("usd") or shared.usd,
@@ -148,7 +153,7 @@ class Work:
 
 
 def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> Work:
-    """Load and check the data, then load the models; the problems that forbid nothing go to the progress.
+    """Load and check the data and hash the models; the problems that forbid nothing go to the progress.
 
     Raises:
         UserError: the tasks have errors.
@@ -159,15 +164,10 @@ def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Prog
             progress.note(str(p))
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
-    models = {m: load_model(m) for m in experiment.models}
-    hashes = {m: loaded.sha256 for m, loaded in models.items()}
-    teacher = None
-    if experiment.teacher is not None:
-        teacher = models.get(experiment.teacher) or load_model(experiment.teacher)
-        hashes[teacher.spec] = teacher.sha256
+    specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
     indexes = Indexes(store, progress.note)
-    keys = Keys(experiment, tasks, hashes, indexes)
-    return Work(experiment, store, threads, progress, tasks, models, indexes, keys, teacher)
+    keys = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, indexes)
+    return Work(experiment, store, threads, progress, tasks, indexes, keys)
 
 
 def run_experiment(
@@ -225,7 +225,7 @@ def run_experiment(
 
 def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
-    task, model, key = work.tasks[cell.task], work.models[cell.model], work.keys.of(cell)
+    task, model, key = work.tasks[cell.task], work.model(cell.model), work.keys.of(cell)
     folder = cell_folder(work.store, key)
     passages = work.passages(cell)
     try:
@@ -258,7 +258,7 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
 
 def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     """Fit one cell in a folder of its own and keep what came of it."""
-    task, model = work.tasks[cell.task], work.models[cell.model]
+    task, model = work.tasks[cell.task], work.model(cell.model)
     passages = work.passages(cell)
     workdir = folder / "fit"
     shutil.rmtree(workdir, ignore_errors=True)

@@ -12,6 +12,7 @@ from models.price import Usage, api_price
 from models.remote import Connection, RemoteEngine
 from models.secret import reference
 from models.spec import ModelSpec
+from models.weights import folder_sha256
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 """Folder of the model that ships with the project."""
@@ -87,3 +88,13 @@ def prompt_frame(name: str) -> dspy.Adapter:
     if name == "json":
         return dspy.JSONAdapter()
     raise ValueError(f"adapter {name!r} is not one of plain, chat, json")
+
+
+def model_sha256(spec: ModelSpec) -> str:
+    """Return the hash by which cells know a model; weights in a folder are hashed without being loaded."""
+    folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
+    if spec.name != "embedded" and not spec.name.startswith("local:"):
+        return spec.name
+    if not folder.is_dir():
+        return load_model(spec).sha256
+    return folder_sha256(folder)
