@@ -63,8 +63,12 @@ class Encoder:
         self.id = {s: int(tokenizer.convert_tokens_to_ids(s)) for s in SPECIAL}
         self.vocabulary = len(tokenizer)
 
-    def episode(self, e: Episode) -> Encoded:
-        """Return ids, a 0/1 mask of the tokens that carry loss, and the (start, end) of each learned answer."""
+    def episode(self, e: Episode, longest: int) -> Encoded:
+        """Return ids, a 0/1 mask of the tokens that carry loss, and the (start, end) of each learned answer.
+
+        Turns beyond `longest` tokens are left out. Leaving out the whole episode instead kept the long ones from ever
+        being seen: the model then fell apart at many demonstrations.
+        """
         texts = [x for t in e.turns for x in (t.user, t.answer)] + [e.instruction]
         encoded = self.tokenizer._tokenizer.encode_batch(texts, add_special_tokens=False)
         ids, spans, mask = [self.id[BEGIN]], [], [0]
@@ -72,6 +76,8 @@ class Encoder:
             ids += [self.id[SYSTEM], *encoded[-1].ids, self.id[END]]
         for k, turn in enumerate(e.turns):
             user, answer = encoded[2 * k].ids, encoded[2 * k + 1].ids
+            if len(ids) + len(user) + len(answer) + 4 > longest:
+                break
             ids += [self.id[USER], *user, self.id[END], self.id[ASSISTANT]]
             if turn.learn:
                 spans.append((len(ids), len(ids) + len(answer) + 1))
@@ -102,8 +108,13 @@ UNLOCK: dict[str, Callable[[Levels], bool]] = {
     "neighbour": lambda lv: lv.lookup >= 6,
     "extract": lambda lv: lv.lookup >= 8,
     "recall": lambda lv: lv.lookup >= 8,
+    "topics": lambda lv: lv.lookup >= 8,
+    "scattered": lambda lv: lv.lookup >= 8,
 }
-WEIGHT = {"copy": 0.04, "lookup": 0.2, "describe": 0.2, "many": 0.16, "neighbour": 0.25, "extract": 0.04, "recall": 0.2}
+WEIGHT = {
+    "copy": 0.03, "lookup": 0.12, "describe": 0.3, "many": 0.08, "neighbour": 0.2, "extract": 0.04, "recall": 0.15,
+    "topics": 0.08, "scattered": 0.08,
+}  # fmt: skip
 
 
 def kind_weights(lv: Levels) -> dict[str, float]:
@@ -162,7 +173,7 @@ class Batches:
                 if kind == "copy":
                     item = self.encoder.copy(self.rng, self.lv)
                 else:
-                    item = self.encoder.episode(getattr(self.corpus, kind)(self.rng, self.lv))
+                    item = self.encoder.episode(getattr(self.corpus, kind)(self.rng, self.lv), self.config.longest)
                 if len(item[0]) <= self.config.longest and item[2]:
                     drawn.append((kind, item))
                     budget -= len(item[0])

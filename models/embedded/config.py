@@ -15,7 +15,7 @@ class Config:
     context: int = 4096
     batch_tokens: int = 2048
     """Tokens of one step while copying is learned, when the number of steps counts; twice as many later."""
-    longest: int = 2048
+    longest: int = 4096
     """Longest episode in tokens."""
     muon_lr: float = 0.02
     adam_lr: float = 0.01
@@ -26,5 +26,5 @@ class Config:
 
 CONFIGS = {
     "small": Config(),
-    "large": Config(width=384, layers=7, heads=6, feed_forward=1024, batch_tokens=16384, longest=4096),
+    "large": Config(width=384, layers=7, heads=6, feed_forward=1024, batch_tokens=16384),
 }

@@ -153,6 +153,7 @@ class Corpus:
         self.kinds = [
             next((by_key[a].words[0] for a in self._ancestors(s) if a in frequent), s.category) for s in self.synsets
         ]
+        self.by_field, self.by_kind = self._grouped([s.category for s in self.synsets]), self._grouped(self.kinds)
 
     def _ancestors(self, s: Synset) -> list[str]:
         """Return the keys of what the entry is a kind of, nearest first."""
@@ -161,6 +162,13 @@ class Corpus:
             found.append(s.parent)
             s = self.by_key[s.parent]
         return found
+
+    def _grouped(self, names: Sequence[str]) -> dict[str, list[int]]:
+        """Return the entries of each name that has enough of them to show many."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for i, name in enumerate(names):
+            found[name].append(i)
+        return {name: entries for name, entries in found.items() if len(entries) >= 100}
 
     def _depth_class(self, i: int) -> tuple[str, str, str]:
         """Return the entry's class at three grains: lexicographer file, grand-parent, parent."""
@@ -283,6 +291,59 @@ class Corpus:
             )
             seen.add(i)
         return Episode("many", turns, self._instruction(rng))
+
+    def topics(self, rng: random.Random, lv: Levels) -> Episode:
+        """Texts of a few fields, each field under an invented label: what the texts are about tells, no shared word.
+
+        This is few-shot and many-shot classification as users have it; the number of demonstrations is drawn evenly on
+        a log scale, so that long contexts are as common as short ones.
+        """
+        grouped = self.by_field if rng.random() < 0.5 else self.by_kind
+        classes = rng.sample(list(grouped), min(len(grouped), 2 + int(rng.expovariate(1 / 4))))
+        symbols = self.labels(rng, len(classes), max(1, round(lv.label)))
+        if rng.random() < 0.2:
+            symbols = classes  # a real task's labels say what they mean
+        name, limit = rng.choice(INPUT_NAMES), rng.choice([8, 12, 20, 30])
+        drawn = [rng.randrange(len(classes)) for _ in range(self._demonstrations(rng, 4))]
+        if rng.random() < 0.25:
+            half = 3 * len(drawn) // 4
+            drawn = sorted(drawn[:half]) + drawn[half:]  # sorted by label, as data files often are
+        turns, seen = [], set[int]()
+        for c in drawn:
+            text = " ".join(self.synsets[rng.choice(grouped[classes[c]])].definition.split()[:limit])
+            turns.append(Turn(f"{name}: {text}", symbols[c], learn=c in seen))
+            seen.add(c)
+        return Episode("topics", turns, self._instruction(rng))
+
+    def scattered(self, rng: random.Random, lv: Levels) -> Episode:
+        """Many unlike texts, each under its own label, and now and then one that resembles an earlier text.
+
+        Many-shot with more labels than a model can learn the sense of: what resembles the question stands anywhere in
+        the context, behind any number of texts that do not.
+        """
+        assert self.neighbours is not None
+        n = self._demonstrations(rng, 6)
+        name, limit = rng.choice(INPUT_NAMES), rng.choice([8, 12, 20, 30])
+        groups: list[list[int]] = []
+        while sum(map(len, groups)) < n:
+            i = rng.randrange(len(self.synsets))
+            near = [i] if rng.random() < 0.3 else [i, *(int(j) for j in self.neighbours[i][: rng.randint(0, 3)])]
+            if len(near) == 1:
+                near = near * rng.randint(1, 2)
+            groups.append(near)
+        symbols = self.labels(rng, len(groups), max(1, round(lv.label)))
+        order = [(g, i) for g, group in enumerate(groups) for i in group]
+        rng.shuffle(order)
+        noise, turns, seen = lv.noise * rng.random(), list[Turn](), set[int]()
+        for g, i in order:
+            text = self.corrupt(rng, " ".join(self.synsets[i].definition.split()[:limit]), noise * rng.random())
+            turns.append(Turn(f"{name}: {text}", symbols[g], learn=g in seen))
+            seen.add(g)
+        return Episode("scattered", turns, self._instruction(rng))
+
+    def _demonstrations(self, rng: random.Random, fewest: int) -> int:
+        """Draw a number of turns, evenly on a log scale up to what a context holds."""
+        return round(fewest * (160 / fewest) ** rng.random())
 
     def describe(self, rng: random.Random, lv: Levels) -> Episode:
         """Named passages and a corrupted definition: give the name of the thing described."""
