@@ -12,6 +12,7 @@ from models.secret import reference
 from models.spec import ModelSpec
 
 ADAPTERS = ("", "plain", "chat", "json")
+DECODES = ("", "labels")
 API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
 
 
@@ -28,6 +29,12 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         spec = ModelSpec(**values, api_key=key)
     if spec.adapter not in ADAPTERS:
         doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
+    if spec.decode not in DECODES:
+        doc.unknown(node, "decode", spec.decode, DECODES[1:])
+    elif spec.decode and not runs_here(spec):
+        doc.fault(node, f"`decode: labels` on {spec.name!r}, which runs elsewhere", "use it on a model that runs here")
+    elif spec.decode and spec.adapter not in ("", "plain"):
+        doc.fault(node, f"`decode: labels` with `adapter: {spec.adapter}`", "write `adapter: plain`, whose answer is bare")
     if spec.name.startswith("local:"):
         text = spec.name.removeprefix("local:")
         folder = Path(absolute_path(doc, text))
@@ -38,6 +45,11 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
     elif spec.name != "embedded" and "/" not in spec.name:
         doc.unknown(node, "model", spec.name, ("embedded", "local:FOLDER", *API_MODELS))
     return spec
+
+
+def runs_here(spec: ModelSpec) -> bool:
+    """Return whether the model's weights are loaded into this process."""
+    return spec.name == "embedded" or spec.name.startswith("local:")
 
 
 def _without_key(doc: Document, node: yaml.Node) -> tuple[yaml.Node, str]:

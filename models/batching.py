@@ -1,11 +1,12 @@
 """Sort waiting requests into batches: which of them begin alike, and which fit together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from models.choices import Trie
 from models.prefix import shared_tokens
 
 FEWEST_SHARED = 32
@@ -22,6 +23,10 @@ class Job:
     max_tokens: int
     temperature: float
     seed: int
+    choices: Trie | None = None
+    """The answers allowed; None allows any."""
+    heard: Callable[[int], None] | None = None
+    """Called with each new token id as it comes."""
     cached: int = 0
     """Leading tokens whose states were there before this request."""
     answer: "Future[tuple[list[int], str]]" = field(default_factory=Future)

@@ -1,12 +1,13 @@
 """Decode a batch of prompts that share a prefix, row by row to its own end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from models.choices import Trie
 from models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend
 
 
@@ -21,6 +22,10 @@ class Prompt:
     """0 decodes greedily."""
     seed: int = 0
     """Of sampling; with it a row's answer does not depend on the rows beside it."""
+    choices: Trie | None = None
+    """The answers allowed; None allows any."""
+    heard: Callable[[int], None] | None = None
+    """Called with each new token id as it comes."""
 
 
 @dataclass
@@ -31,6 +36,27 @@ class _Row:
     prompt: Prompt
     new: list[int]
     random: torch.Generator
+    choices: Trie | None
+    """What may follow the new tokens."""
+
+    def add(self, logits: torch.Tensor, likeliest: int) -> None:
+        """Append the next token: the likeliest, or a sample, among the allowed; `logits` has shape (vocabulary,)."""
+        token = likeliest
+        if self.choices:
+            allowed = list(self.choices)
+            token = allowed[self._draw(logits[torch.tensor(allowed, device=logits.device)])]
+            self.choices = self.choices[token]
+        elif self.prompt.temperature > 0:
+            token = self._draw(logits)
+        self.new.append(token)
+        if self.prompt.heard is not None:
+            self.prompt.heard(token)
+
+    def _draw(self, logits: torch.Tensor) -> int:
+        if self.prompt.temperature <= 0:
+            return int(logits.argmax())
+        probabilities = (logits.cpu() / self.prompt.temperature).softmax(-1)
+        return int(torch.multinomial(probabilities, 1, generator=self.random))
 
 
 class Batch:
@@ -90,15 +116,14 @@ def decode(
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield (row number, new token ids) as each row ends, at a token of `stop`, which is included, or at its limit."""
     batch = Batch(model, prefix, prompts)
-    rows = [_Row(n, p, [], torch.Generator().manual_seed(p.seed)) for n, p in enumerate(prompts)]
+    rows = [_Row(n, p, [], torch.Generator().manual_seed(p.seed), p.choices) for n, p in enumerate(prompts)]
     live = list(range(len(rows)))
     """Position in the batch of each of `rows`."""
     while rows:
         greedy = batch.logits.argmax(-1).tolist()
         for k, row in zip(live, rows, strict=True):
-            sample = row.prompt.temperature > 0
-            row.new.append(_sample(batch.logits[k], row) if sample else greedy[k])
-        ended = [r.new[-1] in stop or len(r.new) >= r.prompt.max_tokens for r in rows]
+            row.add(batch.logits[k], greedy[k])
+        ended = [r.new[-1] in stop or r.choices == {} or len(r.new) >= r.prompt.max_tokens for r in rows]
         yield from ((r.number, r.new) for r, e in zip(rows, ended, strict=True) if e)
         rows, live = (
             [r for r, e in zip(rows, ended, strict=True) if not e],
@@ -114,11 +139,6 @@ def decode(
         for k, row in zip(live, rows, strict=True):
             tokens[k] = row.new[-1]
         batch.push(tokens)
-
-
-def _sample(logits: torch.Tensor, row: _Row) -> int:
-    probabilities = (logits.cpu() / row.prompt.temperature).softmax(-1)
-    return int(torch.multinomial(probabilities, 1, generator=row.random))
 
 
 def can_share(model: Any) -> bool:

@@ -40,7 +40,7 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
     Raises:
         FileNotFoundError: the folder of a local model does not exist.
-        ValueError: the adapter is not one of `plain`, `chat`, `json`.
+        ValueError: the adapter is not one of `plain`, `chat`, `json`, or does not go with `decode`.
     """
     if spec.name != "embedded" and not spec.name.startswith("local:"):
         return _remote_model(spec)
@@ -51,7 +51,8 @@ def load_model(spec: ModelSpec) -> LoadedModel:
     frame = spec.adapter or ("plain" if spec.name == "embedded" or engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
-    return LoadedModel(spec, lm, prompt_frame(frame), engine.sha256, True, engine.context, lambda usage: 0.0)
+    adapter = prompt_frame(frame, decode=spec.decode)
+    return LoadedModel(spec, lm, adapter, engine.sha256, True, engine.context, lambda usage: 0.0)
 
 
 def _remote_model(spec: ModelSpec) -> LoadedModel:
@@ -77,12 +78,18 @@ def local_lm(name: str, engine: Any, max_tokens: int, temperature: float) -> dsp
     return dspy.LM(name, engine=engine, cache=False, max_tokens=max_tokens, temperature=temperature)
 
 
-def prompt_frame(name: str) -> dspy.Adapter:
-    """Return the DSPy adapter of that name; no adapter here makes a second call when parsing fails."""
+def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:
+    """Return the DSPy adapter of that name; no adapter here makes a second call when parsing fails.
+
+    Raises:
+        ValueError: no such adapter, or one whose answers are more than a label, for `decode: labels`.
+    """
+    if decode and name != "plain":
+        raise ValueError(f"decode: {decode} needs the bare answers of `adapter: plain`, not {name!r}")
     if name == "plain":
         from models.plain import PlainAdapter
 
-        return PlainAdapter()
+        return PlainAdapter(decode)
     if name == "chat":
         return dspy.ChatAdapter(use_json_adapter_fallback=False)
     if name == "json":

@@ -5,7 +5,7 @@ import queue
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from models.batching import Job, alike, batches
+from models.choices import Trie, build_trie, choices_of
 from models.decode import Prompt, can_share, decode, stop_tokens
 from models.prefix import Prefix, PrefixStore, extend
 from models.weights import folder_sha256
@@ -81,6 +82,7 @@ class LocalEngine:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._coming = 0
         self._sampled: Counter[int] = Counter()
+        self._tries: dict[tuple[str, ...], Trie] = {}
         self._worker: threading.Thread | None = None
 
     @classmethod
@@ -136,7 +138,42 @@ class LocalEngine:
             return out[0, -1].float().cpu()
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """Answer one request; blocks until the batch it travels in is done."""
+        """Answer one request; blocks until it is done."""
+        job = self._submit(request)
+        new, reason = job.answer.result()
+        return lm15.Response(
+            id=None,
+            model=request.model,
+            message=lm15.Message.assistant(self._text(new)),
+            finish_reason="length" if reason == "length" else "stop",
+            usage=_usage(job, new),
+        )
+
+    def stream(self, request: lm15.Request) -> Iterator[lm15.StreamStartEvent | lm15.StreamDeltaEvent | lm15.StreamEndEvent]:
+        """Answer one request piece by piece, as the tokens come."""
+        tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        job = self._submit(request, heard=tokens.put)
+        job.answer.add_done_callback(lambda _: tokens.put(None))
+        yield lm15.StreamStartEvent(model=request.model)
+        seen, sent = list[int](), ""
+        while (token := tokens.get()) is not None:
+            seen.append(token)
+            text = self.tokenizer.decode(seen, skip_special_tokens=True).strip()
+            # A character of several tokens is a replacement mark until its last one.
+            if len(text) > len(sent) and text.startswith(sent) and not text.endswith("\ufffd"):
+                yield lm15.StreamDeltaEvent(lm15.TextDelta(text[len(sent) :], part_index=0))
+                sent = text
+        new, reason = job.answer.result()
+        if rest := self._text(new)[len(sent) :]:
+            yield lm15.StreamDeltaEvent(lm15.TextDelta(rest, part_index=0))
+        yield lm15.StreamEndEvent("length" if reason == "length" else "stop", _usage(job, new))
+
+    def _text(self, new: Sequence[int]) -> str:
+        # DSPy takes an empty text for a broken call; a model that says nothing has answered, and wrongly.
+        return str(self.tokenizer.decode(new, skip_special_tokens=True)).strip() or " "
+
+    def _submit(self, request: lm15.Request, heard: Callable[[int], None] | None = None) -> Job:
+        """Hand a request to the worker, which answers it in the batch it travels in."""
         with self._lock:
             self._coming += 1
             if self._worker is None:
@@ -144,26 +181,13 @@ class LocalEngine:
                 self._worker.start()
         try:
             job = self._job(request)
+            job.heard = heard
         except BaseException:
             with self._lock:
                 self._coming -= 1
             raise
         self._jobs.put(job)
-        new, reason = job.answer.result()
-        # DSPy takes an empty text for a broken call; a model that says nothing has answered, and wrongly.
-        text = self.tokenizer.decode(new, skip_special_tokens=True).strip() or " "
-        return lm15.Response(
-            id=None,
-            model=request.model,
-            message=lm15.Message.assistant(text),
-            finish_reason="length" if reason == "length" else "stop",
-            usage=lm15.Usage(
-                input_tokens=len(job.ids),
-                output_tokens=len(new),
-                total_tokens=len(job.ids) + len(new),
-                cache_read_tokens=job.cached,
-            ),
-        )
+        return job
 
     def _job(self, request: lm15.Request) -> Job:
         system = (
@@ -181,7 +205,19 @@ class LocalEngine:
         _, _, adapter = request.model.partition("+")
         temperature = float(request.config.temperature or 0.0)
         seed = int(request.config.seed or 0) + (self._repeat(request.model, ids) if temperature > 0 else 0)
-        return Job(np.asarray(ids), adapter, max_tokens, temperature, seed)
+        choices = self._trie(choices_of(request.config.response_format))
+        return Job(np.asarray(ids), adapter, max_tokens, temperature, seed, choices)
+
+    def _trie(self, answers: tuple[str, ...]) -> Trie | None:
+        """Return what may be said where only these answers are allowed; None where all is."""
+        if not answers:
+            return None
+        with self._lock:
+            if answers not in self._tries:
+                end = "\n" if self.stop_at_line else self.tokenizer.eos_token
+                ids = [self.tokenizer.encode(a, add_special_tokens=False) for a in (*answers, end)]
+                self._tries[answers] = build_trie(ids[:-1], ids[-1][-1])
+            return self._tries[answers]
 
     def _repeat(self, model: str, ids: list[int]) -> int:
         """Return how often this prompt was sampled before: its samples differ, and are the same in every run."""
@@ -263,7 +299,9 @@ class LocalEngine:
     def _decode(self, jobs: list[Job], prefix: Prefix | None) -> None:
         skip = 0 if prefix is None else len(prefix)
         for batch in batches(jobs, skip, self.batch_tokens):
-            prompts = [Prompt(j.ids[skip:].tolist(), j.max_tokens, j.temperature, j.seed) for j in batch]
+            prompts = [
+                Prompt(j.ids[skip:].tolist(), j.max_tokens, j.temperature, j.seed, j.choices, j.heard) for j in batch
+            ]
             with self._failing(batch):
                 for row, new in decode(self.model, prefix, prompts, self._stop):
                     batch[row].answer.set_result((new, "stop" if new[-1] in self._stop else "length"))
@@ -282,6 +320,15 @@ class LocalEngine:
             return self.model.disable_adapter()
         self.model.set_adapter(adapter, inference_mode=True)
         return contextlib.nullcontext()
+
+
+def _usage(job: Job, new: Sequence[int]) -> lm15.Usage:
+    return lm15.Usage(
+        input_tokens=len(job.ids),
+        output_tokens=len(new),
+        total_tokens=len(job.ids) + len(new),
+        cache_read_tokens=job.cached,
+    )
 
 
 def accelerator() -> str:

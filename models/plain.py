@@ -11,6 +11,8 @@ import dspy
 from dspy.adapters.utils import parse_value
 from dspy.utils.exceptions import AdapterParseError
 
+from models.choices import choice_format
+
 
 def _render(value: Any) -> str:
     if isinstance(value, str):
@@ -20,8 +22,33 @@ def _render(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
+def _labels(signature: type[dspy.Signature]) -> list[str]:
+    """Return the labels of the one output field, empty where it has none or is not the only one."""
+    outputs = list(signature.output_fields.values())
+    return list(outputs[0].json_schema_extra.get("labels", ())) if len(outputs) == 1 else []
+
+
 class PlainAdapter(dspy.Adapter):
     """Render a signature as `name: value` lines and read the bare value back."""
+
+    def __init__(self, decode: str = "") -> None:
+        """Decode freely, or, for `labels`, bind an output field that has a label set to it."""
+        super().__init__()
+        self.decode = decode
+
+    def __call__(
+        self,
+        lm: dspy.LM,
+        lm_kwargs: dict[str, Any],
+        signature: type[dspy.Signature],
+        demos: list[dict[str, Any]],
+        inputs: dict[str, Any],
+    ) -> list[dict[str, Any]]:
+        """Ask the model, as every DSPy adapter does."""
+        if self.decode == "labels" and (labels := _labels(signature)):
+            lm_kwargs = {**lm_kwargs, "response_format": choice_format(labels)}
+        answers: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        return answers
 
     def format(
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]

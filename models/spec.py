@@ -11,6 +11,8 @@ class ModelSpec:
     """`embedded`, `local:<folder or hub id>`, or any LiteLLM name."""
     adapter: str = ""
     """Prompt frame: `plain`, `chat` or `json`; empty for the model's default."""
+    decode: str = ""
+    """`labels` lets classification answer with nothing but a label of the task; empty decodes freely."""
     max_tokens: int = 64
     temperature: float = 0.0
     trust_remote_code: bool = False

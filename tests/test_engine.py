@@ -170,3 +170,69 @@ def test_the_tokenizer_of_a_base_model_stops_at_the_line() -> None:
     tokenizer.chat_template = None
     engine = LocalEngine(LlamaForCausalLM.from_pretrained(EMBEDDED).eval(), tokenizer)
     assert "\n" not in (engine.complete(request("red, blue, red, blue,")).message.text or "")
+
+
+def embedded() -> LocalEngine:
+    return LocalEngine.load(EMBEDDED)
+
+
+def ask(engine: LocalEngine, text: str, **config: object) -> lm15.Request:
+    return lm15.Request(
+        model="local/embedded", messages=(lm15.Message.user(text),), config=lm15.Config(max_tokens=24, **config)
+    )
+
+
+def only(answers: list[str]) -> dict[str, object]:
+    return {"type": "json_schema", "schema": {"enum": answers}}
+
+
+LABELS = ["card_arrival", "card", "card_not_working", "transfer timing", "Refund"]
+
+
+def test_choices_bind_every_answer_to_the_set_and_share_a_batch_with_free_ones() -> None:
+    engine = embedded()
+    texts = [f"text: where is my card number {n} and when will it come" for n in range(12)]
+    free = [engine.complete(ask(engine, t)).text for t in texts]
+    bound = ask(engine, texts[0], response_format=only(LABELS))
+    with ThreadPoolExecutor(24) as pool:
+        together = list(
+            pool.map(
+                lambda k: engine.complete(
+                    ask(engine, texts[k // 2], **({} if k % 2 else {"response_format": only(LABELS)}))
+                ).text,
+                range(24),
+            )
+        )
+    assert together[1::2] == free
+    assert set(together[::2]) <= set(LABELS)
+    assert not set(free) & set(LABELS)
+    assert engine.complete(bound).text == together[0]
+    assert {engine.complete(ask(engine, t, response_format=only(["card"]))).text for t in texts} == {"card"}
+
+
+def test_the_likeliest_label_at_each_token_is_chosen() -> None:
+    engine = embedded()
+    shown = "\n".join(f"text: {w}" for w in ("river",))
+    for answer in ("animal", "place of water"):
+        text = engine.complete(ask(engine, shown, response_format=only([answer, "zzz qqq"]))).text
+        assert text in (answer, "zzz qqq")
+    ids = engine.encode([{"role": "user", "content": shown}])
+    first = {a: engine.tokenizer.encode(a, add_special_tokens=False)[0] for a in ("animal", "plant", "time")}
+    logits = engine.logits(ids)
+    best = max(first, key=lambda a: float(logits[first[a]]))
+    assert engine.complete(ask(engine, shown, response_format=only(list(first)))).text == best
+
+
+def test_a_stream_tells_the_same_answer_piece_by_piece() -> None:
+    engine = embedded()
+    for n in range(6):
+        request = ask(engine, f"passages: [1] Fox {n}: a small animal\nquestion: small animal?")
+        events = list(engine.stream(request))
+        pieces = [e.delta.text for e in events if e.type == "delta"]
+        whole = engine.complete(request)
+        assert "".join(pieces) == whole.text
+        assert events[0].type == "start"
+        assert events[-1].usage.output_tokens == whole.usage.output_tokens
+        assert len(pieces) <= whole.usage.output_tokens
+    with pytest.raises(lm15.ContextLengthError):
+        list(engine.stream(ask(engine, "word " * 5000)))

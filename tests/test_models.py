@@ -14,6 +14,7 @@ from models.plain import PlainAdapter
 from models.price import api_price
 from models.prompt import engine_of
 from models.spec import ModelSpec
+from programs.modules.classify import build as classify
 
 
 def ask(text: str) -> list[dict[str, str]]:
@@ -124,3 +125,20 @@ def test_frames_have_names() -> None:
     assert isinstance(prompt_frame("plain"), PlainAdapter)
     with pytest.raises(ValueError, match="not one of plain, chat, json"):
         prompt_frame("xml")
+
+
+def test_decode_labels_binds_a_classifier_to_its_labels_and_leaves_other_programs_free() -> None:
+    spec = ModelSpec("embedded", decode="labels")
+    bound, free = load_model(spec), load_model(ModelSpec("embedded"))
+    labels = ["card_arrival", "exchange_rate", "Refund not showing up"]
+    program = classify(["text"], output="label", labels=labels, instructions="")
+    asked = [f"when will my card number {n} come" for n in range(8)]
+    with dspy.context(lm=bound.lm, adapter=bound.adapter):
+        answers = [program(text=t).label for t in asked]
+        named = dspy.Predict("question -> answer")(question=asked[0]).answer
+    with dspy.context(lm=free.lm, adapter=free.adapter):
+        assert not {program(text=t).label for t in asked} & set(labels)
+        assert dspy.Predict("question -> answer")(question=asked[0]).answer == named
+    assert set(answers) <= set(labels)
+    with pytest.raises(ValueError, match="plain"):
+        load_model(ModelSpec("embedded", adapter="chat", decode="labels"))

@@ -282,3 +282,16 @@ def test_the_quickstart_is_a_file_to_copy(tmp_path: Path) -> None:
     experiment, problems = read_experiment(copy)
     assert experiment is not None
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        ("{name: embedded, decode: lables}", "labels"),
+        ("{name: embedded, decode: labels, adapter: chat}", "adapter: plain"),
+        ("{name: openai/gpt-5-mini, decode: labels}", "runs elsewhere"),
+    ],
+)
+def test_decode_names_what_it_cannot_do(file: Path, model: str, fault: str) -> None:
+    (found,) = faults(file, SOUND.replace("[embedded]", f"[{model}]"))
+    assert fault in found

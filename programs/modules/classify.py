@@ -17,7 +17,10 @@ class Classify(dspy.Module):
         super().__init__()
         shown = 0 < len(labels) <= MOST_LABELS_SHOWN
         fields: dict[str, Any] = {name: (str, dspy.InputField()) for name in inputs}
-        fields[output] = (str, dspy.OutputField(desc=f"one of: {', '.join(labels)}") if shown else dspy.OutputField())
+        answer = dspy.OutputField(desc=f"one of: {', '.join(labels)}") if shown else dspy.OutputField()
+        # Not shown to the model; a frame that decodes among the labels alone reads them here.
+        answer.json_schema_extra["labels"] = list(labels)
+        fields[output] = (str, answer)
         self.predict = dspy.Predict(dspy.Signature(fields, instructions or None))
 
     def forward(self, **inputs: str) -> dspy.Prediction:
