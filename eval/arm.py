@@ -30,6 +30,11 @@ class Quantiles:
     p99: Estimate
     n: int
     concurrency: int
+    first_token: Estimate | None = None
+    """Median until the answer began; None where no model streamed."""
+    cold: Estimate | None = None
+    """Median with nothing kept of earlier prompts; None for a model that runs elsewhere."""
+    cold_first_token: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,15 @@ def _quantiles(results: Sequence[Result]) -> Quantiles:
     """Return the latency quantiles of all seeds together, in milliseconds."""
     ms = [1000 * s for r in results for s in r.latency.seconds]
     p50, p95, p99 = (quantile_interval(ms, q) for q in (0.50, 0.95, 0.99))
-    return Quantiles(p50, p95, p99, len(ms), results[0].latency.concurrency)
+
+    def median(name: str) -> Estimate | None:
+        timed = [1000 * s for r in results for s in getattr(r.latency, name)]
+        return quantile_interval(timed, 0.5) if timed else None
+
+    return Quantiles(
+        p50, p95, p99, len(ms), results[0].latency.concurrency,
+        first_token=median("first_token"), cold=median("cold"), cold_first_token=median("cold_first_token"),
+    )  # fmt: skip
 
 
 def _tokens(results: Sequence[Result]) -> Tokens:

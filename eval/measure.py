@@ -12,7 +12,9 @@ import dspy
 
 from eval.experiment import Cell
 from eval.progress import Progress
+from models.first_token import noting_first_token
 from models.load import LoadedModel
+from models.prompt import engine_of
 from programs.score import Row, score_examples
 from programs.task import Fitted, Spent, Task
 
@@ -24,6 +26,11 @@ class Latency:
     seconds: tuple[float, ...]
     """One a request, in the order asked."""
     concurrency: int
+    first_token: tuple[float, ...] = ()
+    """Seconds until the answer began, of the requests whose model streams."""
+    cold: tuple[float, ...] = ()
+    """As `seconds`, with no state of any prompt kept; only models that run here can be made to forget."""
+    cold_first_token: tuple[float, ...] = ()
 
 
 @dataclass
@@ -117,6 +124,17 @@ def measure_accuracy(
     return [done[str(e["id"])] for e in examples], seconds * len(examples) / fresh if fresh else 0.0
 
 
+@dataclass(frozen=True)
+class Timing:
+    """One uncached request, in seconds."""
+
+    seconds: float
+    retrieval: float
+    """The part that finding the passages of the question took."""
+    first_token: float | None
+    """From the question to the beginning of the last answer; None where the model does not stream."""
+
+
 @dataclass
 class Probe:
     """One fitted arm, ready to answer single requests."""
@@ -126,31 +144,53 @@ class Probe:
     examples: Sequence[dspy.Example]
     retrieve: Callable[[dspy.Example], object] | None
     """Finds the passages of a question; timed with the answer, because a user waits for both."""
-    seconds: list[float] = field(default_factory=list)
-    retrieval_seconds: list[float] = field(default_factory=list)
-    """The part of `seconds` that finding the passages of the question took."""
     rm: Callable[..., object] | None = None
     """What a program that writes queries of its own searches with."""
+    warm: list[Timing] = field(default_factory=list)
+    cold: list[Timing] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Ask the fitted model by its stream."""
+        self._lm, self._engine = noting_first_token(self.fitted.lm)
+
+    def ask(self, example: dspy.Example, *, forget: bool = False) -> Timing | None:
+        """Time one request, None when it fails; `forget` drops what the model keeps of earlier prompts."""
+        if forget and (engine := engine_of(self.fitted.lm)) is not None:
+            engine.prefixes.clear()
+        with dspy.context(lm=self._lm, adapter=self.model.adapter, rm=self.rm):
+            start = time.perf_counter()
+            try:
+                if self.retrieve is not None:
+                    self.retrieve(example)
+                retrieved = time.perf_counter()
+                self.fitted.program(**example.inputs())
+            except Exception:  # the accuracy pass counts failures
+                return None
+            began = self._engine.began
+            return Timing(time.perf_counter() - start, retrieved - start, None if began is None else began - start)
+
+    def latency(self) -> Latency:
+        """Return what was timed, one request at a time."""
+        return Latency(
+            tuple(t.seconds for t in self.warm), 1,
+            first_token=tuple(t.first_token for t in self.warm if t.first_token is not None),
+            cold=tuple(t.seconds for t in self.cold),
+            cold_first_token=tuple(t.first_token for t in self.cold if t.first_token is not None),
+        )  # fmt: skip
 
 
-def measure_latency(probes: Sequence[Probe], *, requests: int, warm_up: int = 2) -> None:
+def measure_latency(probes: Sequence[Probe], *, requests: int, cold_requests: int = 0, warm_up: int = 2) -> None:
     """Time single requests, one at a time, uncached, the arms interleaved so that a slow minute hurts all alike.
 
-    The first `warm_up` requests of each arm are dropped. A request that fails is not timed.
+    The first `warm_up` requests of each arm are dropped; after the others come `cold_requests` to each local model,
+    with nothing kept of the prompts before. A request that fails is not timed.
     """
     for n in range(requests + warm_up):
         for p in probes:
-            example = p.examples[n % len(p.examples)]
-            with dspy.context(lm=p.fitted.lm, adapter=p.model.adapter, rm=p.rm):
-                start = time.perf_counter()
-                try:
-                    if p.retrieve is not None:
-                        p.retrieve(example)
-                    retrieved = time.perf_counter() - start
-                    p.fitted.program(**example.inputs())
-                except Exception:  # the accuracy pass counts failures
-                    continue
-                seconds = time.perf_counter() - start
-            if n >= warm_up:
-                p.seconds.append(seconds)
-                p.retrieval_seconds.append(retrieved)
+            timing = p.ask(p.examples[n % len(p.examples)])
+            if timing is not None and n >= warm_up:
+                p.warm.append(timing)
+    for n in range(cold_requests):
+        for p in probes:
+            if p.model.local and (timing := p.ask(p.examples[n % len(p.examples)], forget=True)) is not None:
+                p.cold.append(timing)

@@ -34,7 +34,9 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
     elif spec.decode and not runs_here(spec):
         doc.fault(node, f"`decode: labels` on {spec.name!r}, which runs elsewhere", "use it on a model that runs here")
     elif spec.decode and spec.adapter not in ("", "plain"):
-        doc.fault(node, f"`decode: labels` with `adapter: {spec.adapter}`", "write `adapter: plain`, whose answer is bare")
+        doc.fault(
+            node, f"`decode: labels` with `adapter: {spec.adapter}`", "write `adapter: plain`, whose answer is bare"
+        )
     if spec.name.startswith("local:"):
         text = spec.name.removeprefix("local:")
         folder = Path(absolute_path(doc, text))

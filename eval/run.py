@@ -32,8 +32,8 @@ from models.spec import ModelSpec
 from programs.data import load_and_check
 from programs.task import Budget, Fitted, Method, Problem, Task, UserError
 
-LATENCY_REQUESTS = 30
-"""Timed requests of each arm."""
+LATENCY_REQUESTS, COLD_REQUESTS = 30, 10
+"""Timed requests of each arm, with what the model keeps of earlier prompts, and without."""
 READINGS_OF_VAL = 20
 """How often a search may read val, where the file names no number of metric calls."""
 BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
@@ -288,11 +288,11 @@ def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTr
     if not measured:
         return
     work.progress.note("latency, one request at a time, arms interleaved")
-    measure_latency([p for _, p in measured], requests=LATENCY_REQUESTS)
+    measure_latency([p for _, p in measured], requests=LATENCY_REQUESTS, cold_requests=COLD_REQUESTS)
     for result, probe in measured:
-        result.latency = Latency(tuple(probe.seconds), 1)
-        if probe.retrieve is not None and probe.seconds:
-            result.notes["retrieval_ms"] = 1000 * median(probe.retrieval_seconds)
+        result.latency = probe.latency()
+        if probe.retrieve is not None and probe.warm:
+            result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm)
         if track is not None:
             track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
         save_result(work.store, result)

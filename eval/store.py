@@ -56,7 +56,7 @@ def load_result(store: Path, key: str) -> Result | None:
             retrieval=Retrieval(**cell["retrieval"]) if cell.get("retrieval") else None,
         ),
         rows=read_table(folder / "rows.jsonl"),
-        latency=Latency(tuple(data.pop("latency")["seconds"]), 1),
+        latency=Latency(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("latency").items()}),
         fit=Spent(**data.pop("fit")),
         **data,
     )

@@ -108,6 +108,18 @@ def wrapped(text: str, lead: str = "  ") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
 
 
+def latency_lines(arms: Sequence[Arm]) -> list[str]:
+    """Return when the answers begin, and what the first request costs before any state of its prompt is kept."""
+    kinds = {"first token": "first_token", "nothing kept": "cold", "nothing kept, first token": "cold_first_token"}
+    lines = []
+    for title, name in kinds.items():
+        timed = [(a.name, e) for a in arms if (e := getattr(a.latency, name)) is not None]
+        if timed:
+            values = ", ".join(f"{arm} {e.mean:.0f}" for arm, e in timed)
+            lines += wrapped(f"{title}, median ms: {values}", "")
+    return lines
+
+
 def break_even_line(b: BreakEven) -> str:
     """Return where the arm that is cheaper to run has paid back what it cost to start."""
     if b.value is None:
@@ -128,6 +140,7 @@ def render(comparison: Comparison) -> str:
             values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
             lines += wrapped(f"{measure}: {values}", "")
         lines += passage_lines(arms)
+        lines += latency_lines(arms)
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
         lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
@@ -163,7 +176,8 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         },
         "latency_ms": {
             "p50": _finite(ms.p50.mean), "p95": _finite(ms.p95.mean), "p99": _finite(ms.p99.mean),
-            "n": ms.n, "concurrency": ms.concurrency,
+            "n": ms.n, "concurrency": ms.concurrency, "first_token_p50": _mean_of(ms.first_token),
+            "cold_p50": _mean_of(ms.cold), "cold_first_token_p50": _mean_of(ms.cold_first_token),
         },
         "tokens": {"prompt": arm.tokens.prompt, "cached": arm.tokens.cached, "completion": arm.tokens.completion},
         "cost_usd": {
@@ -183,6 +197,10 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "mlflow_run_id": arm.mlflow_run_ids[0],
         "mlflow_run_ids": list(arm.mlflow_run_ids),
     }  # fmt: skip
+
+
+def _mean_of(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else _finite(estimate.mean)
 
 
 def _score_json(e: Estimate | None) -> dict[str, Any] | None:

@@ -149,7 +149,9 @@ class LocalEngine:
             usage=_usage(job, new),
         )
 
-    def stream(self, request: lm15.Request) -> Iterator[lm15.StreamStartEvent | lm15.StreamDeltaEvent | lm15.StreamEndEvent]:
+    def stream(
+        self, request: lm15.Request
+    ) -> Iterator[lm15.StreamStartEvent | lm15.StreamDeltaEvent | lm15.StreamEndEvent]:
         """Answer one request piece by piece, as the tokens come."""
         tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         job = self._submit(request, heard=tokens.put)

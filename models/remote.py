@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,28 @@ class RemoteEngine:
                 self.limit.answered()
                 return response
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
+        """Answer one request piece by piece; tried again as long as nothing has come.
+
+        Raises:
+            lm15.LM15Error: the last failure, without any key in its text.
+        """
+        for attempt in range(self.connection.retries + 1):
+            began, emitted = self.limit.enter(), False
+            self.attempts += 1
+            try:
+                for event in self._engine.stream(request):
+                    emitted = emitted or event.type == "delta"
+                    yield event
+            except BaseException as e:
+                wait = self._leave(e, began, attempt)
+                if emitted or wait is None or attempt == self.connection.retries:
+                    raise self._clean(e) from None
+                time.sleep(wait)
+            else:
+                self.limit.answered()
+                return
 
     def _leave(self, error: BaseException, began: float, attempt: int) -> float | None:
         """Give the place back and return the seconds to wait before the next attempt, None when there is none."""

@@ -13,6 +13,8 @@ from typing import Any
 
 Messages = list[dict[str, str]]
 Answer = Callable[[str, Messages], str]
+WORD_SECONDS = 0.03
+"""Between two words of a stream."""
 HANG = 1.0
 """Seconds that a hanging request is kept waiting."""
 
@@ -65,7 +67,19 @@ def openai_server(answer: Answer, faults: Sequence[str] = ()) -> Iterator[Served
                 return self.connection.close()
             with lock:
                 served.answered += 1
+            if body.get("stream"):
+                return self.stream(said, text)
             return self.reply(200, said)
+
+        def stream(self, said: bytes, text: str) -> None:
+            """Send the answer word by word, as server-sent events; HTTP/1.0 ends it by closing."""
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for event in events(json.loads(said), text):
+                self.wfile.write(f"data: {event}\n\n".encode())
+                self.wfile.flush()
+                time.sleep(WORD_SECONDS)
 
         def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int = 0) -> None:
             self.send_response(status)
@@ -95,6 +109,17 @@ def completion(body: dict[str, Any], text: str) -> bytes:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     said = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
     return json.dumps(said | {"usage": usage}).encode()
+
+
+def events(said: dict[str, Any], text: str) -> Iterator[str]:
+    """Yield the answer as OpenAI streams it: the words, the end, the usage."""
+    base = {k: said[k] for k in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    for n, word in enumerate(re.findall(r"\s*\S+", text)):
+        delta = {"content": word} | ({} if n else {"role": "assistant"})
+        yield json.dumps(base | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+    yield json.dumps(base | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    yield json.dumps(base | {"choices": [], "usage": said["usage"]})
+    yield "[DONE]"
 
 
 def asked_fields(messages: Messages) -> list[str]:

@@ -197,9 +197,11 @@ def test_choices_bind_every_answer_to_the_set_and_share_a_batch_with_free_ones()
     with ThreadPoolExecutor(24) as pool:
         together = list(
             pool.map(
-                lambda k: engine.complete(
-                    ask(engine, texts[k // 2], **({} if k % 2 else {"response_format": only(LABELS)}))
-                ).text,
+                lambda k: (
+                    engine.complete(
+                        ask(engine, texts[k // 2], **({} if k % 2 else {"response_format": only(LABELS)}))
+                    ).text
+                ),
                 range(24),
             )
         )

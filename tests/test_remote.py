@@ -2,15 +2,17 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
-from openai_server import Messages, obedient_student, openai_server
+from openai_server import WORD_SECONDS, Messages, obedient_student, openai_server
 
 from eval.cli import main
+from models.first_token import noting_first_token
 from models.limit import AdaptiveLimit
 from models.load import LoadedModel, load_model
 from models.price import api_price, price_source
@@ -55,6 +57,24 @@ def test_every_fault_is_retried_and_nothing_is_paid_twice() -> None:
         assert served.answered == 12
         assert model.lm.engine.attempts == len(served.bodies) == 12 + len([f for f in FAULTS if f])
         assert model.lm.engine.limit.limit < 8
+
+
+def test_a_stream_tells_when_the_answer_began_and_is_tried_again_while_nothing_came() -> None:
+    with openai_server(lambda model, messages: "four words in all", ["429", "500", "hang", ""]) as served:
+        model = remote(served.url)
+        lm, engine = noting_first_token(model.lm)
+        with dspy.context(lm=lm, adapter=model.adapter):
+            for _ in range(2):
+                start = time.perf_counter()
+                said = Classify(["text"], "label", [])(text="anything")
+                seconds = time.perf_counter() - start
+        assert said.label == "four words in all"
+        assert engine.streams
+        assert engine.began is not None
+        assert seconds - (engine.began - start) > 2 * WORD_SECONDS
+        assert served.answered == 2
+        assert all(b["stream"] for b in served.bodies)
+        assert lm.history[-1]["usage"]["completion_tokens"] == 4
 
 
 def test_a_failure_that_stays_is_a_typed_row() -> None:
