@@ -5,6 +5,7 @@ DSPy's ChatAdapter. Instructions become the system turn, where the program has a
 """
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import dspy
@@ -20,6 +21,12 @@ def _render(value: Any) -> str:
     if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
         return "\n".join(f"[{n}] {v}" for n, v in enumerate(value, 1))
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+@lru_cache(maxsize=256)
+def _default_instructions(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> str:
+    """Return what DSPy says by itself; cached, for building a signature takes longer than all else of a prompt."""
+    return str(dspy.Signature(f"{', '.join(inputs)} -> {', '.join(outputs)}").instructions)
 
 
 def _labels(signature: type[dspy.Signature]) -> list[str]:
@@ -59,7 +66,7 @@ class PlainAdapter(dspy.Adapter):
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """Return the instructions, unless they are those that DSPy made up from the field names."""
-        default = dspy.Signature({**signature.input_fields, **signature.output_fields}).instructions
+        default = _default_instructions(tuple(signature.input_fields), tuple(signature.output_fields))
         instructions = str(signature.instructions).strip()
         return "" if instructions == default else instructions
 

@@ -2,9 +2,10 @@
 
 import contextvars
 import math
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,24 +90,48 @@ def score_examples(
 ) -> Iterator[Row]:
     """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context."""
 
-    def one(example: dspy.Example) -> Row:
-        return score_example(program, example, metric, price)
+    if threads == 1:
+        yield from (score_example(program, e, metric, price) for e in examples)
+        return
+    waiting, lock, ended = iter(examples), threading.Lock(), threading.Event()
+    # Each worker fetches its own next example: handing every one over from here costs two thread switches a row.
+    rows: queue.SimpleQueue[Row | BaseException | None] = queue.SimpleQueue()
 
-    with ThreadPoolExecutor(threads) as pool:
-        running: set[Future[Row]] = set()
+    def work() -> None:
         try:
-            for example in examples:
-                if len(running) >= 2 * threads:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (f.result() for f in done)
-                # DSPy's settings live in context variables, which plain threads do not inherit.
-                running.add(pool.submit(contextvars.copy_context().run, one, example))
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (f.result() for f in done)
+            while not ended.is_set():
+                with lock:
+                    example = next(waiting, None)
+                if example is None:
+                    break
+                rows.put(score_example(program, example, metric, price))
+        except BaseException as e:  # a spent budget is no Exception
+            rows.put(e)
         finally:
-            for f in running:
-                f.cancel()
+            rows.put(None)
+
+    # DSPy's settings live in context variables, which plain threads do not inherit.
+    workers = [
+        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+        for _ in range(max(1, min(threads, len(examples))))
+    ]
+    try:
+        for w in workers:
+            w.start()
+        working = len(workers)
+        while working:
+            row = rows.get()
+            if isinstance(row, BaseException):
+                raise row
+            if row is None:
+                working -= 1
+            else:
+                yield row
+    finally:
+        ended.set()
+        for w in workers:
+            if w.is_alive():
+                w.join()
 
 
 def mean_score(rows: Sequence[Row]) -> float:
