@@ -89,7 +89,6 @@ def score_examples(
     threads: int = 8,
 ) -> Iterator[Row]:
     """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context."""
-
     if threads == 1:
         yield from (score_example(program, e, metric, price) for e in examples)
         return

@@ -14,7 +14,8 @@ from models.embedded.corpus import Corpus, Levels, read_wordnet
 from models.embedded.pretrain import train
 
 TINY = Config(width=32, layers=1, heads=2, feed_forward=64, vocabulary=600, context=512, batch_tokens=256, longest=256)
-KINDS = ("lookup", "neighbour", "many", "describe", "extract")
+KINDS = ("lookup", "neighbour", "many", "describe", "extract", "recall", "topics", "scattered")
+LONG = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_episodes_are_encoded_as_the_chat_template_renders_them(kind: str, corpu
     levels = Levels(lookup=6, noise=0.3, spread=5, label=3, passages=3)
     for _ in range(20):
         episode = getattr(corpus, kind)(rng, levels)
-        ids, mask, spans = encoder.episode(episode)
+        ids, mask, spans = encoder.episode(episode, LONG)
         turns = [(("user", t.user), ("assistant", t.answer)) for t in episode.turns]
         messages = [{"role": role, "content": text} for pair in turns for role, text in pair]
         if episode.instruction:
@@ -69,9 +70,25 @@ def test_episodes_are_encoded_as_the_chat_template_renders_them(kind: str, corpu
         assert sum(mask) == sum(b - a for a, b in spans)
 
 
+def test_an_episode_is_cut_between_turns_and_never_dropped(corpus: Corpus) -> None:
+    encoder, rng = Encoder(train_tokenizer(corpus, TINY)), random.Random(3)
+    cut = 0
+    for _ in range(20):
+        episode = corpus.scattered(rng, Levels(lookup=6, label=2))
+        whole, _, _ = encoder.episode(episode, LONG)
+        ids, mask, spans = encoder.episode(episode, 300)
+        assert ids == whole[: len(ids)]
+        assert len(ids) <= 300
+        assert ids[-1] == encoder.id["<|end|>"]
+        assert len(mask) == len(ids)
+        assert all(b <= len(ids) for _, b in spans)
+        cut += len(ids) < len(whole)
+    assert cut
+
+
 def test_what_is_learned_can_be_told_from_the_context(corpus: Corpus) -> None:
     rng, levels = random.Random(2), Levels(lookup=6, spread=6, label=3)
-    for kind in ("lookup", "neighbour", "many"):
+    for kind in ("lookup", "neighbour", "many", "topics", "scattered"):
         for _ in range(30):
             seen = set[str]()
             for turn in getattr(corpus, kind)(rng, levels).turns:

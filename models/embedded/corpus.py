@@ -164,11 +164,11 @@ class Corpus:
         return found
 
     def _grouped(self, names: Sequence[str]) -> dict[str, list[int]]:
-        """Return the entries of each name that has enough of them to show many."""
+        """Return the entries of each name that has enough of them to show many; 1 in 1,200 is 100 in WordNet 3.0."""
         found: dict[str, list[int]] = defaultdict(list)
         for i, name in enumerate(names):
             found[name].append(i)
-        return {name: entries for name, entries in found.items() if len(entries) >= 100}
+        return {name: entries for name, entries in found.items() if 1200 * len(entries) >= len(names)}
 
     def _depth_class(self, i: int) -> tuple[str, str, str]:
         """Return the entry's class at three grains: lexicographer file, grand-parent, parent."""

@@ -87,8 +87,11 @@ def nearest_entries(corpus: Corpus, cache: Path, k: int = 30) -> np.ndarray:
 class Training:
     """The model, its optimizers and how far they came."""
 
-    def __init__(self, config: Config, tokenizer: PreTrainedTokenizerFast, out: Path, device: str) -> None:
-        """Start anew, or where the run in `out` stopped."""
+    def __init__(
+        self, config: Config, tokenizer: PreTrainedTokenizerFast, out: Path, device: str, later_rate: float
+    ) -> None:
+        """Start anew, or where the run in `out` stopped; `later_rate` scales the rates once look-up works."""
+        self.later_rate = later_rate
         self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
         self.user_id = int(tokenizer.convert_tokens_to_ids(USER))
         self.model: Any = build_model(config).to(device)
@@ -113,7 +116,7 @@ class Training:
         """
         # Copying needs large steps, above all of the embeddings; what comes after needs smaller ones.
         factor = min(1.0, left / DECAY_SHARE) * min(1.0, (self.fresh_steps + 1) / 50)
-        factor *= 1.0 if self.levels.lookup < 2 else 0.2
+        factor *= 1.0 if self.levels.lookup < 2 else self.later_rate
         for optimizer, lr in ((self.muon, self.config.muon_lr), (self.adam, self.config.adam_lr)):
             optimizer.param_groups[0]["lr"] = lr * factor
         ids, mask = ids.to(self.device), mask.to(self.device)
@@ -171,7 +174,9 @@ class Training:
         )
 
 
-def train(config: Config, wordnet: Path, out: Path, *, minutes: float, seed: int, device: str) -> None:
+def train(
+    config: Config, wordnet: Path, out: Path, *, minutes: float, seed: int, device: str, later_rate: float = 0.2
+) -> None:
     """Train for `minutes` and write the model into `out`, every two minutes and at the end."""
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -181,7 +186,7 @@ def train(config: Config, wordnet: Path, out: Path, *, minutes: float, seed: int
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
         tokenizer = train_tokenizer(corpus, config)
-    run = Training(config, tokenizer, out, device)
+    run = Training(config, tokenizer, out, device, later_rate)
     start = shown = saved = time.monotonic()
     first, losses = run.tokens, list[float]()
     for ids, mask, rows in Batches(corpus, Encoder(tokenizer), config, run.levels, seed + run.steps):
@@ -209,10 +214,11 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     p.add_argument("--config", choices=CONFIGS, default="small")
     p.add_argument("--minutes", type=float, default=120)
+    p.add_argument("--later-rate", type=float, default=0.2, help="share of the full rates once look-up works")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = p.parse_args(argv)
-    train(CONFIGS[a.config], a.wordnet, a.out, minutes=a.minutes, seed=a.seed, device=a.device)
+    train(CONFIGS[a.config], a.wordnet, a.out, minutes=a.minutes, seed=a.seed, device=a.device, later_rate=a.later_rate)
     return 0
 
 
