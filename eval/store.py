@@ -56,10 +56,15 @@ def load_result(store: Path, key: str) -> Result | None:
             retrieval=Retrieval(**cell["retrieval"]) if cell.get("retrieval") else None,
         ),
         rows=read_table(folder / "rows.jsonl"),
-        latency=Latency(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("latency").items()}),
+        latency=_latency(data.pop("latency")),
         fit=Spent(**data.pop("fit")),
         **data,
     )
+
+
+def _latency(data: dict[str, Any]) -> Latency:
+    timed = {k: tuple(v) for k, v in data.items() if k != "concurrency"}
+    return Latency(concurrency=data["concurrency"], **timed)
 
 
 def save_fitted(folder: Path, fitted: Fitted) -> None:

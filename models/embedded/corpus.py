@@ -6,6 +6,7 @@ turn that is the bare value. Labels are symbols invented for the episode, so tha
 Source text: WordNet 3.0 (Debian's `wordnet-base`); none of the project's evaluation tasks is read here.
 """
 
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -343,7 +344,7 @@ class Corpus:
 
     def _demonstrations(self, rng: random.Random, fewest: int) -> int:
         """Draw a number of turns, evenly on a log scale up to what a context holds."""
-        return round(fewest * (160 / fewest) ** rng.random())
+        return round(fewest * math.exp(rng.random() * math.log(160 / fewest)))
 
     def describe(self, rng: random.Random, lv: Levels) -> Episode:
         """Named passages and a corrupted definition: give the name of the thing described."""

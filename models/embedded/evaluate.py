@@ -123,7 +123,7 @@ def vote(train: Sequence[Row], test: Sequence[Row], k: int) -> float:
     asked = bm25s.tokenize([r["text"] for r in test], show_progress=False)
     found, _ = index.retrieve(asked, k=k, show_progress=False)
     said = [Counter(train[i]["label"] for i in row).most_common(1)[0][0] for row in found]
-    return sum(s == r["label"] for s, r in zip(said, test, strict=True)) / len(test)
+    return sum(bool(s == r["label"]) for s, r in zip(said, test, strict=True)) / len(test)
 
 
 def banking(model: Row, folder: Path, data: dict[str, list[Row]], test: int) -> None:

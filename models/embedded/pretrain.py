@@ -59,9 +59,9 @@ def nearest_entries(corpus: Corpus, cache: Path, k: int = 30) -> np.ndarray:
     tokens = bm25s.tokenize([s.definition for s in corpus.synsets], stopwords="en", show_progress=False)
     columns = np.concatenate([np.array(t, dtype=np.int32) for t in tokens.ids])
     lengths = np.array([len(t) for t in tokens.ids])
-    rows = np.repeat(np.arange(len(lengths)), lengths)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
     shape = (len(lengths), len(tokens.vocab))
-    counts = sparse.csr_matrix((np.ones(len(columns), dtype=np.float32), (rows, columns)), shape=shape)
+    counts = sparse.csr_matrix((np.ones(len(columns), dtype=np.float32), (owners, columns)), shape=shape)
     frequency = np.asarray((counts > 0).sum(0)).ravel()
     idf = np.log(1 + (shape[0] - frequency + 0.5) / (frequency + 0.5))
     # Okapi BM25 with k1 = 1.5 and b = 0.75. One sparse product scores a thousand questions in a second; a word in
@@ -71,17 +71,16 @@ def nearest_entries(corpus: Corpus, cache: Path, k: int = 30) -> np.ndarray:
     norm = np.repeat(0.25 + 0.75 * lengths / lengths.mean(), np.diff(counts.indptr))
     weighted.data = (idf[counts.indices] * counts.data * 2.5 / (counts.data + 1.5 * norm)).astype(np.float32)
     documents = weighted.T.tocsr()
-    found = np.zeros((shape[0], k), dtype=np.int32)
+    nearest = np.zeros((shape[0], k), dtype=np.int32)
     for start in range(0, shape[0], 500):
         scores = (counts[start : start + 500] @ documents).toarray()
         own = np.arange(len(scores))
         scores[own, start + own] = -1
         best = np.argpartition(-scores, k, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-        found[start : start + len(best)] = np.take_along_axis(best, order, axis=1)
-    rows = found
-    np.save(cache, rows, allow_pickle=False)
-    return rows
+        nearest[start : start + len(best)] = np.take_along_axis(best, order, axis=1)
+    np.save(cache, nearest, allow_pickle=False)
+    return nearest
 
 
 class Training:
