@@ -147,7 +147,7 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
     Example: crossover validate intents.yaml
     """
     from eval.parse import Overrides, read_partly
-    from eval.run import check_models, load_tasks
+    from eval.prepare import check_models, load_tasks
 
     experiment, problems = read_partly(file, Overrides(settings=settings))
     tasks, found = load_tasks(experiment.tasks)

@@ -1,9 +1,9 @@
 """Run an experiment: every missing cell is fitted and measured, then all are compared."""
 
 import logging
-import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,21 +16,21 @@ import dspy
 from eval.audit import audit
 from eval.chain import Chain
 from eval.compare import Comparison, compare
-from eval.experiment import Cell, Experiment, SearchBudget, TaskSpec, plan
+from eval.experiment import Cell, Experiment, SearchBudget, plan
 from eval.keys import Keys
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
-from eval.passages import Indexes, Passages
+from eval.passages import Passages
+from eval.prepare import prepare
 from eval.progress import Progress
 from eval.recorded import record
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, sample, train_pool
 from eval.store import cell_folder, load_result, save_fitted, save_result
-from models.load import EMBEDDED, LoadedModel, load_model, model_sha256
+from models.load import LoadedModel, load_model
 from models.price import price_source
 from models.spec import ModelSpec
-from programs.data import load_and_check
-from programs.task import Budget, Fitted, Method, Problem, Task, UserError
+from programs.task import Budget, Fitted, Method, Task, UserError
 
 LATENCY_REQUESTS = 30
 """Timed requests of each arm."""
@@ -52,36 +52,6 @@ def method_of(name: str, options: Any) -> Method:
     raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
 
 
-def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
-    """Load and check every task; all problems of all tasks come back together."""
-    tasks, problems = {}, []
-    for spec in specs:
-        task, found = load_and_check(spec)
-        problems += found
-        if task is not None:
-            tasks[spec.name] = task
-    return tasks, problems
-
-
-def check_models(experiment: Experiment) -> list[Problem]:
-    """Return what keeps the models from being called, without calling them."""
-    problems = []
-    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else [])]:
-        if spec.name == "embedded" or spec.name.startswith("local:"):
-            folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
-            if folder.is_absolute() and not list(folder.glob("*.safetensors")):
-                problems.append(
-                    Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
-                )
-            continue
-        if spec.api_base or spec.api_key:
-            continue
-        key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
-        if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
-            problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
-    return problems
-
-
 @dataclass
 class Work:
     """What one run of an experiment carries along."""
@@ -90,14 +60,17 @@ class Work:
     store: Path
     threads: int
     progress: Progress
-    tasks: dict[str, Task]
-    indexes: Indexes
     keys: Keys
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
     _models: dict[ModelSpec, LoadedModel] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Return the experiment's tasks by name."""
+        return self.keys.tasks
 
     def model(self, spec: ModelSpec) -> LoadedModel:
         """Return the model, loaded when it is first needed: a finished run only prints."""
@@ -109,7 +82,7 @@ class Work:
         """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
         key = (cell.task, cell.retrieval.label if cell.retrieval else "")
         if key not in self._passages:
-            self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.indexes)
+            self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.keys.indexes)
         return self._passages[key]
 
     def spend(self, result: Result) -> None:
@@ -152,24 +125,6 @@ class Work:
         )
 
 
-def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> Work:
-    """Load and check the data and hash the models; the problems that forbid nothing go to the progress.
-
-    Raises:
-        UserError: the tasks have errors.
-    """
-    tasks, problems = load_tasks(experiment.tasks)
-    for p in problems:
-        if p.level == "warning":
-            progress.note(str(p))
-    if errors := [p for p in problems if p.level == "error"]:
-        raise UserError("\n".join(str(e) for e in errors))
-    specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
-    indexes = Indexes(store, progress.note)
-    keys = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, indexes)
-    return Work(experiment, store, threads, progress, tasks, indexes, keys)
-
-
 def run_experiment(
     experiment: Experiment, *, store: Path, tracking_uri: str | None, threads: int, progress: Progress
 ) -> Comparison:
@@ -180,9 +135,10 @@ def run_experiment(
     """
     # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
     logging.getLogger("dspy").setLevel(logging.ERROR)
-    work = prepare(experiment, store=store, threads=threads, progress=progress)
+    keyed = prepare(experiment, store=store, note=progress.note)
+    work = Work(experiment, store, threads, progress, keyed)
     cells = plan(experiment)
-    keys = [work.keys.of(c) for c in cells]
+    keys = [keyed.of(c) for c in cells]
     results = {k: r for k in keys if (r := load_result(store, k)) is not None}
     missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
     progress.total_cells = len(missing)
