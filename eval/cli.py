@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.index_verb import index
-from eval.options import experiment_of, experiment_options, gate_options, store_option
+from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
+from eval.options import experiment_of, experiment_options, gate_options, limit_options, store_option
 from eval.report.command import deliver, report, wanted_of
 from eval.verbs import compare, recommend
 
@@ -25,7 +26,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
-EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 2, 130
+EXIT_CANNOT_RUN = 2
 
 
 class _Verbs(click.Group):
@@ -76,8 +77,8 @@ def crossover() -> None:
 @experiment_options
 @click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls of the accuracy pass.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
-@click.option("--max-usd", type=click.FloatRange(0), help="Stop before more dollars are spent.")
-@click.option("--max-minutes", type=click.FloatRange(0), help="Start no cell after this time.")
+@click.option("--fresh", is_flag=True, help="Measure every cell again; what was measured is kept aside.")
+@limit_options
 @gate_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
 @click.option(
@@ -111,7 +112,12 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
     try:
         comparison = run_experiment(
-            experiment, store=store, tracking_uri=tracking_uri, threads=threads, progress=progress
+            experiment,
+            store=store,
+            tracking_uri=tracking_uri,
+            threads=threads,
+            progress=progress,
+            fresh=flags["fresh"],
         )
     finally:
         progress.close()
@@ -121,7 +127,9 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     if not flags["as_json"]:
         where = "" if store == Path("mlruns") else f" --store {store}"
         click.echo(f"\nevery run, row and artifact: crossover ui{where}")
-    return deliver(experiment, comparison, store=store, wanted=wanted)
+    code = deliver(experiment, comparison, store=store, wanted=wanted)
+    interrupted = comparison.partial is not None and comparison.partial.stopped == INTERRUPTED
+    return EXIT_INTERRUPTED if interrupted else code
 
 
 def _dry_run(experiment: "Experiment") -> int:

@@ -94,10 +94,13 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a run stops."""
+    """Where a run stops; each call is weighed at its worst before it is made."""
 
     usd: float | None = None
     minutes: float | None = None
+    calls: int | None = None
+    tokens: int | None = None
+    """Of prompts and answers together."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import dspy
 from eval.experiment import Cell
 from eval.progress import Progress
 from models.load import LoadedModel
+from models.meter import Meter
 from programs.score import Row, score_examples
 from programs.task import Fitted, Spent, Task
 
@@ -97,60 +98,29 @@ def measure_accuracy(
 ) -> tuple[list[Row], float]:
     """Score every example that `file` does not hold yet; return all rows in order, and the seconds that it took.
 
-    The seconds are scaled to all examples when a resumed pass scored only some.
+    The seconds are scaled to all examples when a resumed pass scored only some. The answers of a provider are kept
+    one by one until all rows stand: a pass that was killed pays for none of them twice.
     """
     done = {r.id: r for r in read_rows(file)}
     left = [e for e in examples if str(e["id"]) not in done]
     progress.examples(len(done), len(examples))
     start, fresh, batch = time.perf_counter(), 0, list[Row]()
-    with dspy.context(lm=fitted.lm, adapter=model.adapter):
-        for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
-            batch.append(row)
-            done[row.id] = row
-            fresh += 1
-            if len(batch) >= 32:
-                append_rows(file, batch)
-                batch = []
-            progress.examples(len(done), len(examples))
-    append_rows(file, batch)
+    answers = None if model.local else file.with_name("serving.jsonl")
+    lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
+    try:
+        with dspy.context(lm=lm, adapter=model.adapter):
+            for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
+                batch.append(row)
+                done[row.id] = row
+                fresh += 1
+                if len(batch) >= 32:
+                    append_rows(file, batch)
+                    batch = []
+                progress.examples(len(done), len(examples))
+    finally:
+        append_rows(file, batch)
+    if answers is not None:
+        # From here on the rows hold what was paid for.
+        answers.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     return [done[str(e["id"])] for e in examples], seconds * len(examples) / fresh if fresh else 0.0
-
-
-@dataclass
-class Probe:
-    """One fitted arm, ready to answer single requests."""
-
-    fitted: Fitted
-    model: LoadedModel
-    examples: Sequence[dspy.Example]
-    retrieve: Callable[[dspy.Example], object] | None
-    """Finds the passages of a question; timed with the answer, because a user waits for both."""
-    seconds: list[float] = field(default_factory=list)
-    retrieval_seconds: list[float] = field(default_factory=list)
-    """The part of `seconds` that finding the passages of the question took."""
-    rm: Callable[..., object] | None = None
-    """What a program that writes queries of its own searches with."""
-
-
-def measure_latency(probes: Sequence[Probe], *, requests: int, warm_up: int = 2) -> None:
-    """Time single requests, one at a time, uncached, the arms interleaved so that a slow minute hurts all alike.
-
-    The first `warm_up` requests of each arm are dropped. A request that fails is not timed.
-    """
-    for n in range(requests + warm_up):
-        for p in probes:
-            example = p.examples[n % len(p.examples)]
-            with dspy.context(lm=p.fitted.lm, adapter=p.model.adapter, rm=p.rm):
-                start = time.perf_counter()
-                try:
-                    if p.retrieve is not None:
-                        p.retrieve(example)
-                    retrieved = time.perf_counter() - start
-                    p.fitted.program(**example.inputs())
-                except Exception:  # the accuracy pass counts failures
-                    continue
-                seconds = time.perf_counter() - start
-            if n >= warm_up:
-                p.seconds.append(seconds)
-                p.retrieval_seconds.append(retrieved)

@@ -22,15 +22,29 @@ def cell_folder(store: Path, key: str) -> Path:
     return store / "cells" / key
 
 
+def set_aside(store: Path, key: str) -> None:
+    """Move what the store holds of a cell out of the way; nothing is deleted."""
+    folder = cell_folder(store, key)
+    if folder.exists():
+        aside = store / "aside"
+        aside.mkdir(exist_ok=True)
+        folder.rename(aside / f"{key}-{1 + sum(1 for _ in aside.glob(f'{key}-*'))}")
+
+
 def write_json(file: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".part")
+    draft = file.with_suffix(f".{os.getpid()}.part")
     with draft.open("w", encoding="utf-8") as f:
         json.dump(data, f, ensure_ascii=False, indent=1, default=str)
         f.flush()
         os.fsync(f.fileno())
     draft.replace(file)
+
+
+def is_finished(store: Path, key: str) -> bool:
+    """Return whether the cell's summary is written."""
+    return (cell_folder(store, key) / "result.json").exists()
 
 
 def save_result(store: Path, result: Result) -> None:
@@ -41,7 +55,7 @@ def save_result(store: Path, result: Result) -> None:
 def load_result(store: Path, key: str) -> Result | None:
     """Return a finished cell, or None."""
     folder = cell_folder(store, key)
-    if not (folder / "result.json").exists():
+    if not is_finished(store, key):
         return None
     data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     cell = data.pop("cell")

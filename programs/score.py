@@ -87,10 +87,22 @@ def score_examples(
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
     threads: int = 8,
 ) -> Iterator[Row]:
-    """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context."""
+    """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context.
+
+    What stops a call (a budget, a limit) is raised after the rows of those that were under way.
+    """
 
     def one(example: dspy.Example) -> Row:
         return score_example(program, example, metric, price)
+
+    stop: list[BaseException] = []
+
+    def rows(done: set[Future[Row]]) -> Iterator[Row]:
+        for f in done:
+            if (error := f.exception()) is None:
+                yield f.result()
+            else:
+                stop.append(error)
 
     with ThreadPoolExecutor(threads) as pool:
         running: set[Future[Row]] = set()
@@ -98,15 +110,19 @@ def score_examples(
             for example in examples:
                 if len(running) >= 2 * threads:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (f.result() for f in done)
+                    yield from rows(done)
+                if stop:
+                    break
                 # DSPy's settings live in context variables, which plain threads do not inherit.
                 running.add(pool.submit(contextvars.copy_context().run, one, example))
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (f.result() for f in done)
+                yield from rows(done)
         finally:
             for f in running:
                 f.cancel()
+    if stop:
+        raise stop[0]
 
 
 def mean_score(rows: Sequence[Row]) -> float:
