@@ -14,6 +14,7 @@ from eval.index_verb import index
 from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 from eval.options import experiment_of, experiment_options, gate_options, limit_options, store_option
 from eval.report.command import deliver, report, wanted_of
+from eval.sync import sync
 from eval.verbs import compare, recommend
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ crossover.add_command(recommend)
 crossover.add_command(report)
 
 crossover.add_command(index)
+crossover.add_command(sync)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -174,6 +174,12 @@ class Experiment:
     """Where it was read from."""
 
 
+def params_of(experiment: Experiment) -> dict[str, Any]:
+    """Return all that the file and the flags say, as JSON; where the file lies is nobody's concern."""
+    params = {k: v for k, v in asdict(experiment).items() if k != "file"}
+    return dict(json.loads(json.dumps(params, default=str)))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One point of the experiment."""

@@ -51,6 +51,8 @@ class Result:
     hits: dict[str, bool] = field(default_factory=dict)
     """Example id to whether retrieval found all its gold passages; empty where nothing was retrieved."""
     mlflow_run_id: str = ""
+    rows_sha256: str = ""
+    """Hash of the file of rows, by which a changed one is found out."""
 
     def summary(self) -> dict[str, Any]:
         """Return all but the rows, as JSON."""

@@ -3,10 +3,11 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from eval.experiment import Experiment, Needs, Prices
+from eval.experiment import Experiment, Needs, Prices, params_of
 from eval.measure import Result
 from eval.store import load_result, write_json
 from programs.task import UserError
@@ -21,12 +22,15 @@ class Recorded:
     """In the order of the experiment file."""
     needs: Needs
     prices: Prices
+    params: dict[str, Any] = field(default_factory=dict)
+    """All that file and flags said; empty in a record of an older version."""
 
 
 def record(store: Path, experiment: Experiment, keys: Sequence[str]) -> None:
     """Remember the finished cells of an experiment, its needs and its prices; the last run of a name counts."""
     needs, prices = asdict(experiment.needs), asdict(experiment.prices)
     facts = {"experiment": experiment.name, "cells": list(keys), "needs": needs, "prices": prices}
+    facts["params"] = params_of(experiment)
     file = _folder(store) / f"{_file_name(experiment.name)}.json"
     write_json(file, facts)
     # A run that had nothing left to do is still the newest.
@@ -60,7 +64,7 @@ def read_recorded(store: Path, name: str | None = None) -> Recorded:
     if len(results) < len(keys):
         gone = next(k for k, r in zip(keys, found, strict=True) if r is None)
         raise UserError(f"{store}: cell {gone} of {experiment!r} is gone; `crossover run` the experiment again")
-    return Recorded(experiment, results, needs, prices)
+    return Recorded(experiment, results, needs, prices, facts.get("params", {}))
 
 
 def find_cell(store: Path, prefix: str) -> Result:

@@ -19,13 +19,14 @@ from eval.interrupt import INTERRUPTED, interruptible
 from eval.latency import Probe, measure_latency
 from eval.lock import holding
 from eval.measure import Latency, Result, measure_accuracy
+from eval.outbox import Unsent, mark, waiting
 from eval.prepare import prepare
 from eval.progress import Progress
 from eval.recorded import record
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, train_pool
-from eval.store import cell_folder, is_finished, load_result, save_fitted, save_result, set_aside
+from eval.store import cell_folder, is_finished, is_unsent, load_result, save_fitted, save_result, set_aside
 from eval.work import Work, method_of
 from models.allowance import Allowance, Stopped
 from models.price import price_source
@@ -59,16 +60,18 @@ def run_experiment(
     work = Work(experiment, store, threads, progress, keyed, allowance)
     cells = {keyed.of(c): c for c in plan(experiment)}
     results = {} if fresh else finished_cells(store, cells)
-    track: SafeTracker | None = None
-    if len(results) < len(cells):
-        missing = [k for k in cells if k not in results]
-        with holding(store, missing, experiment.name), interruptible(allowance.stop, progress.note), storing(store):
+    track = SafeTracker(store, tracking_uri, progress)
+    if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
+        with holding(store, pending, experiment.name), interruptible(allowance.stop, progress.note), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
             # Another run may have finished some since.
-            results |= finished_cells(store, missing)
-            track = SafeTracker(experiment, store, tracking_uri, progress)
+            results |= finished_cells(store, pending)
+            for result, unsent in waiting(store, pending):
+                results[result.key] = result
+                track.result(result, unsent)
             measure_missing(work, cells, results, track)
+            track.wait()
     return conclude(work, cells, results, track)
 
 
@@ -102,9 +105,7 @@ def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Re
         results |= {r.key: r for r, _ in measured}
 
 
-def conclude(
-    work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result], track: SafeTracker | None
-) -> Comparison:
+def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result], track: SafeTracker) -> Comparison:
     """Compare what there is, remember it, and track it.
 
     Raises:
@@ -128,8 +129,9 @@ def conclude(
     if stopped and not all(is_finished(work.store, k) for k in cells):
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         work.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
-    elif track is not None:
+    else:
         track.verdict(comparison)
+    track.close()
     return comparison
 
 
@@ -212,5 +214,7 @@ def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTr
         if probe.retrieve is not None and probe.seconds:
             result.notes["retrieval_ms"] = 1000 * median(probe.retrieval_seconds)
         if probe.asked >= LATENCY_REQUESTS:
-            track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
+            unsent = Unsent.of(work.experiment)
+            mark(work.store, result.key, unsent)
             save_result(work.store, result)
+            track.result(result, unsent)

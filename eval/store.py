@@ -14,7 +14,11 @@ from eval.experiment import Cell, Knowledge, MethodSpec, Retrieval
 from eval.measure import Latency, Result
 from eval.rows import read_table
 from models.spec import ModelSpec
-from programs.task import Fitted, Spent
+from programs.task import Fitted, Spent, UserError
+
+MOVE_AWAY = "move the cell's folder away and run again, or restore it"
+UNSENT, TRACKED = "unsent.json", "tracked.json"
+"""Files of a cell that is not in MLflow yet, and of one that is."""
 
 
 def cell_folder(store: Path, key: str) -> Path:
@@ -47,18 +51,49 @@ def is_finished(store: Path, key: str) -> bool:
     return (cell_folder(store, key) / "result.json").exists()
 
 
+def is_unsent(store: Path, key: str) -> bool:
+    """Return whether the cell is finished and waits to be sent to MLflow."""
+    return is_finished(store, key) and (cell_folder(store, key) / UNSENT).exists()
+
+
 def save_result(store: Path, result: Result) -> None:
     """Write the summary; from then on the cell is finished."""
-    write_json(cell_folder(store, result.key) / "result.json", result.summary())
+    folder = cell_folder(store, result.key)
+    result.rows_sha256 = _file_sha256(folder / "rows.jsonl")
+    write_json(folder / "result.json", result.summary())
+
+
+def _file_sha256(file: Path) -> str:
+    """Return the hash of a file, empty where there is none."""
+    if not file.exists():
+        return ""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def load_result(store: Path, key: str) -> Result | None:
-    """Return a finished cell, or None."""
+    """Return a finished cell, or None.
+
+    Raises:
+        UserError: what the store holds of the cell is not what was measured.
+    """
     folder = cell_folder(store, key)
     if not is_finished(store, key):
         return None
-    data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    try:
+        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = _result(data, folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{folder / 'result.json'}: damaged ({type(e).__name__}); {MOVE_AWAY}") from e
+    if result.rows_sha256 and result.rows_sha256 != _file_sha256(folder / "rows.jsonl"):
+        raise UserError(f"{folder / 'rows.jsonl'}: not the rows that were measured; {MOVE_AWAY}")
+    return result
+
+
+def _result(data: dict[str, Any], folder: Path) -> Result:
     cell = data.pop("cell")
+    if (folder / TRACKED).exists():
+        data["mlflow_run_id"] = json.loads((folder / TRACKED).read_text(encoding="utf-8"))["run_id"]
     return Result(
         cell=Cell(
             task=cell["task"],
