@@ -89,7 +89,7 @@ def crossover() -> None:
     type=click.Path(path_type=Path),
     help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
 )
-@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
+@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store; `none` for no tracking.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too.")
 @click.option("--no-progress", is_flag=True, help="No progress.")

@@ -97,6 +97,8 @@ def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Re
                 work.progress.start_cell(number, f"{cell.task} {cell.method.label} seed={cell.seed}")
                 if (pair := measure_cell(work, cell)) is not None:
                     measured.append(pair)
+                    # Not before: by now all that a cell imports is imported.
+                    track.open()
                 work.progress.finish_cell()
         except Stopped as e:
             if refusal(e) is not None:

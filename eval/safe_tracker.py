@@ -13,6 +13,8 @@ from eval.progress import Progress
 from eval.table import render, to_json
 from eval.tracking import Tracker, TrackingError, store_uri
 
+NONE = "none"
+"""URI of a run that is not tracked; `crossover sync` can still send it."""
 LOCAL_SECONDS = 60.0
 """Longest wait at the end of a run for a store on this machine, which is always about to be done."""
 REMOTE_SECONDS, REMOTE_SHARE = 10.0, 0.03
@@ -23,15 +25,25 @@ class SafeTracker:
     """Track results in order, in a thread of its own; the first failure ends tracking for the rest of the run."""
 
     def __init__(self, store: Path, tracking_uri: str | None, progress: Progress) -> None:
-        """Start the thread; it opens the tracking store when there is something to send."""
+        """Start the thread; it opens the tracking store in good time."""
         self.store, self.progress = store, progress
         self._uri = tracking_uri
         self._tracker: Tracker | None = None
-        self._parent = self._failure = ""
+        self._parent = ""
+        self._failure = "off" if store_uri(store, tracking_uri) == NONE else ""
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._left, self._changed = 0, threading.Condition()
         self._started = time.monotonic()
         threading.Thread(target=self._work, daemon=True, name="tracking").start()
+
+    def open(self) -> None:
+        """Open the tracking store, which takes a while where it has to be made."""
+
+        def job() -> None:
+            self._tracker = self._tracker or Tracker(self.store, self._uri)
+            self._tracker.open()
+
+        self._put(job)
 
     def result(self, result: Result, unsent: Unsent) -> None:
         """Track a measured cell and remember its run id."""

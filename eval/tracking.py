@@ -62,6 +62,15 @@ class Tracker:
             self.client = MlflowClient(self.uri)
             self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
 
+    def open(self) -> None:
+        """Make the store's tables where they are missing.
+
+        Raises:
+            TrackingError: MLflow could not be reached or written.
+        """
+        with _typed():
+            self.client.search_experiments(max_results=1)
+
     def parent(self, experiment: str, params: dict[str, Any]) -> str:
         """Return the experiment's parent run, the same one for the same parameters."""
         with _typed():

@@ -13,7 +13,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["eval.run", "eval.cli", "eval.table", "eval.tracking", "mlflow", "litellm", "processes"])
 
 
-UNTRACKED = ("--tracking-uri", "http://127.0.0.1:9")
+UNTRACKED = ("--tracking-uri", "none")
 """Flags of a run whose tracking is nobody's concern: making MLflow's database takes longer than the run."""
 
 

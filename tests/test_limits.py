@@ -24,11 +24,6 @@ ALL = 2 * (12 + 2 + 30)
 """Calls of the experiment: test, warm-up and timed requests of two arms."""
 
 
-@pytest.fixture(autouse=True)
-def _untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
-
 def run(file: Path, *flags: str) -> int:
     return main(["run", str(file), "--store", str(file.parent / "mlruns"), "-q", *UNTRACKED, *flags])
 

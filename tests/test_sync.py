@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import dspy
 import pytest
 from openai_server import openai_server
+from processes import ended, start
 from remote_experiment import first_word, write_remote
 
 from eval import safe_tracker
@@ -89,12 +89,13 @@ def test_the_next_run_sends_what_waits(
     assert not list(store.glob("cells/*/unsent.json"))
 
 
-def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path, intents: list[dspy.Example]) -> None:
+def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> None:
     store.mkdir(parents=True)
     (store / "mlflow.db").write_bytes(b"no database, and no room to make one")
     with openai_server(first_word) as served:
         assert main(["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]) == 0
     assert len(list(store.glob("cells/*/unsent.json"))) == 2
     (store / "mlflow.db").unlink()
-    assert main(["sync", "--store", str(store)]) == 0
-    assert len(runs_of(store)[0]) == 2
+    assert ended(start(tmp_path, tmp_path / "said", "sync", "--store", str(store))) == 0
+    assert (tmp_path / "said.out").read_text() == "2 cells sent to MLflow\n"
+    assert not list(store.glob("cells/*/unsent.json"))
