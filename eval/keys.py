@@ -35,6 +35,11 @@ class Keys:
             for n, t in self.tasks.items()
         }
 
+    @property
+    def split_sha256(self) -> dict[str, str]:
+        """Return the hash of each task's splits."""
+        return {name: found["split_sha256"] for name, found in self.identities.items()}
+
     def of(self, cell: Cell) -> str:
         """Return the cell's key."""
         task = self.tasks[cell.task]

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,12 @@ from eval.experiment import Cell
 from eval.progress import Progress
 from models.load import LoadedModel
 from models.meter import Meter
+from programs.retrieval.base import silent
 from programs.score import Row, score_examples
-from programs.task import Fitted, Spent, Task
+from programs.task import Fitted, Spent, Task, UserError
+
+MOVE_AWAY = "move the cell's folder away and run again, or restore it"
+"""What to do about a cell whose files were damaged: it is neither reused nor deleted."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,28 @@ def append_rows(file: Path, rows: list[Row]) -> None:
         os.fsync(f.fileno())
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Read rows back; a line that a crash left torn is cut off, so that what follows starts on a line of its own."""
+def read_rows(file: Path, note: Callable[[str], None] = silent) -> list[Row]:
+    """Read rows back; a last line that a crash left torn is cut off, so that what follows starts on a line of its own.
+
+    Raises:
+        UserError: a line before the last is damaged, which no crash of ours does.
+    """
     if not file.exists():
         return []
     rows, good = [], 0
     with file.open("rb") as f:
-        for line in f:
+        for number, line in enumerate(f, 1):
             try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("torn")
                 rows.append(Row(**json.loads(line)))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError) as e:
+                if f.read(1):
+                    raise UserError(f"{file}:{number}: damaged; {MOVE_AWAY}") from e
                 break
             good += len(line)
     if good < file.stat().st_size:
+        note(f"warning: {file}: the last line was torn by a crash; it is cut off and measured again")
         with file.open("r+b") as f:
             f.truncate(good)
     return rows
@@ -103,7 +116,7 @@ def measure_accuracy(
     The seconds are scaled to all examples when a resumed pass scored only some. The answers of a provider are kept
     one by one until all rows stand: a pass that was killed pays for none of them twice.
     """
-    done = {r.id: r for r in read_rows(file)}
+    done = {r.id: r for r in read_rows(file, progress.note)}
     left = [e for e in examples if str(e["id"]) not in done]
     progress.examples(len(done), len(examples))
     start, fresh, batch = time.perf_counter(), 0, list[Row]()

@@ -12,7 +12,7 @@ from typing import Any
 from eval.cost import cost_of
 from eval.experiment import Experiment, Prices, params_of
 from eval.measure import Result
-from eval.store import TRACKED, UNSENT, cell_folder, load_result, write_json
+from eval.store import TRACKED, UNSENT, cell_folder, check_fitted, load_result, write_json
 from eval.tracking import Tracker
 from models.secret import redact
 
@@ -37,11 +37,16 @@ def mark(store: Path, key: str, unsent: Unsent) -> None:
 
 
 def waiting(store: Path, keys: Iterable[str]) -> list[tuple[Result, Unsent]]:
-    """Return those of the cells that are finished and not sent."""
+    """Return those of the cells that are finished and not sent.
+
+    Raises:
+        UserError: a cell was damaged since it was measured.
+    """
     found = []
     for key in keys:
         file = cell_folder(store, key) / UNSENT
         if file.exists() and (result := load_result(store, key)) is not None:
+            check_fitted(cell_folder(store, key))
             facts = json.loads(file.read_text(encoding="utf-8"))
             found.append((result, Unsent(facts["experiment"], facts["params"], Prices(**facts["prices"]))))
     return found

@@ -22,7 +22,7 @@ from eval.measure import Latency, Result, measure_accuracy
 from eval.outbox import Unsent, mark, waiting
 from eval.prepare import prepare
 from eval.progress import Progress
-from eval.recorded import record
+from eval.recorded import changed_tasks, record
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, train_pool
@@ -59,6 +59,8 @@ def run_experiment(
     allowance = Allowance(**asdict(experiment.limits))
     work = Work(experiment, store, threads, progress, keyed, allowance)
     cells = {keyed.of(c): c for c in plan(experiment)}
+    for task in changed_tasks(store, experiment.name, keyed.split_sha256):
+        progress.note(f"warning: {task}: its data is not that of the last run; nothing measured on the old is used")
     results = {} if fresh else finished_cells(store, cells)
     track = SafeTracker(store, tracking_uri, progress)
     if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
@@ -121,7 +123,8 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
         raise UserError(
             f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
         )
-    record(work.store, experiment, [k for k in cells if is_finished(work.store, k)])
+    done = [k for k in cells if is_finished(work.store, k)]
+    record(work.store, experiment, done, work.keys.split_sha256)
     comparison = compare(
         [results[k] for k in cells if k in results],
         needs=experiment.needs,
@@ -200,7 +203,11 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     fitted.lm = work.allowance.limited(fitted.lm)
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
     fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}
-    save_fitted(folder, fitted)
+    if save_fitted(folder, fitted):
+        what = "fitting came out differently than before it was interrupted"
+        work.progress.note(
+            f"warning: {cell.task} {cell.method.label}: {what}; its rows are set aside and measured again"
+        )
     return fitted
 
 

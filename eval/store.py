@@ -11,12 +11,12 @@ from typing import Any
 import dspy
 
 from eval.experiment import Cell, Knowledge, MethodSpec, Retrieval
-from eval.measure import Latency, Result
+from eval.measure import MOVE_AWAY, Latency, Result
 from eval.rows import read_table
 from models.spec import ModelSpec
+from models.weights import folder_sha256
 from programs.task import Fitted, Spent, UserError
 
-MOVE_AWAY = "move the cell's folder away and run again, or restore it"
 UNSENT, TRACKED = "unsent.json", "tracked.json"
 """Files of a cell that is not in MLflow yet, and of one that is."""
 
@@ -111,11 +111,69 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
     )
 
 
-def save_fitted(folder: Path, fitted: Fitted) -> None:
-    """Write the fitted program as JSON, without its language model, and what fitting spent."""
+def save_fitted(folder: Path, fitted: Fitted) -> bool:
+    """Write the fitted program as JSON, without its language model, and what fitting spent.
+
+    Returns whether rows of an earlier fit that came out differently were set aside: they are another program's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "program.json", program_state(fitted.program))
-    write_json(folder / "fit.json", {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model})
+    state = program_state(fitted.program)
+    digest = _fitted_sha256(state, fitted.artifact)
+    stale = _fitted_before(folder) not in ("", digest)
+    for name in ("rows.jsonl", "latency.jsonl", "serving.jsonl") if stale else ():
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"{name}.{_fitted_before(folder)[:8]}")
+    write_json(folder / "program.json", state)
+    spent = {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model}
+    artifact = "" if fitted.artifact is None else str(fitted.artifact.relative_to(folder))
+    write_json(folder / "fit.json", spent | {"artifact": artifact, "fitted_sha256": digest})
+    return stale
+
+
+def check_fitted(folder: Path) -> None:
+    """Hold a fitted program and its weights against their hash.
+
+    Raises:
+        UserError: they are not what was fitted.
+    """
+    if not _fitted_before(folder):
+        return
+    try:
+        name = json.loads((folder / "fit.json").read_text(encoding="utf-8"))["artifact"]
+        state = json.loads((folder / "program.json").read_text(encoding="utf-8"))
+        sound = _fitted_sha256(state, inside(folder, name) if name else None) == _fitted_before(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{folder}: program or weights are not those that were fitted; {MOVE_AWAY}")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the file of that name in a folder.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UserError(f"{folder}: {name!r} leads out of the folder; {MOVE_AWAY}")
+    return path
+
+
+def _fitted_sha256(state: Any, artifact: Path | None) -> str:
+    weights = "" if artifact is None else folder_sha256(artifact)
+    return hashlib.sha256(json.dumps([state, weights], sort_keys=True).encode()).hexdigest()
+
+
+def _fitted_before(folder: Path) -> str:
+    """Return the hash of what an earlier fit came to, empty where there was none."""
+    file = folder / "fit.json"
+    if not file.exists():
+        return ""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("fitted_sha256", ""))
+    except (ValueError, AttributeError) as e:
+        raise UserError(f"{file}: damaged; {MOVE_AWAY}") from e
 
 
 def program_state(program: dspy.Module) -> dict[str, Any]:

@@ -17,7 +17,8 @@ UNTRACKED = ("--tracking-uri", "none")
 """Flags of a run whose tracking is nobody's concern: making MLflow's database takes longer than the run."""
 
 
-def _command(folder: str, output: str, argv: list[str], environment: dict[str, str]) -> None:
+def command(folder: str, output: str, argv: list[str], environment: dict[str, str]) -> None:
+    """Run the command line in this process and end it with its exit code."""
     from eval.cli import main
 
     os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | environment)
@@ -31,7 +32,7 @@ def _command(folder: str, output: str, argv: list[str], environment: dict[str, s
 
 def start(folder: Path, output: Path, *argv: str, **environment: str) -> BaseProcess:
     """Start `crossover ARGV` in a folder; what it says goes to OUTPUT.out and OUTPUT.err."""
-    process: Any = FORKS.Process(target=_command, args=(str(folder), str(output), list(argv), environment))
+    process: Any = FORKS.Process(target=command, args=(str(folder), str(output), list(argv), environment))
     process.start()
     return process
 

@@ -18,7 +18,7 @@ def write_remote(folder: Path, url: str, *, methods: str = METHODS, test: int = 
     folder.mkdir(parents=True, exist_ok=True)
     for split, start, count in (("train", 0, 12), ("val", 100, 6), ("test", 200, test)):
         rows = [
-            {"id": f"{split}{n}", "text": f"word{n} of many", "label": f"word{n}" if n % 3 else "other"}
+            {"id": f"{split}{n}", "text": f"kind{n % 4} of {n}", "label": f"kind{n % 4}" if n % 3 else "other"}
             for n in range(start, start + count)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -103,7 +103,7 @@ def disturbed(scene: Scene, folder: Path, seed: int) -> None:
 
 def warm_ups(questions: Counter[str]) -> list[str]:
     """Return the questions that a warm-up asks: the first two of the test split, in each arm's prompt."""
-    first = ("word200 of many", "word201 of many")
+    first = ("kind0 of 200", "kind1 of 201")
     return [q for q in questions if any(f in json.loads(q)[-1]["content"] for f in first)]
 
 
