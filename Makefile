@@ -1,4 +1,4 @@
-.PHONY: demo test check clean
+.PHONY: demo test check nightly clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,9 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+nightly: .venv/dev
+	$(BIN)/pytest -m nightly
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

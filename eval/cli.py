@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.index_verb import index
-from eval.options import experiment_of, experiment_options, gate_options, store_option
+from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
+from eval.options import experiment_of, experiment_options, gate_options, limit_options, store_option
 from eval.report.command import deliver, report, wanted_of
+from eval.sync import sync
 from eval.verbs import compare, recommend
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
-EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 2, 130
+EXIT_CANNOT_RUN = 2
 
 
 class _Verbs(click.Group):
@@ -76,8 +78,8 @@ def crossover() -> None:
 @experiment_options
 @click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls of the accuracy pass.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
-@click.option("--max-usd", type=click.FloatRange(0), help="Stop before more dollars are spent.")
-@click.option("--max-minutes", type=click.FloatRange(0), help="Start no cell after this time.")
+@click.option("--fresh", is_flag=True, help="Measure every cell again; what was measured is kept aside.")
+@limit_options
 @gate_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
 @click.option(
@@ -87,7 +89,7 @@ def crossover() -> None:
     type=click.Path(path_type=Path),
     help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
 )
-@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
+@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store; `none` for no tracking.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too.")
 @click.option("--no-progress", is_flag=True, help="No progress.")
@@ -111,7 +113,12 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
     try:
         comparison = run_experiment(
-            experiment, store=store, tracking_uri=tracking_uri, threads=threads, progress=progress
+            experiment,
+            store=store,
+            tracking_uri=tracking_uri,
+            threads=threads,
+            progress=progress,
+            fresh=flags["fresh"],
         )
     finally:
         progress.close()
@@ -121,7 +128,9 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     if not flags["as_json"]:
         where = "" if store == Path("mlruns") else f" --store {store}"
         click.echo(f"\nevery run, row and artifact: crossover ui{where}")
-    return deliver(experiment, comparison, store=store, wanted=wanted)
+    code = deliver(experiment, comparison, store=store, wanted=wanted)
+    interrupted = comparison.partial is not None and comparison.partial.stopped == INTERRUPTED
+    return EXIT_INTERRUPTED if interrupted else code
 
 
 def _dry_run(experiment: "Experiment") -> int:
@@ -147,7 +156,7 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
     Example: crossover validate intents.yaml
     """
     from eval.parse import Overrides, read_partly
-    from eval.run import check_models, load_tasks
+    from eval.prepare import check_models, load_tasks
 
     experiment, problems = read_partly(file, Overrides(settings=settings))
     tasks, found = load_tasks(experiment.tasks)
@@ -228,6 +237,7 @@ crossover.add_command(recommend)
 crossover.add_command(report)
 
 crossover.add_command(index)
+crossover.add_command(sync)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,6 +21,22 @@ MOST_PAIRS = 30
 
 
 @dataclass(frozen=True)
+class Partial:
+    """How much of an experiment a comparison covers."""
+
+    stopped: str
+    """What ended the run."""
+    cells: int
+    """Cells that the comparison covers."""
+    planned: int
+    """Cells of the experiment."""
+
+    def __str__(self) -> str:
+        """Return the line that stands above the table."""
+        return f"PARTIAL: stopped by {self.stopped}; {self.cells} of {self.planned} cells are scored"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything that the table, the JSON and the report show."""
 
@@ -36,6 +52,8 @@ class Comparison:
     """Task to the arms that no other beats in score, price and p95 at once."""
     cautions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Task to the doubts that a reader must see: too few examples, clusters or seeds."""
+    partial: Partial | None = None
+    """None when the run was not stopped."""
 
 
 def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:

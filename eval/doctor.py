@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from eval.tracking import store_uri
+from models.secret import redact
 
 PACKAGES = ("torch", "dspy", "transformers", "peft", "trl", "mlflow", "weaviate-client", "bm25s", "click")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WEAVIATE_API_KEY")
@@ -75,20 +76,20 @@ def _memory() -> str:
 def _mlflow(store: Path) -> tuple[bool, str]:
     """Return whether MLflow's store answers; one that does not exist yet is made by the first run."""
     uri = store_uri(store, None)
-    file = Path(uri.removeprefix("sqlite:///"))
+    file, shown = Path(uri.removeprefix("sqlite:///")), redact(uri)
     if uri.startswith("sqlite:///") and not file.exists():
-        return True, f"{uri}, made by the first run"
+        return True, f"{shown}, made by the first run"
     try:
         if uri.startswith("sqlite:///"):
             with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
                 (count,) = database.execute("select count(*) from runs").fetchone()
-            return True, f"{uri}, {count} runs"
+            return True, f"{shown}, {count} runs"
         if uri.startswith("http"):
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-                return True, f"{uri} answers"
+                return True, f"{shown} answers"
     except (OSError, sqlite3.Error) as e:
-        return False, f"{uri} does not answer: {e}"
-    return True, f"{uri}, not looked into"
+        return False, redact(f"{uri} does not answer: {e}")
+    return True, f"{shown}, not looked into"
 
 
 def _store(store: Path) -> tuple[bool, str]:

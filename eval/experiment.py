@@ -94,10 +94,13 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a run stops."""
+    """Where a run stops; each call is weighed at its worst before it is made."""
 
     usd: float | None = None
     minutes: float | None = None
+    calls: int | None = None
+    tokens: int | None = None
+    """Of prompts and answers together."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,12 @@ class Experiment:
     """At most this many test examples (`--limit`); also a quarter of it for val."""
     file: Path | None = None
     """Where it was read from."""
+
+
+def params_of(experiment: Experiment) -> dict[str, Any]:
+    """Return all that the file and the flags say, as JSON; where the file lies is nobody's concern."""
+    params = {k: v for k, v in asdict(experiment).items() if k != "file"}
+    return dict(json.loads(json.dumps(params, default=str)))
 
 
 @dataclass(frozen=True)

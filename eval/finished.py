@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.experiment import Experiment, plan
-from eval.keys import Keys
 from eval.measure import Result
-from eval.passages import Indexes
-from eval.run import load_tasks
+from eval.prepare import prepare
 from eval.store import load_result
-from models.load import model_sha256
 from programs.task import Task, UserError
 
 
@@ -31,11 +28,7 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
     Raises:
         UserError: the tasks have errors, or no cell is finished.
     """
-    tasks, problems = load_tasks(experiment.tasks)
-    if errors := [p for p in problems if p.level == "error"]:
-        raise UserError("\n".join(str(e) for e in errors))
-    specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
-    keyed = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, Indexes(store))
+    keyed = prepare(experiment, store=store)
     keys = [keyed.of(c) for c in plan(experiment)]
     results = tuple(r for k in keys if (r := load_result(store, k)) is not None)
     if not results:
@@ -43,4 +36,4 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
         remedy = "give the same FILE, --limit, --set and --seeds as to `run`" if others else "`crossover run` first"
         what = f"{store}: none of the {len(keys)} cells of {experiment.name!r} is finished"
         raise UserError(f"{what}{f' ({others} of other settings are)' if others else ''}; {remedy}")
-    return Finished(tasks, results, len(keys))
+    return Finished(keyed.tasks, results, len(keys))

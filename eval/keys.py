@@ -7,8 +7,9 @@ from typing import Any
 
 from eval.catalog import searches
 from eval.experiment import Cell, Experiment
-from eval.passages import Indexes
+from eval.passages import Indexes, identity_of
 from eval.store import program_sha256
+from models.load import model_sha256
 from models.spec import ModelSpec
 from programs.task import Task
 
@@ -16,11 +17,15 @@ from programs.task import Task
 class Keys:
     """The keys of an experiment's cells."""
 
-    def __init__(
-        self, experiment: Experiment, tasks: Mapping[str, Task], model_sha256: Mapping[ModelSpec, str], indexes: Indexes
-    ) -> None:
-        """Take the hash of every model and of the teacher in `model_sha256`."""
-        self.experiment, self.tasks, self.model_sha256, self.indexes = experiment, tasks, model_sha256, indexes
+    def __init__(self, experiment: Experiment, tasks: Mapping[str, Task], indexes: Indexes) -> None:
+        """Hash nothing yet."""
+        self.experiment, self.tasks, self.indexes = experiment, tasks, indexes
+
+    @cached_property
+    def model_sha256(self) -> dict[ModelSpec, str]:
+        """Models, the teacher among them, to the hash of their weights; none of them is loaded."""
+        teacher = self.experiment.teacher
+        return {m: model_sha256(m) for m in {*self.experiment.models, *([teacher] if teacher else [])}}
 
     @cached_property
     def identities(self) -> dict[str, dict[str, str]]:
@@ -30,15 +35,19 @@ class Keys:
             for n, t in self.tasks.items()
         }
 
+    @property
+    def split_sha256(self) -> dict[str, str]:
+        """Return the hash of each task's splits."""
+        return {name: found["split_sha256"] for name, found in self.identities.items()}
+
     def of(self, cell: Cell) -> str:
         """Return the cell's key."""
         task = self.tasks[cell.task]
-        index = self.indexes.of(task, cell.retrieval) if cell.retrieval and task.corpus else None
         return cell.key(
             split_sha256=self.identities[cell.task]["split_sha256"],
             program_sha256=self.identities[cell.task]["program_sha256"],
             model_sha256=self.model_sha256[cell.model],
-            retriever="" if index is None else index.retriever.identity(),
+            retriever=identity_of(self.indexes.of(task, cell.retrieval)),
             limit=self.experiment.limit,
             search=self._search(cell),
         )

@@ -35,6 +35,21 @@ def experiment_options(command: Decorated) -> Decorated:
     return command
 
 
+LIMITS = ("usd", "minutes", "calls", "tokens")
+
+
+def limit_options(command: Decorated) -> Decorated:
+    """Add the limits of a run; each is checked before every call."""
+    for add in (
+        click.option("--max-tokens", type=click.IntRange(0), help="Stop before more tokens are used."),
+        click.option("--max-calls", type=click.IntRange(0), help="Stop before more calls are made."),
+        click.option("--max-minutes", type=click.FloatRange(0), help="Make no call after this time."),
+        click.option("--max-usd", type=click.FloatRange(0), help="Stop before more dollars are spent."),
+    ):
+        command = add(command)
+    return command
+
+
 def gate_options(command: Decorated) -> Decorated:
     """Add the gates: conditions under which the verb ends with exit code 1."""
     for add in (
@@ -68,7 +83,8 @@ def experiment_of(file: Path | None, flags: dict[str, Any]) -> "Experiment":
     default = Path("crossover.yaml")
     overrides = Overrides(
         settings=flags["settings"], limit=flags["limit"], only=tuple(flags["only"].split(",") if flags["only"] else ()),
-        seeds=numbers(flags["seeds"], "--seeds"), max_usd=flags.get("max_usd"), max_minutes=flags.get("max_minutes"),
+        seeds=numbers(flags["seeds"], "--seeds"),
+        limits={n: flags[f"max_{n}"] for n in LIMITS if flags.get(f"max_{n}") is not None},
     )  # fmt: skip
     experiment, problems = read_experiment(file or (default if default.exists() else QUICKSTART), overrides)
     if experiment is None:

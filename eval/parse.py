@@ -1,8 +1,8 @@
 """Turn an experiment file into an `Experiment`, strictly: every fault with its line, all at once."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,8 @@ class Overrides:
     """Methods to keep; empty for all."""
     seeds: tuple[int, ...] = ()
     """Seeds in place of the file's."""
-    max_usd: float | None = None
-    """Dollars in place of the file's."""
-    max_minutes: float | None = None
-    """Minutes in place of the file's."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """Limits in place of the file's, by name."""
 
 
 def read_experiment(file: Path, overrides: Overrides | None = None) -> tuple[Experiment | None, list[Problem]]:
@@ -95,7 +93,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
     def part(name: str, cls: type) -> Any:
         return cls(**doc.typed_mapping(sections[name], name, field_types(cls))) if name in sections else cls()
 
-    limits = part("limits", Limits)
+    limits: Limits = part("limits", Limits)
     experiment = Experiment(
         name=str(doc.value(sections["name"]) or doc.file.stem) if "name" in sections else doc.file.stem,
         tasks=each("tasks", _task),
@@ -105,10 +103,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         knowledge=each("knowledge", _knowledge),
         retrieval=read_retrieval(doc, sections["retrieval"]) if "retrieval" in sections else (Retrieval(),),
         seeds=overrides.seeds or each("seeds", lambda d, n: d.typed(n, "seeds", "int")) or (0,),
-        limits=Limits(
-            usd=limits.usd if overrides.max_usd is None else overrides.max_usd,
-            minutes=limits.minutes if overrides.max_minutes is None else overrides.max_minutes,
-        ),
+        limits=replace(limits, **overrides.limits),
         needs=part("needs", Needs),
         prices=part("prices", Prices),
         budget=part("budget", SearchBudget),

@@ -54,6 +54,11 @@ class Index:
                 self._ready = True
 
 
+def identity_of(index: Index | None) -> str:
+    """Return what can change the hits besides what the experiment file says."""
+    return "" if index is None else index.retriever.identity()
+
+
 class Indexes:
     """The indexes of a run: one a task, backend, options and chunk size, whatever the k."""
 
@@ -62,8 +67,10 @@ class Indexes:
         self.store, self.progress = store, progress
         self._made: dict[tuple[str, str], Index] = {}
 
-    def of(self, task: Task, retrieval: Retrieval) -> Index:
-        """Return the index, the same one for the same task and backend."""
+    def of(self, task: Task, retrieval: Retrieval | None) -> Index | None:
+        """Return the index, the same one for the same task and backend; None where nothing can be retrieved."""
+        if retrieval is None or not task.corpus:
+            return None
         facts = {k: v for k, v in retrieval.facts().items() if k != "k"}
         key = (task.name, json.dumps(facts, sort_keys=True))
         if key not in self._made:
@@ -79,7 +86,7 @@ class Passages:
         """Index nothing yet; without a retrieval, only `none` and `gold` can be read."""
         self.task = task
         self.k = 0 if retrieval is None else retrieval.k
-        self.index = None if retrieval is None or not task.corpus else indexes.of(task, retrieval)
+        self.index = indexes.of(task, retrieval)
         self.texts = {p.id: p.render() for p in (*task.corpus, *(self.index.corpus if self.index else ()))}
         self.folder = indexes.store / "passages"
         self._retrieval = retrieval
@@ -88,10 +95,6 @@ class Passages:
         self._lock = threading.Lock()
         self.seconds = 0.0
         """Spent on searching in this process, in batches."""
-
-    def identity(self) -> str:
-        """Return what can change the hits besides what the experiment file says."""
-        return "" if self.index is None else self.index.retriever.identity()
 
     def search(self, questions: Sequence[str], depth: int | None = None) -> list[list[str]]:
         """Return the ids of the best passages for each question, k of them unless told otherwise; not kept."""
@@ -121,7 +124,7 @@ class Passages:
         if depth in self._files:
             return self._files[depth]
         facts: dict[str, Any] = {} if self._retrieval is None else self._retrieval.facts()
-        facts |= {"k": depth, "identity": self.identity(), "corpus": sorted(self.texts.items())}
+        facts |= {"k": depth, "identity": identity_of(self.index), "corpus": sorted(self.texts.items())}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
         self._files[depth] = self.folder / f"{facts.get('backend', 'none')}-k{depth}-{digest[:16]}.json"
         return self._files[depth]

@@ -1,225 +1,142 @@
 """Run an experiment: every missing cell is fitted and measured, then all are compared."""
 
+import contextlib
 import logging
-import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import dspy
 
 from eval.audit import audit
-from eval.chain import Chain
-from eval.compare import Comparison, compare
-from eval.experiment import Cell, Experiment, SearchBudget, TaskSpec, plan
-from eval.keys import Keys
-from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
-from eval.passages import Indexes, Passages
+from eval.compare import Comparison, Partial, compare
+from eval.experiment import Cell, Experiment, plan
+from eval.faults import refusal, storing
+from eval.interrupt import INTERRUPTED, interruptible
+from eval.latency import Probe, measure_latency
+from eval.lock import holding
+from eval.measure import Latency, Result, measure_accuracy
+from eval.outbox import Unsent, mark, waiting
+from eval.prepare import prepare
 from eval.progress import Progress
-from eval.recorded import record
+from eval.recorded import changed_tasks, record
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
-from eval.splits import question_text, sample, train_pool
-from eval.store import cell_folder, load_result, save_fitted, save_result
-from models.load import EMBEDDED, LoadedModel, load_model, model_sha256
+from eval.splits import question_text, train_pool
+from eval.store import cell_folder, is_finished, is_unsent, load_result, save_fitted, save_result, set_aside
+from eval.work import Work, method_of
+from models.allowance import Allowance, Stopped
 from models.price import price_source
 from models.spec import ModelSpec
-from programs.data import load_and_check
-from programs.task import Budget, Fitted, Method, Problem, Task, UserError
+from programs.task import Fitted, UserError
 
 LATENCY_REQUESTS, COLD_REQUESTS = 30, 10
 """Timed requests of each arm, with what the model keeps of earlier prompts, and without."""
-READINGS_OF_VAL = 20
-"""How often a search may read val, where the file names no number of metric calls."""
-BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
-
-
-def method_of(name: str, options: Any) -> Method:
-    """Return the method of that file name, with its options; a chain of the methods that its options list."""
-    if name == "chain":
-        return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
-    options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
-    for room in ("optimizers", "finetune"):
-        if find_spec(f"{room}.{name}"):
-            cls = vars(import_module(f"{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
-            method: Method = cls(**options)
-            return method
-    raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
-
-
-def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
-    """Load and check every task; all problems of all tasks come back together."""
-    tasks, problems = {}, []
-    for spec in specs:
-        task, found = load_and_check(spec)
-        problems += found
-        if task is not None:
-            tasks[spec.name] = task
-    return tasks, problems
-
-
-def check_models(experiment: Experiment) -> list[Problem]:
-    """Return what keeps the models from being called, without calling them."""
-    problems = []
-    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else [])]:
-        if spec.name == "embedded" or spec.name.startswith("local:"):
-            folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
-            if folder.is_absolute() and not list(folder.glob("*.safetensors")):
-                problems.append(
-                    Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
-                )
-            continue
-        if spec.api_base or spec.api_key:
-            continue
-        key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
-        if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
-            problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
-    return problems
-
-
-@dataclass
-class Work:
-    """What one run of an experiment carries along."""
-
-    experiment: Experiment
-    store: Path
-    threads: int
-    progress: Progress
-    tasks: dict[str, Task]
-    indexes: Indexes
-    keys: Keys
-    started: float = field(default_factory=time.monotonic)
-    usd: float = 0.0
-    """Dollars paid to APIs so far."""
-    _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
-    _models: dict[ModelSpec, LoadedModel] = field(default_factory=dict)
-
-    def model(self, spec: ModelSpec) -> LoadedModel:
-        """Return the model, loaded when it is first needed: a finished run only prints."""
-        if spec not in self._models:
-            self._models[spec] = load_model(spec)
-        return self._models[spec]
-
-    def passages(self, cell: Cell) -> Passages:
-        """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
-        key = (cell.task, cell.retrieval.label if cell.retrieval else "")
-        if key not in self._passages:
-            self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.indexes)
-        return self._passages[key]
-
-    def spend(self, result: Result) -> None:
-        """Add what a cell paid to APIs."""
-        self.usd += (result.fit.usd or 0.0) + sum(r.usd or 0.0 for r in result.rows)
-        self.progress.spend(self.usd)
-
-    def limit_reached(self) -> str:
-        """Return the limit that forbids another cell, empty when none does."""
-        limits, minutes = self.experiment.limits, (time.monotonic() - self.started) / 60
-        if limits.minutes is not None and minutes >= limits.minutes:
-            return f"{limits.minutes:g} minutes"
-        return f"${limits.usd:g}" if limits.usd is not None and self.usd > 0 and self.usd >= limits.usd else ""
-
-    def test(self, cell: Cell) -> list[dspy.Example]:
-        """Return the test examples with the passages that the cell may read."""
-        test = sample(self.tasks[cell.task].test, self.experiment.limit)
-        return self.passages(cell).attach(test, cell.knowledge.test)
-
-    def val(self, cell: Cell) -> list[dspy.Example]:
-        """Return the val examples, fewer when the test is limited."""
-        limit = None if self.experiment.limit is None else max(20, self.experiment.limit // 2)
-        return self.passages(cell).attach(sample(self.tasks[cell.task].val, limit), cell.knowledge.test)
-
-    def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
-        """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""
-        own, shared = cell.method.options, self.experiment.budget
-        calls = own.get("metric_calls") or shared.metric_calls or READINGS_OF_VAL * val
-        spec = self.experiment.teacher
-        teacher = None if spec is None else self.model(spec)
-        return Budget(
-            metric_calls=calls,
-            usd=own.get("usd") or shared.usd,
-            workdir=folder / "fit",
-            answers=folder / "answers.jsonl",
-            teacher=None if teacher is None else teacher.lm,
-            teacher_adapter=None if teacher is None else teacher.adapter,
-            threads=self.threads,
-            progress=self.progress.note,
-        )
-
-
-def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> Work:
-    """Load and check the data and hash the models; the problems that forbid nothing go to the progress.
-
-    Raises:
-        UserError: the tasks have errors.
-    """
-    tasks, problems = load_tasks(experiment.tasks)
-    for p in problems:
-        if p.level == "warning":
-            progress.note(str(p))
-    if errors := [p for p in problems if p.level == "error"]:
-        raise UserError("\n".join(str(e) for e in errors))
-    specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
-    indexes = Indexes(store, progress.note)
-    keys = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, indexes)
-    return Work(experiment, store, threads, progress, tasks, indexes, keys)
 
 
 def run_experiment(
-    experiment: Experiment, *, store: Path, tracking_uri: str | None, threads: int, progress: Progress
+    experiment: Experiment,
+    *,
+    store: Path,
+    tracking_uri: str | None,
+    threads: int,
+    progress: Progress,
+    fresh: bool = False,
 ) -> Comparison:
-    """Run what is missing, compare everything, and track it.
+    """Run what is missing, compare everything, and track it; a fresh run sets aside what is there.
 
     Raises:
-        UserError: the tasks have errors, or no cell could be measured.
+        UserError: the tasks have errors, no cell could be measured, another run measures the same cells, or the store
+            cannot be written.
+        KeyboardInterrupt: Ctrl-C ended the run before a cell was measured.
     """
     # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
     logging.getLogger("dspy").setLevel(logging.ERROR)
-    work = prepare(experiment, store=store, threads=threads, progress=progress)
-    cells = plan(experiment)
-    keys = [work.keys.of(c) for c in cells]
-    results = {k: r for k in keys if (r := load_result(store, k)) is not None}
-    missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
-    progress.total_cells = len(missing)
-    track = SafeTracker(experiment, store, tracking_uri, progress) if missing else None
+    keyed = prepare(experiment, store=store, note=progress.note)
+    allowance = Allowance(**asdict(experiment.limits))
+    work = Work(experiment, store, threads, progress, keyed, allowance)
+    cells = {keyed.of(c): c for c in plan(experiment)}
+    for task in changed_tasks(store, experiment.name, keyed.split_sha256):
+        progress.note(f"warning: {task}: its data is not that of the last run; nothing measured on the old is used")
+    results = {} if fresh else finished_cells(store, cells)
+    track = SafeTracker(store, tracking_uri, progress)
+    if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
+        with holding(store, pending, experiment.name), interruptible(allowance.stop, progress.note), storing(store):
+            for key in cells if fresh else ():
+                set_aside(store, key)
+            # Another run may have finished some since.
+            results |= finished_cells(store, pending)
+            for result, unsent in waiting(store, pending):
+                results[result.key] = result
+                track.result(result, unsent)
+            measure_missing(work, cells, results, track)
+            track.wait()
+    return conclude(work, cells, results, track)
+
+
+def finished_cells(store: Path, keys: Iterable[str]) -> dict[str, Result]:
+    """Return the finished ones of the cells, by key."""
+    return {k: r for k in keys if (r := load_result(store, k)) is not None}
+
+
+def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Result], track: SafeTracker) -> None:
+    """Measure the cells that have no result, group by group, until a limit or Ctrl-C ends it."""
     groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
-    for cell in missing:
-        groups.setdefault((cell.task, cell.model), []).append(cell)
-    stopped, number = "", 0
+    for key, cell in cells.items():
+        if key not in results:
+            groups.setdefault((cell.task, cell.model), []).append(cell)
+    work.progress.total_cells = sum(map(len, groups.values()))
+    number = 0
     for group in groups.values():
         measured: list[tuple[Result, Probe]] = []
-        for cell in group:
-            stopped = stopped or work.limit_reached()
-            if stopped:
-                continue
-            number += 1
-            progress.start_cell(number, f"{cell.task} {cell.method.label} seed={cell.seed}")
-            if (pair := measure_cell(work, cell)) is not None:
-                measured.append(pair)
-                work.spend(pair[0])
-            progress.finish_cell()
+        try:
+            for cell in group:
+                work.allowance.check()
+                number += 1
+                work.progress.start_cell(number, f"{cell.task} {cell.method.label} seed={cell.seed}")
+                if (pair := measure_cell(work, cell)) is not None:
+                    measured.append(pair)
+                    # Not before: by now all that a cell imports is imported.
+                    track.open()
+                work.progress.finish_cell()
+        except Stopped as e:
+            if refusal(e) is not None:
+                raise
         finish_group(work, measured, track)
         results |= {r.key: r for r, _ in measured}
-    if stopped:
-        progress.note(f"warning: stopped at {stopped}, {len(results)} of {len(cells)} cells done: the table is partial")
+
+
+def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result], track: SafeTracker) -> Comparison:
+    """Compare what there is, remember it, and track it.
+
+    Raises:
+        UserError: there is nothing to compare.
+        KeyboardInterrupt: there is nothing to compare, for the person ended the run.
+    """
+    experiment, stopped = work.experiment, work.allowance.stopped
+    if not results and stopped == INTERRUPTED:
+        raise KeyboardInterrupt
     if not results:
         raise UserError(
             f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
         )
-    record(store, experiment, [k for k in keys if k in results])
+    done = [k for k in cells if is_finished(work.store, k)]
+    record(work.store, experiment, done, work.keys.split_sha256)
     comparison = compare(
-        [results[k] for k in keys if k in results],
+        [results[k] for k in cells if k in results],
         needs=experiment.needs,
         prices=experiment.prices,
         experiment=experiment.name,
     )
-    if track is not None:
+    if stopped and not all(is_finished(work.store, k) for k in cells):
+        comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
+        work.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
+    else:
         track.verdict(comparison)
+    track.close()
     return comparison
 
 
@@ -227,19 +144,22 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
     task, model, key = work.tasks[cell.task], work.model(cell.model), work.keys.of(cell)
     folder = cell_folder(work.store, key)
-    passages = work.passages(cell)
+    passages, before = work.passages(cell), work.allowance.used.usd
     try:
         fitted = fit_cell(work, cell, folder)
         test = work.test(cell)
     except UserError:
         raise
     except Exception as e:
+        if refusal(e) is not None:
+            raise
         work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
         return None
     with dspy.context(rm=passages.live(cell.knowledge.test)):
         rows, seconds = measure_accuracy(
             fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
         )
+    work.progress.spend(work.allowance.used.usd - before)
     ranking = passages.ranking(test, cell.knowledge.test)
     measures = {"secondary": secondary(task, test, rows)} | ({} if ranking is None else asdict(ranking))
     measures |= {} if model.local else {"prices": price_source()}
@@ -253,7 +173,8 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     )  # fmt: skip
     searches = cell.knowledge.test in ("retrieved", "noisy") and task.corpus
     retrieve = (lambda e: passages.search([question_text(e)])) if searches else None
-    return result, Probe(fitted, model, test, retrieve, rm=passages.live(cell.knowledge.test, kept=False))
+    rm = passages.live(cell.knowledge.test, kept=False)
+    return result, Probe(fitted, model, test, retrieve, rm=rm, file=folder / "latency.jsonl")
 
 
 def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
@@ -277,22 +198,32 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
             seed=cell.seed,
             budget=work.budget(cell, folder, len(val)),
         )
+    # DSPy's threads may have swallowed what stopped the calls, and what came of it then is no fit.
+    work.allowance.check()
+    fitted.lm = work.allowance.limited(fitted.lm)
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
     fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}
-    save_fitted(folder, fitted)
+    if save_fitted(folder, fitted):
+        what = "fitting came out differently than before it was interrupted"
+        work.progress.note(
+            f"warning: {cell.task} {cell.method.label}: {what}; its rows are set aside and measured again"
+        )
     return fitted
 
 
-def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTracker | None) -> None:
-    """Time the group's arms side by side, then write and track their results."""
+def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTracker) -> None:
+    """Time the group's arms side by side, then write and track the results of those that have all their timings."""
     if not measured:
         return
     work.progress.note("latency, one request at a time, arms interleaved")
-    measure_latency([p for _, p in measured], requests=LATENCY_REQUESTS, cold_requests=COLD_REQUESTS)
+    with contextlib.suppress(Stopped):
+        measure_latency([p for _, p in measured], requests=LATENCY_REQUESTS, cold_requests=COLD_REQUESTS)
     for result, probe in measured:
         result.latency = probe.latency()
-        if probe.retrieve is not None and probe.warm:
-            result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm)
-        if track is not None:
-            track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
-        save_result(work.store, result)
+        if probe.retrieve is not None and probe.warm.answered:
+            result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
+        if probe.warm.asked >= LATENCY_REQUESTS:
+            unsent = Unsent.of(work.experiment)
+            mark(work.store, result.key, unsent)
+            save_result(work.store, result)
+            track.result(result, unsent)

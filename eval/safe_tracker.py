@@ -1,51 +1,101 @@
-"""Tracking that never stops a run."""
+"""Tracking that never stops a run and hardly slows it: a thread sends, and what it cannot send stays in the store."""
 
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 
 from eval.compare import Comparison
-from eval.cost import cost_of
-from eval.experiment import Experiment, Prices
 from eval.measure import Result
+from eval.outbox import Unsent, send
 from eval.progress import Progress
 from eval.table import render, to_json
-from eval.tracking import Tracker, TrackingError
+from eval.tracking import Tracker, TrackingError, store_uri
+
+NONE = "none"
+"""URI of a run that is not tracked; `crossover sync` can still send it."""
+LOCAL_SECONDS = 60.0
+"""Longest wait at the end of a run for a store on this machine, which is always about to be done."""
+REMOTE_SECONDS, REMOTE_SHARE = 10.0, 0.03
+"""Longest wait for a server, in seconds and as a share of the run's time; the greater counts."""
 
 
 class SafeTracker:
-    """Track results; what goes wrong becomes a warning, once, and tracking is off for the rest of the run."""
+    """Track results in order, in a thread of its own; the first failure ends tracking for the rest of the run."""
 
-    def __init__(self, experiment: Experiment, store: Path, tracking_uri: str | None, progress: Progress) -> None:
-        """Open the tracking store and the experiment's parent run."""
-        self.progress, self.parent = progress, ""
-        self.tracker: Tracker | None = None
-        self._try(lambda: self._open(experiment, store, tracking_uri))
+    def __init__(self, store: Path, tracking_uri: str | None, progress: Progress) -> None:
+        """Start the thread; it opens the tracking store in good time."""
+        self.store, self.progress = store, progress
+        self._uri = tracking_uri
+        self._tracker: Tracker | None = None
+        self._parent = ""
+        self._failure = "off" if store_uri(store, tracking_uri) == NONE else ""
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._left, self._changed = 0, threading.Condition()
+        self._started = time.monotonic()
+        threading.Thread(target=self._work, daemon=True, name="tracking").start()
 
-    def _open(self, experiment: Experiment, store: Path, tracking_uri: str | None) -> None:
-        tracker = Tracker(store, tracking_uri)
-        self.parent = tracker.parent(experiment.name, {k: v for k, v in asdict(experiment).items() if k != "file"})
-        self.tracker = tracker
+    def open(self) -> None:
+        """Open the tracking store, which takes a while where it has to be made."""
 
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except TrackingError as e:
-            self.tracker = None
-            self.progress.note(f"warning: MLflow: {e}; the rows are in the store, tracking is off for this run")
+        def job() -> None:
+            self._tracker = self._tracker or Tracker(self.store, self._uri)
+            self._tracker.open()
 
-    def result(self, result: Result, prices: Prices, folder: Path) -> None:
+        self._put(job)
+
+    def result(self, result: Result, unsent: Unsent) -> None:
         """Track a measured cell and remember its run id."""
-        if self.tracker is not None:
-            tracker = self.tracker
 
-            def log() -> None:
-                result.mlflow_run_id = tracker.result(self.parent, result, cost_of(result, prices), folder)
+        def job() -> None:
+            self._tracker = self._tracker or Tracker(self.store, self._uri)
+            self._parent = send(self._tracker, self.store, result, unsent)
 
-            self._try(log)
+        self._put(job)
 
     def verdict(self, comparison: Comparison) -> None:
-        """Track the comparison."""
-        if self.tracker is not None:
-            tracker = self.tracker
-            self._try(lambda: tracker.verdict(self.parent, render(comparison), to_json(comparison)))
+        """Track the comparison, where any of its cells was sent by this run."""
+
+        def job() -> None:
+            if self._tracker is not None:
+                self._tracker.verdict(self._parent, render(comparison), to_json(comparison))
+
+        self._put(job)
+
+    def wait(self) -> None:
+        """Wait until all is sent, but not long; what is not sent then is told."""
+        local = not store_uri(self.store, self._uri).startswith("http")
+        longest = LOCAL_SECONDS if local else max(REMOTE_SECONDS, REMOTE_SHARE * (time.monotonic() - self._started))
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._left == 0 or bool(self._failure), longest):
+                self._fail(f"still busy after {longest:.0f} s")
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        self.wait()
+        self._jobs.put(None)
+
+    def _put(self, job: Callable[[], None]) -> None:
+        if not self._failure:
+            with self._changed:
+                self._left += 1
+            self._jobs.put(job)
+
+    def _work(self) -> None:
+        while not self._failure and (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except (TrackingError, OSError) as e:
+                with self._changed:
+                    self._fail(str(e))
+            finally:
+                with self._changed:
+                    self._left -= 1
+                    self._changed.notify_all()
+
+    def _fail(self, why: str) -> None:
+        self._failure = why
+        remedy = "the rows are in the store; tracking is off for this run; send them later: crossover sync"
+        self.progress.note(f"warning: MLflow: {why}; {remedy}")
+        self._changed.notify_all()

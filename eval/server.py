@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from eval.tracking import store_uri
+from models.secret import redact
 from programs.task import UserError
 
 READY_SECONDS = 120
@@ -33,7 +34,7 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
     """
     uri = store_uri(store, tracking_uri)
     if uri.startswith("http"):
-        click.echo(f"MLflow UI: {uri}")
+        click.echo(f"MLflow UI: {redact(uri)}")
         return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{store}: no runs here yet; `crossover run` first, or name the folder with --store")

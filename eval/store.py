@@ -11,10 +11,14 @@ from typing import Any
 import dspy
 
 from eval.experiment import Cell, Knowledge, MethodSpec, Retrieval
-from eval.measure import Latency, Result
+from eval.measure import MOVE_AWAY, Latency, Result
 from eval.rows import read_table
 from models.spec import ModelSpec
-from programs.task import Fitted, Spent
+from models.weights import folder_sha256
+from programs.task import Fitted, Spent, UserError
+
+UNSENT, TRACKED = "unsent.json", "tracked.json"
+"""Files of a cell that is not in MLflow yet, and of one that is."""
 
 
 def cell_folder(store: Path, key: str) -> Path:
@@ -22,10 +26,19 @@ def cell_folder(store: Path, key: str) -> Path:
     return store / "cells" / key
 
 
+def set_aside(store: Path, key: str) -> None:
+    """Move what the store holds of a cell out of the way; nothing is deleted."""
+    folder = cell_folder(store, key)
+    if folder.exists():
+        aside = store / "aside"
+        aside.mkdir(exist_ok=True)
+        folder.rename(aside / f"{key}-{1 + sum(1 for _ in aside.glob(f'{key}-*'))}")
+
+
 def write_json(file: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".part")
+    draft = file.with_suffix(f".{os.getpid()}.part")
     with draft.open("w", encoding="utf-8") as f:
         json.dump(data, f, ensure_ascii=False, indent=1, default=str)
         f.flush()
@@ -33,18 +46,54 @@ def write_json(file: Path, data: Any) -> None:
     draft.replace(file)
 
 
+def is_finished(store: Path, key: str) -> bool:
+    """Return whether the cell's summary is written."""
+    return (cell_folder(store, key) / "result.json").exists()
+
+
+def is_unsent(store: Path, key: str) -> bool:
+    """Return whether the cell is finished and waits to be sent to MLflow."""
+    return is_finished(store, key) and (cell_folder(store, key) / UNSENT).exists()
+
+
 def save_result(store: Path, result: Result) -> None:
     """Write the summary; from then on the cell is finished."""
-    write_json(cell_folder(store, result.key) / "result.json", result.summary())
+    folder = cell_folder(store, result.key)
+    result.rows_sha256 = _file_sha256(folder / "rows.jsonl")
+    write_json(folder / "result.json", result.summary())
+
+
+def _file_sha256(file: Path) -> str:
+    """Return the hash of a file, empty where there is none."""
+    if not file.exists():
+        return ""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def load_result(store: Path, key: str) -> Result | None:
-    """Return a finished cell, or None."""
+    """Return a finished cell, or None.
+
+    Raises:
+        UserError: what the store holds of the cell is not what was measured.
+    """
     folder = cell_folder(store, key)
-    if not (folder / "result.json").exists():
+    if not is_finished(store, key):
         return None
-    data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    try:
+        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = _result(data, folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{folder / 'result.json'}: damaged ({type(e).__name__}); {MOVE_AWAY}") from e
+    if result.rows_sha256 and result.rows_sha256 != _file_sha256(folder / "rows.jsonl"):
+        raise UserError(f"{folder / 'rows.jsonl'}: not the rows that were measured; {MOVE_AWAY}")
+    return result
+
+
+def _result(data: dict[str, Any], folder: Path) -> Result:
     cell = data.pop("cell")
+    if (folder / TRACKED).exists():
+        data["mlflow_run_id"] = json.loads((folder / TRACKED).read_text(encoding="utf-8"))["run_id"]
     return Result(
         cell=Cell(
             task=cell["task"],
@@ -67,11 +116,69 @@ def _latency(data: dict[str, Any]) -> Latency:
     return Latency(concurrency=data["concurrency"], **timed)
 
 
-def save_fitted(folder: Path, fitted: Fitted) -> None:
-    """Write the fitted program as JSON, without its language model, and what fitting spent."""
+def save_fitted(folder: Path, fitted: Fitted) -> bool:
+    """Write the fitted program as JSON, without its language model, and what fitting spent.
+
+    Returns whether rows of an earlier fit that came out differently were set aside: they are another program's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "program.json", program_state(fitted.program))
-    write_json(folder / "fit.json", {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model})
+    state = program_state(fitted.program)
+    digest = _fitted_sha256(state, fitted.artifact)
+    stale = _fitted_before(folder) not in ("", digest)
+    for name in ("rows.jsonl", "latency.jsonl", "serving.jsonl") if stale else ():
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"{name}.{_fitted_before(folder)[:8]}")
+    write_json(folder / "program.json", state)
+    spent = {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model}
+    artifact = "" if fitted.artifact is None else str(fitted.artifact.relative_to(folder))
+    write_json(folder / "fit.json", spent | {"artifact": artifact, "fitted_sha256": digest})
+    return stale
+
+
+def check_fitted(folder: Path) -> None:
+    """Hold a fitted program and its weights against their hash.
+
+    Raises:
+        UserError: they are not what was fitted.
+    """
+    if not _fitted_before(folder):
+        return
+    try:
+        name = json.loads((folder / "fit.json").read_text(encoding="utf-8"))["artifact"]
+        state = json.loads((folder / "program.json").read_text(encoding="utf-8"))
+        sound = _fitted_sha256(state, inside(folder, name) if name else None) == _fitted_before(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{folder}: program or weights are not those that were fitted; {MOVE_AWAY}")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the file of that name in a folder.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UserError(f"{folder}: {name!r} leads out of the folder; {MOVE_AWAY}")
+    return path
+
+
+def _fitted_sha256(state: Any, artifact: Path | None) -> str:
+    weights = "" if artifact is None else folder_sha256(artifact)
+    return hashlib.sha256(json.dumps([state, weights], sort_keys=True).encode()).hexdigest()
+
+
+def _fitted_before(folder: Path) -> str:
+    """Return the hash of what an earlier fit came to, empty where there was none."""
+    file = folder / "fit.json"
+    if not file.exists():
+        return ""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("fitted_sha256", ""))
+    except (ValueError, AttributeError) as e:
+        raise UserError(f"{file}: damaged; {MOVE_AWAY}") from e
 
 
 def program_state(program: dspy.Module) -> dict[str, Any]:

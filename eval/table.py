@@ -131,7 +131,7 @@ def break_even_line(b: BreakEven) -> str:
 
 def render(comparison: Comparison) -> str:
     """Return the whole comparison as plain text."""
-    lines = [f"experiment {comparison.experiment}"]
+    lines = [f"experiment {comparison.experiment}", *([str(comparison.partial)] if comparison.partial else [])]
     for v in comparison.verdicts:
         arms = [a for a in comparison.arms if a.task == v.task]
         lines += ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples", ""]
@@ -213,6 +213,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "methodology_version": METHODOLOGY_VERSION,
         "experiment": comparison.experiment,
+        "partial": None if comparison.partial is None else asdict(comparison.partial),
         "split_sha256": dict(comparison.split_sha256),
         "arms": [arm_json(a) for a in comparison.arms],
         "contrasts": [

@@ -18,6 +18,7 @@ from typing import Any
 from eval.cost import Cost
 from eval.measure import Result
 from eval.stats import quantile_interval, score_interval
+from models.secret import redact
 
 
 class TrackingError(Exception):
@@ -34,7 +35,8 @@ def _typed() -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        raise TrackingError(f"{type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''}") from e
+        told = redact(str(e)).strip().splitlines() or [""]
+        raise TrackingError(f"{type(e).__name__}: {told[0][:200]}") from e
 
 
 class Tracker:
@@ -59,6 +61,15 @@ class Tracker:
                 logging.getLogger(name).setLevel(logging.ERROR)
             self.client = MlflowClient(self.uri)
             self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
+
+    def open(self) -> None:
+        """Make the store's tables where they are missing.
+
+        Raises:
+            TrackingError: MLflow could not be reached or written.
+        """
+        with _typed():
+            self.client.search_experiments(max_results=1)
 
     def parent(self, experiment: str, params: dict[str, Any]) -> str:
         """Return the experiment's parent run, the same one for the same parameters."""
@@ -93,15 +104,18 @@ class Tracker:
         cell = result.cell
         with _typed():
             experiment = self.client.get_run(parent).info.experiment_id
-            known = self._find(experiment, {"mlflow.parentRunId": parent, "crossover.cell": result.key})
-            if known and self.client.get_run(known).info.status == "FINISHED":
-                return known
-            tags = {
+            identity = {
                 "mlflow.parentRunId": parent,
-                "mlflow.runName": f"{cell.task} {cell.method.label} seed={cell.seed}",
-                "crossover.kind": "cell",
                 "crossover.cell": result.key,
+                "crossover.rows": result.rows_sha256,
             }
+            if known := self._find(experiment, identity):
+                if self.client.get_run(known).info.status == "FINISHED":
+                    return known
+                # Its process was killed while it logged; half of a cell is of no use.
+                self.client.delete_run(known)
+            name = f"{cell.task} {cell.method.label} seed={cell.seed}"
+            tags = identity | {"mlflow.runName": name, "crossover.kind": "cell"}
             run_id = str(self.client.create_run(experiment, tags=tags).info.run_id)
             params = {
                 "task": cell.task, "model": cell.model.name, "method": cell.method.name,
@@ -129,6 +143,11 @@ class Tracker:
             self.client.log_text(parent, text, "comparison.txt")
             self.client.log_dict(parent, data, "comparison.json")
             self.client.set_tag(parent, "mlflow.note.content", f"```\n{text}\n```")
+        self.finish(parent)
+
+    def finish(self, parent: str) -> None:
+        """End the parent run."""
+        with _typed():
             self.client.set_terminated(parent, "FINISHED")
 
 

@@ -1,5 +1,6 @@
 """Time the first token: ask an engine for a stream, and note when the answer began."""
 
+import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -47,5 +48,17 @@ class FirstTokenEngine:
 
 def noting_first_token(lm: dspy.LM) -> tuple[dspy.LM, FirstTokenEngine]:
     """Return the same model, asked by its stream, and the engine that notes when each answer begins."""
-    engine = FirstTokenEngine(lm.engine)
-    return lm.copy(engine=engine), engine
+    below: Any = lm.engine
+    while "inner" in vars(below):
+        below = below.inner
+    noting = FirstTokenEngine(below)
+
+    def around(engine: Any) -> Any:
+        """Return the engines that count and limit, with the noting one at their heart."""
+        if "inner" not in vars(engine):
+            return noting
+        outer = copy.copy(engine)
+        outer.inner = around(engine.inner)
+        return outer
+
+    return lm.copy(engine=around(lm.engine)), noting

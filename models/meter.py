@@ -18,6 +18,7 @@ import dspy
 from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
+from models.allowance import Stopped
 from models.price import api_price
 from models.prompt import engine_of
 
@@ -142,14 +143,30 @@ class Meter:
     def end(self, model: str, line: dict[str, Any] | None, usd: float | None, *, replayed: bool) -> None:
         """Count an answer and keep it; None for a call that failed."""
         with self._changed:
-            if line is not None:
-                self.by_model[model].add(line["usage"], usd, replayed=replayed)
-                if not replayed and self.file is not None:
-                    with self.file.open("a", encoding="utf-8") as f:
-                        f.write(json.dumps(line | {"at": round(self.seconds, 3)}, ensure_ascii=False) + "\n")
-            if not replayed:
-                self._under_way -= 1
-                self._changed.notify_all()
+            try:
+                if line is not None:
+                    self.by_model[model].add(line["usage"], usd, replayed=replayed)
+                    if not replayed:
+                        self._keep(line | {"at": round(self.seconds, 3)})
+            finally:
+                if not replayed:
+                    self._under_way -= 1
+                    self._changed.notify_all()
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        """Write an answer down.
+
+        Raises:
+            Stopped: it cannot be written, so that further calls would be paid for and lost.
+        """
+        if self.file is None:
+            return
+        try:
+            with self.file.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as e:
+            self.stop(f"{self.file}: {e.strerror}")
+            raise Stopped(self.stopped) from e
 
 
 class MeteredEngine:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import dspy
+from dspy import lm15
 
 from models.remote import RemoteEngine
 
@@ -39,6 +40,16 @@ def engine_of(lm: dspy.LM) -> Any:
     return None if isinstance(engine, str | RemoteEngine) else engine
 
 
+def messages_of(request: lm15.Request) -> list[dict[str, str]]:
+    """Return the messages of a request as plain text, the system's first."""
+    system = request.system if isinstance(request.system, str) else "".join(str(p.text) for p in request.system or ())
+    messages = [{"role": "system", "content": system}] if system else []
+    return messages + [{"role": str(m.role), "content": str(m.text)} for m in request.messages]
+
+
 def _innermost(lm: dspy.LM) -> Any:
-    """Return the engine that answers, below the one that counts."""
-    return vars(lm.engine).get("inner", lm.engine) if not isinstance(lm.engine, str) else lm.engine
+    """Return the engine that answers, below those that count."""
+    engine = lm.engine
+    while not isinstance(engine, str) and "inner" in vars(engine):
+        engine = vars(engine)["inner"]
+    return engine

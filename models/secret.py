@@ -15,7 +15,8 @@ def reference(text: str) -> str:
 
 
 def redact(text: str, values: Iterable[str] = ()) -> str:
-    """Return the text without the given values and without the value of any key in the environment."""
+    """Return the text without the given values, any key in the environment, or a user's name and password in a URL."""
+    text = re.sub(r"://[^/\s@]+@", "://[key]@", text)
     named = (v for k, v in os.environ.items() if re.search(r"(API_KEY|TOKEN|SECRET|PASSWORD)$", k))
     for value in {*values, *named}:
         if len(value) >= SHORTEST:

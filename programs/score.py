@@ -88,7 +88,10 @@ def score_examples(
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
     threads: int = 8,
 ) -> Iterator[Row]:
-    """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context."""
+    """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context.
+
+    What stops a call (a budget, a limit) is raised after the rows of those that were under way.
+    """
     if threads == 1:
         yield from (score_example(program, e, metric, price) for e in examples)
         return
@@ -117,15 +120,18 @@ def score_examples(
     try:
         for w in workers:
             w.start()
-        working = len(workers)
+        working, stop = len(workers), None
         while working:
             row = rows.get()
-            if isinstance(row, BaseException):
-                raise row
             if row is None:
                 working -= 1
+            elif isinstance(row, BaseException):
+                stop = stop or row
+                ended.set()
             else:
                 yield row
+        if stop is not None:
+            raise stop
     finally:
         ended.set()
         for w in workers:

@@ -5,7 +5,8 @@ from statistics import median
 
 import dspy
 
-from eval.measure import Latency, Probe, measure_latency
+from eval.latency import Probe, measure_latency
+from eval.measure import Latency
 from models.load import LoadedModel
 from programs.modules.classify import Classify
 from programs.task import Fitted, Spent

@@ -249,7 +249,7 @@ def test_a_setting_that_points_nowhere_is_refused(file: Path, setting: str, mess
 
 def test_flags_win_over_the_file(file: Path) -> None:
     file.write_text(SOUND + "seeds: [5]\nlimits: {usd: 3, minutes: 4}\n")
-    flags = Overrides(limit=7, only=("few_shot",), seeds=(1, 2), max_usd=0.0)
+    flags = Overrides(limit=7, only=("few_shot",), seeds=(1, 2), limits={"usd": 0.0})
     experiment, _ = read_experiment(file, flags)
     assert experiment is not None
     assert [m.name for m in experiment.methods] == ["few_shot"]

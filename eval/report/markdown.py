@@ -18,6 +18,7 @@ HEADER = ("arm", "score", "95 % interval", "n", "failed", "p95 ms", "to fit", "p
 def markdown(evidence: Evidence) -> str:
     """Return the report; the last details are left out, and said to be, when it would not fit a comment."""
     head, details = [f"## {_text(evidence.comparison.experiment)}", ""], list[tuple[str, str]]()
+    head += [f"**{_text(str(evidence.comparison.partial))}**", ""] if evidence.comparison.partial else []
     failed = [o for o in evidence.outcomes if not o.passed]
     head += [f"- **gate failed** {_text(o.task)}: {_text(o.found)}" for o in failed] + [""] * bool(failed)
     for verdict in evidence.comparison.verdicts:

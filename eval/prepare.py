@@ -1,0 +1,58 @@
+"""What a run and a look back at one begin with: the data checked, the cells' keys known, no model loaded."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from eval.experiment import Experiment, TaskSpec
+from eval.keys import Keys
+from eval.passages import Indexes
+from models.load import EMBEDDED
+from programs.data import load_and_check
+from programs.retrieval.base import silent
+from programs.task import Problem, Task, UserError
+
+
+def prepare(experiment: Experiment, *, store: Path, note: Callable[[str], None] = silent) -> Keys:
+    """Load and check the data of an experiment; what forbids nothing is told to `note`.
+
+    Raises:
+        UserError: the tasks have errors.
+    """
+    tasks, problems = load_tasks(experiment.tasks)
+    for p in problems:
+        if p.level == "warning":
+            note(str(p))
+    if errors := [p for p in problems if p.level == "error"]:
+        raise UserError("\n".join(str(e) for e in errors))
+    return Keys(experiment, tasks, Indexes(store, note))
+
+
+def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
+    """Load and check every task; all problems of all tasks come back together."""
+    tasks, problems = {}, []
+    for spec in specs:
+        task, found = load_and_check(spec)
+        problems += found
+        if task is not None:
+            tasks[spec.name] = task
+    return tasks, problems
+
+
+def check_models(experiment: Experiment) -> list[Problem]:
+    """Return what keeps the models from being called, without calling them."""
+    problems = []
+    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else [])]:
+        if spec.name == "embedded" or spec.name.startswith("local:"):
+            folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
+            if folder.is_absolute() and not list(folder.glob("*.safetensors")):
+                problems.append(
+                    Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
+                )
+            continue
+        if spec.api_base or spec.api_key:
+            continue
+        key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
+        if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
+            problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
+    return problems

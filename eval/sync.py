@@ -1,0 +1,65 @@
+"""The verb `sync`: send to MLflow what runs measured while it was away."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from eval.options import store_option
+
+if TYPE_CHECKING:
+    from eval.compare import Comparison
+    from eval.outbox import Unsent
+
+
+@click.command()
+@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
+@store_option
+def sync(store: Path, tracking_uri: str | None) -> int:
+    """Send the cells that are not in MLflow yet, with their rows; a second time it does nothing.
+
+    Example: crossover sync --tracking-uri http://127.0.0.1:5000
+    """
+    from eval.lock import holding
+    from eval.outbox import Unsent, send, waiting
+    from eval.table import render, to_json
+    from eval.tracking import Tracker, TrackingError
+    from programs.task import UserError
+
+    keys = sorted(f.parent.name for f in store.glob("cells/*/unsent.json"))
+    cells = waiting(store, keys)
+    if not cells:
+        click.echo(f"{store}: nothing is waiting to be sent")
+        return 0
+    with holding(store, keys, "sync"):
+        parents, sent = dict[str, Unsent](), 0
+        try:
+            tracker = Tracker(store, tracking_uri)
+            for result, unsent in cells:
+                parents[send(tracker, store, result, unsent)] = unsent
+                sent += 1
+            for parent, unsent in parents.items():
+                comparison = _last_verdict(store, unsent)
+                if comparison is not None:
+                    tracker.verdict(parent, render(comparison), to_json(comparison))
+                tracker.finish(parent)
+        except TrackingError as e:
+            what = f"MLflow: {e}; {sent} of {len(cells)} cells sent"
+            raise UserError(f"{what}; `crossover sync` again when it answers") from e
+    click.echo(f"{sent} cells sent to MLflow")
+    return 0
+
+
+def _last_verdict(store: Path, unsent: "Unsent") -> "Comparison | None":
+    """Return the comparison of the experiment's last run, None where that was of other settings or was killed."""
+    from eval.compare import compare
+    from eval.recorded import read_recorded
+    from programs.task import UserError
+
+    try:
+        found = read_recorded(store, unsent.experiment)
+    except UserError:
+        return None
+    if found.params != unsent.params:
+        return None
+    return compare(found.results, needs=found.needs, prices=found.prices, experiment=found.experiment)

@@ -1,0 +1,101 @@
+"""MLflow away, slow or full: the run ends in time, the rows stay here, `crossover sync` sends them once."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from openai_server import openai_server
+from processes import ended, start
+from remote_experiment import first_word, write_remote
+
+from eval import safe_tracker
+from eval.cli import main
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Accept connections and never answer, as a server does that is far too slow."""
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    kept.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in kept:
+            connection.close()
+
+
+def runs_of(store: Path) -> tuple[list[str], list[str]]:
+    """Return the cells and the parents that MLflow holds as finished."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("words").experiment_id])
+    assert {r.info.status for r in found} == {"FINISHED"}
+    cells = [r.data.tags["crossover.cell"] for r in found if "crossover.cell" in r.data.tags]
+    return sorted(cells), [r.info.run_id for r in found if "crossover.cell" not in r.data.tags]
+
+
+def test_what_could_not_be_sent_is_sent_later_once(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(safe_tracker, "REMOTE_SECONDS", 1.0)
+    with openai_server(first_word) as served, silent_server() as slow:
+        flags = ["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q", "--tracking-uri"]
+        start = time.monotonic()
+        assert main([*flags, slow, "--only", "zero_shot"]) == 0
+        assert time.monotonic() - start < 60
+        assert "MLflow: still busy after 1 s; the rows are in the store" in capsys.readouterr().err
+        assert main([*flags, "http://127.0.0.1:9", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert "send them later: crossover sync" in err
+        assert [a["mlflow_run_id"] for a in json.loads(out)["arms"]] == ["", ""]
+        assert main(["sync", "--store", str(store)]) == 0
+        assert capsys.readouterr().out == "2 cells sent to MLflow\n"
+        first = runs_of(store)
+        assert first[0] == sorted(f.name for f in store.glob("cells/*"))
+        assert len(first[1]) == 2
+        assert main(["sync", "--store", str(store)]) == 0
+        assert "nothing is waiting" in capsys.readouterr().out
+        assert main([*flags[:-1], "--json"]) == 0
+    ids = [a["mlflow_run_id"] for a in json.loads(capsys.readouterr().out)["arms"]]
+    assert all(ids)
+    assert runs_of(store) == first
+
+
+def test_the_next_run_sends_what_waits(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with openai_server(first_word) as served:
+        flags = ["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]
+        assert main([*flags, "--tracking-uri", "http://user:hunter2-secret@127.0.0.1:9"]) == 0
+        assert "hunter2" not in capsys.readouterr().err
+        assert main(flags) == 0
+    assert len(runs_of(store)[0]) == 2
+    assert not list(store.glob("cells/*/unsent.json"))
+
+
+def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> None:
+    store.mkdir(parents=True)
+    (store / "mlflow.db").write_bytes(b"no database, and no room to make one")
+    with openai_server(first_word) as served:
+        assert main(["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]) == 0
+    assert len(list(store.glob("cells/*/unsent.json"))) == 2
+    (store / "mlflow.db").unlink()
+    assert ended(start(tmp_path, tmp_path / "said", "sync", "--store", str(store))) == 0
+    assert (tmp_path / "said.out").read_text() == "2 cells sent to MLflow\n"
+    assert not list(store.glob("cells/*/unsent.json"))
