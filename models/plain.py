@@ -5,6 +5,7 @@ DSPy's ChatAdapter. Instructions become the system turn, where the program has a
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import dspy
@@ -18,6 +19,13 @@ def _render(value: Any) -> str:
     if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
         return "\n".join(f"[{n}] {v}" for n, v in enumerate(value, 1))
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _no_field(text: str, names: Iterable[str]) -> str:
+    """Return a value none of whose further lines passes for another field."""
+    first, *rest = text.split("\n")
+    starts = tuple(f"{n}:" for n in names)
+    return "\n".join([first, *(f"> {line}" if line.lstrip().startswith(starts) else line for line in rest)])
 
 
 class PlainAdapter(dspy.Adapter):
@@ -57,7 +65,7 @@ class PlainAdapter(dspy.Adapter):
         values = {n: _render(outputs.get(n, missing_field_message) or "") for n in signature.output_fields}
         if len(values) == 1:
             return next(iter(values.values()))
-        return "\n".join(f"{n}: {v}" for n, v in values.items())
+        return "\n".join(f"{n}: {_no_field(v, values)}" for n, v in values.items())
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the output fields back; raise AdapterParseError when a field is absent or of the wrong type."""
