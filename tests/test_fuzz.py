@@ -89,7 +89,7 @@ def check_rows(lines: bytes) -> None:
         file.write_bytes(lines)
         tried(lambda: read_table(file))
         tried(lambda: read_operands([str(file), str(file)], Path(folder)))
-        tried(lambda: read_rows(file))
+        tried(lambda: list(read_rows(file)))
 
 
 def check_data(lines: bytes, suffix: str) -> None:
