@@ -183,7 +183,8 @@ def _names(cells: Sequence[Cell]) -> list[str]:
 def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     """Return the arm that these results, one a seed, make together."""
     cell, tables = results[0].cell, [Rows.of(r.rows) for r in results]
-    by_seed = tuple(dict(t.scored()) for t in tables)
+    # By id: rows stand in the order in which they were answered, which must not decide what a bootstrap draws.
+    by_seed = tuple(dict(sorted(t.scored())) for t in tables)
     scores = _mean_scores(by_seed)
     clusters = results[0].clusters
     among = [clusters[i] for i in scores] if clusters else None

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
-EXIT_CANNOT_RUN = 2
+EXIT_FAULT, EXIT_CANNOT_RUN = 1, 2
 
 
 class _Verbs(click.Group):
@@ -58,9 +59,14 @@ def main(argv: list[str] | None = None) -> int:
         click.echo("interrupted: what was measured is kept; the same command goes on from there", err=True)
         return EXIT_INTERRUPTED
     except Exception as e:
+        from eval.visible import visible
+        from models.secret import redact
+
         if type(e).__name__ != "UserError":
-            raise
-        for line in str(e).splitlines():
+            # A fault of ours; providers quote keys in what they refuse.
+            click.echo(visible(redact(traceback.format_exc())), err=True)
+            return EXIT_FAULT
+        for line in visible(redact(str(e))).splitlines():
             click.echo(line if line.startswith(("error: ", "warning: ")) else f"error: {line}", err=True)
         return EXIT_CANNOT_RUN
 
@@ -109,6 +115,7 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     from eval.progress import Progress
     from eval.run import run_experiment
     from eval.table import render, to_json
+    from eval.visible import visible
 
     progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
     try:
@@ -122,10 +129,9 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
         )
     finally:
         progress.close()
-    click.echo(
-        json.dumps(to_json(comparison), indent=1) if flags["as_json"] else render(comparison), nl=flags["as_json"]
-    )
-    if not flags["as_json"]:
+    as_json: bool = flags["as_json"]
+    click.echo(json.dumps(to_json(comparison), indent=1) if as_json else visible(render(comparison)), nl=as_json)
+    if not as_json:
         where = "" if store == Path("mlruns") else f" --store {store}"
         click.echo(f"\nevery run, row and artifact: crossover ui{where}")
     code = deliver(experiment, comparison, store=store, wanted=wanted)

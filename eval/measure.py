@@ -2,8 +2,9 @@
 
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import dspy
 
 from eval.experiment import Cell
 from eval.progress import Progress
+from eval.rows import Rows, read_table
 from models.load import LoadedModel
 from models.meter import Meter
 from programs.retrieval.base import silent
@@ -44,7 +46,7 @@ class Result:
     cell: Cell
     split_sha256: str
     rows: Sequence[Row]
-    """One a test example, in the order of the split."""
+    """One a test example, in the order in which they were answered."""
     serve_seconds: float
     """Wall time of the accuracy pass."""
     latency: Latency
@@ -79,31 +81,30 @@ def append_rows(file: Path, rows: list[Row]) -> None:
         os.fsync(f.fileno())
 
 
-def read_rows(file: Path, note: Callable[[str], None] = silent) -> list[Row]:
-    """Read rows back; a last line that a crash left torn is cut off, so that what follows starts on a line of its own.
+def read_rows(file: Path, note: Callable[[str], None] = silent) -> Iterator[Row]:
+    """Yield the rows of a file; a last line that a crash left torn is cut off, so that the next one stands alone.
 
     Raises:
         UserError: a line before the last is damaged, which no crash of ours does.
     """
     if not file.exists():
-        return []
-    rows, good = [], 0
+        return
+    good = 0
     with file.open("rb") as f:
         for number, line in enumerate(f, 1):
             try:
                 if not line.endswith(b"\n"):
                     raise ValueError("torn")
-                rows.append(Row(**json.loads(line)))
+                row = Row(**json.loads(line))
             except (ValueError, TypeError) as e:
                 if f.read(1):
                     raise UserError(f"{file}:{number}: damaged; {MOVE_AWAY}") from e
                 break
             good += len(line)
+            yield row
     if good < file.stat().st_size:
         note(f"warning: {file}: the last line was torn by a crash; it is cut off and measured again")
-        with file.open("r+b") as f:
-            f.truncate(good)
-    return rows
+        os.truncate(file, good)
 
 
 def measure_accuracy(
@@ -115,13 +116,14 @@ def measure_accuracy(
     file: Path,
     threads: int,
     progress: Progress,
-) -> tuple[list[Row], float]:
-    """Score every example that `file` does not hold yet; return all rows in order, and the seconds that it took.
+) -> tuple[Rows, float]:
+    """Score every example that `file` does not hold yet; return all rows as they came, and the seconds that it took.
 
     The seconds are scaled to all examples when a resumed pass scored only some. The answers of a provider are kept
     one by one until all rows stand: a pass that was killed pays for none of them twice.
     """
-    done = {r.id: r for r in read_rows(file, progress.note)}
+    # Of a row that is on the disk the id is enough: a million rows as objects would be most of a gigabyte.
+    done = {sys.intern(r.id) for r in read_rows(file, progress.note)}
     left = [e for e in examples if str(e["id"]) not in done]
     progress.examples(len(done), len(examples))
     start, fresh, batch = time.perf_counter(), 0, list[Row]()
@@ -131,7 +133,7 @@ def measure_accuracy(
         with dspy.context(lm=lm, adapter=model.adapter):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
-                done[row.id] = row
+                done.add(row.id)
                 fresh += 1
                 if len(batch) >= 32:
                     append_rows(file, batch)
@@ -143,4 +145,4 @@ def measure_accuracy(
         # From here on the rows hold what was paid for.
         answers.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
-    return [done[str(e["id"])] for e in examples], seconds * len(examples) / fresh if fresh else 0.0
+    return read_table(file), seconds * len(examples) / fresh if fresh else 0.0

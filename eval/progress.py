@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from eval.visible import visible
+
 PLAIN_EVERY = 10.0
 """Seconds between lines where the stream is no terminal."""
 REDRAW_EVERY = 0.1
@@ -59,6 +61,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say what is being done; a warning or an error gets a line that stays, wanted or not."""
+        text = visible(text)
         with self._lock:
             lasting = text.startswith(("warning: ", "error: "))
             if not self._enabled and not lasting:

@@ -43,15 +43,14 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
         "-m",
         "mlflow",
         "server",
-        "--backend-store-uri",
-        uri,
         "--host",
         "127.0.0.1",
         "--port",
         str(port),
     ]
     command += ["--workers", "1"]
-    environment = os.environ | ENVIRONMENT
+    # Not on the command line, which every user of the machine can list: a URI may hold a password.
+    environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
     # A file, not a pipe: nobody would read the pipe, and a full one stops the server.
     log = Path(tempfile.mkdtemp(prefix="crossover-ui-")) / "server.log"
     with log.open("wb") as output:

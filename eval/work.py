@@ -40,6 +40,17 @@ def method_of(name: str, options: Any) -> Method:
     raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
 
 
+def check_folder(spec: ModelSpec) -> None:
+    """Refuse a folder that names its model instead of being one.
+
+    Raises:
+        UserError: transformers would follow the name to wherever it leads.
+    """
+    folder = Path(spec.name.removeprefix("local:"))
+    if spec.name.startswith("local:") and (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} is an adapter, which names a base model elsewhere; merge it and give that folder")
+
+
 @dataclass
 class Work:
     """What one run of an experiment carries along."""
@@ -62,6 +73,7 @@ class Work:
     def model(self, spec: ModelSpec) -> LoadedModel:
         """Return the model, loaded when it is first needed: a finished run only prints."""
         if spec not in self._models:
+            check_folder(spec)
             model = load_model(spec)
             if not model.local and self.experiment.limits.usd is not None and api_price({spec.name: PROBE}) is None:
                 self.progress.note(f"warning: {spec.name} has no known price: the limit in dollars cannot hold it")

@@ -90,10 +90,12 @@ def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:
         from models.plain import PlainAdapter
 
         return PlainAdapter(decode)
+    from models.markers import SafeChatAdapter, SafeJSONAdapter
+
     if name == "chat":
-        return dspy.ChatAdapter(use_json_adapter_fallback=False)
+        return SafeChatAdapter(use_json_adapter_fallback=False)
     if name == "json":
-        return dspy.JSONAdapter()
+        return SafeJSONAdapter()
     raise ValueError(f"adapter {name!r} is not one of plain, chat, json")
 
 

@@ -5,6 +5,7 @@ DSPy's ChatAdapter. Instructions become the system turn, where the program has a
 """
 
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +34,13 @@ def _labels(signature: type[dspy.Signature]) -> list[str]:
     """Return the labels of the one output field, empty where it has none or is not the only one."""
     outputs = list(signature.output_fields.values())
     return list(outputs[0].json_schema_extra.get("labels", ())) if len(outputs) == 1 else []
+
+
+def _no_field(text: str, names: Iterable[str]) -> str:
+    """Return a value none of whose further lines passes for another field."""
+    first, *rest = text.split("\n")
+    starts = tuple(f"{n}:" for n in names)
+    return "\n".join([first, *(f"> {line}" if line.lstrip().startswith(starts) else line for line in rest)])
 
 
 class PlainAdapter(dspy.Adapter):
@@ -91,7 +99,7 @@ class PlainAdapter(dspy.Adapter):
         values = {n: _render(outputs.get(n, missing_field_message) or "") for n in signature.output_fields}
         if len(values) == 1:
             return next(iter(values.values()))
-        return "\n".join(f"{n}: {v}" for n, v in values.items())
+        return "\n".join(f"{n}: {_no_field(v, values)}" for n, v in values.items())
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the output fields back; raise AdapterParseError when a field is absent or of the wrong type."""

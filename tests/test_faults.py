@@ -101,7 +101,7 @@ def test_a_damaged_line_is_no_torn_one(tmp_path: Path) -> None:
     assert "the last line was torn by a crash" in notes[0]
     file.write_text(lines[0] + lines[1][:9] + "\n" + lines[2])
     with pytest.raises(UserError, match=r"rows\.jsonl:2: damaged; move the cell's folder away"):
-        read_rows(file)
+        list(read_rows(file))
 
 
 @pytest.mark.parametrize("damage", ["rows.jsonl", "result.json"])

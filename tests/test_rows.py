@@ -22,7 +22,7 @@ ROWS = [
 def test_columns_give_back_the_rows(tmp_path: Path) -> None:
     append_rows(tmp_path / "rows.jsonl", ROWS)
     table = read_table(tmp_path / "rows.jsonl")
-    assert list(table) == ROWS == read_rows(tmp_path / "rows.jsonl")
+    assert list(table) == ROWS == list(read_rows(tmp_path / "rows.jsonl"))
     assert (table[-1], table[1:3], len(table)) == (ROWS[3], ROWS[1:3], 4)
     assert list(Rows.of(ROWS)) == ROWS
     assert Rows.of(table) is table

@@ -69,6 +69,7 @@ def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
         "schema_version",
         "methodology_version",
         "experiment",
+        "partial",
         "split_sha256",
         "arms",
         "contrasts",

@@ -86,6 +86,13 @@ def test_the_verdict_lies_in_the_parent(tracker: Tracker, parent: str) -> None:
     assert tracker.client.get_run(parent).info.status == "FINISHED"
 
 
+def _readable(file: Path) -> bool:
+    try:
+        return bool(file.read_bytes())
+    except OSError:  # the process has ended since
+        return False
+
+
 def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -104,6 +111,13 @@ def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
             assert ui.stdout.readline() == f"MLflow UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
                 assert answer.status == 200
+            api = urllib.request.Request(
+                f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"}
+            )
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(api)
+            lists = [f.read_text() for f in Path("/proc").glob("[0-9]*/cmdline") if _readable(f)]
+            assert not any(f"sqlite:///{store}" in line for line in lists)
         finally:
             ui.send_signal(signal.SIGINT)
             try:

@@ -1,22 +1,12 @@
 """Text that comes from data, made safe to look at: what cannot be seen is shown, what is long is cut."""
 
-import unicodedata
-
 from eval.table import money
+from eval.visible import visible
+
+__all__ = ["cut", "dollars", "field_text", "visible"]
 
 LONGEST = 1200
 """Characters of one field of an example that a report shows."""
-
-
-def visible(text: object) -> str:
-    """Return the text with control, format and lone surrogate characters as their code; line ends and tabs stay.
-
-    A right-to-left override would turn the rest of the page around, a zero-width space would hide a difference.
-    """
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"⟨U+{ord(c):04X}⟩"
-        for c in str(text)
-    )
 
 
 def cut(text: object, most: int = LONGEST) -> str:
