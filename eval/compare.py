@@ -36,6 +36,8 @@ class Comparison:
     """Task to the arms that no other beats in score, price and p95 at once."""
     cautions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Task to the doubts that a reader must see: too few examples, clusters or seeds."""
+    failures: tuple[str, ...] = ()
+    """Cells that could not be fitted, and why."""
 
 
 def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:

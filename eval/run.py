@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,6 +96,8 @@ class Work:
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
+    failures: list[str] = field(default_factory=list)
+    """What could not be fitted, and why."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
     _models: dict[ModelSpec, LoadedModel] = field(default_factory=dict)
 
@@ -145,6 +147,7 @@ class Work:
             usd=own.get("usd") or shared.usd,
             workdir=folder / "fit",
             answers=folder / "answers.jsonl",
+            checkpoints=folder / "checkpoints",
             teacher=None if teacher is None else teacher.lm,
             teacher_adapter=None if teacher is None else teacher.adapter,
             threads=self.threads,
@@ -185,6 +188,8 @@ def run_experiment(
     keys = [work.keys.of(c) for c in cells]
     results = {k: r for k in keys if (r := load_result(store, k)) is not None}
     missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
+    for method in {c.method.label: c.method for c in missing}.values():
+        method_of(method.name, method.options)  # what it refuses to be, it refuses before anything is spent
     progress.total_cells = len(missing)
     track = SafeTracker(experiment, store, tracking_uri, progress) if missing else None
     groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
@@ -208,33 +213,29 @@ def run_experiment(
     if stopped:
         progress.note(f"warning: stopped at {stopped}, {len(results)} of {len(cells)} cells done: the table is partial")
     if not results:
-        raise UserError(
-            f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
-        )
+        before = f" before the limit of {stopped}" if stopped else ""
+        raise UserError("\n".join([*work.failures, f"no cell was measured{before}; see the notes above"]))
     record(store, experiment, [k for k in keys if k in results])
-    comparison = compare(
-        [results[k] for k in keys if k in results],
-        needs=experiment.needs,
-        prices=experiment.prices,
-        experiment=experiment.name,
-    )
+    found = [results[k] for k in keys if k in results]
+    judged = compare(found, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name)
+    comparison = replace(judged, failures=tuple(work.failures))
     if track is not None:
         track.verdict(comparison)
     return comparison
 
 
 def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
-    """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
+    """Fit and score one cell; None when fitting failed, which the table tells and the next run tries again."""
     task, model, key = work.tasks[cell.task], work.model(cell.model), work.keys.of(cell)
     folder = cell_folder(work.store, key)
     passages = work.passages(cell)
     try:
         fitted = fit_cell(work, cell, folder)
         test = work.test(cell)
-    except UserError:
-        raise
     except Exception as e:
-        work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
+        why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
+        work.failures.append(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}")
+        work.progress.note(f"warning: {work.failures[-1]}")
         return None
     with dspy.context(rm=passages.live(cell.knowledge.test)):
         rows, seconds = measure_accuracy(
@@ -296,3 +297,4 @@ def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTr
         if track is not None:
             track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
         save_result(work.store, result)
+        shutil.rmtree(cell_folder(work.store, result.key) / "checkpoints", ignore_errors=True)

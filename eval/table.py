@@ -136,6 +136,8 @@ def render(comparison: Comparison) -> str:
         if planned:
             lines += ["", f"{v.choose} against the others (difference, 95 % interval, p after Holm):"]
             lines += [x for c in planned for x in wrapped(contrast_line(c))]
+    if comparison.failures:
+        lines += ["", *(x for failure in comparison.failures for x in wrapped(failure, "! "))]
     return "\n".join(lines) + "\n"
 
 
@@ -205,6 +207,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for c in comparison.contrasts
         ],
+        "failures": list(comparison.failures),
         "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
         "verdict": [
             {

@@ -167,6 +167,8 @@ class Budget:
     """Where the method may keep files; the caller owns the folder."""
     answers: Path | None = None
     """File of the answers that were paid for; a fit that was killed goes on from it."""
+    checkpoints: Path | None = None
+    """Folder that outlives a fit that was killed, for a training to go on from; None for one in `workdir`."""
     teacher: dspy.LM | None = None
     """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
     teacher_adapter: dspy.Adapter | None = None

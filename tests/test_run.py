@@ -189,3 +189,28 @@ def test_a_limit_draws_from_the_whole_file_and_nests() -> None:
     assert {e["label"] for e in few} == set("abcd")
     assert [e for e in more if e in few] == few
     assert sample(examples, None) == examples
+
+
+def test_a_cell_that_cannot_be_fitted_is_told_and_the_others_are_measured(
+    experiment: Path, store: Path, intents: list[dspy.Example], capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"text": "card " * 5000, "label": "card_lost"}
+    (experiment.parent / "train.jsonl").write_text(json.dumps(long) + "\n")
+    assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [a["method"] for a in data["arms"]] == ["zero_shot"]
+    assert data["failures"] == [
+        "intents, sft epochs=1 rank=4, seed 0 could not be fitted: all 1 training rows exceed the model's context of "
+        "4096 tokens; shorten them"
+    ]
+    assert run(experiment, store, "--only", "sft") == 2
+    assert "error: intents, sft epochs=1 rank=4, seed 0 could not be fitted" in capsys.readouterr().err
+
+
+def test_a_method_that_cannot_be_is_refused_before_anything_is_spent(
+    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment.write_text(experiment.read_text().replace("sft: {epochs: 1, rank: 4}", "sft: {adapter: qlora}"))
+    assert run(experiment, store) == 2
+    assert "'qlora' needs CUDA and bitsandbytes, and" in capsys.readouterr().err
+    assert not list(store.glob("cells/*/rows.jsonl"))
