@@ -60,6 +60,8 @@ class Pace:
     """Epochs without a better val score that end the training; 0 for never."""
     minutes: float = 1.0
     """Between checkpoints."""
+    start: bool = False
+    """What the training starts from is an answer too, and is kept where no epoch is better."""
     pause: float = 0.0
     """Share of the steps after which val is read and the training pauses; 0 for never."""
 
@@ -141,6 +143,8 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         self.run.resumed_from = state.global_step
         if not self.run.val_scores:
             self.run.val_scores.append(self._read_val(model))
+            if self.pace.start:
+                self.save(model, self.folder / "best")
             self._keep()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -175,7 +179,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         scores.append(self._read_val(model))
         self.budget.progress(f"epoch {epoch}/{self.pace.epochs}, val {scores[epoch]:.3f}")
         best = scores[epoch] > max(scores[:epoch])
-        if best or epoch == 1:
+        if best or (epoch == 1 and not self.pace.start):
             self.run.best_epoch = epoch if best else 0
             self.save(model, self.folder / "best")
         late = epoch - self.run.best_epoch >= self.pace.patience > 0

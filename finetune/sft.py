@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +45,8 @@ class Sft:
     """Compute activations twice instead of keeping them: less memory, more time."""
     checkpoint_minutes: float = 1.0
     """Between checkpoints, from which a training that was killed goes on."""
+    search: Mapping[str, float] | None = None
+    """`{trials: 16, early: 0.2, finish: 3}` searches learning rate, rank, batch size and dropout on val."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, before anything is spent."""
@@ -52,6 +54,10 @@ class Sft:
             raise UserError(f"sft adapter {self.adapter!r} is not one of {', '.join(ADAPTERS)}; set `adapter: lora`")
         if self.adapter == "qlora" and (missing := four_bits_missing()):
             raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
+        if self.search is not None:
+            from finetune.search import plan_of
+
+            plan_of(self.search)
 
     def fit(
         self,
@@ -66,6 +72,7 @@ class Sft:
     ) -> Fitted:
         """Train on all of `train`, keep the epoch that scores best on `val`, and serve it by the same engine."""
         from finetune.render import render_training_text
+        from finetune.search import search
         from finetune.training import Ground, checkpoints_of, copy_best, train_model
 
         check_local(lm, "sft")
@@ -73,12 +80,15 @@ class Sft:
         bare = without_demos(program)
         text = render_training_text(bare, train, lm)
         ground = Ground(bare, val, metric, lm, seed, budget)
-        run = train_model(self, text, ground, folder=checkpoints_of(budget) / "sft")
-        before = run.seconds
+        place = checkpoints_of(budget) / "sft"
+        found = None if self.search is None else search(self, text, ground, place)
+        run = train_model(self, text, ground, folder=place) if found is None else found.run
         run = copy_best(run, budget)
         tuned, change = serve(self, run.folder, lm, probe=text.rows[0]["prompt"])
-        seconds = max(before, time.perf_counter() - start)
-        spent = Spent(train_tokens=run.tokens, seconds=seconds) + run.selection
+        spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection
+        if found is not None:
+            spent += found.discarded
+        spent.seconds = max(spent.seconds, time.perf_counter() - start)
         fitted = Fitted(program=bare, lm=tuned, spent=spent, artifact=run.folder)
         fitted.notes = {
             "logit_change": change,
@@ -94,6 +104,8 @@ class Sft:
             "lr": run.lr,
             "resumed_from_step": run.resumed_from,
         }
+        if found is not None:
+            fitted.notes |= {"search": found.report, "discarded_seconds": found.discarded.seconds}
         if text.dropped:
             fitted.warnings.append(f"{text.dropped} training rows exceed the context and were left out")
         if run.best_epoch == 0:

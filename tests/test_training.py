@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dspy
+import optuna
 import pytest
 from safetensors.torch import load_file
 
 from eval.run import method_of
+from finetune.search import early_agreement
 from models.load import LoadedModel, load_model
 from models.spec import ModelSpec
 from programs.modules.classify import Classify
@@ -75,12 +78,18 @@ def test_four_bits_are_refused_before_anything_is_spent() -> None:
         method_of("sft", {"adapter": "qlora"})
 
 
-def fit_for_long(folder: Path, progress: Any = print) -> Fitted:
-    """Train forty steps on the rows of the folder, with a checkpoint at each; what the test kills runs this too."""
+LONG: dict[str, dict[str, Any]] = {
+    "train": {"epochs": 4, "batch_size": 2, "dropout": 0.1},
+    "search": {"epochs": 2, "search": {"trials": 6, "early": 0.25, "finish": 2}},
+}
+
+
+def fit_for_long(what: str, folder: Path, progress: Any = len) -> Fitted:
+    """Fit on the rows of the folder, with a checkpoint at each step; the process that the test kills runs this too."""
     rows = json.loads((folder.parent / "rows.json").read_text())
     examples = [dspy.Example(**r).with_inputs("text") for r in rows]
     model = load_model(ModelSpec("embedded", max_tokens=8))
-    options = {"rank": 4, "epochs": 4, "batch_size": 2, "dropout": 0.1, "bf16": False, "checkpoint_minutes": 0.0}
+    options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
     with dspy.context(lm=model.lm, adapter=model.adapter):
         return method_of("sft", options).fit(
             Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
@@ -93,30 +102,70 @@ def tell(line: str) -> None:
     sys.stderr.flush()
 
 
-def test_a_killed_training_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
-    (tmp_path / "rows.json").write_text(json.dumps([e.toDict() for e in intents]))
-    killed = subprocess.Popen(
-        [sys.executable, "-W", "ignore", __file__, str(tmp_path / "killed")], stderr=subprocess.PIPE, text=True,
+def kill_at(what: str, folder: Path, examples: list[dspy.Example], wanted: Callable[[str], bool]) -> None:
+    """Start the same fit in a process of its own, and kill it at the first line of progress that is wanted."""
+    (folder.parent / "rows.json").write_text(json.dumps([e.toDict() for e in examples]))
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", __file__, what, str(folder)], stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert killed.stderr is not None
-    steps = (int(line.split()[2].partition("/")[0]) for line in killed.stderr if line.startswith("training step"))
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert any(wanted(line) for line in process.stderr)
+        process.send_signal(signal.SIGKILL)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = load_file(folder / "best" / "adapter_model.safetensors")
+    return found
+
+
+def test_a_killed_training_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
     # In the middle of the second epoch of four, ten steps each.
-    assert next(n for n in steps if n >= 15) < 20
-    killed.send_signal(signal.SIGKILL)
-    killed.wait(timeout=10)
-    killed.stderr.close()
-    one, two = fit_for_long(tmp_path / "whole"), fit_for_long(tmp_path / "killed")
-    assert two.notes["resumed_from_step"] >= 14
+    kill_at("train", tmp_path / "killed", intents, lambda line: "training step 16/40" in line)
+    one, two = (fit_for_long("train", tmp_path / n) for n in ("whole", "killed"))
+    assert 14 <= two.notes["resumed_from_step"] < 20
     assert [one.notes[n] for n in ("loss", "val_scores", "best_epoch")] == [
         two.notes[n] for n in ("loss", "val_scores", "best_epoch")
     ]
-    first, second = (load_file(tmp_path / n / "best" / "adapter_model.safetensors") for n in ("whole", "killed"))
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(first[k].equal(second[k]) for k in first)
     assert one.spent.train_tokens == two.spent.train_tokens
-    again = fit_for_long(tmp_path / "killed")
-    assert again.notes == two.notes
+    assert fit_for_long("train", tmp_path / "killed").notes == two.notes
+
+
+def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
+    kill_at("search", tmp_path / "killed", intents, lambda line: line.startswith("trial 3/6"))
+    lines = list[str]()
+    one, two = fit_for_long("search", tmp_path / "whole", lines.append), fit_for_long("search", tmp_path / "killed")
+    assert one.notes["search"] == two.notes["search"]
+    assert [t["final"] is not None for t in one.notes["search"]["trials"]].count(True) == 2
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(first[k].equal(second[k]) for k in first)
+    assert (one.spent.train_tokens, one.spent.calls) == (two.spent.train_tokens, two.spent.calls)
+    assert two.notes["discarded_seconds"] > 0.5 * two.spent.seconds > 0
+    assert "2 of 6 trials finished; Spearman's correlation of their early and final score is" in lines[-1]
+    study = optuna.load_study(
+        study_name=None, storage=f"sqlite:///{tmp_path / 'killed' / 'checkpoints' / 'sft' / 'optuna.db'}"
+    )
+    states = [t.state.name for t in study.trials]
+    assert states.count("COMPLETE") == 6
+    assert set(states) <= {"COMPLETE", "FAIL"}
+
+
+def test_agreement_of_rankings() -> None:
+    early, final = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.2, 0.1, 0.3, 0.6, 0.4, 0.5]
+    told = early_agreement(early, final)
+    assert told["spearman"] == pytest.approx(1 - 6 * (1 + 1 + 0 + 4 + 1 + 1) / (6 * 35))
+    assert (told["top"], told["top_shared"]) == (3, 3)
+    assert early_agreement([1.0, 1.0], [0.5, 0.6])["spearman"] is None
+
+
+def test_a_plan_that_cannot_be_followed_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"`earlier: 0.2` is unknown; use trials, early, finish with numbers"):
+        method_of("sft", {"search": {"trials": 4, "earlier": 0.2}})
+    with pytest.raises(UserError, match="write 1 <= finish <= trials"):
+        method_of("sft", {"search": {"trials": 2}})
 
 
 if __name__ == "__main__":
-    fit_for_long(Path(sys.argv[1]), tell)
+    fit_for_long(sys.argv[1], Path(sys.argv[2]), tell)
