@@ -44,8 +44,9 @@ class Keys:
         )
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
-        """Return the budget and the teacher of a cell that searches prompts, None for any other."""
-        if not any(searches(step.name) for step in cell.method.steps):
+        """Return the budget and the teacher of a cell that searches prompts or learns from one, None for any other."""
+        learns = any(step.options.get("targets") == "teacher" for step in cell.method.steps)
+        if not learns and not any(searches(step.name) for step in cell.method.steps):
             return None
         spec = self.experiment.teacher
         teacher = None if spec is None else [asdict(spec), self.model_sha256[spec]]

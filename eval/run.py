@@ -4,21 +4,18 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
-from importlib import import_module
-from importlib.util import find_spec
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import dspy
 
 from eval.audit import audit
-from eval.chain import Chain
 from eval.compare import Comparison, compare
-from eval.experiment import Cell, Experiment, SearchBudget, TaskSpec, plan
+from eval.experiment import Cell, Experiment, TaskSpec, plan
 from eval.keys import Keys
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
+from eval.methods import method_of
 from eval.passages import Indexes, Passages
 from eval.progress import Progress
 from eval.recorded import record
@@ -30,26 +27,12 @@ from models.load import EMBEDDED, LoadedModel, load_model, model_sha256
 from models.price import price_source
 from models.spec import ModelSpec
 from programs.data import load_and_check
-from programs.task import Budget, Fitted, Method, Problem, Task, UserError
+from programs.task import Budget, Fitted, Problem, Task, UserError
 
 LATENCY_REQUESTS = 30
 """Timed requests of each arm."""
 READINGS_OF_VAL = 20
 """How often a search may read val, where the file names no number of metric calls."""
-BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
-
-
-def method_of(name: str, options: Any) -> Method:
-    """Return the method of that file name, with its options; a chain of the methods that its options list."""
-    if name == "chain":
-        return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
-    options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
-    for room in ("optimizers", "finetune"):
-        if find_spec(f"{room}.{name}"):
-            cls = vars(import_module(f"{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
-            method: Method = cls(**options)
-            return method
-    raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
 
 
 def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
@@ -148,6 +131,7 @@ class Work:
             workdir=folder / "fit",
             answers=folder / "answers.jsonl",
             checkpoints=folder / "checkpoints",
+            shared=self.store / "targets" / self.keys.identities[cell.task]["split_sha256"][:16],
             teacher=None if teacher is None else teacher.lm,
             teacher_adapter=None if teacher is None else teacher.adapter,
             threads=self.threads,

@@ -12,6 +12,7 @@ import dspy
 
 from programs.task import Budget, Fitted, Metric, Spent, UserError
 
+SOURCES = ("gold", "teacher", "self")
 ADAPTERS = ("lora", "dora", "qlora", "none")
 
 
@@ -26,6 +27,10 @@ class Sft:
     """LoRA's scale is alpha / rank."""
     target_modules: str = "all-linear"
     """Names of the layers that get an adapter, with commas between them."""
+    targets: str = "gold"
+    """Whose answers are learnt: `gold` (the data's), `teacher`, or `self` (the model's own that score 1)."""
+    attempts: int = 4
+    """Times that an example is answered until a trace scores 1; the first at the model's own temperature."""
     epochs: int = 3
     patience: int = 0
     """Epochs without a better score on val that end the training; 0 trains them all."""
@@ -52,6 +57,8 @@ class Sft:
         """Refuse what cannot be trained, before anything is spent."""
         if self.adapter not in ADAPTERS:
             raise UserError(f"sft adapter {self.adapter!r} is not one of {', '.join(ADAPTERS)}; set `adapter: lora`")
+        if self.targets not in SOURCES:
+            raise UserError(f"sft targets {self.targets!r} is not one of {', '.join(SOURCES)}; set `targets: gold`")
         if self.adapter == "qlora" and (missing := four_bits_missing()):
             raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
         if self.search is not None:
@@ -71,23 +78,27 @@ class Sft:
         budget: Budget,
     ) -> Fitted:
         """Train on all of `train`, keep the epoch that scores best on `val`, and serve it by the same engine."""
-        from finetune.render import render_training_text
+        from finetune.render import perplexity, render_training_text, write_jsonl
         from finetune.search import search
+        from finetune.targets import targets_of
         from finetune.training import Ground, checkpoints_of, copy_best, train_model
 
         check_local(lm, "sft")
         start = time.perf_counter()
         bare = without_demos(program)
-        text = render_training_text(bare, train, lm)
+        targets = targets_of(self.targets, program, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
+        text = render_training_text(bare, targets.calls, lm)
+        write_jsonl(text, budget.workdir / "train.jsonl")
         ground = Ground(bare, val, metric, lm, seed, budget)
         place = checkpoints_of(budget) / "sft"
         found = None if self.search is None else search(self, text, ground, place)
         run = train_model(self, text, ground, folder=place) if found is None else found.run
         run = copy_best(run, budget)
         tuned, change = serve(self, run.folder, lm, probe=text.rows[0]["prompt"])
-        spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection
+        spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection + targets.spent
         if found is not None:
             spent += found.discarded
+        # A training that went on, or targets that another fit built, took time that this process did not.
         spent.seconds = max(spent.seconds, time.perf_counter() - start)
         fitted = Fitted(program=bare, lm=tuned, spent=spent, artifact=run.folder)
         fitted.notes = {
@@ -96,6 +107,8 @@ class Sft:
             "val_scores": run.val_scores,
             "loss": run.losses,
             "rows": len(text.rows),
+            "target_perplexity": perplexity(text, lm),
+            "solved": targets.solved,
             "longest_row_tokens": max(text.lengths),
             "truncated": 0,
             "dropped_too_long": text.dropped,
@@ -106,6 +119,10 @@ class Sft:
         }
         if found is not None:
             fitted.notes |= {"search": found.report, "discarded_seconds": found.discarded.seconds}
+        if targets.teacher_usd != 0:
+            fitted.notes["teacher"] = {"usd": targets.teacher_usd}
+        if targets.solved < len(train):
+            fitted.warnings.append(f"{len(train) - targets.solved} of {len(train)} train examples have no right trace")
         if text.dropped:
             fitted.warnings.append(f"{text.dropped} training rows exceed the context and were left out")
         if run.best_epoch == 0:

@@ -263,10 +263,11 @@ def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dsp
 
 def test_training_and_serving_share_every_token(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
     from finetune.render import render_training_text
+    from finetune.targets import gold_calls
     from finetune.training import check_tokens
 
     program, engine = Classify(["text"], "label", []), engine_of(spoken.lm)
-    text = render_training_text(program, intents, spoken.lm)
+    text = render_training_text(program, gold_calls(program, intents), spoken.lm)
     whole = [engine.encode(r["prompt"]) for r in text.rows]
     with pytest.raises(RuntimeError, match="different tokens"):
         check_tokens(whole, text, engine)
