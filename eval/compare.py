@@ -8,6 +8,7 @@ from eval.arm import Arm, Contrast, arms_of
 from eval.cautions import cautions
 from eval.cost import pareto_front
 from eval.experiment import Needs, Prices
+from eval.learning import Learning, learning_of
 from eval.measure import Result
 from eval.rules import MARGIN, eligible
 from eval.seeds import difference_error, widen_difference
@@ -36,6 +37,8 @@ class Comparison:
     """Task to the arms that no other beats in score, price and p95 at once."""
     cautions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Task to the doubts that a reader must see: too few examples, clusters or seeds."""
+    learning: Mapping[str, Learning] = field(default_factory=dict)
+    """Task to its learning curves, where train sizes vary."""
     failures: tuple[str, ...] = ()
     """Cells that could not be fitted, and why."""
 
@@ -55,6 +58,7 @@ def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experime
         verdicts=tuple(decide(arms[task], contrasts[task], needs) for task in tasks),
         fronts={task: _front(group) for task, group in arms.items()},
         cautions={task: cautions(group, contrasts[task]) for task, group in arms.items()},
+        learning={task: found for task, group in arms.items() if (found := learning_of(group)) is not None},
     )
 
 

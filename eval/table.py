@@ -10,6 +10,7 @@ from eval.arm import Arm, Contrast
 from eval.compare import Comparison
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
+from eval.learning import learning_sentences
 from eval.stats import Estimate
 from eval.verdict import Verdict
 
@@ -128,6 +129,9 @@ def render(comparison: Comparison) -> str:
             values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
             lines += wrapped(f"{measure}: {values}", "")
         lines += passage_lines(arms)
+        if (learning := comparison.learning.get(v.task)) is not None:
+            lines += ["", *(x for said in learning_sentences(learning) for x in wrapped(said, ""))]
+            lines += [x for warning in learning.warnings for x in wrapped(warning, "! ")]
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
         lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
@@ -207,6 +211,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for c in comparison.contrasts
         ],
+        "learning": {task: asdict(found) for task, found in comparison.learning.items()},
         "failures": list(comparison.failures),
         "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
         "verdict": [

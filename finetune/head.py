@@ -193,9 +193,9 @@ def logistic_regression(
         solver.zero_grad()
         value = torch.nn.functional.cross_entropy(x @ weight.T + bias, labels)
         value = value + ridge / 2 * weight.pow(2).sum() / len(labels)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]  # torch's own
         return value
 
-    solver.step(loss)
+    solver.step(loss)  # type: ignore[no-untyped-call]  # torch's own
     scaled = weight.detach() / spread
     return scaled.float(), (bias.detach() - scaled @ middle).float()

@@ -77,7 +77,7 @@ class Found:
 def search(options: "Sft", text: "TrainingText", ground: Ground, folder: Path) -> Found:
     """Return the best of the finished trials by val; a search that was killed goes on."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plan = plan_of(options.search)
+    plan = plan_of(options.search or {})
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=f"sqlite:///{folder / 'optuna.db'}", study_name="sft", direction="maximize", load_if_exists=True

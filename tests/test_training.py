@@ -147,6 +147,12 @@ def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, inten
     study = optuna.load_study(
         study_name=None, storage=f"sqlite:///{tmp_path / 'killed' / 'checkpoints' / 'sft' / 'optuna.db'}"
     )
+    tokens = sorted(t.user_attrs["tokens"] for t in study.trials if t.state.name == "COMPLETE")
+    whole = tokens[-1] / 0.25
+    # Each trial stopped after a quarter of its steps, and two went on to their end: batches round that up a little.
+    assert tokens[0] > 0.8 * tokens[-1]
+    assert 2 * whole * 0.7 < one.spent.train_tokens - sum(tokens[:2]) < 2 * whole * 1.2
+    assert all(t.value > 0 for t in study.trials if t.state.name == "COMPLETE")
     states = [t.state.name for t in study.trials]
     assert states.count("COMPLETE") == 4
     assert set(states) <= {"COMPLETE", "FAIL"}
