@@ -60,8 +60,8 @@ def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: P
     identity = sha256(json.dumps([asdict(options), text.sha256, len(text.rows), ground.seed]).encode()).hexdigest()
     run = TrainingRun(folder=folder / "best")
     selector = Selector(
-        run, pace=Pace(options.epochs, options.patience, options.checkpoint_minutes, pause=pause), score=val_scorer(ground),
-        save=_saver(engine.tokenizer), folder=folder, budget=ground.budget, identity=identity,
+        run, pace=Pace(options.epochs, options.patience, options.checkpoint_minutes, pause=pause),
+        score=val_scorer(ground), save=_saver(engine.tokenizer), folder=folder, budget=ground.budget, identity=identity,
     )  # fmt: skip
     if run.done or (pause and run.early_score is not None):
         return run
