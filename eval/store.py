@@ -66,7 +66,11 @@ def save_fitted(folder: Path, fitted: Fitted) -> None:
     """Write the fitted program as JSON, without its language model, and what fitting spent."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "program.json", program_state(fitted.program))
-    write_json(folder / "fit.json", {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model})
+    # Relative, so that a store can be moved.
+    inside = fitted.artifact is not None and fitted.artifact.is_relative_to(folder)
+    artifact = str(fitted.artifact.relative_to(folder)) if fitted.artifact is not None and inside else None
+    facts = {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model, "artifact": artifact}
+    write_json(folder / "fit.json", facts)
 
 
 def program_state(program: dspy.Module) -> dict[str, Any]:
