@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.catalog import searches
 from eval.experiment import Cell, Experiment
+from eval.ledger import adapts_weights
 from eval.passages import Indexes
 from eval.store import program_sha256
 from models.spec import ModelSpec
@@ -40,7 +41,7 @@ class Keys:
             model_sha256=self.model_sha256[cell.model],
             retriever="" if index is None else index.retriever.identity(),
             limit=self.experiment.limit,
-            search=self._search(cell),
+            search={**(self._search(cell) or {}), **(self._retained(cell) or {})} or None,
         )
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
@@ -51,3 +52,8 @@ class Keys:
         spec = self.experiment.teacher
         teacher = None if spec is None else [asdict(spec), self.model_sha256[spec]]
         return {"budget": asdict(self.experiment.budget), "teacher": teacher}
+
+    def _retained(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the other tasks of a cell that trains weights, which its warnings come from."""
+        names = [t.name for t in self.experiment.retention]
+        return {"retention": names} if names and any(adapts_weights(s.name) for s in cell.method.steps) else None

@@ -14,11 +14,13 @@ from eval.audit import audit
 from eval.compare import Comparison, compare
 from eval.experiment import Cell, Experiment, TaskSpec, plan
 from eval.keys import Keys
+from eval.ledger import adapts_weights
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
 from eval.methods import method_of
 from eval.passages import Indexes, Passages
 from eval.progress import Progress
 from eval.recorded import record
+from eval.retention import Retention, told
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, sample, train_pool
@@ -76,6 +78,7 @@ class Work:
     tasks: dict[str, Task]
     indexes: Indexes
     keys: Keys
+    retention: Retention
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
@@ -146,6 +149,8 @@ def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Prog
         UserError: the tasks have errors.
     """
     tasks, problems = load_tasks(experiment.tasks)
+    others, found = load_tasks(experiment.retention)
+    problems += found
     for p in problems:
         if p.level == "warning":
             progress.note(str(p))
@@ -154,7 +159,8 @@ def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Prog
     specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
     indexes = Indexes(store, progress.note)
     keys = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, indexes)
-    return Work(experiment, store, threads, progress, tasks, indexes, keys)
+    retention = Retention(others, experiment.retention, indexes, threads)
+    return Work(experiment, store, threads, progress, tasks, indexes, keys, retention)
 
 
 def run_experiment(
@@ -215,6 +221,11 @@ def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
     passages = work.passages(cell)
     try:
         fitted = fit_cell(work, cell, folder)
+        trained = {s.name for s in cell.method.steps if adapts_weights(s.name)}
+        if trained and "head" not in trained and work.retention.specs:
+            notes, warnings = told(work.retention.of(fitted.lm, model, work.progress.note))
+            fitted.notes |= notes
+            fitted.warnings += warnings
         test = work.test(cell)
     except Exception as e:
         why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"

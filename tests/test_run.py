@@ -214,3 +214,26 @@ def test_a_method_that_cannot_be_is_refused_before_anything_is_spent(
     assert run(experiment, store) == 2
     assert "'qlora' needs CUDA and bitsandbytes, and" in capsys.readouterr().err
     assert not list(store.glob("cells/*/rows.jsonl"))
+
+
+def test_other_tasks_are_scored_before_and_after_a_training(
+    experiment: Path, store: Path, intents: list[dspy.Example], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that is trained to say one word forgets a task that it knew how to do from its prompt."""
+    for name in ("train", "val", "test"):
+        rows = [{"text": f"{name} {n}", "label": "yes"} for n in range(60)]
+        (experiment.parent / f"other-{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows) + "\n")
+    text = experiment.read_text().replace("sft: {epochs: 1, rank: 4}", "sft: {epochs: 8, rank: 4}")
+    experiment.write_text(
+        text + "retention:\n  - name: other\n    program: classify\n    fields: {text: input, label: output}\n"
+        "    data: {train: other-train.jsonl, val: other-val.jsonl, test: other-test.jsonl}\n"
+    )
+    assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 0
+    cells = [json.loads(f.read_text()) for f in store.glob("cells/*/result.json")]
+    notes = {c["cell"]["method"]["name"]: c["notes"] for c in cells}
+    assert "retention" not in notes["zero_shot"]
+    kept = notes["sft"]["retention"][0]
+    assert (kept["task"], kept["n"]) == ("other", 60)
+    assert kept["low"] <= kept["after"] - kept["before"] <= kept["high"]
+    assert kept["gain_before"] > 0.5
+    assert len(list(store.glob("retention/*.json"))) == 2
