@@ -62,6 +62,8 @@ class Pace:
     """Between checkpoints."""
     start: bool = False
     """What the training starts from is an answer too, and is kept where no epoch is better."""
+    last: bool = False
+    """There is nothing to select by: the last epoch is kept."""
     pause: float = 0.0
     """Share of the steps after which val is read and the training pauses; 0 for never."""
 
@@ -179,7 +181,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         scores.append(self._read_val(model))
         self.budget.progress(f"epoch {epoch}/{self.pace.epochs}, val {scores[epoch]:.3f}")
         best = scores[epoch] > max(scores[:epoch])
-        if best or (epoch == 1 and not self.pace.start):
+        if best or self.pace.last or (epoch == 1 and not self.pace.start):
             self.run.best_epoch = epoch if best else 0
             self.save(model, self.folder / "best")
         late = epoch - self.run.best_epoch >= self.pace.patience > 0

@@ -154,7 +154,7 @@ def _sample(
                     tracer, left, metric, threads=budget.threads, price=(lambda usage: 0.0) if local else api_price
                 )
             )
-        targets.spent += _spent(rows)
+        targets.spent += spent_on_answers(rows)
         scores = {r.id: r.score for r in rows}
         for e in left:
             right = scores[str(e["id"])] == 1.0
@@ -188,7 +188,7 @@ def _with_gold(program: dspy.Module, example: dspy.Example, calls: Sequence[Call
     return kept
 
 
-def _spent(rows: Sequence[Row]) -> Spent:
+def spent_on_answers(rows: Sequence[Row]) -> Spent:
     """Return the calls, tokens and dollars of answers; their seconds overlap and are measured outside."""
     dollars = [r.usd for r in rows]
     return Spent(

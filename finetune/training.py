@@ -59,9 +59,10 @@ def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: P
     engine = engine_of(ground.lm)
     identity = sha256(json.dumps([asdict(options), text.sha256, len(text.rows), ground.seed]).encode()).hexdigest()
     run = TrainingRun(folder=folder / "best")
+    pace = Pace(options.epochs, options.patience, options.checkpoint_minutes, last=not ground.val, pause=pause)
     selector = Selector(
-        run, pace=Pace(options.epochs, options.patience, options.checkpoint_minutes, pause=pause),
-        score=val_scorer(ground), save=_saver(engine.tokenizer), folder=folder, budget=ground.budget, identity=identity,
+        run, pace=pace, score=val_scorer(ground), save=weight_saver(engine.tokenizer), folder=folder,
+        budget=ground.budget, identity=identity,
     )  # fmt: skip
     if run.done or (pause and run.early_score is not None):
         return run
@@ -208,7 +209,7 @@ def in_eval(model: Any) -> Any:
         model.train(was_training)
 
 
-def _saver(tokenizer: Any) -> Callable[[Any, Path], None]:
+def weight_saver(tokenizer: Any) -> Callable[[Any, Path], None]:
     """Return what writes the weights with the tokenizer, so that the folder can be served."""
 
     def save(model: Any, folder: Path) -> None:

@@ -20,8 +20,15 @@ def _render(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-class PlainAdapter(dspy.Adapter):
-    """Render a signature as `name: value` lines and read the bare value back."""
+class PlainAdapter(dspy.ChatAdapter):
+    """Render a signature as `name: value` lines and read the bare value back.
+
+    It is a chat adapter to DSPy, whose optimizers of weights ask for one; nothing of that frame is shown.
+    """
+
+    def __init__(self) -> None:
+        """Never call the model a second time when parsing fails."""
+        super().__init__(use_json_adapter_fallback=False)
 
     def format(
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
@@ -58,6 +65,17 @@ class PlainAdapter(dspy.Adapter):
         if len(values) == 1:
             return next(iter(values.values()))
         return "\n".join(f"{n}: {v}" for n, v in values.items())
+
+    def format_finetune_data(
+        self,
+        signature: type[dspy.Signature],
+        demos: list[dict[str, Any]],
+        inputs: dict[str, Any],
+        outputs: dict[str, Any],
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return a finished conversation, for DSPy's optimizers of weights."""
+        answer = {"role": "assistant", "content": self.format_assistant_message_content(signature, outputs)}
+        return {"messages": [*self.format(signature, demos, inputs), answer]}
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the output fields back; raise AdapterParseError when a field is absent or of the wrong type."""

@@ -24,6 +24,7 @@ from programs.task import Budget, Fitted, UserError
 METRIC_CALLS = 50
 OPTIONS: dict[str, Any] = {
     "sft": {"epochs": 1, "rank": 4},
+    "dpo": {"epochs": 1, "rank": 4, "attempts": 1},
     "retrieved_demos": {"demos": 3},
     "many_shot": {"demos": 12},
     "hybrid": {"fixed": 4, "demos": 2},
@@ -74,7 +75,7 @@ def test_fit_changes_nothing_it_was_given(
     assert program_state(program) == program_state(Classify(["text"], "label", []))
     assert [e.toDict() for e in intents] == before
     assert audit(name, fitted, intents[20:], spoken) == []
-    assert (fitted.spent.calls + fitted.spent.train_tokens > 0) == (searches(name) or name in ("sft", "head"))
+    assert (fitted.spent.calls + fitted.spent.train_tokens > 0) == (searches(name) or name in ("sft", "head", "dpo"))
     assert fitted.spent.metric_calls <= METRIC_CALLS
     assert prompts(reloaded(fitted.program), intents[20:]) == prompts(fitted.program, intents[20:]) != []
 
