@@ -1,8 +1,10 @@
 """Tell one cell's measurement from another's: the one place where a cell's key comes from."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from eval.catalog import searches
@@ -41,7 +43,7 @@ class Keys:
             model_sha256=self.model_sha256[cell.model],
             retriever="" if index is None else index.retriever.identity(),
             limit=self.experiment.limit,
-            search={**(self._search(cell) or {}), **(self._retained(cell) or {})} or None,
+            search=(self._search(cell) or {}) | (self._retained(cell) or {}) | _files(cell) or None,
         )
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
@@ -57,3 +59,9 @@ class Keys:
         """Return the other tasks of a cell that trains weights, which its warnings come from."""
         names = [t.name for t in self.experiment.retention]
         return {"retention": names} if names and any(adapts_weights(s.name) for s in cell.method.steps) else None
+
+
+def _files(cell: Cell) -> dict[str, str]:
+    """Return the hash of every file that an option of the cell's method names."""
+    named = {Path(str(v)) for s in cell.method.steps for k, v in s.options.items() if k.endswith("_file") and v}
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(named) if f.is_file()}

@@ -31,6 +31,10 @@ class Sft:
     """Whose answers are learnt: `gold` (the data's), `teacher`, or `self` (the model's own that score 1)."""
     attempts: int = 4
     """Times that an example is answered until a trace scores 1; the first at the model's own temperature."""
+    mix: float = 0.0
+    """Share of general rows among all rows, against forgetting."""
+    mix_file: str = ""
+    """JSON lines with prompt and completion: where the general rows come from."""
     epochs: int = 3
     patience: int = 0
     """Epochs without a better score on val that end the training; 0 trains them all."""
@@ -59,6 +63,8 @@ class Sft:
             raise UserError(f"sft adapter {self.adapter!r} is not one of {', '.join(ADAPTERS)}; set `adapter: lora`")
         if self.targets not in SOURCES:
             raise UserError(f"sft targets {self.targets!r} is not one of {', '.join(SOURCES)}; set `targets: gold`")
+        if self.mix and not (self.mix < 1 and self.mix_file):
+            raise UserError(f"sft mix {self.mix:g} is a share below 1 of the rows of `mix_file`; write both")
         if self.adapter == "qlora" and (missing := four_bits_missing()):
             raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
         if self.search is not None:
@@ -78,6 +84,7 @@ class Sft:
         budget: Budget,
     ) -> Fitted:
         """Train on all of `train`, keep the epoch that scores best on `val`, and serve it by the same engine."""
+        from finetune.mix import with_general
         from finetune.render import perplexity, render_training_text, write_jsonl
         from finetune.search import search
         from finetune.targets import targets_of
@@ -88,6 +95,9 @@ class Sft:
         bare = without_demos(program)
         targets = targets_of(self.targets, program, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
         text = render_training_text(bare, targets.calls, lm)
+        own = text
+        if self.mix:
+            text = with_general(own, Path(self.mix_file), self.mix, lm, seed)
         write_jsonl(text, budget.workdir / "train.jsonl")
         ground = Ground(bare, val, metric, lm, seed, budget)
         place = checkpoints_of(budget) / "sft"
@@ -106,8 +116,9 @@ class Sft:
             "best_epoch": run.best_epoch,
             "val_scores": run.val_scores,
             "loss": run.losses,
-            "rows": len(text.rows),
-            "target_perplexity": perplexity(text, lm),
+            "rows": len(own.rows),
+            "general_rows": len(text.rows) - len(own.rows),
+            "target_perplexity": perplexity(own, lm),
             "solved": targets.solved,
             "longest_row_tokens": max(text.lengths),
             "truncated": 0,
