@@ -1,6 +1,7 @@
 """General rows among the task's own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,7 @@ def test_a_file_that_cannot_be_mixed_in_is_refused(tmp_path: Path) -> None:
 
 def test_another_content_of_the_file_is_another_cell(tmp_path: Path) -> None:
     file = general(tmp_path / "general.jsonl", 3)
-    cell = make_cell("sft")
-    object.__setattr__(cell, "method", MethodSpec("sft", {"mix": 0.1, "mix_file": str(file)}))
+    cell = replace(make_cell("sft"), method=MethodSpec("sft", {"mix": 0.1, "mix_file": str(file)}))
     first = _files(cell)
     assert list(first) == ["general.jsonl"]
     general(file, 4)
