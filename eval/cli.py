@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.export_verb import export
 from eval.index_verb import index
 from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 from eval.options import experiment_of, experiment_options, gate_options, limit_options, store_option
@@ -241,9 +242,9 @@ def doctor(store: Path) -> int:
 crossover.add_command(compare)
 crossover.add_command(recommend)
 crossover.add_command(report)
-
 crossover.add_command(index)
 crossover.add_command(sync)
+crossover.add_command(export)
 
 if __name__ == "__main__":
     sys.exit(main())

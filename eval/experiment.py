@@ -168,6 +168,8 @@ class Experiment:
     budget: SearchBudget = SearchBudget()
     teacher: ModelSpec | None = None
     """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
+    retention: tuple[TaskSpec, ...] = ()
+    """Other tasks, scored before and after every training."""
     limit: int | None = None
     """At most this many test examples (`--limit`); also a quarter of it for val."""
     file: Path | None = None

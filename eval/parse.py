@@ -30,7 +30,7 @@ QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
 SECTIONS = (
     "version", "name", "tasks", "models", "teacher", "methods", "train_sizes", "knowledge", "retrieval", "seeds",
-    "limits", "needs", "prices", "budget",
+    "limits", "needs", "prices", "budget", "retention",
 )  # fmt: skip
 
 
@@ -108,6 +108,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         prices=part("prices", Prices),
         budget=part("budget", SearchBudget),
         teacher=read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None,
+        retention=each("retention", _task),
         limit=overrides.limit,
         file=doc.file,
     )
@@ -129,6 +130,7 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     """Find what is wrong between entries: repetitions, needs that cannot be applied."""
     names = {
         "tasks": [t.name for t in experiment.tasks],
+        "retention": [t.name for t in experiment.retention],
         "models": [f"{m.name} {m.adapter}".strip() for m in experiment.models],
         "methods": [m.label for m in experiment.methods],
         "knowledge": [k.label for k in experiment.knowledge],
@@ -148,9 +150,11 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     if (tokens[0] is None) != (tokens[1] is None):
         what = "`input_usd_per_million` and `output_usd_per_million` are used together"
         doc.fault(sections["prices"], what, "add the other one")
-    searching = any(catalog.searches(s.name) for m in experiment.methods for s in m.steps)
+    steps = [s for m in experiment.methods for s in m.steps]
+    searching = any(catalog.searches(s.name) for s in steps)
+    taught = any(s.options.get("targets") == "teacher" for s in steps)
     for name in ("teacher", "budget"):
-        if name in sections and not searching:
+        if name in sections and not searching and not (taught and name == "teacher"):
             what = f"`{name}` is not used by any of the methods"
             doc.fault(sections[name], what, "remove it, or add a method that searches, such as gepa", level="warning")
     if experiment.budget.metric_calls == 0:

@@ -20,12 +20,14 @@ def prepare(experiment: Experiment, *, store: Path, note: Callable[[str], None] 
         UserError: the tasks have errors.
     """
     tasks, problems = load_tasks(experiment.tasks)
+    others, found = load_tasks(experiment.retention)
+    problems += found
     for p in problems:
         if p.level == "warning":
             note(str(p))
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
-    return Keys(experiment, tasks, Indexes(store, note))
+    return Keys(experiment, tasks, Indexes(store, note), others)
 
 
 def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:

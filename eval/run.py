@@ -17,17 +17,20 @@ from eval.experiment import Cell, Experiment, plan
 from eval.faults import refusal, storing
 from eval.interrupt import INTERRUPTED, interruptible
 from eval.latency import Probe, measure_latency
+from eval.ledger import adapts_weights
 from eval.lock import holding
 from eval.measure import Latency, Result, measure_accuracy
+from eval.methods import method_of
 from eval.outbox import Unsent, mark, waiting
 from eval.prepare import prepare
 from eval.progress import Progress
 from eval.recorded import changed_tasks, record
+from eval.retention import told
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, train_pool
 from eval.store import cell_folder, is_finished, is_unsent, load_result, save_fitted, save_result, set_aside
-from eval.work import Work, method_of
+from eval.work import Work
 from models.allowance import Allowance, Stopped
 from models.price import price_source
 from models.spec import ModelSpec
@@ -88,6 +91,8 @@ def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Re
     for key, cell in cells.items():
         if key not in results:
             groups.setdefault((cell.task, cell.model), []).append(cell)
+    for cell in {c.method.label: c for group in groups.values() for c in group}.values():
+        method_of(cell.method.name, cell.method.options)  # what it refuses to be, it refuses before anything is spent
     work.progress.total_cells = sum(map(len, groups.values()))
     number = 0
     for group in groups.values():
@@ -120,9 +125,8 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
     if not results and stopped == INTERRUPTED:
         raise KeyboardInterrupt
     if not results:
-        raise UserError(
-            f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
-        )
+        before = f" before the limit of {stopped}" if stopped else ""
+        raise UserError("\n".join([*work.failures, f"no cell was measured{before}; see the notes above"]))
     done = [k for k in cells if is_finished(work.store, k)]
     record(work.store, experiment, done, work.keys.split_sha256)
     comparison = compare(
@@ -131,6 +135,7 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
         prices=experiment.prices,
         experiment=experiment.name,
     )
+    comparison = replace(comparison, failures=tuple(work.failures))
     if stopped and not all(is_finished(work.store, k) for k in cells):
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         work.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
@@ -141,19 +146,24 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
 
 
 def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
-    """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
+    """Fit and score one cell; None when fitting failed, which the table tells and the next run tries again."""
     task, model, key = work.tasks[cell.task], work.model(cell.model), work.keys.of(cell)
     folder = cell_folder(work.store, key)
     passages, before = work.passages(cell), work.allowance.used.usd
     try:
         fitted = fit_cell(work, cell, folder)
+        trained = {s.name for s in cell.method.steps if adapts_weights(s.name)}
+        if trained and "head" not in trained and work.retention.specs:
+            notes, warnings = told(work.retention.of(fitted.lm, model, work.progress.note))
+            fitted.notes |= notes
+            fitted.warnings += warnings
         test = work.test(cell)
-    except UserError:
-        raise
     except Exception as e:
         if refusal(e) is not None:
             raise
-        work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
+        why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
+        work.failures.append(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}")
+        work.progress.note(f"warning: {work.failures[-1]}")
         return None
     with dspy.context(rm=passages.live(cell.knowledge.test)):
         rows, seconds = measure_accuracy(
@@ -226,4 +236,5 @@ def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTr
             unsent = Unsent.of(work.experiment)
             mark(work.store, result.key, unsent)
             save_result(work.store, result)
+            shutil.rmtree(cell_folder(work.store, result.key) / "checkpoints", ignore_errors=True)
             track.result(result, unsent)
