@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.local import FALLBACK_TEMPLATE
+from models.text import FALLBACK_TEMPLATE
 from models.weights import folder_sha256
 
 EXACT, ROUNDED = 1e-3, 0.02

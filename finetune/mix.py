@@ -8,8 +8,8 @@ from pathlib import Path
 import dspy
 
 from finetune.render import TrainingText, row_ids
-from models.local import safe_messages
 from models.prompt import engine_of
+from models.text import safe_messages
 from programs.task import UserError
 
 

@@ -14,8 +14,8 @@ from finetune.render import row_ids
 from finetune.selection import Pace, Selector, TrainingRun
 from finetune.targets import WARM, Call, Tracer, gold_calls, spent_on_answers
 from finetune.training import Ground, base_model, checkpoints_of, lora_config, quiet, val_scorer, weight_saver
-from models.local import safe_messages
 from models.prompt import engine_of, first_messages
+from models.text import safe_messages
 from programs.score import score_examples
 from programs.task import Budget, Metric, Spent, UserError
 

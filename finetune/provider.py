@@ -14,8 +14,9 @@ from dspy.clients.provider import Provider
 from finetune.render import TrainingText, row_ids
 from finetune.sft import Sft, check_local
 from finetune.training import Ground, train_model
-from models.local import LocalEngine, safe_messages
+from models.local import LocalEngine
 from models.prompt import engine_of
+from models.text import safe_messages
 from programs.task import Budget, UserError
 
 

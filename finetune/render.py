@@ -12,8 +12,9 @@ import dspy
 import torch
 
 from finetune.targets import Call
-from models.local import BASE, safe_messages
+from models.local import BASE
 from models.prompt import engine_of, first_messages
+from models.text import safe_messages
 from programs.task import UserError
 
 

@@ -18,31 +18,16 @@ from transformers.utils import logging as transformers_logging
 from models.batching import Job, alike, batches
 from models.choices import Trie, build_trie, choices_of
 from models.decode import Prompt, can_share, decode, stop_tokens
+from models.device import device_name
 from models.prefix import Prefix, PrefixStore, extend
+from models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
 from models.weights import folder_sha256
-
-FALLBACK_TEMPLATE = (
-    "{% for m in messages %}{{ m['content'] }}{{ '\n=> ' if m['role'] == 'user' else '\n\n' }}{% endfor %}"
-)
-"""For base models without a chat template: the answer follows an arrow and ends with the line."""
 
 BASE = ""
 """Adapter name of the untouched base."""
 
 WORTH_SHARING = 256
 """Tokens that a shared prefix must save in a wave; less is lost again by splitting the batch."""
-
-
-def safe_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the messages with the model's control tokens broken up, so that data can never end a turn."""
-    controls = [t for t in tokenizer.all_special_tokens if len(t) > 1]
-    cleaned = []
-    for m in messages:
-        content = m["content"]
-        for t in controls:
-            content = content.replace(t, f"{t[0]} {t[1:]}")
-        cleaned.append({"role": m["role"], "content": content})
-    return cleaned
 
 
 class LocalEngine:
@@ -93,7 +78,7 @@ class LocalEngine:
         """
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = device_name()
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
@@ -157,14 +142,10 @@ class LocalEngine:
         job = self._submit(request, heard=tokens.put)
         job.answer.add_done_callback(lambda _: tokens.put(None))
         yield lm15.StreamStartEvent(model=request.model)
-        seen, sent = list[int](), ""
-        while (token := tokens.get()) is not None:
-            seen.append(token)
-            text = self.tokenizer.decode(seen, skip_special_tokens=True).strip()
-            # A character of several tokens is a replacement mark until its last one.
-            if len(text) > len(sent) and text.startswith(sent) and not text.endswith("\ufffd"):
-                yield lm15.StreamDeltaEvent(lm15.TextDelta(text[len(sent) :], part_index=0))
-                sent = text
+        sent = ""
+        for piece in text_pieces(self.tokenizer, iter(tokens.get, None)):
+            yield lm15.StreamDeltaEvent(lm15.TextDelta(piece, part_index=0))
+            sent += piece
         new, reason = job.answer.result()
         if rest := self._text(new)[len(sent) :]:
             yield lm15.StreamDeltaEvent(lm15.TextDelta(rest, part_index=0))
@@ -331,10 +312,3 @@ def _usage(job: Job, new: Sequence[int]) -> lm15.Usage:
         total_tokens=len(job.ids) + len(new),
         cache_read_tokens=job.cached,
     )
-
-
-def accelerator() -> str:
-    """Return the name of the device that local models run on."""
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name(0))
-    return "Apple GPU (mps)" if torch.backends.mps.is_available() else "none; models run on the processor"
