@@ -9,7 +9,7 @@ from typing import Any
 
 from models.spec import ModelSpec
 
-METHODOLOGY_VERSION = 3
+METHODOLOGY_VERSION = 4
 """Raised whenever a change of ours can change a number; part of every cell key."""
 
 

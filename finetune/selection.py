@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from programs.task import Budget, Spent
 
 STATE = "selection.json"
-EPOCH_RNG = "epoch_rng.pt"
+EPOCH_RNG = "epoch_rng.safetensors"
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         """Draw the order of a resumed epoch as it was drawn the first time."""
         kept = self.folder / f"checkpoint-{state.global_step}" / EPOCH_RNG
         if kept.exists() and state.global_step == self.run.resumed_from:
-            torch.random.set_rng_state(torch.load(kept, weights_only=True))
+            torch.random.set_rng_state(load_file(kept)["state"])
         self.epoch_rng = torch.random.get_rng_state()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -193,7 +194,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         """Keep the scores, and the state from which the epoch's order was drawn, beside the library's checkpoint."""
         folder = self.folder / f"checkpoint-{state.global_step}"
         if not _ends_epoch(state) and self.epoch_rng is not None:
-            torch.save(self.epoch_rng, folder / EPOCH_RNG)
+            save_file({"state": self.epoch_rng}, folder / EPOCH_RNG)
         self._keep()
         self.saved = time.perf_counter()
 

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from dspy import lm15
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.batching import Job, alike, batches
 from models.choices import Trie, build_trie, choices_of
 from models.decode import Prompt, can_share, decode, stop_tokens
-from models.device import device_name
+from models.device import load_weights
 from models.prefix import Prefix, PrefixStore, extend
 from models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
 from models.weights import folder_sha256
@@ -76,15 +75,8 @@ class LocalEngine:
 
         float32 on the CPU, bfloat16 on a GPU.
         """
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-        device = device_name()
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-        )
-        engine = cls(model.to(device).eval(), tokenizer)
+        model, tokenizer = load_weights(folder, trust_remote_code=trust_remote_code)
+        engine = cls(model, tokenizer)
         engine.folder = Path(folder) if Path(folder).is_dir() else Path(str(model.config._name_or_path))
         engine.sha256 = folder_sha256(Path(folder)) if Path(folder).is_dir() else str(model.config._commit_hash)
         return engine
@@ -131,7 +123,7 @@ class LocalEngine:
             model=request.model,
             message=lm15.Message.assistant(self._text(new)),
             finish_reason="length" if reason == "length" else "stop",
-            usage=_usage(job, new),
+            usage=job.usage(new),
         )
 
     def stream(
@@ -149,7 +141,7 @@ class LocalEngine:
         new, reason = job.answer.result()
         if rest := self._text(new)[len(sent) :]:
             yield lm15.StreamDeltaEvent(lm15.TextDelta(rest, part_index=0))
-        yield lm15.StreamEndEvent("length" if reason == "length" else "stop", _usage(job, new))
+        yield lm15.StreamEndEvent("length" if reason == "length" else "stop", job.usage(new))
 
     def _text(self, new: Sequence[int]) -> str:
         # DSPy takes an empty text for a broken call; a model that says nothing has answered, and wrongly.
@@ -303,12 +295,3 @@ class LocalEngine:
             return self.model.disable_adapter()
         self.model.set_adapter(adapter, inference_mode=True)
         return contextlib.nullcontext()
-
-
-def _usage(job: Job, new: Sequence[int]) -> lm15.Usage:
-    return lm15.Usage(
-        input_tokens=len(job.ids),
-        output_tokens=len(new),
-        total_tokens=len(job.ids) + len(new),
-        cache_read_tokens=job.cached,
-    )
