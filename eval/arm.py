@@ -92,6 +92,8 @@ class Arm:
     """Score over the examples whose gold passages were all retrieved; None where nothing is retrieved."""
     miss: Estimate | None = None
     """Score over the others."""
+    dropped: tuple[int, int] | None = None
+    """Examples after which the arm left the race, and of how many; None where it was scored on all."""
     retrieval_ms: float | None = None
     """Median milliseconds of retrieval in the latency of one request; None where nothing is retrieved."""
 
@@ -142,11 +144,16 @@ def kind_of(method: str) -> Kind:
 
 
 def _same_examples(results: Sequence[Result]) -> None:
-    """Refuse results of one task that were not measured on the same split and the same test examples."""
-    first = results[0]
+    """Refuse results of one task that were not measured on the same split and the same test examples.
+
+    An arm that left a race has some of them.
+    """
+    first = next((r for r in results if r.dropped is None), results[0])
     ids = set(Rows.of(first.rows).ids)
-    for other in results[1:]:
-        if other.split_sha256 != first.split_sha256 or set(Rows.of(other.rows).ids) != ids:
+    for other in results:
+        own = set(Rows.of(other.rows).ids)
+        same = own == ids if other.dropped is None else own <= ids
+        if other.split_sha256 != first.split_sha256 or not same:
             pair = f"{first.cell.method.label!r} and {other.cell.method.label!r}"
             splits = (
                 f"{len(first.rows)} of split {first.split_sha256[:8]}, {len(other.rows)} of {other.split_sha256[:8]}"
@@ -214,6 +221,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         ranking=_ranking(results[0]),
         hit=_score_where(scores, results[0], found=True),
         miss=_score_where(scores, results[0], found=False),
+        dropped=next(((r.dropped["after"], r.dropped["of"]) for r in results if r.dropped), None),
         retrieval_ms=results[0].notes.get("retrieval_ms"),
     )
 

@@ -165,6 +165,8 @@ class Experiment:
     budget: SearchBudget = SearchBudget()
     teacher: ModelSpec | None = None
     """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
+    racing: bool = False
+    """Drop arms as soon as they cannot win any more; the dropped ones are scored on fewer examples."""
     limit: int | None = None
     """At most this many test examples (`--limit`); also a quarter of it for val."""
     file: Path | None = None

@@ -37,7 +37,8 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
     specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
     keyed = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, Indexes(store))
     keys = [keyed.of(c) for c in plan(experiment)]
-    results = tuple(r for k in keys if (r := load_result(store, k)) is not None)
+    found = [r for k in keys if (r := load_result(store, k)) is not None]
+    results = tuple(r for r in found if r.stands(racing=experiment.racing, planned=keys))
     if not results:
         others = sum(1 for _ in store.glob("cells/*/result.json"))
         remedy = "give the same FILE, --limit, --set and --seeds as to `run`" if others else "`crossover run` first"

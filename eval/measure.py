@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ class Result:
     hits: dict[str, bool] = field(default_factory=dict)
     """Example id to whether retrieval found all its gold passages; empty where nothing was retrieved."""
     mlflow_run_id: str = ""
+    dropped: dict[str, Any] | None = None
+    """Set when the arm left a race: `after` so many examples `of` so many, beaten `by` the cells of the arm in lead."""
+
+    def stands(self, *, racing: bool, planned: Collection[str]) -> bool:
+        """Return whether the result counts in an experiment: one of a race only beside the arm that won over it."""
+        return self.dropped is None or (racing and not set(self.dropped["by"]).isdisjoint(planned))
 
     def summary(self) -> dict[str, Any]:
         """Return all but the rows, as JSON."""
@@ -100,8 +106,23 @@ def measure_accuracy(
     The seconds are scaled to all examples when a resumed pass scored only some.
     """
     done = {r.id: r for r in read_rows(file)}
+    return score_missing(fitted, task, examples, model, done, file=file, threads=threads, progress=progress)
+
+
+def score_missing(
+    fitted: Fitted,
+    task: Task,
+    examples: Sequence[dspy.Example],
+    model: LoadedModel,
+    done: dict[str, Row],
+    *,
+    file: Path,
+    threads: int,
+    progress: Progress,
+) -> tuple[list[Row], float]:
+    """Score the examples that are not done, adding them to `done` and to the file; return as `measure_accuracy`."""
     left = [e for e in examples if str(e["id"]) not in done]
-    progress.examples(len(done), len(examples))
+    progress.examples(len(examples) - len(left), len(examples))
     start, fresh, batch = time.perf_counter(), 0, list[Row]()
     with dspy.context(lm=fitted.lm, adapter=model.adapter):
         for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
@@ -111,7 +132,7 @@ def measure_accuracy(
             if len(batch) >= 32:
                 append_rows(file, batch)
                 batch = []
-            progress.examples(len(done), len(examples))
+            progress.examples(len(examples) - len(left) + fresh, len(examples))
     append_rows(file, batch)
     seconds = time.perf_counter() - start
     return [done[str(e["id"])] for e in examples], seconds * len(examples) / fresh if fresh else 0.0

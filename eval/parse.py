@@ -30,7 +30,7 @@ QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
 SECTIONS = (
     "version", "name", "tasks", "models", "teacher", "methods", "train_sizes", "knowledge", "retrieval", "seeds",
-    "limits", "needs", "prices", "budget",
+    "limits", "needs", "prices", "budget", "racing",
 )  # fmt: skip
 
 
@@ -113,6 +113,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         prices=part("prices", Prices),
         budget=part("budget", SearchBudget),
         teacher=read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None,
+        racing=bool(doc.typed(sections["racing"], "racing", "bool")) if "racing" in sections else False,
         limit=overrides.limit,
         file=doc.file,
     )
@@ -153,6 +154,9 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     if (tokens[0] is None) != (tokens[1] is None):
         what = "`input_usd_per_million` and `output_usd_per_million` are used together"
         doc.fault(sections["prices"], what, "add the other one")
+    if experiment.racing and (experiment.needs.max_p95_ms, experiment.needs.max_usd_per_month) != (None, None):
+        what = "`racing` drops arms by their score alone, and a need of time or money may rule out the one that beat them"
+        doc.fault(sections["racing"], what, "leave one of the two out to be sure", level="warning")
     searching = any(catalog.searches(s.name) for m in experiment.methods for s in m.steps)
     for name in ("teacher", "budget"):
         if name in sections and not searching:

@@ -2,54 +2,23 @@
 
 import logging
 import os
-import shutil
-import time
-from dataclasses import asdict, dataclass, field, fields
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-import dspy
-
-from eval.audit import audit
-from eval.chain import Chain
+from eval.cell import Work, finish_group, measure_cell
 from eval.compare import Comparison, compare
-from eval.experiment import Cell, Experiment, SearchBudget, TaskSpec, plan
+from eval.experiment import Cell, Experiment, TaskSpec, plan
 from eval.keys import Keys
-from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
-from eval.passages import Indexes, Passages
+from eval.measure import Probe, Result
+from eval.passages import Indexes
 from eval.progress import Progress
+from eval.race import race_group
 from eval.recorded import record
 from eval.safe_tracker import SafeTracker
-from eval.secondary import secondary
-from eval.splits import question_text, sample, train_pool
-from eval.store import cell_folder, load_result, save_fitted, save_result
-from models.load import EMBEDDED, LoadedModel, load_model, model_sha256
-from models.price import price_source
-from models.spec import ModelSpec
+from eval.store import load_result
+from models.load import EMBEDDED, model_sha256
 from programs.data import load_and_check
-from programs.task import Budget, Fitted, Method, Problem, Task, UserError
-
-LATENCY_REQUESTS = 30
-"""Timed requests of each arm."""
-READINGS_OF_VAL = 20
-"""How often a search may read val, where the file names no number of metric calls."""
-BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
-
-
-def method_of(name: str, options: Any) -> Method:
-    """Return the method of that file name, with its options; a chain of the methods that its options list."""
-    if name == "chain":
-        return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
-    options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
-    for room in ("optimizers", "finetune"):
-        if find_spec(f"{room}.{name}"):
-            cls = vars(import_module(f"{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
-            method: Method = cls(**options)
-            return method
-    raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
+from programs.task import Problem, Task, UserError
 
 
 def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
@@ -80,76 +49,6 @@ def check_models(experiment: Experiment) -> list[Problem]:
         if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
             problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
     return problems
-
-
-@dataclass
-class Work:
-    """What one run of an experiment carries along."""
-
-    experiment: Experiment
-    store: Path
-    threads: int
-    progress: Progress
-    tasks: dict[str, Task]
-    indexes: Indexes
-    keys: Keys
-    started: float = field(default_factory=time.monotonic)
-    usd: float = 0.0
-    """Dollars paid to APIs so far."""
-    _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
-    _models: dict[ModelSpec, LoadedModel] = field(default_factory=dict)
-
-    def model(self, spec: ModelSpec) -> LoadedModel:
-        """Return the model, loaded when it is first needed: a finished run only prints."""
-        if spec not in self._models:
-            self._models[spec] = load_model(spec)
-        return self._models[spec]
-
-    def passages(self, cell: Cell) -> Passages:
-        """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
-        key = (cell.task, cell.retrieval.label if cell.retrieval else "")
-        if key not in self._passages:
-            self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.indexes)
-        return self._passages[key]
-
-    def spend(self, result: Result) -> None:
-        """Add what a cell paid to APIs."""
-        self.usd += (result.fit.usd or 0.0) + sum(r.usd or 0.0 for r in result.rows)
-        self.progress.spend(self.usd)
-
-    def limit_reached(self) -> str:
-        """Return the limit that forbids another cell, empty when none does."""
-        limits, minutes = self.experiment.limits, (time.monotonic() - self.started) / 60
-        if limits.minutes is not None and minutes >= limits.minutes:
-            return f"{limits.minutes:g} minutes"
-        return f"${limits.usd:g}" if limits.usd is not None and self.usd > 0 and self.usd >= limits.usd else ""
-
-    def test(self, cell: Cell) -> list[dspy.Example]:
-        """Return the test examples with the passages that the cell may read."""
-        test = sample(self.tasks[cell.task].test, self.experiment.limit)
-        return self.passages(cell).attach(test, cell.knowledge.test)
-
-    def val(self, cell: Cell) -> list[dspy.Example]:
-        """Return the val examples, fewer when the test is limited."""
-        limit = None if self.experiment.limit is None else max(20, self.experiment.limit // 2)
-        return self.passages(cell).attach(sample(self.tasks[cell.task].val, limit), cell.knowledge.test)
-
-    def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
-        """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""
-        own, shared = cell.method.options, self.experiment.budget
-        calls = own.get("metric_calls") or shared.metric_calls or READINGS_OF_VAL * val
-        spec = self.experiment.teacher
-        teacher = None if spec is None else self.model(spec)
-        return Budget(
-            metric_calls=calls,
-            usd=own.get("usd") or shared.usd,
-            workdir=folder / "fit",
-            answers=folder / "answers.jsonl",
-            teacher=None if teacher is None else teacher.lm,
-            teacher_adapter=None if teacher is None else teacher.adapter,
-            threads=self.threads,
-            progress=self.progress.note,
-        )
 
 
 def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> Work:
@@ -183,28 +82,22 @@ def run_experiment(
     work = prepare(experiment, store=store, threads=threads, progress=progress)
     cells = plan(experiment)
     keys = [work.keys.of(c) for c in cells]
-    results = {k: r for k in keys if (r := load_result(store, k)) is not None}
+    found = {k: load_result(store, k) for k in keys}
+    results = {k: r for k, r in found.items() if r is not None and r.stands(racing=experiment.racing, planned=keys)}
     missing = [c for c, k in zip(cells, keys, strict=True) if k not in results]
     progress.total_cells = len(missing)
     track = SafeTracker(experiment, store, tracking_uri, progress) if missing else None
-    groups: dict[tuple[str, ModelSpec], list[Cell]] = {}
-    for cell in missing:
-        groups.setdefault((cell.task, cell.model), []).append(cell)
-    stopped, number = "", 0
-    for group in groups.values():
-        measured: list[tuple[Result, Probe]] = []
-        for cell in group:
-            stopped = stopped or work.limit_reached()
-            if stopped:
-                continue
-            number += 1
-            progress.start_cell(number, f"{cell.task} {cell.method.label} seed={cell.seed}")
-            if (pair := measure_cell(work, cell)) is not None:
-                measured.append(pair)
-                work.spend(pair[0])
-            progress.finish_cell()
+    stopped = ""
+    for group in groups_of(missing, racing=experiment.racing):
+        if experiment.racing:
+            rivals = [r for r in results.values() if r.cell.task == group[0].task]
+            measured, stopped = race_group(work, group, rivals)
+        else:
+            measured, stopped = measure_group(work, group)
         finish_group(work, measured, track)
         results |= {r.key: r for r, _ in measured}
+        if stopped:
+            break
     if stopped:
         progress.note(f"warning: stopped at {stopped}, {len(results)} of {len(cells)} cells done: the table is partial")
     if not results:
@@ -220,79 +113,26 @@ def run_experiment(
     )
     if track is not None:
         track.verdict(comparison)
+        track.winners(comparison, results, work.tasks)
     return comparison
 
 
-def measure_cell(work: Work, cell: Cell) -> tuple[Result, Probe] | None:
-    """Fit and score one cell; None when fitting failed, which the notes tell and the next run tries again."""
-    task, model, key = work.tasks[cell.task], work.model(cell.model), work.keys.of(cell)
-    folder = cell_folder(work.store, key)
-    passages = work.passages(cell)
-    try:
-        fitted = fit_cell(work, cell, folder)
-        test = work.test(cell)
-    except UserError:
-        raise
-    except Exception as e:
-        work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
-        return None
-    with dspy.context(rm=passages.live(cell.knowledge.test)):
-        rows, seconds = measure_accuracy(
-            fitted, task, test, model, file=folder / "rows.jsonl", threads=work.threads, progress=work.progress
-        )
-    ranking = passages.ranking(test, cell.knowledge.test)
-    measures = {"secondary": secondary(task, test, rows)} | ({} if ranking is None else asdict(ranking))
-    measures |= {} if model.local else {"prices": price_source()}
-    result = Result(
-        key=key, cell=cell, split_sha256=work.keys.identities[cell.task]["split_sha256"],
-        rows=rows, serve_seconds=seconds, latency=Latency((), 1),
-        fit=fitted.spent, local=model.local, notes=fitted.notes | measures,
-        warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
-        clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
-        hits=passages.hits(test, cell.knowledge.test) if cell.knowledge.test == "retrieved" else {},
-    )  # fmt: skip
-    searches = cell.knowledge.test in ("retrieved", "noisy") and task.corpus
-    retrieve = (lambda e: passages.search([question_text(e)])) if searches else None
-    return result, Probe(fitted, model, test, retrieve, rm=passages.live(cell.knowledge.test, kept=False))
+def groups_of(cells: Sequence[Cell], *, racing: bool) -> list[list[Cell]]:
+    """Return the cells that are timed side by side: those of a task and model, in a race all of a task."""
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.task,) if racing else (cell.task, cell.model), []).append(cell)
+    return list(groups.values())
 
 
-def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
-    """Fit one cell in a folder of its own and keep what came of it."""
-    task, model = work.tasks[cell.task], work.model(cell.model)
-    passages = work.passages(cell)
-    workdir = folder / "fit"
-    shutil.rmtree(workdir, ignore_errors=True)
-    workdir.mkdir(parents=True)
-    method = method_of(cell.method.name, cell.method.options)
-    train = passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train)
-    val = work.val(cell)
-    start = time.perf_counter()
-    with dspy.context(lm=model.lm, adapter=model.adapter, rm=passages.live(cell.knowledge.train)):
-        fitted = method.fit(
-            task.program(),
-            train=train,
-            val=val,
-            metric=task.metric,
-            lm=model.lm,
-            seed=cell.seed,
-            budget=work.budget(cell, folder, len(val)),
-        )
-    fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
-    fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}
-    save_fitted(folder, fitted)
-    return fitted
-
-
-def finish_group(work: Work, measured: list[tuple[Result, Probe]], track: SafeTracker | None) -> None:
-    """Time the group's arms side by side, then write and track their results."""
-    if not measured:
-        return
-    work.progress.note("latency, one request at a time, arms interleaved")
-    measure_latency([p for _, p in measured], requests=LATENCY_REQUESTS)
-    for result, probe in measured:
-        result.latency = Latency(tuple(probe.seconds), 1)
-        if probe.retrieve is not None and probe.seconds:
-            result.notes["retrieval_ms"] = 1000 * median(probe.retrieval_seconds)
-        if track is not None:
-            track.result(result, work.experiment.prices, cell_folder(work.store, result.key))
-        save_result(work.store, result)
+def measure_group(work: Work, cells: Sequence[Cell]) -> tuple[list[tuple[Result, Probe | None]], str]:
+    """Return the cells that were measured one after the other, and the limit that was reached, if any."""
+    measured: list[tuple[Result, Probe | None]] = []
+    for cell in cells:
+        if stopped := work.limit_reached():
+            return measured, stopped
+        work.progress.start_cell(work.next_number(), f"{cell.task} {cell.method.label} seed={cell.seed}")
+        if (pair := measure_cell(work, cell)) is not None:
+            measured.append(pair)
+        work.progress.finish_cell()
+    return measured, ""

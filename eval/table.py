@@ -33,7 +33,7 @@ def _cells(arm: Arm) -> tuple[str, ...]:
     s, ms = arm.score, arm.latency
     scored = s.n > 0
     return (
-        arm.name + (" !" if arm.integrity else ""),
+        arm.name + (" !" if arm.integrity else "") + (" (dropped)" if arm.dropped else ""),
         f"{s.mean:.3f}" if scored else "-",
         f"{s.low:.3f} - {s.high:.3f}" if scored else "-",
         str(s.n),
@@ -178,6 +178,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "retrieval_ms": _finite(arm.retrieval_ms),
         "score_hit": _score_json(arm.hit),
         "score_miss": _score_json(arm.miss),
+        "dropped": None if arm.dropped is None else {"after": arm.dropped[0], "of": arm.dropped[1]},
         "warnings": list(arm.warnings),
         "integrity": list(arm.integrity),
         "mlflow_run_id": arm.mlflow_run_ids[0],

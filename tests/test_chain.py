@@ -10,8 +10,8 @@ from factories import make_cell, make_result, right
 from eval.arm import arms_of
 from eval.audit import audit
 from eval.catalog import searches
+from eval.cell import method_of
 from eval.experiment import Cell, Knowledge, MethodSpec, Prices
-from eval.run import method_of
 from models.load import LoadedModel
 from models.spec import ModelSpec
 from programs.modules.classify import Classify

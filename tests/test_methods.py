@@ -11,7 +11,7 @@ from dspy import lm15
 
 from eval.audit import audit
 from eval.catalog import methods, searches
-from eval.run import method_of
+from eval.cell import method_of
 from eval.store import program_state
 from models.load import LoadedModel
 from models.prompt import engine_of, first_messages

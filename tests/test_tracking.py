@@ -2,10 +2,6 @@
 
 import json
 import logging
-import signal
-import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from factories import make_cell, make_result, right
+from served_ui import served_ui
 
 from eval.compare import compare
 from eval.cost import cost_of
@@ -59,7 +56,11 @@ def test_a_cell_is_a_child_with_params_metrics_rows_and_program(tracker: Tracker
     assert metrics["score_low"] < metrics["score"] < metrics["score_high"]
     assert {"p50_ms", "p95_ms", "p99_ms", "fit_seconds", "fit_usd", "usd_per_1k"} <= set(metrics)
     artifacts = {a.path for a in tracker.client.list_artifacts(run_id)}
-    assert artifacts == {"rows.json", "program", "weights"}
+    assert artifacts == {"rows.json", "notes.json", "program", "weights"}
+    assert {run.data.tags[t] for t in ("task", "method", "model", "size", "seed")} == {
+        "intents", "zero_shot", "embedded", "all", "0",
+    }  # fmt: skip
+    assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["intents"]
 
 
 def test_logging_a_cell_again_keeps_its_run(tracker: Tracker, parent: str, tmp_path: Path) -> None:
@@ -87,32 +88,23 @@ def test_the_verdict_lies_in_the_parent(tracker: Tracker, parent: str) -> None:
 
 
 def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     store = Path(tracker.uri.removeprefix("sqlite:///")).parent
-    # A process started in the background ignores Ctrl-C, and its children inherit that.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [
-        sys.executable,
-        "-c",
-        f"{heed}; from eval.cli import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as ui:
-        try:
-            assert ui.stdout is not None
-            assert ui.stdout.readline() == f"MLflow UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
-                assert answer.status == 200
-        finally:
-            ui.send_signal(signal.SIGINT)
-            try:
-                code = ui.wait(30)
-            finally:
-                ui.kill()
-        assert code == 0
+    with served_ui(store) as address, urllib.request.urlopen(f"{address}/health") as answer:
+        assert answer.status == 200
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+        urllib.request.urlopen(f"{address}/health", timeout=2)
+
+
+def test_a_method_over_train_sizes_is_a_curve_of_steps(tracker: Tracker) -> None:
+    parent = tracker.parent("curves", {})
+    results = [make_result(make_cell("few_shot", size=n), right(20 + n, 60)) for n in (4, 16)]
+    arms = compare(results, needs=Needs(), prices=Prices(), experiment="curves").arms
+    for _ in range(2):
+        tracker.curve(parent, arms)
+    experiment = tracker.client.get_run(parent).info.experiment_id
+    (run,) = tracker.client.search_runs([experiment], "tags.`crossover.kind` = 'curve'")
+    found = {m.step: m.value for m in tracker.client.get_metric_history(run.info.run_id, "score")}
+    assert found == {4: pytest.approx(24 / 60), 16: pytest.approx(36 / 60)}
 
 
 def test_rows_are_columns_of_equal_length() -> None:

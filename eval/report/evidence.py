@@ -119,7 +119,7 @@ def checks(evidence: Evidence, task: str) -> list[Check]:
     """
     found = [
         Check("gold answers score 1.0; train, val and test share no question", task, ""),
-        Check("every arm was scored on the same examples of the same split", task, ""),
+        Check(f"every arm was scored on the same examples of the same split{_raced(evidence, task)}", task, ""),
     ]
     planned = sum(c.task == task for c in plan(evidence.experiment))
     missing = planned - sum(r.cell.task == task for r in evidence.finished.results)
@@ -131,6 +131,11 @@ def checks(evidence: Evidence, task: str) -> list[Check]:
     }
     rest = f"at most {MOST_FAILED:.0%} of rows failed"
     return found + [Check(f"{rules[a.kind]}; {rest}", a.name, "; ".join(a.integrity)) for a in evidence.arms(task)]
+
+
+def _raced(evidence: Evidence, task: str) -> str:
+    """Return what is to be said of arms that left a race."""
+    return ", dropped ones on the first of them" if any(a.dropped for a in evidence.arms(task)) else ""
 
 
 def together(found: list[Check]) -> list[tuple[str, Check]]:
