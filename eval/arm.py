@@ -6,6 +6,7 @@ from typing import Literal
 
 from eval.cost import Cost, cost_of, mean_cost, request_costs
 from eval.experiment import Cell, Prices
+from eval.human import HumanCheck, human_check
 from eval.ledger import adapts_weights
 from eval.measure import Result
 from eval.ranking import Ranking
@@ -92,6 +93,8 @@ class Arm:
     """Score over the examples whose gold passages were all retrieved; None where nothing is retrieved."""
     miss: Estimate | None = None
     """Score over the others."""
+    human: HumanCheck | None = None
+    """What people say of the judge's scores; None where they were not asked."""
     dropped: tuple[int, int] | None = None
     """Examples after which the arm left the race, and of how many; None where it was scored on all."""
     retrieval_ms: float | None = None
@@ -221,6 +224,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         ranking=_ranking(results[0]),
         hit=_score_where(scores, results[0], found=True),
         miss=_score_where(scores, results[0], found=False),
+        human=human_check(results, scores),
         dropped=next(((r.dropped["after"], r.dropped["of"]) for r in results if r.dropped), None),
         retrieval_ms=results[0].notes.get("retrieval_ms"),
     )

@@ -20,7 +20,11 @@ def cautions(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> tuple[str, .
 
 
 def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    blunt = [c for c in _raced_to_the_end(arms, contrasts) if c.difference.detectable > MARGIN and c.verdict == "inconclusive"]
+    blunt = [
+        c
+        for c in _raced_to_the_end(arms, contrasts)
+        if c.difference.detectable > MARGIN and c.verdict == "inconclusive"
+    ]
     if not blunt:
         return ""
     sharpest = min(blunt, key=lambda c: c.difference.detectable).difference

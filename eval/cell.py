@@ -14,7 +14,8 @@ import dspy
 
 from eval.audit import audit
 from eval.chain import Chain
-from eval.experiment import Cell, Experiment, SearchBudget
+from eval.experiment import Cell, Experiment, JudgeSpec, SearchBudget
+from eval.judging import judge_notes, judge_spent, without_judge
 from eval.keys import Keys
 from eval.measure import Latency, Probe, Result, measure_accuracy, measure_latency
 from eval.passages import Indexes, Passages
@@ -26,8 +27,9 @@ from eval.store import cell_folder, save_fitted, save_result
 from models.load import LoadedModel, load_model
 from models.price import price_source
 from models.spec import ModelSpec
+from programs.judge import Judge
 from programs.score import Row
-from programs.task import Budget, Fitted, Method, Task, UserError
+from programs.task import Budget, Fitted, Method, Spent, Task, UserError
 
 LATENCY_REQUESTS = 30
 """Timed requests of each arm."""
@@ -49,6 +51,20 @@ def method_of(name: str, options: Any) -> Method:
     raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
 
 
+class Models:
+    """Models by what names them, loaded when they are first needed: a finished run only prints."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._loaded: dict[ModelSpec, LoadedModel] = {}
+
+    def __call__(self, spec: ModelSpec) -> LoadedModel:
+        """Return the model."""
+        if spec not in self._loaded:
+            self._loaded[spec] = load_model(spec)
+        return self._loaded[spec]
+
+
 @dataclass
 class Work:
     """What one run of an experiment carries along."""
@@ -60,19 +76,17 @@ class Work:
     tasks: dict[str, Task]
     indexes: Indexes
     keys: Keys
+    model: Models
     started: float = field(default_factory=time.monotonic)
     usd: float = 0.0
     """Dollars paid to APIs so far."""
     begun: int = 0
     """Cells begun so far."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
-    _models: dict[ModelSpec, LoadedModel] = field(default_factory=dict)
 
-    def model(self, spec: ModelSpec) -> LoadedModel:
-        """Return the model, loaded when it is first needed: a finished run only prints."""
-        if spec not in self._models:
-            self._models[spec] = load_model(spec)
-        return self._models[spec]
+    def judge(self, task: str) -> JudgeSpec | None:
+        """Return what judges a task; None where a metric compares texts."""
+        return next((t.judge for t in self.experiment.tasks if t.name == task), None)
 
     def passages(self, cell: Cell) -> Passages:
         """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
@@ -84,6 +98,7 @@ class Work:
     def pay(self, fitted: Fitted | None = None, rows: Sequence[Row] = ()) -> None:
         """Add what fitting and what rows paid to APIs."""
         usd = (fitted.spent.usd or 0.0 if fitted else 0.0) + sum(r.usd or 0.0 for r in rows)
+        usd += judge_spent(rows).usd or 0.0
         self.usd += usd
         self.progress.spend(usd)
 
@@ -177,9 +192,11 @@ def result_of(work: Work, started: Started, rows: Sequence[Row], seconds: float)
     ranking = passages.ranking(test, cell.knowledge.test)
     measures = {"secondary": secondary(started.task, test, rows)} | ({} if ranking is None else asdict(ranking))
     measures |= {} if model.local else {"prices": price_source()}
+    if (judge := work.judge(cell.task)) is not None:
+        measures["judge"] = judge_notes(judge, rows)
     return Result(
         key=started.key, cell=cell, split_sha256=work.keys.identities[cell.task]["split_sha256"],
-        rows=rows, serve_seconds=seconds, latency=Latency((), 1),
+        rows=rows, serve_seconds=without_judge(seconds, rows), latency=Latency((), 1),
         fit=fitted.spent, local=model.local, notes=fitted.notes | measures,
         warnings=fitted.warnings, integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
@@ -205,7 +222,8 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     method = method_of(cell.method.name, cell.method.options)
     train = passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train)
     val = work.val(cell)
-    start = time.perf_counter()
+    start, judge = time.perf_counter(), task.metric if isinstance(task.metric, Judge) else None
+    graded = judge.spent if judge else Spent()
     with dspy.context(lm=model.lm, adapter=model.adapter, rm=passages.live(cell.knowledge.train)):
         fitted = method.fit(
             task.program(),
@@ -217,9 +235,16 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
             budget=work.budget(cell, folder, len(val)),
         )
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
+    if judge:
+        fitted.spent.usd = _more(fitted.spent.usd, judge.spent.usd, graded.usd)
     fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}
     save_fitted(folder, fitted)
     return fitted
+
+
+def _more(fit: float | None, after: float | None, before: float | None) -> float | None:
+    """Return what fitting paid with what its judge was paid meanwhile; None when a price is unknown."""
+    return None if fit is None or after is None or before is None else fit + after - before
 
 
 def finish_group(work: Work, measured: Sequence[tuple[Result, Probe | None]], track: SafeTracker | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.human_verb import human_sheet
 from eval.index_verb import index
 from eval.options import experiment_of, experiment_options, gate_options, store_option
 from eval.report.command import deliver, report, wanted_of
@@ -228,6 +229,7 @@ crossover.add_command(recommend)
 crossover.add_command(report)
 
 crossover.add_command(index)
+crossover.add_command(human_sheet)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,6 +14,15 @@ METHODOLOGY_VERSION = 3
 
 
 @dataclass(frozen=True)
+class JudgeSpec:
+    """A model that grades answers, in place of a metric that compares texts."""
+
+    model: ModelSpec
+    criteria: tuple[tuple[str, str], ...]
+    """Name and what it asks; empty for a criterion that is built in."""
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """A task as the experiment file names it."""
 
@@ -25,6 +34,8 @@ class TaskSpec:
     fields: Mapping[str, str] = field(default_factory=dict)
     """Column to `input`, `output`, `gold` or `id`."""
     metric: str = ""
+    judge: JudgeSpec | None = None
+    """Set by `metric: {judge: …}`."""
     corpus: str = ""
     cluster: str = ""
     instructions: str = ""

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class Result:
     hits: dict[str, bool] = field(default_factory=dict)
     """Example id to whether retrieval found all its gold passages; empty where nothing was retrieved."""
     mlflow_run_id: str = ""
+    human: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Example id to what people graded its answer, by criterion; kept in a file of its own."""
     dropped: dict[str, Any] | None = None
     """Set when the arm left a race: `after` so many examples `of` so many, beaten `by` the cells of the arm in lead."""
 
@@ -60,7 +62,7 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Return all but the rows, as JSON."""
         data = asdict(replace(self, rows=()))
-        del data["rows"]
+        del data["rows"], data["human"]
         return data
 
 

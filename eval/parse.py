@@ -21,6 +21,7 @@ from eval.experiment import (
     SearchBudget,
     TaskSpec,
 )
+from eval.parse_judge import read_judge
 from eval.parse_method import read_method
 from eval.parse_model import absolute_path, field_types, read_model
 from eval.parse_retrieval import read_retrieval
@@ -155,7 +156,9 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
         what = "`input_usd_per_million` and `output_usd_per_million` are used together"
         doc.fault(sections["prices"], what, "add the other one")
     if experiment.racing and (experiment.needs.max_p95_ms, experiment.needs.max_usd_per_month) != (None, None):
-        what = "`racing` drops arms by their score alone, and a need of time or money may rule out the one that beat them"
+        what = (
+            "`racing` drops arms by their score alone, and a need of time or money may rule out the one that beat them"
+        )
         doc.fault(sections["racing"], what, "leave one of the two out to be sure", level="warning")
     searching = any(catalog.searches(s.name) for m in experiment.methods for s in m.steps)
     for name in ("teacher", "budget"):
@@ -184,7 +187,11 @@ def _at_least_one(doc: Document, node: yaml.Node, what: str) -> int | None:
 
 def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     known = [t.name for t in catalog.tasks()]
-    entries = {} if isinstance(node, yaml.ScalarNode) else doc.mapping(node, "tasks", field_types(TaskSpec))
+    entries = (
+        {}
+        if isinstance(node, yaml.ScalarNode)
+        else doc.mapping(node, "tasks", [f for f in field_types(TaskSpec) if f != "judge"])
+    )
     if isinstance(node, yaml.ScalarNode) or set(entries) == {"name"}:
         name = str(doc.value(entries.get("name", node)))
         if name not in known:
@@ -195,6 +202,9 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
         doc.fault(node, f"a task lacks {', '.join(missing)}", "add them, or name a built-in task")
         return None
     before = len(doc.problems)
+    judge = None
+    if isinstance(entries.get("metric"), yaml.MappingNode):
+        judge = read_judge(doc, entries.pop("metric"))
     texts = {k: doc.typed(n, f"tasks.{k}", "str") for k, n in entries.items() if k not in ("data", "fields")}
     data = _texts(doc, entries["data"], "data")
     columns = _texts(doc, entries["fields"], "fields") if "fields" in entries else {}
@@ -209,7 +219,7 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     if texts.get("corpus"):
         texts["corpus"] = _file(doc, entries["corpus"], texts["corpus"])
     paths = {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
-    return TaskSpec(**texts | paths, data=data, fields=columns)
+    return TaskSpec(**texts | paths, data=data, fields=columns, judge=judge)
 
 
 def _texts(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.cell import Work, finish_group, measure_cell
+from eval.cell import Models, Work, finish_group, measure_cell
 from eval.compare import Comparison, compare
 from eval.experiment import Cell, Experiment, TaskSpec, plan
+from eval.judging import judged
 from eval.keys import Keys
 from eval.measure import Probe, Result
 from eval.passages import Indexes
@@ -16,26 +17,30 @@ from eval.race import race_group
 from eval.recorded import record
 from eval.safe_tracker import SafeTracker
 from eval.store import load_result
-from models.load import EMBEDDED, model_sha256
+from models.load import EMBEDDED, LoadedModel, load_model, model_sha256
+from models.spec import ModelSpec
 from programs.data import load_and_check
 from programs.task import Problem, Task, UserError
 
 
-def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
-    """Load and check every task; all problems of all tasks come back together."""
+def load_tasks(
+    specs: tuple[TaskSpec, ...], load: Callable[[ModelSpec], LoadedModel] = load_model
+) -> tuple[dict[str, Task], list[Problem]]:
+    """Load and check every task; all problems of all tasks come back together. `load` brings the model of a judge."""
     tasks, problems = {}, []
     for spec in specs:
         task, found = load_and_check(spec)
         problems += found
         if task is not None:
-            tasks[spec.name] = task
+            tasks[spec.name] = judged(task, spec, load)
     return tasks, problems
 
 
 def check_models(experiment: Experiment) -> list[Problem]:
     """Return what keeps the models from being called, without calling them."""
     problems = []
-    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else [])]:
+    judges = [t.judge.model for t in experiment.tasks if t.judge]
+    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else []), *judges]:
         if spec.name == "embedded" or spec.name.startswith("local:"):
             folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
             if folder.is_absolute() and not list(folder.glob("*.safetensors")):
@@ -57,7 +62,8 @@ def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Prog
     Raises:
         UserError: the tasks have errors.
     """
-    tasks, problems = load_tasks(experiment.tasks)
+    models = Models()
+    tasks, problems = load_tasks(experiment.tasks, models)
     for p in problems:
         if p.level == "warning":
             progress.note(str(p))
@@ -66,7 +72,7 @@ def prepare(experiment: Experiment, *, store: Path, threads: int, progress: Prog
     specs = {*experiment.models, *([experiment.teacher] if experiment.teacher else [])}
     indexes = Indexes(store, progress.note)
     keys = Keys(experiment, tasks, {m: model_sha256(m) for m in specs}, indexes)
-    return Work(experiment, store, threads, progress, tasks, indexes, keys)
+    return Work(experiment, store, threads, progress, tasks, indexes, keys, models)
 
 
 def run_experiment(

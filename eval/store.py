@@ -16,6 +16,8 @@ from eval.rows import read_table
 from models.spec import ModelSpec
 from programs.task import Fitted, Spent
 
+HUMAN = "human.json"
+
 
 def cell_folder(store: Path, key: str) -> Path:
     """Return the folder of a cell."""
@@ -58,8 +60,19 @@ def load_result(store: Path, key: str) -> Result | None:
         rows=read_table(folder / "rows.jsonl"),
         latency=Latency(tuple(data.pop("latency")["seconds"]), 1),
         fit=Spent(**data.pop("fit")),
+        human=_read_human(folder / HUMAN),
         **data,
     )
+
+
+def _read_human(file: Path) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
+
+
+def save_human(store: Path, result: Result) -> None:
+    """Write what people graded of a cell's answers."""
+    write_json(cell_folder(store, result.key) / HUMAN, result.human)
 
 
 def save_fitted(folder: Path, fitted: Fitted) -> None:

@@ -10,6 +10,7 @@ from eval.arm import Arm, Contrast
 from eval.compare import Comparison
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
+from eval.human import HumanCheck
 from eval.stats import Estimate
 from eval.verdict import Verdict
 
@@ -86,6 +87,12 @@ def passage_lines(arms: Sequence[Arm]) -> list[str]:
     return [line for text in lines for line in wrapped(text, "")]
 
 
+def human_words(h: HumanCheck) -> str:
+    """Return what people say of a judged score."""
+    agree = ", ".join(f"{name} {k:.2f}" if k == k else f"{name} -" for name, k in h.kappa.items())
+    return f"corrected by {h.n} human ratings {_estimate(h.corrected)}; agreement of judge and people (kappa) {agree}"
+
+
 def _estimate(e: Estimate) -> str:
     """Return a score with its interval and n."""
     return f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}] (n {e.n})" if e.n else "- (n 0)"
@@ -128,6 +135,7 @@ def render(comparison: Comparison) -> str:
             values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
             lines += wrapped(f"{measure}: {values}", "")
         lines += passage_lines(arms)
+        lines += [x for a in arms if a.human for x in wrapped(f"{a.name}: {human_words(a.human)}", "")]
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
         lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
@@ -178,6 +186,10 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "retrieval_ms": _finite(arm.retrieval_ms),
         "score_hit": _score_json(arm.hit),
         "score_miss": _score_json(arm.miss),
+        "human": None if arm.human is None else {
+            "n": arm.human.n, "corrected": _score_json(arm.human.corrected),
+            "kappa": {name: _finite(k) for name, k in arm.human.kappa.items()},
+        },
         "dropped": None if arm.dropped is None else {"after": arm.dropped[0], "of": arm.dropped[1]},
         "warnings": list(arm.warnings),
         "integrity": list(arm.integrity),
