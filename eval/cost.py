@@ -26,6 +26,8 @@ class Cost:
     """What this measurement cost: fitting, without labels, and the accuracy pass."""
     hosting_per_month: float = 0.0
     """Paid however little is asked."""
+    judge: float | None = 0.0
+    """What a judge model charged for grading the test, part of `paid`; what it charged while fitting is part of fit."""
 
     def per_1k_correct(self, score: float) -> float | None:
         """Return dollars for 1,000 right answers at a mean score; None when unpriced or when none is right."""
@@ -51,12 +53,19 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     """Return what one cell cost to fit and costs to serve."""
     ledger = ledger_of(result, prices)
     fit, hosting = ledger.fit, ledger.hosting_per_month
-    requests = request_costs(result, prices)
+    requests, judge = request_costs(result, prices), judge_usd(result)
     if requests is None:
-        return Cost(fit, None, None, hosting)
+        return Cost(fit, None, None, hosting, judge)
     served = sum(requests.values())
     per_1k = 1000 * served / len(requests) if requests else None
-    return Cost(fit, per_1k, None if fit is None else fit - ledger.labels + served, hosting)
+    paid = None if fit is None or judge is None else fit - ledger.labels + served + judge
+    return Cost(fit, per_1k, paid, hosting, judge)
+
+
+def judge_usd(result: Result) -> float | None:
+    """Return what a judge charged for grading the test: 0 without one, None for an unknown price."""
+    usd = result.notes.get("judge", {}).get("usd", 0.0)
+    return None if usd is None else float(usd)
 
 
 def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
@@ -82,6 +91,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
         _mean([c.per_1k_requests for c in costs]),
         _mean([c.paid for c in costs]),
         max(c.hosting_per_month for c in costs),
+        _mean([c.judge for c in costs]),
     )
 
 

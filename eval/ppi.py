@@ -12,7 +12,15 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from eval.stats import ALPHA, Estimate
+from eval.stats import ALPHA, Estimate, Floats
+
+IMAGINED = 0.6
+"""Two more ratings that differ by so much, one each way, widen the interval.
+
+A judge and people who rarely differ may not have differed yet in the sample: without these the interval holds the truth
+in 90 of 100 samples of 40, with them in 94 to 99.
+"""
+FOLDS = 5
 
 
 def corrected_mean(human: Sequence[float], judge: Sequence[float], unrated: Sequence[float]) -> Estimate:
@@ -24,28 +32,31 @@ def corrected_mean(human: Sequence[float], judge: Sequence[float], unrated: Sequ
     n, others = len(y), len(rest)
     if n < 2:
         return Estimate(float(np.mean(y)) if n else math.nan, 0.0, 1.0, n + others)
-    weight = _weight(y, f, rest)
-    left = y - weight * f
-    parts = [(float(np.var(left, ddof=1)) / n, n - 1)]
+    weights = _weights(y, f, rest)
+    left, weight = y - weights * f, float(np.mean(weights))
     mean = float(np.mean(left))
-    if others > 1:
+    parts = [(float(np.var([*left, mean + IMAGINED, mean - IMAGINED], ddof=1)) / n, n - 1)]
+    if weight:
         mean += weight * float(np.mean(rest))
         parts.append((weight**2 * float(np.var(rest, ddof=1)) / others, others - 1))
-    elif weight:
-        mean += weight * float(np.mean(f))
     variance = sum(v for v, _ in parts)
-    freedom = variance**2 / sum(v**2 / d for v, d in parts if v) if variance else n - 1
+    freedom = variance**2 / sum(v**2 / d for v, d in parts)
     half = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * math.sqrt(variance)
-    # Raters who never differed so far may still differ in 3 of n answers: the rule of three.
-    if np.ptp(left) < 1e-12:
-        half += 3 / n
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n + others)
 
 
-def _weight(y: np.ndarray, f: np.ndarray, rest: np.ndarray) -> float:
-    """Return how much the judge counts: what makes the interval shortest, from 0 to 1."""
+def _weights(y: Floats, f: Floats, rest: Floats) -> Floats:
+    """Return how much the judge counts in each rated answer, found from the other folds, so that none helps itself."""
+    folds = np.arange(len(y)) % FOLDS
+    return np.array([_weight(y[folds != k], f[folds != k], rest) for k in range(FOLDS)])[folds]
+
+
+def _weight(y: Floats, f: Floats, rest: Floats) -> float:
+    """Return what makes the interval shortest, from 0 to 1."""
+    if len(y) < 2 or len(rest) < 2:
+        return 0.0
     spread = float(np.var(np.concatenate([f, rest]), ddof=1))
-    if len(rest) < 2 or spread < 1e-12:
+    if spread < 1e-12:
         return 0.0
     covariance = float(np.cov(y, f, ddof=1)[0, 1])
     return min(1.0, max(0.0, covariance / ((1 + len(y) / len(rest)) * spread)))

@@ -177,6 +177,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "cost_usd": {
             "fit": _finite(arm.cost.fit), "per_1k_requests": _finite(arm.cost.per_1k_requests),
             "paid": _finite(arm.cost.paid), "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
+            "judge": _finite(arm.cost.judge),
             "hosting_per_month": _finite(arm.cost.hosting_per_month),
         },
         "retrieval": arm.retrieval,
