@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from eval.cost import Cost, cost_of, mean_cost, request_costs
+from eval.cost import Cost, RequestCosts, cost_of, mean_cost
 from eval.experiment import Cell, Prices
 from eval.human import HumanCheck, human_check
 from eval.ledger import adapts_weights
@@ -254,12 +254,10 @@ def _score_where(scores: Mapping[str, float], result: Result, *, found: bool) ->
     return score_interval([scores[i] for i in chosen], clusters=clusters) if result.hits else None
 
 
-def _request_usd(results: Sequence[Result], prices: Prices) -> dict[str, float] | None:
+def _request_usd(results: Sequence[Result], prices: Prices) -> Mapping[str, float] | None:
     """Return the mean over seeds of each example's price, or None when one is unknown."""
-    known = [costs for r in results if (costs := request_costs(r, prices)) is not None]
-    if len(known) < len(results):
-        return None
-    return {i: sum(costs[i] for costs in known) / len(known) for i in known[0]}
+    unpriced = any(Rows.of(r.rows).unpriced for r in results)
+    return None if unpriced else RequestCosts(results, prices)
 
 
 def _quantiles(results: Sequence[Result]) -> Quantiles:

@@ -107,7 +107,10 @@ class Tracker:
             experiment = self.client.get_run(parent).info.experiment_id
             known = self._find(experiment, {"mlflow.parentRunId": parent, "crossover.cell": result.key})
             if known and self.client.get_run(known).info.status == "FINISHED":
-                return known
+                if self.client.get_run(known).data.tags.get("dropped") == tags_of(result).get("dropped"):
+                    return known
+                # The arm left a race then, and has been read to the end now.
+                self.client.delete_run(known)
             tags = {"mlflow.parentRunId": parent, "mlflow.runName": run_name(result), **tags_of(result)}
             now = int(1000 * time.time())
             began = now - int(1000 * (result.fit.seconds + result.serve_seconds))
@@ -246,7 +249,7 @@ def tags_of(result: Result) -> dict[str, str]:
         "crossover.kind": "cell", "crossover.cell": result.key, "task": cell.task, "method": cell.method.label,
         "model": cell.model.name, "size": str(cell.train_size or "all"), "seed": str(cell.seed),
         "knowledge": cell.knowledge.label,
-    }  # fmt: skip
+    } | ({"dropped": f"after {result.dropped['after']} of {result.dropped['of']}"} if result.dropped else {})  # fmt: skip
 
 
 def curve_metrics(arm: Arm) -> dict[str, float]:

@@ -69,6 +69,19 @@ def test_logging_a_cell_again_keeps_its_run(tracker: Tracker, parent: str, tmp_p
     assert tracker.result(parent, RESULTS[1], cost, tmp_path) == first
 
 
+def test_a_dropped_arm_that_is_read_to_the_end_gets_a_new_run(tracker: Tracker, tmp_path: Path) -> None:
+    parent, cost = tracker.parent("races", {}), cost_of(RESULTS[0], Prices())
+    dropped = make_result(make_cell("zero_shot"), right(4, 20))
+    dropped.dropped = {"after": 20, "of": 60, "by": ["x"]}
+    first = tracker.result(parent, dropped, cost, tmp_path)
+    assert tracker.client.get_run(first).data.tags["dropped"] == "after 20 of 60"
+    assert tracker.result(parent, dropped, cost, tmp_path) == first
+    whole = tracker.result(parent, make_result(make_cell("zero_shot"), right(12, 60)), cost, tmp_path)
+    assert whole != first
+    assert tracker.client.get_run(first).info.lifecycle_stage == "deleted"
+    assert tracker.client.get_run(whole).data.metrics["n"] == 60
+
+
 def test_threads_log_side_by_side(tracker: Tracker, tmp_path: Path) -> None:
     parent = tracker.parent("threads", {})
     results = [make_result(make_cell("few_shot", seed=s), right(30 + s, 60)) for s in range(6)]
