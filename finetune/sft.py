@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dspy
 
@@ -58,7 +57,7 @@ class Sft:
         text = render_training_text(bare, train, lm)
         run = train_model(self, text, program=bare, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         check_tokens(run.trained_ids, text, engine_of(lm))
-        tuned, change = serve(self, run.folder, lm, probe=text.rows[0]["prompt"])
+        tuned, change = serve(run.folder, lm, probe=text.rows[0]["prompt"])
         spent = Spent(train_tokens=run.tokens, seconds=time.perf_counter() - start) + run.selection
         fitted = Fitted(program=bare, lm=tuned, spent=spent, artifact=run.folder)
         fitted.notes = {
@@ -81,22 +80,15 @@ class Sft:
         return fitted
 
 
-def serve(options: Sft, folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
+def serve(folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
     """Return the model with the trained weights, and the largest change of a logit on the probe prompt."""
-    from models.load import local_lm
-    from models.local import LocalEngine
+    from models.load import tuned_lm
     from models.prompt import engine_of
 
     engine = engine_of(lm)
     ids = engine.encode(probe)
-    before = engine.logits(ids)
-    settings: dict[str, Any] = {"max_tokens": lm.kwargs["max_tokens"], "temperature": lm.kwargs["temperature"]}
-    if options.adapter == "lora":
-        name = engine.add_adapter(folder)
-        tuned, after = local_lm(f"{lm.model}+{name}", engine, **settings), engine.logits(ids, name)
-    else:
-        full = LocalEngine.load(folder)
-        tuned, after = local_lm(f"{lm.model}-{full.sha256[:12]}", full, **settings), full.logits(ids)
+    before, tuned = engine.logits(ids), tuned_lm(lm, folder)
+    after = engine_of(tuned).logits(ids, tuned.model.partition("+")[2])
     return tuned, float((after - before).abs().max())
 
 
