@@ -20,8 +20,8 @@ from eval.keys import Keys
 from eval.measure import Latency, Result
 from eval.parse import read_experiment
 from eval.passages import Indexes
-from eval.recorded import record
 from eval.prepare import load_tasks
+from eval.recorded import record
 from eval.store import cell_folder, save_result
 from models.load import model_sha256
 from programs.task import Spent

@@ -37,6 +37,11 @@ class Unsent:
         """Return what is told of an experiment."""
         return cls(experiment.name, params_of(experiment), experiment.prices)
 
+    @property
+    def name(self) -> str:
+        """Return what tells the experiment's run in MLflow from those of other settings."""
+        return hashlib.sha256(json.dumps([self.experiment, self.params], sort_keys=True).encode()).hexdigest()[:16]
+
 
 def mark(store: Path, key: str, unsent: Unsent) -> None:
     """Mark a cell as not sent."""
@@ -104,5 +109,5 @@ def finish(tracker: Tracker, store: Path, unsent: Unsent, comparison: Comparison
 
 
 def _parent_file(store: Path, unsent: Unsent, uri: str) -> Path:
-    told = json.dumps([unsent.experiment, unsent.params, redact(uri)], sort_keys=True)
-    return store / PARENTS / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
+    where = hashlib.sha256(redact(uri).encode()).hexdigest()[:16]
+    return store / PARENTS / f"{unsent.name}-{where}.json"

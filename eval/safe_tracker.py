@@ -31,6 +31,8 @@ class SafeTracker:
         self.store, self.progress = store, progress
         self._uri = tracking_uri
         self._tracker: Tracker | None = None
+        self._told = set[str]()
+        """Experiments that a cell was sent of."""
         self._failure = "off" if store_uri(store, tracking_uri) == NONE else ""
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._left, self._changed = 0, threading.Condition()
@@ -39,7 +41,6 @@ class SafeTracker:
 
     def open(self) -> None:
         """Open the tracking store, which takes a while where it has to be made."""
-
         self._put(lambda: self._opened().open())
 
     def _opened(self) -> Tracker:
@@ -49,7 +50,11 @@ class SafeTracker:
     def result(self, result: Result, unsent: Unsent) -> None:
         """Track a measured cell and remember its run id."""
 
-        self._put(lambda: send(self._opened(), self.store, result, unsent))
+        def job() -> None:
+            send(self._opened(), self.store, result, unsent)
+            self._told.add(unsent.name)
+
+        self._put(job)
 
     def verdict(
         self, comparison: Comparison, unsent: Unsent, results: Mapping[str, Result], tasks: Mapping[str, Task]
@@ -60,16 +65,17 @@ class SafeTracker:
         """
 
         def job() -> None:
-            for left in unfinished(self.store, store_uri(self.store, self._uri)):
-                if left.params == unsent.params and left.experiment == unsent.experiment:
-                    tracker = self._opened()
-                    parent = tracker.parent(unsent.experiment, unsent.params)
-                    for arms in curves(comparison.arms):
-                        tracker.curve(parent, arms)
-                    register_winners(tracker, self.store, comparison, results, tasks, self.progress.note)
-                    finish(tracker, self.store, left, comparison)
-                elif left.experiment == unsent.experiment:
-                    finish(self._opened(), self.store, left)
+            left = {u.name: u for u in unfinished(self.store, store_uri(self.store, self._uri))}
+            if unsent.name in self._told | left.keys():
+                tracker = self._opened()
+                parent = tracker.parent(unsent.experiment, unsent.params)
+                for arms in curves(comparison.arms):
+                    tracker.curve(parent, arms)
+                register_winners(tracker, self.store, comparison, results, tasks, self.progress.note)
+                finish(tracker, self.store, unsent, comparison)
+            for name, other in left.items():
+                if name != unsent.name and other.experiment == unsent.experiment:
+                    finish(self._opened(), self.store, other)
 
         self._put(job)
 

@@ -15,8 +15,8 @@ from eval.cli import main
 from eval.human import item_of
 from eval.parse import read_experiment
 from eval.ppi import corrected_mean, kappa
-from eval.recorded import read_recorded
 from eval.prepare import load_tasks
+from eval.recorded import read_recorded
 from models.load import load_model
 from models.spec import ModelSpec
 from programs.judge import CRITERIA, Judge, Judged, reference_first

@@ -39,7 +39,7 @@ def test_losers_are_dropped_and_the_winner_is_read_whole(tmp_path: Path, capsys:
     # The same command again has nothing to do, and says the same.
     assert run(file, capsys) == data
 
-    rows = {f.parent.name: len(read_rows(f)) for f in (tmp_path / "mlruns").glob("cells/*/rows.jsonl")}
+    rows = {f.parent.name: len(list(read_rows(f))) for f in (tmp_path / "mlruns").glob("cells/*/rows.jsonl")}
     assert sum(rows.values()) == sum(a["score"]["n"] + a["score"]["failed"] for a in data["arms"])
     # Without racing the dropped arms are read to the end, from where they stopped.
     kept = (tmp_path / "mlruns" / "cells" / loser["cell"] / "rows.jsonl").read_bytes()

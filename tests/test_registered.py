@@ -13,8 +13,8 @@ import pytest
 from eval.measure import Result, read_rows
 from eval.parse import read_experiment
 from eval.portable import NotPortableError, copy_rooms, pack
-from eval.recorded import read_recorded
 from eval.prepare import load_tasks
+from eval.recorded import read_recorded
 from eval.store import cell_folder
 from eval.tracking import Tracker
 from models.spec import ModelSpec

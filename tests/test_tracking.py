@@ -113,9 +113,7 @@ def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
     with served_ui(store) as address:
         with urllib.request.urlopen(f"{address}/health") as answer:
             assert answer.status == 200
-        api = urllib.request.Request(
-            f"{address}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"}
-        )
+        api = urllib.request.Request(f"{address}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"})
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(api)
         lists = [f.read_text() for f in Path("/proc").glob("[0-9]*/cmdline") if _readable(f)]
