@@ -1,6 +1,6 @@
-"""Time a comparison of 12 arms with 200,000 rows each, read from a store: `python benchmarks/speed.py`.
+"""Time a comparison and a report of 12 arms with 200,000 rows each, read from a store: `python benchmarks/speed.py`.
 
-The figure goes into docs/method.md. The rows are invented; the command is the one that people run.
+The figures go into docs/method.md. The rows are invented; the commands are those that people run.
 """
 
 import argparse
@@ -9,17 +9,35 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from section import write_section
 
-from eval.experiment import Cell, Experiment, Knowledge, MethodSpec
+from eval.experiment import Cell, plan
+from eval.keys import Keys
 from eval.measure import Latency, Result
+from eval.parse import read_experiment
+from eval.passages import Indexes
+from eval.prepare import load_tasks
 from eval.recorded import record
 from eval.store import cell_folder, save_result
-from models.spec import ModelSpec
+from models.load import model_sha256
 from programs.task import Spent
+
+LABELS = 77
+FILE = """\
+version: 1
+name: big
+tasks:
+  - name: big
+    program: classify
+    data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}
+    fields: {text: input, label: output}
+models: [embedded]
+methods: [METHODS]
+"""
 
 
 def processor_seconds() -> float:
@@ -28,44 +46,80 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def write_cell(store: Path, number: int, rows: int, rng: np.random.Generator) -> str:
-    """Write one finished cell and return its key."""
-    cell = Cell("big", ModelSpec("embedded"), MethodSpec("few_shot", {"demos": number + 1}), None, Knowledge(), 0)
-    key = f"{number:016x}"
+def write_task(folder: Path, rows: int, arms: int) -> Path:
+    """Write the data and the experiment file, and return the file."""
+    for name, count in (("train", 1000), ("val", 100), ("test", rows)):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for i in range(count):
+                row = {"id": f"{name}-{i}", "text": f"{name} question number {i}", "label": f"label {i % LABELS}"}
+                file.write(json.dumps(row) + "\n")
+    methods = ", ".join(f"few_shot: {{demos: {n + 1}}}" for n in range(arms))
+    (folder / "big.yaml").write_text(FILE.replace("METHODS", methods), encoding="utf-8")
+    return folder / "big.yaml"
+
+
+def write_store(file: Path, store: Path, rows: int) -> list[str]:
+    """Write the finished cells of the experiment and return their keys."""
+    experiment, problems = read_experiment(file)
+    assert experiment is not None, problems
+    tasks, _ = load_tasks(experiment.tasks)
+    keyed = Keys(experiment, tasks, {m: model_sha256(m) for m in experiment.models}, Indexes(store))
+    rng, split, keys = np.random.default_rng(0), tasks["big"].split_sha256(), []
+    for number, cell in enumerate(plan(experiment)):
+        keys.append(keyed.of(cell))
+        write_cell(store, keys[-1], cell, split, 0.5 + 0.03 * number, rows, rng)
+    record(store, experiment, keys)
+    return keys
+
+
+def write_cell(store: Path, key: str, cell: Cell, split: str, rate: float, rows: int, rng: np.random.Generator) -> None:
+    """Write one finished cell that is right at this rate."""
     latency = Latency(tuple(rng.lognormal(-3, 0.3, 100)), 1)
-    result = Result(key, cell, "ab" * 32, [], 600.0, latency, Spent(seconds=10), True)
-    save_result(store, result)
-    right, tokens = rng.random(rows) < 0.5 + 0.03 * number, rng.integers(50, 400, rows)
+    save_result(store, Result(key, cell, split, [], 600.0, latency, Spent(seconds=10), True))
+    right, tokens = rng.random(rows) < rate, rng.integers(50, 400, rows)
     with (cell_folder(store, key) / "rows.jsonl").open("w", encoding="utf-8") as file:
         for i in range(rows):
+            said = i if right[i] else i + 1
             file.write(
                 f'{{"id": "test-{i}", "score": {float(right[i])}, "failure": "", "prompt_tokens": {tokens[i]}, '
                 f'"cached_tokens": 0, "completion_tokens": 3, "calls": 1, "seconds": 0.123, "usd": 0.0, '
-                f'"output": {{"label": "label {i % 77}"}}}}\n'
+                f'"output": {{"label": "label {said % LABELS}"}}}}\n'
             )
-    return key
+
+
+def timed(command: Sequence[str]) -> tuple[float, float]:
+    """Run a command and return its processor seconds and its own peak of MiB."""
+    script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+    script += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    before = processor_seconds()
+    done = subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True, text=True)
+    return processor_seconds() - before, int(done.stdout.split()[-1]) / 1024
 
 
 def main() -> int:
-    """Write the store, run the command and rewrite the figure."""
+    """Write the store, run both commands and rewrite the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--arms", type=int, default=12)
+    parser.add_argument("--dry", action="store_true", help="Print the figures and leave the document as it is.")
     flags = parser.parse_args()
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder)
-        keys = [write_cell(store, number, flags.rows, rng) for number in range(flags.arms)]
-        record(store, Experiment("big", (), (), ()), keys)
-        before = processor_seconds()
-        command = [sys.executable, "-m", "eval.cli", "compare", *keys, "--json", "--store", folder]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        seconds, mebibytes = processor_seconds() - before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(json.loads(done.stdout)["verdict"][0]["because"], file=sys.stderr)
-    figure = f"{seconds:.0f} seconds of one core and {mebibytes:.0f} MiB"
-    what = f"{flags.arms} arms of {flags.rows:,} rows each"
-    text = f"`crossover compare` of {what}, read from the store: {figure} (`python benchmarks/speed.py`)."
-    write_section("speed", text)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file, store = write_task(folder, flags.rows, flags.arms), folder / "mlruns"
+        keys = write_store(file, store, flags.rows)
+        crossover = [sys.executable, "-m", "eval.cli"]
+        page = str(folder / "report.html")
+        commands = {
+            "compare": [*crossover, "compare", *keys, "--json", "--store", str(store)],
+            "report": [*crossover, "report", str(file), "--store", str(store), "-o", page],
+        }
+        figures = {verb: timed(command) for verb, command in commands.items()}
+    words = [f"`crossover {verb}` took {s:.0f} seconds of one core and {m:.0f} MiB" for verb, (s, m) in figures.items()]
+    text = f"{flags.arms} arms of {flags.rows:,} rows each, read from the store: {' and '.join(words)}"
+    text += " (`python benchmarks/speed.py`)."
+    print(text)
+    if not flags.dry:
+        write_section("speed", text)
     return 0
 
 

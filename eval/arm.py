@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from eval.cost import Cost, cost_of, mean_cost, request_costs
+from eval.cost import Cost, RequestCosts, cost_of, mean_cost
 from eval.experiment import Cell, Prices
+from eval.human import HumanCheck, human_check
 from eval.ledger import adapts_weights
 from eval.measure import Result
 from eval.ranking import Ranking
@@ -99,6 +100,10 @@ class Arm:
     """Score over the examples whose gold passages were all retrieved; None where nothing is retrieved."""
     miss: Estimate | None = None
     """Score over the others."""
+    human: HumanCheck | None = None
+    """What people say of the judge's scores; None where they were not asked."""
+    dropped: tuple[int, int] | None = None
+    """Examples after which the arm left the race, and of how many; None where it was scored on all."""
     retrieval_ms: float | None = None
     """Median milliseconds of retrieval in the latency of one request; None where nothing is retrieved."""
 
@@ -149,11 +154,16 @@ def kind_of(method: str) -> Kind:
 
 
 def _same_examples(results: Sequence[Result]) -> None:
-    """Refuse results of one task that were not measured on the same split and the same test examples."""
-    first = results[0]
+    """Refuse results of one task that were not measured on the same split and the same test examples.
+
+    An arm that left a race has some of them.
+    """
+    first = next((r for r in results if r.dropped is None), results[0])
     ids = set(Rows.of(first.rows).ids)
-    for other in results[1:]:
-        if other.split_sha256 != first.split_sha256 or set(Rows.of(other.rows).ids) != ids:
+    for other in results:
+        own = set(Rows.of(other.rows).ids)
+        same = own == ids if other.dropped is None else own <= ids
+        if other.split_sha256 != first.split_sha256 or not same:
             pair = f"{first.cell.method.label!r} and {other.cell.method.label!r}"
             splits = (
                 f"{len(first.rows)} of split {first.split_sha256[:8]}, {len(other.rows)} of {other.split_sha256[:8]}"
@@ -223,6 +233,8 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         ranking=_ranking(results[0]),
         hit=_score_where(scores, results[0], found=True),
         miss=_score_where(scores, results[0], found=False),
+        human=human_check(results, scores),
+        dropped=next(((r.dropped["after"], r.dropped["of"]) for r in results if r.dropped), None),
         retrieval_ms=results[0].notes.get("retrieval_ms"),
     )
 
@@ -251,12 +263,10 @@ def _score_where(scores: Mapping[str, float], result: Result, *, found: bool) ->
     return score_interval([scores[i] for i in chosen], clusters=clusters) if result.hits else None
 
 
-def _request_usd(results: Sequence[Result], prices: Prices) -> dict[str, float] | None:
+def _request_usd(results: Sequence[Result], prices: Prices) -> Mapping[str, float] | None:
     """Return the mean over seeds of each example's price, or None when one is unknown."""
-    known = [costs for r in results if (costs := request_costs(r, prices)) is not None]
-    if len(known) < len(results):
-        return None
-    return {i: sum(costs[i] for costs in known) / len(known) for i in known[0]}
+    unpriced = any(Rows.of(r.rows).unpriced for r in results)
+    return None if unpriced else RequestCosts(results, prices)
 
 
 def _quantiles(results: Sequence[Result]) -> Quantiles:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from eval.arm import Arm, Contrast
 from eval.rules import MARGIN, rounded
-from eval.stats import FEW, examples_needed
+from eval.stats import ALPHA, FEW, examples_needed
 
 LEAST_SEEDS = 3
 """With fewer, the spread of the seeds is unknown or known too badly to be of use."""
@@ -20,7 +20,11 @@ def cautions(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> tuple[str, .
 
 
 def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    blunt = [c for c in contrasts if c.difference.detectable > MARGIN and c.verdict == "inconclusive"]
+    blunt = [
+        c
+        for c in _raced_to_the_end(arms, contrasts)
+        if c.difference.detectable > MARGIN and c.verdict == "inconclusive"
+    ]
     if not blunt:
         return ""
     sharpest = min(blunt, key=lambda c: c.difference.detectable).difference
@@ -29,6 +33,23 @@ def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     return (
         f"{len(blunt)} of {len(contrasts)} comparisons are inconclusive: {sharpest.n} examples show differences of "
         f"{sharpest.detectable:.3f} at best; {advice}"
+    )
+
+
+def _raced_to_the_end(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Return the contrasts of arms that were scored on all examples."""
+    dropped = {a.name for a in arms if a.dropped}
+    return [c for c in contrasts if dropped.isdisjoint((c.a, c.b))]
+
+
+def _dropped_arms(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    dropped = [a for a in arms if a.dropped]
+    if not dropped:
+        return ""
+    return (
+        f"{len(dropped)} of {len(arms)} arms were dropped in the race, by a test that holds however often one looks: "
+        f"the chance that the best arm is among them is at most {ALPHA:.0%}. Their scores and differences are of the "
+        "examples before, and look a little worse than they are, for the moment was chosen by them"
     )
 
 
@@ -66,7 +87,7 @@ def _many_arms(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
 
 
 def _uneven_failures(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    partly = [c for c in contrasts if c.difference.n < max(a.score.n for a in arms)]
+    partly = [c for c in _raced_to_the_end(arms, contrasts) if c.difference.n < max(a.score.n for a in arms)]
     if not partly:
         return ""
     fewest = min(c.difference.n for c in partly)
@@ -80,5 +101,6 @@ CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], 
     ("seeds differ more than examples", _restless_seeds),
     ("many arms on one test set", _many_arms),
     ("failed rows left examples out", _uneven_failures),
+    ("arms were dropped in a race", _dropped_arms),
 )
 """Every doubt and the function that words it, an empty sentence when it does not apply."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.export_verb import export
+from eval.human_verb import human_sheet
 from eval.index_verb import index
 from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 from eval.options import experiment_of, experiment_options, gate_options, limit_options, store_option
@@ -245,6 +246,7 @@ crossover.add_command(report)
 crossover.add_command(index)
 crossover.add_command(sync)
 crossover.add_command(export)
+crossover.add_command(human_sheet)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,8 +4,9 @@ A model that runs here costs machine time: the measured throughput of this machi
 were cached. An API model costs what the API charged. An unknown price stays unknown (None); it is never 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from eval.experiment import Needs, Prices
 from eval.ledger import ledger_of, machine_usd
@@ -26,6 +27,8 @@ class Cost:
     """What this measurement cost: fitting, without labels, and the accuracy pass."""
     hosting_per_month: float = 0.0
     """Paid however little is asked."""
+    judge: float | None = 0.0
+    """What a judge model charged for grading the test, part of `paid`; what it charged while fitting is part of fit."""
 
     def per_1k_correct(self, score: float) -> float | None:
         """Return dollars for 1,000 right answers at a mean score; None when unpriced or when none is right."""
@@ -51,12 +54,19 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     """Return what one cell cost to fit and costs to serve."""
     ledger = ledger_of(result, prices)
     fit, hosting = ledger.fit, ledger.hosting_per_month
-    requests = request_costs(result, prices)
-    if requests is None:
-        return Cost(fit, None, None, hosting)
-    served = sum(requests.values())
-    per_1k = 1000 * served / len(requests) if requests else None
-    return Cost(fit, per_1k, None if fit is None else fit - ledger.labels + served, hosting)
+    rows, judge = Rows.of(result.rows), judge_usd(result)
+    if rows.unpriced:
+        return Cost(fit, None, None, hosting, judge)
+    served = sum(rows.usd) + (machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0)
+    per_1k = 1000 * served / len(rows) if len(rows) else None
+    paid = None if fit is None or judge is None else fit - ledger.labels + served + judge
+    return Cost(fit, per_1k, paid, hosting, judge)
+
+
+def judge_usd(result: Result) -> float | None:
+    """Return what a judge charged for grading the test: 0 without one, None for an unknown price."""
+    usd = result.notes.get("judge", {}).get("usd", 0.0)
+    return None if usd is None else float(usd)
 
 
 def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
@@ -75,6 +85,36 @@ def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
     return {i: usd + machine * share for i, usd, share in zip(rows.ids, rows.usd, shares, strict=True)}
 
 
+class RequestCosts(Mapping[str, float]):
+    """An arm's dollars by example id, the mean over its seeds.
+
+    Worked out when first read: of a dozen arms of a large test set, two are asked.
+    """
+
+    def __init__(self, results: Sequence[Result], prices: Prices) -> None:
+        """Remember what is needed; every result is priced."""
+        self._results, self._prices = results, prices
+
+    @cached_property
+    def _usd(self) -> dict[str, float]:
+        known = [costs for r in self._results if (costs := request_costs(r, self._prices)) is not None]
+        # An arm that left a race may have read fewer examples with one seed than with another.
+        shared = (i for i in known[0] if all(i in costs for costs in known[1:]))
+        return {i: sum(costs[i] for costs in known) / len(known) for i in shared}
+
+    def __getitem__(self, key: str) -> float:
+        """Return the dollars of one example."""
+        return self._usd[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the example ids."""
+        return iter(self._usd)
+
+    def __len__(self) -> int:
+        """Return how many examples there are."""
+        return len(self._usd)
+
+
 def mean_cost(costs: Sequence[Cost]) -> Cost:
     """Return the mean over seeds; one unknown price makes the mean unknown."""
     return Cost(
@@ -82,6 +122,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
         _mean([c.per_1k_requests for c in costs]),
         _mean([c.paid for c in costs]),
         max(c.hosting_per_month for c in costs),
+        _mean([c.judge for c in costs]),
     )
 
 

@@ -14,6 +14,15 @@ METHODOLOGY_VERSION = 4
 
 
 @dataclass(frozen=True)
+class JudgeSpec:
+    """A model that grades answers, in place of a metric that compares texts."""
+
+    model: ModelSpec
+    criteria: tuple[tuple[str, str], ...]
+    """Name and what it asks; empty for a criterion that is built in."""
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """A task as the experiment file names it."""
 
@@ -25,6 +34,8 @@ class TaskSpec:
     fields: Mapping[str, str] = field(default_factory=dict)
     """Column to `input`, `output`, `gold` or `id`."""
     metric: str = ""
+    judge: JudgeSpec | None = None
+    """Set by `metric: {judge: …}`."""
     corpus: str = ""
     cluster: str = ""
     instructions: str = ""
@@ -170,6 +181,8 @@ class Experiment:
     """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
     retention: tuple[TaskSpec, ...] = ()
     """Other tasks, scored before and after every training."""
+    racing: bool = False
+    """Drop arms as soon as they cannot win any more; the dropped ones are scored on fewer examples."""
     limit: int | None = None
     """At most this many test examples (`--limit`); also a quarter of it for val."""
     file: Path | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 from eval.experiment import Experiment, plan
 from eval.measure import Result
 from eval.prepare import prepare
-from eval.store import load_result
+from eval.store import load_standing
 from programs.task import Task, UserError
 
 
@@ -30,7 +30,7 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
     """
     keyed = prepare(experiment, store=store)
     keys = [keyed.of(c) for c in plan(experiment)]
-    results = tuple(r for k in keys if (r := load_result(store, k)) is not None)
+    results = tuple(load_standing(store, keys, racing=experiment.racing, planned=keys).values())
     if not results:
         others = sum(1 for _ in store.glob("cells/*/result.json"))
         remedy = "give the same FILE, --limit, --set and --seeds as to `run`" if others else "`crossover run` first"

@@ -1,5 +1,6 @@
 """The ledger: every dollar that an arm costs, by what it was spent on."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -31,6 +32,23 @@ class Ledger:
         parts = [self.labels, self.optimizer, self.teacher, self.training, self.discarded]
         known = [p for p in parts if p is not None]
         return sum(known) if len(known) == len(parts) else None
+
+
+def mean_ledger(ledgers: Sequence[Ledger]) -> Ledger:
+    """Return the mean over seeds; one unknown price makes the mean unknown."""
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return sum(known) / len(known) if len(known) == len(ledgers) else None
+
+    return Ledger(
+        labels=sum(x.labels for x in ledgers) / len(ledgers),
+        optimizer=mean(x.optimizer for x in ledgers),
+        teacher=mean(x.teacher for x in ledgers),
+        training=mean(x.training for x in ledgers),
+        discarded=sum(x.discarded for x in ledgers) / len(ledgers),
+        hosting_per_month=max(x.hosting_per_month for x in ledgers),
+    )
 
 
 def machine_usd(seconds: float, machine_hour_usd: float) -> float:

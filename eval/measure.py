@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,19 @@ class Result:
     mlflow_run_id: str = ""
     rows_sha256: str = ""
     """Hash of the file of rows, by which a changed one is found out."""
+    human: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Example id to what people graded its answer, by criterion; kept in a file of its own."""
+    dropped: dict[str, Any] | None = None
+    """Set when the arm left a race: `after` so many examples `of` so many, beaten `by` the cells of the arm in lead."""
+
+    def stands(self, *, racing: bool, planned: Collection[str]) -> bool:
+        """Return whether the result counts in an experiment: one of a race only beside the arm that won over it."""
+        return self.dropped is None or (racing and not set(self.dropped["by"]).isdisjoint(planned))
 
     def summary(self) -> dict[str, Any]:
         """Return all but the rows, as JSON."""
         data = asdict(replace(self, rows=()))
-        del data["rows"]
+        del data["rows"], data["human"]
         return data
 
 
@@ -117,7 +125,7 @@ def measure_accuracy(
     threads: int,
     progress: Progress,
 ) -> tuple[Rows, float]:
-    """Score every example that `file` does not hold yet; return all rows as they came, and the seconds that it took.
+    """Score every example that `file` does not hold yet; return all its rows, and the seconds that it took.
 
     The seconds are scaled to all examples when a resumed pass scored only some. The answers of a provider are kept
     one by one until all rows stand: a pass that was killed pays for none of them twice.
@@ -125,7 +133,8 @@ def measure_accuracy(
     # Of a row that is on the disk the id is enough: a million rows as objects would be most of a gigabyte.
     done = {sys.intern(r.id) for r in read_rows(file, progress.note)}
     left = [e for e in examples if str(e["id"]) not in done]
-    progress.examples(len(done), len(examples))
+    before = len(examples) - len(left)
+    progress.examples(before, len(examples))
     start, fresh, batch = time.perf_counter(), 0, list[Row]()
     answers = None if model.local else file.with_name("serving.jsonl")
     lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
@@ -133,12 +142,11 @@ def measure_accuracy(
         with dspy.context(lm=lm, adapter=model.adapter):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
-                done.add(row.id)
                 fresh += 1
                 if len(batch) >= 32:
                     append_rows(file, batch)
                     batch = []
-                progress.examples(len(done), len(examples))
+                progress.examples(before + fresh, len(examples))
     finally:
         append_rows(file, batch)
     if answers is not None:

@@ -21,6 +21,7 @@ from eval.experiment import (
     SearchBudget,
     TaskSpec,
 )
+from eval.parse_judge import read_judge
 from eval.parse_method import read_method
 from eval.parse_model import absolute_path, field_types, read_model
 from eval.parse_retrieval import read_retrieval
@@ -30,7 +31,7 @@ QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
 SECTIONS = (
     "version", "name", "tasks", "models", "teacher", "methods", "train_sizes", "knowledge", "retrieval", "seeds",
-    "limits", "needs", "prices", "budget", "retention",
+    "limits", "needs", "prices", "budget", "retention", "racing",
 )  # fmt: skip
 
 
@@ -109,6 +110,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         budget=part("budget", SearchBudget),
         teacher=read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None,
         retention=each("retention", _task),
+        racing=bool(doc.typed(sections["racing"], "racing", "bool")) if "racing" in sections else False,
         limit=overrides.limit,
         file=doc.file,
     )
@@ -153,6 +155,11 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     steps = [s for m in experiment.methods for s in m.steps]
     searching = any(catalog.searches(s.name) for s in steps)
     taught = any(s.options.get("targets") == "teacher" for s in steps)
+    if experiment.racing and (experiment.needs.max_p95_ms, experiment.needs.max_usd_per_month) != (None, None):
+        what = (
+            "`racing` drops arms by their score alone, and a need of time or money may rule out the one that beat them"
+        )
+        doc.fault(sections["racing"], what, "leave one of the two out to be sure", level="warning")
     for name in ("teacher", "budget"):
         if name in sections and not searching and not (taught and name == "teacher"):
             what = f"`{name}` is not used by any of the methods"
@@ -179,7 +186,11 @@ def _at_least_one(doc: Document, node: yaml.Node, what: str) -> int | None:
 
 def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     known = [t.name for t in catalog.tasks()]
-    entries = {} if isinstance(node, yaml.ScalarNode) else doc.mapping(node, "tasks", field_types(TaskSpec))
+    entries = (
+        {}
+        if isinstance(node, yaml.ScalarNode)
+        else doc.mapping(node, "tasks", [f for f in field_types(TaskSpec) if f != "judge"])
+    )
     if isinstance(node, yaml.ScalarNode) or set(entries) == {"name"}:
         name = str(doc.value(entries.get("name", node)))
         if name not in known:
@@ -190,6 +201,9 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
         doc.fault(node, f"a task lacks {', '.join(missing)}", "add them, or name a built-in task")
         return None
     before = len(doc.problems)
+    judge = None
+    if isinstance(entries.get("metric"), yaml.MappingNode):
+        judge = read_judge(doc, entries.pop("metric"))
     texts = {k: doc.typed(n, f"tasks.{k}", "str") for k, n in entries.items() if k not in ("data", "fields")}
     data = _texts(doc, entries["data"], "data")
     columns = _texts(doc, entries["fields"], "fields") if "fields" in entries else {}
@@ -204,7 +218,7 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     if texts.get("corpus"):
         texts["corpus"] = _file(doc, entries["corpus"], texts["corpus"])
     paths = {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
-    return TaskSpec(**texts | paths, data=data, fields=columns)
+    return TaskSpec(**texts | paths, data=data, fields=columns, judge=judge)
 
 
 def _texts(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:

@@ -5,22 +5,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eval.experiment import Experiment, TaskSpec
+from eval.judging import judged
 from eval.keys import Keys
 from eval.passages import Indexes
-from models.load import EMBEDDED
+from models.load import EMBEDDED, LoadedModel, load_model
+from models.spec import ModelSpec
 from programs.data import load_and_check
 from programs.retrieval.base import silent
 from programs.task import Problem, Task, UserError
 
 
-def prepare(experiment: Experiment, *, store: Path, note: Callable[[str], None] = silent) -> Keys:
-    """Load and check the data of an experiment; what forbids nothing is told to `note`.
+def prepare(
+    experiment: Experiment,
+    *,
+    store: Path,
+    note: Callable[[str], None] = silent,
+    load: Callable[[ModelSpec], LoadedModel] = load_model,
+) -> Keys:
+    """Load and check the data of an experiment; what forbids nothing is told to `note`, `load` brings judges.
 
     Raises:
         UserError: the tasks have errors.
     """
-    tasks, problems = load_tasks(experiment.tasks)
-    others, found = load_tasks(experiment.retention)
+    tasks, problems = load_tasks(experiment.tasks, load)
+    others, found = load_tasks(experiment.retention, load)
     problems += found
     for p in problems:
         if p.level == "warning":
@@ -30,21 +38,24 @@ def prepare(experiment: Experiment, *, store: Path, note: Callable[[str], None] 
     return Keys(experiment, tasks, Indexes(store, note), others)
 
 
-def load_tasks(specs: tuple[TaskSpec, ...]) -> tuple[dict[str, Task], list[Problem]]:
-    """Load and check every task; all problems of all tasks come back together."""
+def load_tasks(
+    specs: tuple[TaskSpec, ...], load: Callable[[ModelSpec], LoadedModel] = load_model
+) -> tuple[dict[str, Task], list[Problem]]:
+    """Load and check every task; all problems of all tasks come back together. `load` brings the model of a judge."""
     tasks, problems = {}, []
     for spec in specs:
         task, found = load_and_check(spec)
         problems += found
         if task is not None:
-            tasks[spec.name] = task
+            tasks[spec.name] = judged(task, spec, load)
     return tasks, problems
 
 
 def check_models(experiment: Experiment) -> list[Problem]:
     """Return what keeps the models from being called, without calling them."""
     problems = []
-    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else [])]:
+    judges = [t.judge.model for t in experiment.tasks if t.judge]
+    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else []), *judges]:
         if spec.name == "embedded" or spec.name.startswith("local:"):
             folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
             if folder.is_absolute() and not list(folder.glob("*.safetensors")):

@@ -9,9 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from programs.score import Row
 
 _COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "calls")
+# Made once: `json.dumps` with options makes an encoder for every row.
+_write, _read = json.JSONEncoder(ensure_ascii=False, default=str).encode, json.JSONDecoder().decode
 _FIELDS = {f.name for f in fields(Row)}
 
 
@@ -26,7 +30,8 @@ class Rows(Sequence[Row]):
         self.usd = array("d")
         """NaN for an unknown price."""
         self.seconds = array("d")
-        self.counts = {name: array("q") for name in _COUNTS}
+        # Four bytes: a request of two billion tokens is a broken row.
+        self.counts = {name: array("i") for name in _COUNTS}
         """Tokens and calls, by the field's name."""
         self._failures: dict[int, str] = {}
         self._outputs: list[str] = []
@@ -51,7 +56,7 @@ class Rows(Sequence[Row]):
         if not whole or not isinstance(row["id"], str) or not isinstance(row["output"], dict):
             raise TypeError(f"not a row: {row}")
         score, usd = (math.nan if row[name] is None else float(row[name]) for name in ("score", "usd"))
-        seconds, counts = float(row["seconds"]), array("q", [row[name] for name in _COUNTS])
+        seconds, counts = float(row["seconds"]), array("i", [row[name] for name in _COUNTS])
         # Nothing below can fail, so that the columns stay of one length.
         if row["failure"]:
             self._failures[len(self.ids)] = str(row["failure"])
@@ -60,7 +65,7 @@ class Rows(Sequence[Row]):
         self.seconds.append(seconds)
         for column, count in zip(self.counts.values(), counts, strict=True):
             column.append(count)
-        self._outputs.append(sys.intern(json.dumps(row["output"], ensure_ascii=False, default=str)))
+        self._outputs.append(sys.intern(_write(row["output"])))
         self.ids.append(sys.intern(row["id"]))
 
     def __len__(self) -> int:
@@ -93,17 +98,19 @@ class Rows(Sequence[Row]):
 
     def scored(self) -> Iterable[tuple[str, float]]:
         """Return id and score of the rows that did not fail."""
-        return ((i, s) for i, s in zip(self.ids, self.scores, strict=True) if s == s)
+        # Most scores are 0 or 1: one object for each value, not one for each row.
+        same: dict[float, float] = {}
+        return ((i, same.setdefault(s, s)) for i, s in zip(self.ids, self.scores, strict=True) if s == s)
 
     @property
     def failed(self) -> int:
         """Return how many rows failed."""
-        return sum(s != s for s in self.scores)
+        return int(np.isnan(self.scores).sum())
 
     @property
     def unpriced(self) -> bool:
         """Return whether a row's price is unknown."""
-        return any(u != u for u in self.usd)
+        return bool(np.isnan(self.usd).any())
 
 
 def read_table(file: Path) -> Rows:
@@ -113,7 +120,7 @@ def read_table(file: Path) -> Rows:
         with file.open("rb") as lines:
             for line in lines:
                 try:
-                    table.append(json.loads(line))
+                    table.append(_read(line.decode()))
                 except (ValueError, TypeError, OverflowError):
                     break
     return table

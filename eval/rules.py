@@ -59,6 +59,15 @@ class Case:
         return [self.contrasts[p] for p in pairs if p in self.contrasts]
 
 
+def dropped_words(arm: Arm) -> str:
+    """Return when the arm left the race; empty when it did not."""
+    return "" if arm.dropped is None else f"dropped in the race after {arm.dropped[0]} of {arm.dropped[1]} examples"
+
+
+def _dropped(arm: Arm, needs: Needs) -> str:
+    return dropped_words(arm)
+
+
 def _integrity(arm: Arm, needs: Needs) -> str:
     return f"integrity: {arm.integrity[0]}" if arm.integrity else ""
 
@@ -150,6 +159,12 @@ def _open_tie(case: Case) -> bool:
     return any(c.difference.low < -case.margin for c in case.ties())
 
 
+def _beaten_by_none_left(case: Case) -> bool:
+    """Return whether arms were dropped that lost to an arm which the needs rule out."""
+    best = max(case.arms, key=lambda a: a.score.mean if a.score.n and not a.dropped else -1.0)
+    return best.name in case.out and any(a.dropped for a in case.arms)
+
+
 def _thin(case: Case) -> bool:
     return case.near()[0].score.n < 4 * LEAST_EXAMPLES
 
@@ -161,6 +176,7 @@ def _close(case: Case) -> bool:
 
 OUT: tuple[tuple[str, Callable[[Arm, Needs], str]], ...] = (
     ("a check of a fair comparison failed", _integrity),
+    ("dropped in the race: it could not win any more", _dropped),
     ("nothing was scored", _unscored),
     ("score below min_score", _below_score),
     ("p95 above max_p95_ms, or not measured", _too_slow),
@@ -181,6 +197,7 @@ ABSTAIN: tuple[tuple[str, Callable[[Case], str]], ...] = (
 DOUBTS: tuple[tuple[str, Confidence, Callable[[Case], bool]], ...] = (
     ("the price of a tied arm is unknown", "low", _price_unknown),
     ("the interval of the chosen arm's score or p95 reaches across the need", "low", _need_unsure),
+    ("arms were dropped in the race that lost to one which the needs rule out", "low", _beaten_by_none_left),
     ("the chosen arm may be more than 0.05 worse than a tied one", "low", _blurred_tie),
     ("the chosen arm may be worse than a tied one by more than the margin", "moderate", _open_tie),
     ("fewer than 200 test examples", "moderate", _thin),

@@ -2,16 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 
 from eval.compare import Comparison
+from eval.logged import curves
 from eval.measure import Result
-from eval.outbox import Unsent, send
+from eval.outbox import Unsent, finish, send, unfinished
 from eval.progress import Progress
-from eval.table import render, to_json
 from eval.tracking import Tracker, TrackingError, store_uri
+from eval.winner import register_winners
+from programs.task import Task
 
 NONE = "none"
 """URI of a run that is not tracked; `crossover sync` can still send it."""
@@ -29,7 +31,8 @@ class SafeTracker:
         self.store, self.progress = store, progress
         self._uri = tracking_uri
         self._tracker: Tracker | None = None
-        self._parent = ""
+        self._told = set[str]()
+        """Experiments that a cell was sent of."""
         self._failure = "off" if store_uri(store, tracking_uri) == NONE else ""
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._left, self._changed = 0, threading.Condition()
@@ -38,28 +41,41 @@ class SafeTracker:
 
     def open(self) -> None:
         """Open the tracking store, which takes a while where it has to be made."""
+        self._put(lambda: self._opened().open())
 
-        def job() -> None:
-            self._tracker = self._tracker or Tracker(self.store, self._uri)
-            self._tracker.open()
-
-        self._put(job)
+    def _opened(self) -> Tracker:
+        self._tracker = self._tracker or Tracker(self.store, self._uri)
+        return self._tracker
 
     def result(self, result: Result, unsent: Unsent) -> None:
         """Track a measured cell and remember its run id."""
 
         def job() -> None:
-            self._tracker = self._tracker or Tracker(self.store, self._uri)
-            self._parent = send(self._tracker, self.store, result, unsent)
+            send(self._opened(), self.store, result, unsent)
+            self._told.add(unsent.name)
 
         self._put(job)
 
-    def verdict(self, comparison: Comparison) -> None:
-        """Track the comparison, where any of its cells was sent by this run."""
+    def verdict(
+        self, comparison: Comparison, unsent: Unsent, results: Mapping[str, Result], tasks: Mapping[str, Task]
+    ) -> None:
+        """Track the comparison, the learning curves and the winners, where any cell was sent since the last verdict.
+
+        Runs of the experiment that other settings left without a verdict end without one.
+        """
 
         def job() -> None:
-            if self._tracker is not None:
-                self._tracker.verdict(self._parent, render(comparison), to_json(comparison))
+            left = {u.name: u for u in unfinished(self.store, store_uri(self.store, self._uri))}
+            if unsent.name in self._told | left.keys():
+                tracker = self._opened()
+                parent = tracker.parent(unsent.experiment, unsent.params)
+                for arms in curves(comparison.arms):
+                    tracker.curve(parent, arms)
+                register_winners(tracker, self.store, comparison, results, tasks, self.progress.note)
+                finish(tracker, self.store, unsent, comparison)
+            for name, other in left.items():
+                if name != unsent.name and other.experiment == unsent.experiment:
+                    finish(self._opened(), self.store, other)
 
         self._put(job)
 

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from programs.task import Fitted, Spent, UserError
 
 UNSENT, TRACKED = "unsent.json", "tracked.json"
 """Files of a cell that is not in MLflow yet, and of one that is."""
+
+HUMAN = "human.json"
+"""What people graded of a cell's answers."""
 
 
 def cell_folder(store: Path, key: str) -> Path:
@@ -56,6 +60,11 @@ def is_unsent(store: Path, key: str) -> bool:
     return is_finished(store, key) and (cell_folder(store, key) / UNSENT).exists()
 
 
+def reopen(store: Path, key: str) -> None:
+    """Make a cell unfinished; its rows stay, to be added to."""
+    (cell_folder(store, key) / "result.json").unlink(missing_ok=True)
+
+
 def save_result(store: Path, result: Result) -> None:
     """Write the summary; from then on the cell is finished."""
     folder = cell_folder(store, result.key)
@@ -90,6 +99,12 @@ def load_result(store: Path, key: str) -> Result | None:
     return result
 
 
+def load_standing(store: Path, keys: Iterable[str], *, racing: bool, planned: Collection[str]) -> dict[str, Result]:
+    """Return those of the cells, by key, that are finished and count in an experiment of these planned cells."""
+    found = {k: load_result(store, k) for k in keys}
+    return {k: r for k, r in found.items() if r is not None and r.stands(racing=racing, planned=planned)}
+
+
 def _result(data: dict[str, Any], folder: Path) -> Result:
     cell = data.pop("cell")
     if (folder / TRACKED).exists():
@@ -107,6 +122,7 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
         rows=read_table(folder / "rows.jsonl"),
         latency=_latency(data.pop("latency")),
         fit=Spent(**data.pop("fit")),
+        human=_read_human(folder / HUMAN),
         **data,
     )
 
@@ -114,6 +130,16 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
 def _latency(data: dict[str, Any]) -> Latency:
     timed = {k: tuple(v) for k, v in data.items() if k != "concurrency"}
     return Latency(concurrency=data["concurrency"], **timed)
+
+
+def _read_human(file: Path) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
+
+
+def save_human(store: Path, result: Result) -> None:
+    """Write what people graded of a cell's answers."""
+    write_json(cell_folder(store, result.key) / HUMAN, result.human)
 
 
 def save_fitted(folder: Path, fitted: Fitted) -> bool:

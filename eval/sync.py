@@ -21,28 +21,25 @@ def sync(store: Path, tracking_uri: str | None) -> int:
     Example: crossover sync --tracking-uri http://127.0.0.1:5000
     """
     from eval.lock import holding
-    from eval.outbox import Unsent, send, waiting
-    from eval.table import render, to_json
-    from eval.tracking import Tracker, TrackingError
+    from eval.outbox import finish, send, unfinished, waiting
+    from eval.tracking import Tracker, TrackingError, store_uri
     from programs.task import UserError
 
     keys = sorted(f.parent.name for f in store.glob("cells/*/unsent.json"))
     cells = waiting(store, keys)
-    if not cells:
+    uri = store_uri(store, tracking_uri)
+    if not cells and not unfinished(store, uri):
         click.echo(f"{store}: nothing is waiting to be sent")
         return 0
     with holding(store, keys, "sync"):
-        parents, sent = dict[str, Unsent](), 0
+        sent = 0
         try:
             tracker = Tracker(store, tracking_uri)
             for result, unsent in cells:
-                parents[send(tracker, store, result, unsent)] = unsent
+                send(tracker, store, result, unsent)
                 sent += 1
-            for parent, unsent in parents.items():
-                comparison = _last_verdict(store, unsent)
-                if comparison is not None:
-                    tracker.verdict(parent, render(comparison), to_json(comparison))
-                tracker.finish(parent)
+            for unsent in unfinished(store, uri):
+                finish(tracker, store, unsent, _last_verdict(store, unsent))
         except TrackingError as e:
             what = f"MLflow: {e}; {sent} of {len(cells)} cells sent"
             raise UserError(f"{what}; `crossover sync` again when it answers") from e

@@ -10,6 +10,7 @@ from eval.arm import Arm, Contrast
 from eval.compare import Comparison
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
+from eval.human import HumanCheck
 from eval.learning import learning_sentences
 from eval.stats import Estimate
 from eval.verdict import Verdict
@@ -34,7 +35,7 @@ def _cells(arm: Arm) -> tuple[str, ...]:
     s, ms = arm.score, arm.latency
     scored = s.n > 0
     return (
-        arm.name + (" !" if arm.integrity else ""),
+        arm.name + (" !" if arm.integrity else "") + (" (dropped)" if arm.dropped else ""),
         f"{s.mean:.3f}" if scored else "-",
         f"{s.low:.3f} - {s.high:.3f}" if scored else "-",
         str(s.n),
@@ -85,6 +86,12 @@ def passage_lines(arms: Sequence[Arm]) -> list[str]:
                 None
             )
     return [line for text in lines for line in wrapped(text, "")]
+
+
+def human_words(h: HumanCheck) -> str:
+    """Return what people say of a judged score."""
+    agree = ", ".join(f"{name} {k:.2f}" if k == k else f"{name} -" for name, k in h.kappa.items())
+    return f"corrected by {h.n} human ratings {_estimate(h.corrected)}; agreement of judge and people (kappa) {agree}"
 
 
 def _estimate(e: Estimate) -> str:
@@ -145,6 +152,7 @@ def render(comparison: Comparison) -> str:
         if (learning := comparison.learning.get(v.task)) is not None:
             lines += ["", *(x for said in learning_sentences(learning) for x in wrapped(said, ""))]
             lines += [x for warning in learning.warnings for x in wrapped(warning, "! ")]
+        lines += [x for a in arms if a.human for x in wrapped(f"{a.name}: {human_words(a.human)}", "")]
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
         lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
@@ -189,6 +197,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "cost_usd": {
             "fit": _finite(arm.cost.fit), "per_1k_requests": _finite(arm.cost.per_1k_requests),
             "paid": _finite(arm.cost.paid), "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
+            "judge": _finite(arm.cost.judge),
             "hosting_per_month": _finite(arm.cost.hosting_per_month),
         },
         "retrieval": arm.retrieval,
@@ -198,6 +207,11 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "retrieval_ms": _finite(arm.retrieval_ms),
         "score_hit": _score_json(arm.hit),
         "score_miss": _score_json(arm.miss),
+        "human": None if arm.human is None else {
+            "n": arm.human.n, "corrected": _score_json(arm.human.corrected),
+            "kappa": {name: _finite(k) for name, k in arm.human.kappa.items()},
+        },
+        "dropped": None if arm.dropped is None else {"after": arm.dropped[0], "of": arm.dropped[1]},
         "warnings": list(arm.warnings),
         "integrity": list(arm.integrity),
         "mlflow_run_id": arm.mlflow_run_ids[0],

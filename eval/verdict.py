@@ -39,7 +39,8 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(case)), "high")
     ties = tuple(a.name for a in others)
     lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
-    return Verdict(task, chosen.name, _because(case) + lost, confidence, ties, flips(case), break_even)
+    because = _because(case) + lost + _race_words(arms)
+    return Verdict(task, chosen.name, because, confidence, ties, flips(case), break_even)
 
 
 def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:
@@ -51,6 +52,13 @@ def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:
     if len(requests) < 2:
         return None
     return break_even({a.name: a.cost for a in best}, requests, months=needs.refresh_months)
+
+
+def _race_words(arms: Sequence[Arm]) -> str:
+    """Return which arms a race dropped, and when; empty without any."""
+    dropped = [(a.name, *a.dropped) for a in arms if a.dropped]
+    names = ", ".join(f"{name} after {after} of {of} examples" for name, after, of in dropped)
+    return f" Dropped in the race, for they could not win any more: {names}." if dropped else ""
 
 
 def _because(case: Case) -> str:

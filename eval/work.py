@@ -1,13 +1,13 @@
 """What the cells of one run share: models loaded once, passages found once, limits, budgets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import dspy
 
-from eval.experiment import Cell, Experiment
+from eval.experiment import Cell, Experiment, JudgeSpec
 from eval.keys import Keys
 from eval.passages import Passages
 from eval.progress import Progress
@@ -35,6 +35,25 @@ def check_folder(spec: ModelSpec) -> None:
         raise UserError(f"{folder} is an adapter, which names a base model elsewhere; merge it and give that folder")
 
 
+class Models:
+    """Models by what names them, held to the limits, loaded when they are first needed: a finished run only prints."""
+
+    def __init__(self, allowance: Allowance, note: Callable[[str], None]) -> None:
+        """Start without any."""
+        self.allowance, self.note = allowance, note
+        self._loaded: dict[ModelSpec, LoadedModel] = {}
+
+    def __call__(self, spec: ModelSpec) -> LoadedModel:
+        """Return the model."""
+        if spec not in self._loaded:
+            check_folder(spec)
+            model = load_model(spec)
+            if not model.local and self.allowance.usd is not None and api_price({spec.name: PROBE}) is None:
+                self.note(f"warning: {spec.name} has no known price: the limit in dollars cannot hold it")
+            self._loaded[spec] = replace(model, lm=self.allowance.limited(model.lm))
+        return self._loaded[spec]
+
+
 @dataclass
 class Work:
     """What one run of an experiment carries along."""
@@ -46,10 +65,12 @@ class Work:
     keys: Keys
     allowance: Allowance
     """What may still be asked, by every model together."""
+    model: Models
     failures: list[str] = field(default_factory=list)
     """What could not be fitted, and why."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
-    _models: dict[ModelSpec, LoadedModel] = field(default_factory=dict)
+    _begun: int = 0
+    _told: float = 0.0
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -61,15 +82,25 @@ class Work:
         """Return the other tasks that a training may make the model forget."""
         return Retention(self.keys.others, self.experiment.retention, self.keys.indexes, self.threads)
 
-    def model(self, spec: ModelSpec) -> LoadedModel:
-        """Return the model, loaded when it is first needed: a finished run only prints."""
-        if spec not in self._models:
-            check_folder(spec)
-            model = load_model(spec)
-            if not model.local and self.experiment.limits.usd is not None and api_price({spec.name: PROBE}) is None:
-                self.progress.note(f"warning: {spec.name} has no known price: the limit in dollars cannot hold it")
-            self._models[spec] = replace(model, lm=self.allowance.limited(model.lm))
-        return self._models[spec]
+    def judge(self, task: str) -> JudgeSpec | None:
+        """Return what judges a task; None where a metric compares texts."""
+        return next((t.judge for t in self.experiment.tasks if t.name == task), None)
+
+    def begin(self, cell: Cell) -> None:
+        """Say that a cell begins.
+
+        Raises:
+            Stopped: no cell may begin any more.
+        """
+        self.allowance.check()
+        self._begun += 1
+        self.progress.start_cell(self._begun, f"{cell.task} {cell.method.label} seed={cell.seed}")
+
+    def tell_spent(self) -> None:
+        """Show what APIs were paid since this was last told."""
+        usd = self.allowance.used.usd
+        self.progress.spend(usd - self._told)
+        self._told = usd
 
     def passages(self, cell: Cell) -> Passages:
         """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""

@@ -66,7 +66,7 @@ class Dpo:
                    checkpoint_minutes=self.checkpoint_minutes)  # fmt: skip
         run, told = train_preferences(self, like, pairs, Ground(bare, val, metric, lm, seed, budget))
         run = copy_best(run, budget)
-        tuned, change = serve(like, run.folder, lm, probe=pairs.rows[0]["prompt"])
+        tuned, change = serve(run.folder, lm, probe=pairs.rows[0]["prompt"])
         spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection + pairs.spent
         spent.seconds = max(spent.seconds, time.perf_counter() - start)
         notes: dict[str, Any] = {

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import dspy
 
@@ -104,7 +103,7 @@ class Sft:
         found = None if self.search is None else search(self, text, ground, place)
         run = train_model(self, text, ground, folder=place) if found is None else found.run
         run = copy_best(run, budget)
-        tuned, change = serve(self, run.folder, lm, probe=text.rows[0]["prompt"])
+        tuned, change = serve(run.folder, lm, probe=text.rows[0]["prompt"])
         spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection + targets.spent
         if found is not None:
             spent += found.discarded
@@ -171,22 +170,15 @@ def without_demos(program: dspy.Module) -> dspy.Module:
     return bare
 
 
-def serve(options: Sft, folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
+def serve(folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
     """Return the model with the trained weights, and the largest change of a logit on the probe prompt."""
-    from models.load import local_lm
-    from models.local import LocalEngine
+    from models.load import tuned_lm
     from models.prompt import engine_of
 
     engine = engine_of(lm)
     ids = engine.encode(probe)
-    before = engine.logits(ids)
-    settings: dict[str, Any] = {"max_tokens": lm.kwargs["max_tokens"], "temperature": lm.kwargs["temperature"]}
-    if options.adapter != "none":
-        name = engine.add_adapter(folder)
-        tuned, after = local_lm(f"{lm.model}+{name}", engine, **settings), engine.logits(ids, name)
-    else:
-        full = LocalEngine.load(folder)
-        tuned, after = local_lm(f"{lm.model}-{full.sha256[:12]}", full, **settings), full.logits(ids)
+    before, tuned = engine.logits(ids), tuned_lm(lm, folder)
+    after = engine_of(tuned).logits(ids, tuned.model.partition("+")[2])
     return tuned, float((after - before).abs().max())
 
 

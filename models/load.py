@@ -35,8 +35,8 @@ class LoadedModel:
     """Turns usage into dollars; None where the price is unknown."""
 
 
-def load_model(spec: ModelSpec) -> LoadedModel:
-    """Load the model that `spec` names.
+def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
+    """Load the model that `spec` names, where it runs here from `folder` when one is given.
 
     Raises:
         FileNotFoundError: the folder of a local model does not exist.
@@ -46,8 +46,8 @@ def load_model(spec: ModelSpec) -> LoadedModel:
         return _remote_model(spec)
     from models.local import LocalEngine
 
-    folder = EMBEDDED if spec.name == "embedded" else spec.name.removeprefix("local:")
-    engine = LocalEngine.load(folder, trust_remote_code=spec.trust_remote_code)
+    source = folder or (EMBEDDED if spec.name == "embedded" else spec.name.removeprefix("local:"))
+    engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
     frame = spec.adapter or ("plain" if spec.name == "embedded" or engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
@@ -76,6 +76,19 @@ def local_lm(name: str, engine: Any, max_tokens: int, temperature: float) -> dsp
     DSPy's cache does not know the engine, and a cached answer has no latency: it stays off.
     """
     return dspy.LM(name, engine=engine, cache=False, max_tokens=max_tokens, temperature=temperature)
+
+
+def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
+    """Return a local model with the trained weights of a folder: an adapter on its base, or a whole model."""
+    from models.local import LocalEngine
+    from models.prompt import engine_of
+
+    settings: dict[str, Any] = {"max_tokens": lm.kwargs["max_tokens"], "temperature": lm.kwargs["temperature"]}
+    if (folder / "adapter_config.json").exists():
+        engine = engine_of(lm)
+        return local_lm(f"{lm.model}+{engine.add_adapter(folder)}", engine, **settings)
+    full = LocalEngine.load(folder)
+    return local_lm(f"{lm.model}-{full.sha256[:12]}", full, **settings)
 
 
 def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:

@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from programs.judge import Judged
 from programs.task import Metric
 
 
@@ -62,7 +63,10 @@ def score_example(
     if not failure:
         output = {k: v for k, v in prediction.toDict().items() if k not in example.inputs()}
         try:
-            score = float(metric(example, prediction))
+            value = metric(example, prediction)
+            if isinstance(value, Judged):
+                output["judgement"] = value.facts
+            score = float(value)
             if not math.isfinite(score):
                 raise ValueError(f"score is {score}")
         except Exception as e:

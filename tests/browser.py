@@ -86,6 +86,19 @@ class Page:
                 raise RuntimeError(f"{file} was not drawn: {self.complaints}")
             time.sleep(0.05)
 
+    def visit(self, url: str, until: str, *, width: int = 1500, height: int = 950, seconds: float = 60) -> None:
+        """Open a page of a server and wait until a script gives something that is true."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        # Another route of the same page would not be loaded anew.
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url=url)
+        deadline = time.monotonic() + seconds
+        while not self.run(until):
+            if time.monotonic() > deadline:
+                text = self.run("document.body?.innerText") or ""
+                raise RuntimeError(f"{url} does not show {until}: {text[:2000]} {self.complaints[-5:]}")
+            time.sleep(0.1)
+
     def run(self, script: str) -> Any:
         """Return the value of a script, awaited."""
         answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)

@@ -13,6 +13,9 @@ os.environ.update(
 )  # fmt: skip
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+from openings import write_openings
+
+from eval.cli import main
 from models.load import LoadedModel, load_model
 from models.spec import ModelSpec
 
@@ -43,6 +46,15 @@ def intents() -> list[dspy.Example]:
         (f.format(word), label) for word in ("new", "old") for label, forms in said.items() for f in forms.split("|")
     ]
     return [dspy.Example(id=str(n), text=t, label=y).with_inputs("text") for n, (t, y) in enumerate(rows)]
+
+
+@pytest.fixture(scope="session")
+def openings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run in which one arm is far better: its experiment file, data and store."""
+    folder = tmp_path_factory.mktemp("openings")
+    file = write_openings(folder, "[zero_shot, retrieved_demos: {demos: 3}, sft: {epochs: 1, rank: 4}]")
+    assert main(["run", str(file), "--store", str(folder / "mlruns"), "--no-progress"]) == 0
+    return folder
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ ROOMS = {
     "eval": {"models", "programs", "optimizers", "finetune"},
 }
 SEAMS = {
-    "mlflow": ["eval/tracking.py"],
+    # MLflow runs registered.py itself, from a copy; no other file of ours imports that one.
+    "mlflow": ["eval/tracking.py", "eval/registered.py"],
     "torch": ["models/", "finetune/"],
     "transformers": ["models/", "finetune/", "programs/retrieval/embedding.py"],
     "sentence_transformers": ["programs/retrieval/embedding.py"],
@@ -25,6 +26,8 @@ SEAMS = {
     "weaviate": ["programs/retrieval/weaviate"],
     "ray": ["eval/cluster.py"],
 }
+RUN_BY_MLFLOW = Path("eval/registered.py")
+"""Importing it registers a model."""
 FILES = [f.relative_to(ROOT) for room in ROOMS for f in sorted((ROOT / room).rglob("*.py"))]
 
 
@@ -52,6 +55,10 @@ def test_a_seam_is_crossed_in_its_own_file_only(package: str) -> None:
     assert outside == []
 
 
+def test_what_mlflow_runs_is_imported_by_nobody() -> None:
+    assert [f for f in FILES if "eval.registered" in (ROOT / f).read_text(encoding="utf-8")] == []
+
+
 def test_the_layering_test_can_fail() -> None:
     assert imported(Path("eval/run.py")) & {"programs", "models"} == {"programs", "models"}
 
@@ -66,6 +73,7 @@ def test_files_stay_readable(file: Path) -> None:
 
 def test_importing_every_room_leaves_the_folder_empty(tmp_path: Path) -> None:
     names = [".".join(f.with_suffix("").parts) for f in FILES if f.name != "__init__.py" and "pretrain" not in f.name]
+    names.remove(".".join(RUN_BY_MLFLOW.with_suffix("").parts))
     code = "import " + ", ".join(names)
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True, timeout=120)
     assert list(tmp_path.iterdir()) == []

@@ -242,9 +242,33 @@ def test_the_ledger_adds_up(evidence: Evidence) -> None:
     lines = {x.arm: x for x in ledger(evidence, "intents")}
     sft = lines["sft rank=16, n=1024"]
     seconds = MADE["sft"].fit_seconds[-1] + MADE["sft"].serve_seconds
-    assert sft.total_usd == pytest.approx(seconds / 3600 * 2.5)
-    assert sft.serve.calls == 300
-    assert sft.api_usd == 0.0
+    assert sft.paid_usd == pytest.approx(seconds / 3600 * 2.5)
+    assert sft.kinds.training == sft.cost.fit == pytest.approx(MADE["sft"].fit_seconds[-1] / 3600 * 2.5)
+    assert sft.test_usd == pytest.approx(MADE["sft"].serve_seconds / 3600 * 2.5)
+    assert (sft.kinds.optimizer, sft.kinds.teacher, sft.kinds.discarded) == (0, 0, 0)
+    few = lines["few_shot demos=4, n=256"]
+    assert (few.kinds.training, few.kinds.optimizer) == (0, few.cost.fit)
+    assert few.per_1k_correct == pytest.approx((few.cost.per_1k_requests or 0) / arm_score(evidence, few.arm))
+
+
+def arm_score(evidence: Evidence, name: str) -> float:
+    return next(a.score.mean for a in evidence.arms("intents") if a.name == name)
+
+
+def test_labels_and_hosting_are_lines_of_the_page(evidence: Evidence) -> None:
+    prices = Prices(machine_hour_usd=2.5, label_usd=0.1, tuned_hosting_usd_per_month=70)
+    dear = replace(evidence.experiment, prices=prices)
+    results = evidence.finished.results
+    comparison = compare(results, needs=dear.needs, prices=prices, experiment="support")
+    page = html_page(replace(evidence, experiment=dear, comparison=comparison)).partition("plotly.js v")[0]
+    table = re.sub(r"<[^>]+>", " ", page[page.index('class="ledger"') :])
+    assert "hosting" in table
+    assert "$70" in table
+    sft = next(
+        x for x in ledger(replace(evidence, experiment=dear, comparison=comparison), "intents") if "sft" in x.arm
+    )
+    assert sft.kinds.labels > 0
+    assert sft.cost.fit == pytest.approx(sft.kinds.labels + (sft.kinds.training or 0))
 
 
 def test_a_broken_rule_fails_its_check(evidence: Evidence) -> None:

@@ -84,7 +84,7 @@ def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
     assert (arm["score"]["n"], arm["score"]["failed"]) == (190, 10)
     assert set(arm["latency_ms"]) == {"p50", "p95", "p99", "n", "concurrency"}
     assert set(arm["tokens"]) == {"prompt", "cached", "completion"}
-    assert set(arm["cost_usd"]) == {"fit", "per_1k_requests", "paid", "per_1k_correct", "hosting_per_month"}
+    assert set(arm["cost_usd"]) == {"fit", "per_1k_requests", "paid", "per_1k_correct", "hosting_per_month", "judge"}
     keys = {"task", "a", "b", "delta", "low", "high", "p", "p_holm", "detectable", "verdict"}
     assert all(set(c) == keys for c in data["contrasts"])
     assert {"task", "choose", "because", "confidence", "break_even_requests"} <= set(data["verdict"][0])

@@ -2,10 +2,6 @@
 
 import json
 import logging
-import signal
-import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from factories import make_cell, make_result, right
+from served_ui import served_ui
 
 from eval.compare import compare
 from eval.cost import cost_of
 from eval.experiment import Needs, Prices
+from eval.logged import rows_table
 from eval.table import render, to_json
-from eval.tracking import Tracker, TrackingError, rows_table, store_uri
+from eval.tracking import Tracker, TrackingError, store_uri
 from programs.task import Spent
 
 RESULTS = [
@@ -59,13 +57,30 @@ def test_a_cell_is_a_child_with_params_metrics_rows_and_program(tracker: Tracker
     assert metrics["score_low"] < metrics["score"] < metrics["score_high"]
     assert {"p50_ms", "p95_ms", "p99_ms", "fit_seconds", "fit_usd", "usd_per_1k"} <= set(metrics)
     artifacts = {a.path for a in tracker.client.list_artifacts(run_id)}
-    assert artifacts == {"rows.json", "program", "weights"}
+    assert artifacts == {"rows.json", "notes.json", "program", "weights"}
+    assert {run.data.tags[t] for t in ("task", "method", "model", "size", "seed")} == {
+        "intents", "zero_shot", "embedded", "all", "0",
+    }  # fmt: skip
+    assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["intents"]
 
 
 def test_logging_a_cell_again_keeps_its_run(tracker: Tracker, parent: str, tmp_path: Path) -> None:
     cost = cost_of(RESULTS[1], Prices())
     first = tracker.result(parent, RESULTS[1], cost, tmp_path)
     assert tracker.result(parent, RESULTS[1], cost, tmp_path) == first
+
+
+def test_a_dropped_arm_that_is_read_to_the_end_gets_a_new_run(tracker: Tracker, tmp_path: Path) -> None:
+    parent, cost = tracker.parent("races", {}), cost_of(RESULTS[0], Prices())
+    dropped = make_result(make_cell("zero_shot"), right(4, 20))
+    dropped.dropped = {"after": 20, "of": 60, "by": ["x"]}
+    first = tracker.result(parent, dropped, cost, tmp_path)
+    assert tracker.client.get_run(first).data.tags["dropped"] == "after 20 of 60"
+    assert tracker.result(parent, dropped, cost, tmp_path) == first
+    whole = tracker.result(parent, make_result(make_cell("zero_shot"), right(12, 60)), cost, tmp_path)
+    assert whole != first
+    assert tracker.client.get_run(first).info.lifecycle_stage == "deleted"
+    assert tracker.client.get_run(whole).data.metrics["n"] == 60
 
 
 def test_threads_log_side_by_side(tracker: Tracker, tmp_path: Path) -> None:
@@ -94,39 +109,29 @@ def _readable(file: Path) -> bool:
 
 
 def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     store = Path(tracker.uri.removeprefix("sqlite:///")).parent
-    # A process started in the background ignores Ctrl-C, and its children inherit that.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [
-        sys.executable,
-        "-c",
-        f"{heed}; from eval.cli import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as ui:
-        try:
-            assert ui.stdout is not None
-            assert ui.stdout.readline() == f"MLflow UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
-                assert answer.status == 200
-            api = urllib.request.Request(
-                f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"}
-            )
-            with pytest.raises(urllib.error.HTTPError, match="403"):
-                urllib.request.urlopen(api)
-            lists = [f.read_text() for f in Path("/proc").glob("[0-9]*/cmdline") if _readable(f)]
-            assert not any(f"sqlite:///{store}" in line for line in lists)
-        finally:
-            ui.send_signal(signal.SIGINT)
-            try:
-                code = ui.wait(30)
-            finally:
-                ui.kill()
-        assert code == 0
+    with served_ui(store) as address:
+        with urllib.request.urlopen(f"{address}/health") as answer:
+            assert answer.status == 200
+        api = urllib.request.Request(f"{address}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(api)
+        lists = [f.read_text() for f in Path("/proc").glob("[0-9]*/cmdline") if _readable(f)]
+        assert not any(f"sqlite:///{store}" in line for line in lists)
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+        urllib.request.urlopen(f"{address}/health", timeout=2)
+
+
+def test_a_method_over_train_sizes_is_a_curve_of_steps(tracker: Tracker) -> None:
+    parent = tracker.parent("curves", {})
+    results = [make_result(make_cell("few_shot", size=n), right(20 + n, 60)) for n in (4, 16)]
+    arms = compare(results, needs=Needs(), prices=Prices(), experiment="curves").arms
+    for _ in range(2):
+        tracker.curve(parent, arms)
+    experiment = tracker.client.get_run(parent).info.experiment_id
+    (run,) = tracker.client.search_runs([experiment], "tags.`crossover.kind` = 'curve'")
+    found = {m.step: m.value for m in tracker.client.get_metric_history(run.info.run_id, "score")}
+    assert found == {4: pytest.approx(24 / 60), 16: pytest.approx(36 / 60)}
 
 
 def test_rows_are_columns_of_equal_length() -> None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from eval.arm import MOST_FAILED
 from eval.compare import Arm, Comparison, Verdict
+from eval.cost import Cost
 from eval.doctor import PACKAGES
 from eval.experiment import METHODOLOGY_VERSION, Experiment, plan
 from eval.finished import Finished
 from eval.gates import Outcome
-from eval.ledger import machine_usd
+from eval.ledger import Ledger, ledger_of, mean_ledger
 from eval.measure import Result
 from programs.task import Spent
 
@@ -44,60 +45,36 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """What one arm took, over all its seeds."""
+    """What one arm costs, by the one ledger: means over its seeds, but for the work and what was paid in all."""
 
     arm: str
-    fit: Spent
-    fit_machine_usd: float
-    serve: Spent
-    """The accuracy pass on the test split."""
-    serve_machine_usd: float
-
-    @property
-    def fit_usd(self) -> float | None:
-        """Return what fitting took, API and machine, or None when a price is unknown."""
-        return None if self.fit.usd is None else self.fit.usd + self.fit_machine_usd
-
-    @property
-    def serve_usd(self) -> float | None:
-        """Return what the accuracy pass took, API and machine, or None when a price is unknown."""
-        return None if self.serve.usd is None else self.serve.usd + self.serve_machine_usd
-
-    @property
-    def api_usd(self) -> float | None:
-        """Return what APIs charged, or None when a price is unknown."""
-        return None if self.fit.usd is None or self.serve.usd is None else self.fit.usd + self.serve.usd
-
-    @property
-    def total_usd(self) -> float | None:
-        """Return all dollars of the arm, or None when a price is unknown."""
-        return None if self.fit_usd is None or self.serve_usd is None else self.fit_usd + self.serve_usd
+    work: Spent
+    """Calls, tokens and seconds of fitting, all seeds together."""
+    kinds: Ledger
+    cost: Cost
+    test_usd: float | None
+    """The accuracy pass, its judge included."""
+    per_1k_correct: float | None
+    paid_usd: float | None
+    """What all seeds together took, labels apart."""
 
 
 def ledger(evidence: Evidence, task: str) -> list[LedgerLine]:
     """Return a line for each arm of a task."""
-    lines = []
+    prices, lines = evidence.experiment.prices, []
     for arm in evidence.arms(task):
         results = evidence.results(arm)
-        fit = sum((r.fit for r in results), Spent())
-        serve = sum((_served(r) for r in results), Spent())
-        hour = evidence.experiment.prices.machine_hour_usd if any(r.local for r in results) else 0.0
-        lines.append(LedgerLine(arm.name, fit, machine_usd(fit.seconds, hour), serve, machine_usd(serve.seconds, hour)))
+        kinds, paid = mean_ledger([ledger_of(r, prices) for r in results]), arm.cost.paid
+        known = None not in (paid, kinds.fit)
+        lines.append(
+            LedgerLine(
+                arm.name, sum((r.fit for r in results), Spent()), kinds, arm.cost,
+                test_usd=(paid or 0.0) + kinds.labels - (kinds.fit or 0.0) if known else None,
+                per_1k_correct=arm.cost.per_1k_correct(arm.score.mean),
+                paid_usd=None if paid is None else paid * len(results),
+            )
+        )  # fmt: skip
     return lines
-
-
-def _served(result: Result) -> Spent:
-    """Return what the accuracy pass of one cell took."""
-    rows = result.rows
-    usd = None if any(r.usd is None for r in rows) else sum(r.usd or 0.0 for r in rows)
-    return Spent(
-        calls=sum(r.calls for r in rows),
-        prompt_tokens=sum(r.prompt_tokens for r in rows),
-        cached_tokens=sum(r.cached_tokens for r in rows),
-        completion_tokens=sum(r.completion_tokens for r in rows),
-        seconds=result.serve_seconds,
-        usd=usd,
-    )
 
 
 @dataclass(frozen=True)
@@ -119,7 +96,7 @@ def checks(evidence: Evidence, task: str) -> list[Check]:
     """
     found = [
         Check("gold answers score 1.0; train, val and test share no question", task, ""),
-        Check("every arm was scored on the same examples of the same split", task, ""),
+        Check(f"every arm was scored on the same examples of the same split{_raced(evidence, task)}", task, ""),
     ]
     planned = sum(c.task == task for c in plan(evidence.experiment))
     missing = planned - sum(r.cell.task == task for r in evidence.finished.results)
@@ -131,6 +108,11 @@ def checks(evidence: Evidence, task: str) -> list[Check]:
     }
     rest = f"at most {MOST_FAILED:.0%} of rows failed"
     return found + [Check(f"{rules[a.kind]}; {rest}", a.name, "; ".join(a.integrity)) for a in evidence.arms(task)]
+
+
+def _raced(evidence: Evidence, task: str) -> str:
+    """Return what is to be said of arms that left a race."""
+    return ", dropped ones on the first of them" if any(a.dropped for a in evidence.arms(task)) else ""
 
 
 def together(found: list[Check]) -> list[tuple[str, Check]]:

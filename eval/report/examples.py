@@ -11,6 +11,7 @@ import dspy
 from eval.compare import Arm
 from eval.report.evidence import Evidence
 from eval.report.text import field_text
+from eval.splits import sample
 from programs.task import Task
 
 MOST_DISAGREEMENTS = 12
@@ -32,7 +33,7 @@ class LabelLine:
 def label_lines(evidence: Evidence, task: str, arms: Sequence[Arm]) -> list[LabelLine]:
     """Return the scores by gold label, the most frequent first; empty when answers are not labels that recur."""
     source, limit = evidence.finished.tasks[task], evidence.experiment.limit
-    test = {str(e["id"]): gold_of(source, e) for e in source.test[:limit]}
+    test = {str(e["id"]): gold_of(source, e) for e in sample(source.test, limit)}
     counts = Counter(test.values())
     if len(counts) < 2 or 2 * len(counts) > len(test) or any("\n" in label for label in counts):
         return []
@@ -81,7 +82,7 @@ def disagreements(evidence: Evidence, task: str, arms: Sequence[Arm]) -> tuple[l
     The order is that of a hash of the id: neither the first rows of the file nor the most telling ones.
     """
     source, limit = evidence.finished.tasks[task], evidence.experiment.limit
-    examples = {str(e["id"]): e for e in source.test[:limit]}
+    examples = {str(e["id"]): e for e in sample(source.test, limit)}
     split = [i for i in examples if _spread(i, arms) >= 0.5]
     chosen = sorted(split, key=lambda i: hashlib.sha256(i.encode()).hexdigest())[:MOST_DISAGREEMENTS]
     wanted = set(chosen)

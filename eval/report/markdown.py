@@ -103,7 +103,7 @@ def _details(evidence: Evidence, v: Verdict) -> list[tuple[str, str]]:
         found.append(
             (f"{v.task}: {len(blocks)} of {count} examples on which the arms disagree", "\n\n---\n\n".join(blocks))
         )
-    found.append((f"{v.task}: what it cost to find out", _ledger(evidence, v.task)))
+    found.append((f"{v.task}: ledger, dollars", _ledger(evidence, v.task)))
     return found
 
 
@@ -123,12 +123,14 @@ def _checks(evidence: Evidence, task: str) -> str:
 
 
 def _ledger(evidence: Evidence, task: str) -> str:
-    head = ["arm", "fit calls", "fit s", "fit", "test calls", "test s", "test", "total", "of it API"]
+    head = ["arm", "labels", "optimizer", "teacher", "training", "discarded", "fit in all", "test", "all seeds",
+            "per 1,000", "1,000 right", "hosting a month"]  # fmt: skip
     rows = [_row(head), "|---|" + "---:|" * (len(head) - 1)]
     for line in ledger(evidence, task):
-        counts = [f"{x:,.0f}" for x in (line.fit.calls, line.fit.seconds, line.serve.calls, line.serve.seconds)]
-        usd = [dollars(x) for x in (line.fit_usd, line.serve_usd, line.total_usd, line.api_usd)]
-        rows.append(_row([_text(line.arm), *counts[:2], usd[0], *counts[2:], *usd[1:]]))
+        k, c = line.kinds, line.cost
+        usd = [k.labels, k.optimizer, k.teacher, k.training, k.discarded, c.fit, line.test_usd, line.paid_usd,
+               c.per_1k_requests, line.per_1k_correct, c.hosting_per_month]  # fmt: skip
+        rows.append(_row([_text(line.arm), *map(dollars, usd)]))
     return "\n".join(rows)
 
 

@@ -21,7 +21,7 @@ from eval.report.text import cut, dollars, visible
 from eval.report.volumes import State, states
 from eval.rules import MARGIN
 from eval.stats import Estimate
-from eval.table import break_even_line
+from eval.table import break_even_line, human_words
 
 MOST_COLUMNS = 6
 """Arms in the table of labels and in the examples."""
@@ -56,7 +56,7 @@ def html_page(evidence: Evidence) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "usd": dollars, "cut": cut, "percent": _percent, "bar": _bar, "breakable": _breakable,
+        "usd": dollars, "human": human_words, "cut": cut, "percent": _percent, "bar": _bar, "breakable": _breakable,
         "score": lambda x: f"{x:.3f}", "signed": lambda x: f"{x:+.3f}", "count": lambda x: f"{x:,.0f}",
     }  # fmt: skip
     source = files("eval.report") / "template"
@@ -118,6 +118,7 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "charts": {k: _json(c) for k, c in charts.items() if c is not None},
         "forest": rows, "span": _span(rows), "columns": few, "labels": label_lines(evidence, task, few),
         "samples": samples, "disagreeing": disagreeing, "ledger": ledger(evidence, task),
+        "measures": sorted({m for a in arms for m in a.secondary}),
         "cautions": evidence.comparison.cautions.get(task, ()),
         "checks": together(checks(evidence, task)), "split": evidence.comparison.split_sha256[task],
     }  # fmt: skip

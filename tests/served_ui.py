@@ -1,0 +1,36 @@
+"""Run `crossover ui` on a store: MLflow's own server, on loopback, ended as a person ends it."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def served_ui(store: Path) -> Iterator[str]:
+    """Yield the address of the UI, and end it by Ctrl-C, which must end it well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # A process started in the background ignores Ctrl-C, and its children inherit that.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [
+        sys.executable,
+        "-c",
+        f"{heed}; from eval.cli import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as ui:
+        try:
+            assert ui.stdout is not None
+            assert ui.stdout.readline() == f"MLflow UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            ui.send_signal(signal.SIGINT)
+            try:
+                code = ui.wait(30)
+            finally:
+                ui.kill()
+        assert code == 0

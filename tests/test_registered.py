@@ -1,0 +1,123 @@
+"""The winner is a model that MLflow loads in a process that knows nothing of this project, and answers as it did."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.measure import Result, read_rows
+from eval.parse import read_experiment
+from eval.portable import NotPortableError, copy_rooms, pack
+from eval.prepare import load_tasks
+from eval.recorded import read_recorded
+from eval.store import cell_folder
+from eval.tracking import Tracker
+from models.spec import ModelSpec
+from programs.task import Task
+
+ROOT = Path(__file__).parent.parent
+SECRET = "sk-keep-me-out-of-the-model"
+LOAD = """
+import json, sys
+import mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+import eval.portable
+assert not eval.portable.__file__.startswith(sys.argv[2]), eval.portable.__file__
+print("ANSWERS", json.dumps(model.predict(json.loads(sys.argv[3]))))
+"""
+
+
+@pytest.fixture(scope="module")
+def tracker(openings_run: Path) -> Tracker:
+    return Tracker(openings_run / "mlruns")
+
+
+def result_of(openings_run: Path, method: str) -> Result:
+    return next(r for r in read_recorded(openings_run / "mlruns").results if r.cell.method.name == method)
+
+
+def task_of(openings_run: Path) -> Task:
+    experiment, _ = read_experiment(openings_run / "openings.yaml")
+    assert experiment is not None
+    return load_tasks(experiment.tasks)[0]["openings"]
+
+
+def answers(uri: str, store: Path, folder: Path, questions: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return what a fresh process answers, in another folder and without this project on its path."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{store / 'mlflow.db'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", LOAD, uri, str(ROOT), json.dumps(questions)]
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found: list[dict[str, Any]] = json.loads(ran.stdout.rpartition("ANSWERS ")[2])
+    return found
+
+
+def test_the_winner_answers_as_the_arm_did(openings_run: Path, tracker: Tracker, tmp_path: Path) -> None:
+    winner = tracker.client.get_model_version_by_alias("openings.openings", "winner")
+    result = result_of(openings_run, "retrieved_demos")
+    assert (winner.tags["crossover.cell"], winner.run_id) == (result.key, result.mlflow_run_id)
+    asked = {str(e["id"]): {"text": e["text"]} for e in task_of(openings_run).test}
+    rows = [r for r in read_rows(cell_folder(openings_run / "mlruns", result.key) / "rows.jsonl") if not r.failure][:8]
+    again = answers("models:/openings.openings@winner", openings_run / "mlruns", tmp_path, [asked[r.id] for r in rows])
+    assert again == [r.output for r in rows]
+
+
+def test_a_fine_tuned_arm_travels_with_its_adapter(openings_run: Path, tracker: Tracker, tmp_path: Path) -> None:
+    result = result_of(openings_run, "sft")
+    arm, rooms, work, elsewhere = (tmp_path / n for n in ("arm", "rooms", "work", "elsewhere"))
+    for part in (arm, rooms, work, elsewhere):
+        part.mkdir()
+    pack(openings_run / "mlruns", result, task_of(openings_run), arm)
+    assert (arm / "weights" / "adapter_model.safetensors").exists()
+    tracker.register("tuned", result.mlflow_run_id, result.key, arm, copy_rooms(rooms), work)
+    asked = {str(e["id"]): {"text": e["text"]} for e in task_of(openings_run).test}
+    rows = [r for r in result.rows if not r.failure][:8]
+    again = answers("models:/tuned@winner", openings_run / "mlruns", elsewhere, [asked[r.id] for r in rows])
+    assert again == [r.output for r in rows]
+    untuned = {r.id: r.output for r in result_of(openings_run, "zero_shot").rows}
+    assert again != [untuned[r.id] for r in rows], "the adapter changes nothing here: the test cannot tell"
+
+
+def test_the_model_holds_no_pickle(openings_run: Path, tracker: Tracker) -> None:
+    folder = Path(tracker.client.download_artifacts(result_of(openings_run, "retrieved_demos").mlflow_run_id, "model"))
+    files = [f for f in folder.rglob("*") if f.is_file()]
+    assert {"recipe.json", "program.json", "registered.py", "model.safetensors"} <= {f.name for f in files}
+    assert [f.name for f in files if f.suffix in (".pkl", ".pickle", ".bin", ".pt")] == []
+
+
+def test_an_api_model_travels_without_its_key(
+    openings_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", SECRET)
+    result = result_of(openings_run, "zero_shot")
+    spec = ModelSpec("openai/small", api_base="http://127.0.0.1:9/v1", api_key="${MY_KEY}")
+    pack(
+        openings_run / "mlruns", replace(result, cell=replace(result.cell, model=spec)), task_of(openings_run), tmp_path
+    )
+    files = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert "${MY_KEY}" in (tmp_path / "recipe.json").read_text()
+    assert [f.name for f in files if SECRET.encode() in f.read_bytes()] == []
+
+
+def test_a_winner_is_registered_once_and_unmarked_when_the_verdict_abstains(
+    openings_run: Path, tracker: Tracker
+) -> None:
+    result = result_of(openings_run, "retrieved_demos")
+    again = tracker.register("openings.openings", result.mlflow_run_id, result.key, openings_run, [], openings_run)
+    assert again == str(tracker.client.get_model_version_by_alias("openings.openings", "winner").version)
+    assert len(tracker.client.search_model_versions("name='openings.openings'")) == 1
+    tracker.unregister("openings.openings")
+    assert tracker.client.get_registered_model("openings.openings").aliases == {}
+    tracker.unregister("never.registered")
+
+
+def test_what_cannot_travel_says_why(openings_run: Path, tmp_path: Path) -> None:
+    task = replace(task_of(openings_run), program=lambda: task_of(openings_run).program())
+    with pytest.raises(NotPortableError, match="made in place"):
+        pack(openings_run / "mlruns", result_of(openings_run, "zero_shot"), task, tmp_path)
