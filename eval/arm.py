@@ -86,6 +86,8 @@ class Arm:
     warnings: tuple[str, ...] = ()
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
+    train_examples: int | None = None
+    """Examples that the pool truly held; None where no fit told."""
     secondary: Mapping[str, float] = field(default_factory=dict)
     """Measures that the task is not scored by: macro-F1, knowledge-F1; the mean over seeds."""
     by_seed: tuple[Mapping[str, float], ...] = ()
@@ -224,6 +226,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         tokens=_tokens(results),
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
         integrity=tuple(dict.fromkeys(integrity)),
+        train_examples=results[0].notes.get("train_examples", cell.train_size),
         secondary=mean_secondary([r.notes for r in results]),
         by_seed=by_seed,
         retrieval=_found(cell),

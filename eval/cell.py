@@ -15,14 +15,17 @@ from eval.experiment import Cell
 from eval.faults import refusal
 from eval.judging import judge_notes, without_judge
 from eval.latency import Probe, measure_latency
+from eval.ledger import adapts_weights
 from eval.measure import Latency, Result, measure_accuracy
+from eval.methods import method_of
 from eval.outbox import Unsent, mark
+from eval.retention import told
 from eval.rows import Rows
 from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, train_pool
 from eval.store import cell_folder, save_fitted, save_result
-from eval.work import Work, method_of
+from eval.work import Work
 from models.allowance import Stopped
 from models.load import LoadedModel
 from models.price import price_source
@@ -75,17 +78,22 @@ def measure_cells(work: Work, cells: Sequence[Cell]) -> Iterator[Measured]:
 
 
 def start_cell(work: Work, cell: Cell) -> Started | None:
-    """Fit one cell; None when that failed, which the notes tell and the next run tries again."""
+    """Fit one cell; None when that failed, which the table tells and the next run tries again."""
     key = work.keys.of(cell)
     folder, model = cell_folder(work.store, key), work.model(cell.model)
     try:
         fitted, test = fit_cell(work, cell, folder), work.test(cell)
-    except UserError:
-        raise
+        trained = {s.name for s in cell.method.steps if adapts_weights(s.name)}
+        if trained and "head" not in trained and work.retention.specs:
+            notes, warnings = told(work.retention.of(fitted.lm, model, work.progress.note))
+            fitted.notes |= notes
+            fitted.warnings += warnings
     except Exception as e:
         if refusal(e) is not None:
             raise
-        work.progress.note(f"warning: {cell.task} {cell.method.label} failed to fit: {type(e).__name__}: {e}")
+        why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
+        work.failures.append(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}")
+        work.progress.note(f"warning: {work.failures[-1]}")
         return None
     return Started(cell, key, folder, work.tasks[cell.task], model, fitted, test)
 
@@ -180,4 +188,5 @@ def finish_group(work: Work, measured: Sequence[Measured], track: SafeTracker) -
             unsent = Unsent.of(work.experiment)
             mark(work.store, result.key, unsent)
             save_result(work.store, result)
+            shutil.rmtree(cell_folder(work.store, result.key) / "checkpoints", ignore_errors=True)
             track.result(result, unsent)

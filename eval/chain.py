@@ -59,4 +59,5 @@ def _left(budget: Budget, spent: Spent, place: str) -> Budget:
     # Where a price is unknown the dollars cannot be kept, which the step will say.
     usd = None if budget.usd is None else max(1e-9, budget.usd - (spent.usd or 0.0))
     answers = None if budget.answers is None else budget.answers.with_name(f"{place}-{budget.answers.name}")
-    return replace(budget, metric_calls=calls, usd=usd, workdir=folder, answers=answers)
+    checkpoints = None if budget.checkpoints is None else budget.checkpoints / place
+    return replace(budget, metric_calls=calls, usd=usd, workdir=folder, answers=answers, checkpoints=checkpoints)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.export_verb import export
 from eval.human_verb import human_sheet
 from eval.index_verb import index
 from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
@@ -242,9 +243,9 @@ def doctor(store: Path) -> int:
 crossover.add_command(compare)
 crossover.add_command(recommend)
 crossover.add_command(report)
-
 crossover.add_command(index)
 crossover.add_command(sync)
+crossover.add_command(export)
 crossover.add_command(human_sheet)
 
 if __name__ == "__main__":

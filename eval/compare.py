@@ -8,6 +8,7 @@ from eval.arm import Arm, Contrast, arms_of
 from eval.cautions import cautions
 from eval.cost import pareto_front
 from eval.experiment import Needs, Prices
+from eval.learning import Learning, learning_of
 from eval.measure import Result
 from eval.rules import MARGIN, eligible
 from eval.seeds import difference_error, widen_difference
@@ -54,6 +55,10 @@ class Comparison:
     """Task to the doubts that a reader must see: too few examples, clusters or seeds."""
     partial: Partial | None = None
     """None when the run was not stopped."""
+    learning: Mapping[str, Learning] = field(default_factory=dict)
+    """Task to its learning curves, where train sizes vary."""
+    failures: tuple[str, ...] = ()
+    """Cells that could not be fitted, and why."""
 
 
 def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:
@@ -71,6 +76,7 @@ def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experime
         verdicts=tuple(decide(arms[task], contrasts[task], needs) for task in tasks),
         fronts={task: _front(group) for task, group in arms.items()},
         cautions={task: cautions(group, contrasts[task]) for task, group in arms.items()},
+        learning={task: found for task, group in arms.items() if (found := learning_of(group)) is not None},
     )
 
 

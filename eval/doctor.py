@@ -19,7 +19,7 @@ KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WE
 
 def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
     """Yield name, whether it is in order, and what was found; a key's value is never looked at."""
-    from models.local import accelerator
+    from models.device import accelerator
 
     yield "python", sys.version_info >= (3, 11), platform.python_version()
     for name in PACKAGES:

@@ -9,7 +9,7 @@ from typing import Any
 
 from models.spec import ModelSpec
 
-METHODOLOGY_VERSION = 3
+METHODOLOGY_VERSION = 4
 """Raised whenever a change of ours can change a number; part of every cell key."""
 
 
@@ -179,6 +179,8 @@ class Experiment:
     budget: SearchBudget = SearchBudget()
     teacher: ModelSpec | None = None
     """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
+    retention: tuple[TaskSpec, ...] = ()
+    """Other tasks, scored before and after every training."""
     racing: bool = False
     """Drop arms as soon as they cannot win any more; the dropped ones are scored on fewer examples."""
     limit: int | None = None

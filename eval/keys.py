@@ -1,12 +1,15 @@
 """Tell one cell's measurement from another's: the one place where a cell's key comes from."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from eval.catalog import searches
 from eval.experiment import Cell, Experiment
+from eval.ledger import adapts_weights
 from eval.passages import Indexes, identity_of
 from eval.store import program_sha256
 from models.load import model_sha256
@@ -17,9 +20,11 @@ from programs.task import Task
 class Keys:
     """The keys of an experiment's cells."""
 
-    def __init__(self, experiment: Experiment, tasks: Mapping[str, Task], indexes: Indexes) -> None:
-        """Hash nothing yet."""
-        self.experiment, self.tasks, self.indexes = experiment, tasks, indexes
+    def __init__(
+        self, experiment: Experiment, tasks: Mapping[str, Task], indexes: Indexes, others: Mapping[str, Task]
+    ) -> None:
+        """Hash nothing yet; `others` are the tasks of `retention`."""
+        self.experiment, self.tasks, self.indexes, self.others = experiment, tasks, indexes, others
 
     @cached_property
     def model_sha256(self) -> dict[ModelSpec, str]:
@@ -49,13 +54,25 @@ class Keys:
             model_sha256=self.model_sha256[cell.model],
             retriever=identity_of(self.indexes.of(task, cell.retrieval)),
             limit=self.experiment.limit,
-            search=self._search(cell),
+            search=(self._search(cell) or {}) | (self._retained(cell) or {}) | _files(cell) or None,
         )
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
-        """Return the budget and the teacher of a cell that searches prompts, None for any other."""
-        if not any(searches(step.name) for step in cell.method.steps):
+        """Return the budget and the teacher of a cell that searches prompts or learns from one, None for any other."""
+        learns = any(step.options.get("targets") == "teacher" for step in cell.method.steps)
+        if not learns and not any(searches(step.name) for step in cell.method.steps):
             return None
         spec = self.experiment.teacher
         teacher = None if spec is None else [asdict(spec), self.model_sha256[spec]]
         return {"budget": asdict(self.experiment.budget), "teacher": teacher}
+
+    def _retained(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the other tasks of a cell that trains weights, which its warnings come from."""
+        names = [t.name for t in self.experiment.retention]
+        return {"retention": names} if names and any(adapts_weights(s.name) for s in cell.method.steps) else None
+
+
+def _files(cell: Cell) -> dict[str, str]:
+    """Return the hash of every file that an option of the cell's method names."""
+    named = {Path(str(v)) for s in cell.method.steps for k, v in s.options.items() if k.endswith("_file") and v}
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(named) if f.is_file()}

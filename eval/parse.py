@@ -31,7 +31,7 @@ QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
 SECTIONS = (
     "version", "name", "tasks", "models", "teacher", "methods", "train_sizes", "knowledge", "retrieval", "seeds",
-    "limits", "needs", "prices", "budget", "racing",
+    "limits", "needs", "prices", "budget", "retention", "racing",
 )  # fmt: skip
 
 
@@ -109,6 +109,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         prices=part("prices", Prices),
         budget=part("budget", SearchBudget),
         teacher=read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None,
+        retention=each("retention", _task),
         racing=bool(doc.typed(sections["racing"], "racing", "bool")) if "racing" in sections else False,
         limit=overrides.limit,
         file=doc.file,
@@ -131,6 +132,7 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     """Find what is wrong between entries: repetitions, needs that cannot be applied."""
     names = {
         "tasks": [t.name for t in experiment.tasks],
+        "retention": [t.name for t in experiment.retention],
         "models": [f"{m.name} {m.adapter}".strip() for m in experiment.models],
         "methods": [m.label for m in experiment.methods],
         "knowledge": [k.label for k in experiment.knowledge],
@@ -150,14 +152,16 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     if (tokens[0] is None) != (tokens[1] is None):
         what = "`input_usd_per_million` and `output_usd_per_million` are used together"
         doc.fault(sections["prices"], what, "add the other one")
+    steps = [s for m in experiment.methods for s in m.steps]
+    searching = any(catalog.searches(s.name) for s in steps)
+    taught = any(s.options.get("targets") == "teacher" for s in steps)
     if experiment.racing and (experiment.needs.max_p95_ms, experiment.needs.max_usd_per_month) != (None, None):
         what = (
             "`racing` drops arms by their score alone, and a need of time or money may rule out the one that beat them"
         )
         doc.fault(sections["racing"], what, "leave one of the two out to be sure", level="warning")
-    searching = any(catalog.searches(s.name) for m in experiment.methods for s in m.steps)
     for name in ("teacher", "budget"):
-        if name in sections and not searching:
+        if name in sections and not searching and not (taught and name == "teacher"):
             what = f"`{name}` is not used by any of the methods"
             doc.fault(sections[name], what, "remove it, or add a method that searches, such as gepa", level="warning")
     if experiment.budget.metric_calls == 0:

@@ -5,7 +5,7 @@ import yaml
 from eval import catalog
 from eval.document import Document
 from eval.experiment import MethodSpec, SearchBudget
-from eval.parse_model import field_types
+from eval.parse_model import absolute_path, field_types
 
 
 def read_method(doc: Document, node: yaml.Node) -> MethodSpec | None:
@@ -29,6 +29,7 @@ def read_method(doc: Document, node: yaml.Node) -> MethodSpec | None:
         # A budget of its own, where the file says so.
         types |= field_types(SearchBudget)
     options = doc.typed_mapping(body, name, types) if body is not None else {}
+    options |= {k: absolute_path(doc, v) for k, v in options.items() if k.endswith("_file")}
     return MethodSpec(name, options) if len(doc.problems) == before else None
 
 

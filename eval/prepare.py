@@ -28,12 +28,14 @@ def prepare(
         UserError: the tasks have errors.
     """
     tasks, problems = load_tasks(experiment.tasks, load)
+    others, found = load_tasks(experiment.retention, load)
+    problems += found
     for p in problems:
         if p.level == "warning":
             note(str(p))
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
-    return Keys(experiment, tasks, Indexes(store, note))
+    return Keys(experiment, tasks, Indexes(store, note), others)
 
 
 def load_tasks(

@@ -21,6 +21,9 @@ LEAST_EXAMPLES = 50
 TELLING = 0.10
 """A test set that cannot show a difference of this size cannot call arms tied."""
 
+FORGETS = "forgets "
+"""How the warning begins that a training made the model worse at another task; the verdict repeats it."""
+
 
 @dataclass(frozen=True)
 class Case:

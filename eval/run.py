@@ -12,6 +12,7 @@ from eval.faults import refusal, storing
 from eval.interrupt import INTERRUPTED, interruptible
 from eval.lock import holding
 from eval.measure import Result
+from eval.methods import method_of
 from eval.outbox import Unsent, waiting
 from eval.prepare import prepare
 from eval.progress import Progress
@@ -73,6 +74,8 @@ def run_experiment(
 def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Result], track: SafeTracker) -> None:
     """Measure the cells that have no result, group by group, until a limit or Ctrl-C ends it."""
     missing, racing = [c for k, c in cells.items() if k not in results], work.experiment.racing
+    for cell in {c.method.label: c for c in missing}.values():
+        method_of(cell.method.name, cell.method.options)  # what it refuses to be, it refuses before anything is spent
     work.progress.total_cells = len(missing)
     for group in groups_of(missing, racing=racing):
         rivals = [r for r in results.values() if r.cell.task == group[0].task]
@@ -108,9 +111,8 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
     if not results and stopped == INTERRUPTED:
         raise KeyboardInterrupt
     if not results:
-        raise UserError(
-            f"no cell was measured{f' before the limit of {stopped}' if stopped else ''}; see the notes above"
-        )
+        before = f" before the limit of {stopped}" if stopped else ""
+        raise UserError("\n".join([*work.failures, f"no cell was measured{before}; see the notes above"]))
     done = [k for k in cells if is_finished(work.store, k)]
     record(work.store, experiment, done, work.keys.split_sha256)
     comparison = compare(
@@ -119,6 +121,7 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
         prices=experiment.prices,
         experiment=experiment.name,
     )
+    comparison = replace(comparison, failures=tuple(work.failures))
     if stopped and not all(is_finished(work.store, k) for k in cells):
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         work.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")

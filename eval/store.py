@@ -156,7 +156,9 @@ def save_fitted(folder: Path, fitted: Fitted) -> bool:
             (folder / name).rename(folder / f"{name}.{_fitted_before(folder)[:8]}")
     write_json(folder / "program.json", state)
     spent = {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model}
-    artifact = "" if fitted.artifact is None else str(fitted.artifact.relative_to(folder))
+    # Relative, so that a store can be moved.
+    kept = fitted.artifact is not None and fitted.artifact.is_relative_to(folder)
+    artifact = str(fitted.artifact.relative_to(folder)) if fitted.artifact is not None and kept else ""
     write_json(folder / "fit.json", spent | {"artifact": artifact, "fitted_sha256": digest})
     return stale
 

@@ -11,6 +11,7 @@ from eval.compare import Comparison
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
 from eval.human import HumanCheck
+from eval.learning import learning_sentences
 from eval.stats import Estimate
 from eval.verdict import Verdict
 
@@ -148,6 +149,9 @@ def render(comparison: Comparison) -> str:
             lines += wrapped(f"{measure}: {values}", "")
         lines += passage_lines(arms)
         lines += latency_lines(arms)
+        if (learning := comparison.learning.get(v.task)) is not None:
+            lines += ["", *(x for said in learning_sentences(learning) for x in wrapped(said, ""))]
+            lines += [x for warning in learning.warnings for x in wrapped(warning, "! ")]
         lines += [x for a in arms if a.human for x in wrapped(f"{a.name}: {human_words(a.human)}", "")]
         for a in arms:
             lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
@@ -157,6 +161,8 @@ def render(comparison: Comparison) -> str:
         if planned:
             lines += ["", f"{v.choose} against the others (difference, 95 % interval, p after Holm):"]
             lines += [x for c in planned for x in wrapped(contrast_line(c))]
+    if comparison.failures:
+        lines += ["", *(x for failure in comparison.failures for x in wrapped(failure, "! "))]
     return "\n".join(lines) + "\n"
 
 
@@ -238,6 +244,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for c in comparison.contrasts
         ],
+        "learning": {task: asdict(found) for task, found in comparison.learning.items()},
+        "failures": list(comparison.failures),
         "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
         "verdict": [
             {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from eval.arm import Arm, Contrast, Kind
 from eval.cost import BreakEven, break_even, start_usd
 from eval.experiment import Needs
-from eval.rules import ABSTAIN, DOUBTS, MARGIN, Case, Confidence, case_of, eligible, rounded, usd
+from eval.rules import ABSTAIN, DOUBTS, FORGETS, MARGIN, Case, Confidence, case_of, eligible, rounded, usd
 from eval.stats import examples_needed
 
 
@@ -38,7 +38,9 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     chosen, *others = case.near()
     confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(case)), "high")
     ties = tuple(a.name for a in others)
-    return Verdict(task, chosen.name, _because(case) + _race_words(arms), confidence, ties, flips(case), break_even)
+    lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
+    because = _because(case) + lost + _race_words(arms)
+    return Verdict(task, chosen.name, because, confidence, ties, flips(case), break_even)
 
 
 def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:

@@ -1,43 +1,27 @@
 """What the cells of one run share: models loaded once, passages found once, limits, budgets."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from importlib import import_module
-from importlib.util import find_spec
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import dspy
 
-from eval.chain import Chain
-from eval.experiment import Cell, Experiment, JudgeSpec, SearchBudget
+from eval.experiment import Cell, Experiment, JudgeSpec
 from eval.keys import Keys
 from eval.passages import Passages
 from eval.progress import Progress
+from eval.retention import Retention
 from eval.splits import sample
 from models.allowance import Allowance
 from models.load import LoadedModel, load_model
 from models.price import api_price
 from models.spec import ModelSpec
-from programs.task import Budget, Method, Task, UserError
+from programs.task import Budget, Task, UserError
 
 READINGS_OF_VAL = 20
 """How often a search may read val, where the file names no number of metric calls."""
 PROBE = {"prompt_tokens": 1, "completion_tokens": 1}
-BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
-
-
-def method_of(name: str, options: Any) -> Method:
-    """Return the method of that file name, with its options; a chain of the methods that its options list."""
-    if name == "chain":
-        return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
-    options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
-    for room in ("optimizers", "finetune"):
-        if find_spec(f"{room}.{name}"):
-            cls = vars(import_module(f"{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
-            method: Method = cls(**options)
-            return method
-    raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
 
 
 def check_folder(spec: ModelSpec) -> None:
@@ -82,6 +66,8 @@ class Work:
     allowance: Allowance
     """What may still be asked, by every model together."""
     model: Models
+    failures: list[str] = field(default_factory=list)
+    """What could not be fitted, and why."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
     _begun: int = 0
     _told: float = 0.0
@@ -90,6 +76,11 @@ class Work:
     def tasks(self) -> Mapping[str, Task]:
         """Return the experiment's tasks by name."""
         return self.keys.tasks
+
+    @cached_property
+    def retention(self) -> Retention:
+        """Return the other tasks that a training may make the model forget."""
+        return Retention(self.keys.others, self.experiment.retention, self.keys.indexes, self.threads)
 
     def judge(self, task: str) -> JudgeSpec | None:
         """Return what judges a task; None where a metric compares texts."""
@@ -139,6 +130,8 @@ class Work:
             usd=own.get("usd") or shared.usd,
             workdir=folder / "fit",
             answers=folder / "answers.jsonl",
+            checkpoints=folder / "checkpoints",
+            shared=self.store / "targets" / self.keys.split_sha256[cell.task][:16],
             teacher=None if teacher is None else teacher.lm,
             teacher_adapter=None if teacher is None else teacher.adapter,
             threads=self.threads,

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dspy
+import torch
 
-from models.local import safe_messages
+from finetune.targets import Call
+from models.local import BASE
 from models.prompt import engine_of, first_messages
-from programs.demos import fields_of
+from models.text import safe_messages
 from programs.task import UserError
 
 
@@ -25,45 +29,63 @@ class TrainingText:
     dropped: int
     """Rows longer than the model's context; never cut, counted."""
     sha256: str
-    """Hash of the token ids of all prompts, as the serving side encodes them."""
+    """Hash of the token ids of all rows."""
 
 
-def render_training_text(program: dspy.Module, examples: Sequence[dspy.Example], lm: dspy.LM) -> TrainingText:
-    """Render every example by the calling context's DSPy adapter and the model's own chat template.
+def render_training_text(program: dspy.Module, calls: Sequence[Call], lm: dspy.LM) -> TrainingText:
+    """Render every call by the calling context's DSPy adapter and the model's own chat template.
 
     Raises:
-        UserError: the program has several predictors, or the examples lack a field of its one predictor.
+        UserError: no row fits the model's context.
     """
-    predictors = program.named_predictors()
-    if len(predictors) != 1:
-        names = ", ".join(n for n, _ in predictors)
-        raise UserError(f"sft trains programs of one predictor, and this one has {len(predictors)} ({names}); split it")
-    predictor = predictors[0][1].deepcopy()
-    predictor.demos = []
+    predictors = {name: p.deepcopy() for name, p in program.named_predictors()}
+    for predictor in predictors.values():
+        predictor.demos = []
     adapter = dspy.settings.adapter or dspy.ChatAdapter()
     engine = engine_of(lm)
     rows, lengths, dropped, digest = [], [], 0, hashlib.sha256()
-    for e in examples:
-        demo = fields_of(e, predictor)
-        if demo is None:
-            missing = sorted(set(predictor.signature.fields) - set(e.keys()))
-            raise UserError(f"train example {e['id']} lacks {', '.join(missing)}; add it to the data or to `fields`")
-        prompt = safe_messages(engine.tokenizer, first_messages(program, e, predictor))
-        answer = adapter.format_assistant_message_content(predictor.signature, demo)
+    for call in calls:
+        predictor = predictors[call.predictor]
+        example = dspy.Example(**call.inputs).with_inputs(*call.inputs)
+        prompt = safe_messages(engine.tokenizer, first_messages(program, example, predictor))
+        answer = adapter.format_assistant_message_content(predictor.signature, call.outputs)
         completion = safe_messages(engine.tokenizer, [{"role": "assistant", "content": answer}])
-        prompt_ids = engine.encode(prompt)
-        length = len(row_ids(engine.tokenizer, [*prompt, *completion]))
-        if length > engine.context:
+        whole = row_ids(engine.tokenizer, [*prompt, *completion])
+        if len(whole) > engine.context:
             dropped += 1
             continue
-        digest.update(json.dumps(prompt_ids).encode())
+        digest.update(json.dumps(whole).encode())
         rows.append({"prompt": prompt, "completion": completion})
-        lengths.append(length)
+        lengths.append(len(whole))
     if not rows:
         raise UserError(
             f"all {dropped} training rows exceed the model's context of {engine.context} tokens; shorten them"
         )
     return TrainingText(rows, lengths, dropped, digest.hexdigest())
+
+
+def write_jsonl(text: TrainingText, file: Path) -> None:
+    """Write the rows as other trainers read them: prompt and completion, each a list of messages."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) for row in text.rows]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def perplexity(text: TrainingText, lm: dspy.LM, *, most: int = 256) -> float:
+    """Return the perplexity of the completions under the model as it is: how familiar they are (arXiv 2402.11192).
+
+    Over the first `most` rows; the lower, the less a training has to bend.
+    """
+    engine, total, count = engine_of(lm), 0.0, 0
+    for row in text.rows[:most]:
+        given = len(engine.encode(row["prompt"]))
+        ids = torch.tensor([row_ids(engine.tokenizer, [*row["prompt"], *row["completion"]])])
+        with engine._lock, torch.inference_mode(), engine._using(BASE):
+            ids = ids.to(engine.model.device)
+            logits = engine.model(ids).logits[0, given - 1 : -1].float()
+        total += float(torch.nn.functional.cross_entropy(logits, ids[0, given:], reduction="sum"))
+        count += ids.shape[1] - given
+    return math.exp(total / count)
 
 
 def row_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:

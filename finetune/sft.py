@@ -1,14 +1,18 @@
-"""Supervised fine-tuning on the train examples, by TRL: LoRA (PEFT) or full weights."""
+"""Supervised fine-tuning on the train examples, by TRL: LoRA, DoRA or QLoRA (PEFT), or full weights."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import dspy
 
 from programs.task import Budget, Fitted, Metric, Spent, UserError
+
+SOURCES = ("gold", "teacher", "self")
+ADAPTERS = ("lora", "dora", "qlora", "none")
 
 
 @dataclass(frozen=True)
@@ -16,19 +20,56 @@ class Sft:
     """Options of supervised fine-tuning; the defaults are TRL's unless a comment says why not."""
 
     adapter: str = "lora"
-    """`lora`, or `none` for full weights."""
+    """`lora`, `dora`, `qlora` (the base in four bits; needs CUDA and bitsandbytes), or `none` for full weights."""
     rank: int = 16
     alpha: int = 32
     """LoRA's scale is alpha / rank."""
+    target_modules: str = "all-linear"
+    """Names of the layers that get an adapter, with commas between them."""
+    targets: str = "gold"
+    """Whose answers are learnt: `gold` (the data's), `teacher`, or `self` (the model's own that score 1)."""
+    attempts: int = 4
+    """Times that an example is answered until a trace scores 1; the first at the model's own temperature."""
+    mix: float = 0.0
+    """Share of general rows among all rows, against forgetting."""
+    mix_file: str = ""
+    """JSON lines with prompt and completion: where the general rows come from."""
     epochs: int = 3
+    patience: int = 0
+    """Epochs without a better score on val that end the training; 0 trains them all."""
     lr: float = 0.0
     """Learning rate; 0 for one that follows the model's size."""
     batch_size: int = 8
+    accumulate: int = 1
+    """Batches to an optimizer step."""
     dropout: float = 0.0
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     bf16: bool = True
     """Compute in bfloat16; weights and optimizer stay in float32."""
+    packing: bool = False
+    """Fill every row of a batch with several examples, which do not see each other."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, more time."""
+    checkpoint_minutes: float = 1.0
+    """Between checkpoints, from which a training that was killed goes on."""
+    search: Mapping[str, float] | None = None
+    """`{trials: 16, early: 0.2, finish: 3}` searches learning rate, rank, batch size and dropout on val."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained, before anything is spent."""
+        if self.adapter not in ADAPTERS:
+            raise UserError(f"sft adapter {self.adapter!r} is not one of {', '.join(ADAPTERS)}; set `adapter: lora`")
+        if self.targets not in SOURCES:
+            raise UserError(f"sft targets {self.targets!r} is not one of {', '.join(SOURCES)}; set `targets: gold`")
+        if self.mix and not (self.mix < 1 and self.mix_file):
+            raise UserError(f"sft mix {self.mix:g} is a share below 1 of the rows of `mix_file`; write both")
+        if self.adapter == "qlora" and (missing := four_bits_missing()):
+            raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
+        if self.search is not None:
+            from finetune.search import plan_of
+
+            plan_of(self.search)
 
     def fit(
         self,
@@ -42,42 +83,91 @@ class Sft:
         budget: Budget,
     ) -> Fitted:
         """Train on all of `train`, keep the epoch that scores best on `val`, and serve it by the same engine."""
-        from finetune.render import render_training_text
-        from finetune.training import check_tokens, train_model
-        from models.prompt import engine_of
+        from finetune.mix import with_general
+        from finetune.render import perplexity, render_training_text, write_jsonl
+        from finetune.search import search
+        from finetune.targets import targets_of
+        from finetune.training import Ground, checkpoints_of, copy_best, train_model
 
-        if engine_of(lm) is None:
-            raise UserError(f"sft needs a model that runs here, and {lm.model} does not; use `local:` or `embedded`")
-        if self.adapter not in ("lora", "none"):
-            raise UserError(f"sft adapter {self.adapter!r} is not one of lora, none; set `adapter: lora`")
+        check_local(lm, "sft")
         start = time.perf_counter()
-        bare = program.deepcopy()
-        for _, predictor in bare.named_predictors():
-            predictor.demos = []
-        text = render_training_text(bare, train, lm)
-        run = train_model(self, text, program=bare, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        check_tokens(run.trained_ids, text, engine_of(lm))
+        bare = without_demos(program)
+        targets = targets_of(self.targets, program, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
+        text = render_training_text(bare, targets.calls, lm)
+        own = text
+        if self.mix:
+            text = with_general(own, Path(self.mix_file), self.mix, lm, seed)
+        write_jsonl(text, budget.workdir / "train.jsonl")
+        ground = Ground(bare, val, metric, lm, seed, budget)
+        place = checkpoints_of(budget) / "sft"
+        found = None if self.search is None else search(self, text, ground, place)
+        run = train_model(self, text, ground, folder=place) if found is None else found.run
+        run = copy_best(run, budget)
         tuned, change = serve(run.folder, lm, probe=text.rows[0]["prompt"])
-        spent = Spent(train_tokens=run.tokens, seconds=time.perf_counter() - start) + run.selection
+        spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection + targets.spent
+        if found is not None:
+            spent += found.discarded
+        # A training that went on, or targets that another fit built, took time that this process did not.
+        spent.seconds = max(spent.seconds, time.perf_counter() - start)
         fitted = Fitted(program=bare, lm=tuned, spent=spent, artifact=run.folder)
         fitted.notes = {
             "logit_change": change,
             "best_epoch": run.best_epoch,
             "val_scores": run.val_scores,
             "loss": run.losses,
-            "rows": len(text.rows),
+            "rows": len(own.rows),
+            "general_rows": len(text.rows) - len(own.rows),
+            "target_perplexity": perplexity(own, lm),
+            "solved": targets.solved,
             "longest_row_tokens": max(text.lengths),
             "truncated": 0,
             "dropped_too_long": text.dropped,
             "train_tokens_sha256": text.sha256,
             "trainable_parameters": run.trainable,
             "lr": run.lr,
+            "resumed_from_step": run.resumed_from,
         }
+        if found is not None:
+            fitted.notes |= {"search": found.report, "discarded_seconds": found.discarded.seconds}
+        if targets.teacher_usd != 0:
+            fitted.notes["teacher"] = {"usd": targets.teacher_usd}
+        if targets.solved < len(train):
+            fitted.warnings.append(f"{len(train) - targets.solved} of {len(train)} train examples have no right trace")
         if text.dropped:
             fitted.warnings.append(f"{text.dropped} training rows exceed the context and were left out")
         if run.best_epoch == 0:
             fitted.warnings.append("no epoch beat the untrained model on val")
         return fitted
+
+
+def four_bits_missing() -> str:
+    """Return what keeps a base in four bits from being trained here, empty for nothing."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "this machine has no CUDA device"
+    return "" if find_spec("bitsandbytes") else "bitsandbytes is not installed"
+
+
+def check_local(lm: dspy.LM, method: str) -> None:
+    """Refuse a model whose weights are not here.
+
+    Raises:
+        UserError: the model is served elsewhere, or answers with labels alone.
+    """
+    from models.local import LocalEngine
+    from models.prompt import engine_of
+
+    if not isinstance(engine_of(lm), LocalEngine):
+        raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `local:` or `embedded`")
+
+
+def without_demos(program: dspy.Module) -> dspy.Module:
+    """Return a copy of the program that shows no demonstrations: what is trained need not be shown."""
+    bare = program.deepcopy()
+    for _, predictor in bare.named_predictors():
+        predictor.demos = []
+    return bare
 
 
 def serve(folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
@@ -102,4 +192,4 @@ def learning_rate(options: Sft, parameters: int) -> float:
     if options.lr:
         return options.lr
     scale = max(1.0, math.sqrt(1e9 / parameters))
-    return 2e-4 * min(8.0, scale) if options.adapter == "lora" else 5e-5 * min(20.0, scale)
+    return 5e-5 * min(20.0, scale) if options.adapter == "none" else 2e-4 * min(8.0, scale)

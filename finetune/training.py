@@ -1,18 +1,23 @@
-"""Run TRL's SFTTrainer for the methods of this folder, with selection on val after every epoch."""
+"""Run TRL's SFTTrainer for the methods of this folder, with selection on val and checkpoints."""
 
 import contextlib
 import io
+import json
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
+import torch
 
 from finetune.render import TrainingText, row_ids
+from finetune.selection import Pace, Score, Selector, TrainingRun
 from models.load import local_lm
 from models.local import LocalEngine
 from models.prompt import engine_of
@@ -22,97 +27,130 @@ from programs.task import Budget, Metric, Spent
 if TYPE_CHECKING:
     from finetune.sft import Sft
 
-
-@dataclass
-class TrainingRun:
-    """What came of a training."""
-
-    folder: Path
-    """The best weights: a PEFT adapter, or a whole model."""
-    lr: float = 0.0
-    trainable: int = 0
-    tokens: int = 0
-    best_epoch: int = 0
-    """1-based; 0 when nothing beat the untrained model (the last epoch is kept all the same)."""
-    val_scores: list[float] = field(default_factory=list)
-    """Mean on val before training and after each epoch."""
-    losses: list[float] = field(default_factory=list)
-    selection: Spent = field(default_factory=Spent)
-    """What reading val cost in tokens; its time is inside the training's."""
-    trained_ids: list[list[int]] = field(default_factory=list)
-    """Token ids of the first rows as TRL trained them."""
+PACK = 1024
+"""Tokens of a pack, where no row is longer."""
+CHECKED = 32
+"""Rows whose tokens are compared with the serving side's."""
 
 
-def train_model(
-    options: "Sft",
-    text: TrainingText,
-    *,
-    program: dspy.Module,
-    val: Sequence[dspy.Example],
-    metric: Metric,
-    lm: dspy.LM,
-    seed: int,
-    budget: Budget,
-) -> TrainingRun:
-    """Train a fresh copy of the base on the rows and keep the best epoch's weights in `budget.workdir`."""
+@dataclass(frozen=True)
+class Ground:
+    """What a training stands on, whatever its hyper-parameters."""
+
+    program: dspy.Module
+    val: Sequence[dspy.Example]
+    metric: Metric
+    lm: dspy.LM
+    seed: int
+    budget: Budget
+
+
+def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: Path, pause: float = 0.0) -> TrainingRun:
+    """Train a fresh copy of the base on the rows and keep the best epoch's weights in `folder`.
+
+    A training that was killed, or paused after a share of its steps, goes on from its last checkpoint.
+    """
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
     from finetune.loss import trainer_for
     from finetune.sft import learning_rate
 
-    set_seed(seed)
-    engine = engine_of(lm)
-    import torch
-
-    model = AutoModelForCausalLM.from_pretrained(engine.folder, dtype=torch.float32, use_safetensors=True)
-    run = TrainingRun(folder=budget.workdir / "best", lr=learning_rate(options, model.num_parameters()))
-    checkpoints = budget.workdir / "checkpoints"
+    engine = engine_of(ground.lm)
+    identity = sha256(json.dumps([asdict(options), text.sha256, len(text.rows), ground.seed]).encode()).hexdigest()
+    run = TrainingRun(folder=folder / "best")
+    pace = Pace(options.epochs, options.patience, options.checkpoint_minutes, last=not ground.val, pause=pause)
+    selector = Selector(
+        run, pace=pace, score=val_scorer(ground), save=weight_saver(engine.tokenizer), folder=folder,
+        budget=ground.budget, identity=identity,
+    )  # fmt: skip
+    if run.done or (pause and run.early_score is not None):
+        return run
+    set_seed(ground.seed)
+    model = base_model(options, engine.folder)
+    run.lr = learning_rate(options, model.num_parameters())
     with quiet():
         trainer = trainer_for(model)(
             model=model,
-            args=sft_config(options, text, checkpoints, run.lr, seed),
+            args=sft_config(options, text, folder, run.lr, ground.seed, engine.context),
             train_dataset=Dataset.from_list(text.rows),
             processing_class=engine.tokenizer,
-            peft_config=lora_config(options) if options.adapter == "lora" else None,
+            peft_config=None if options.adapter == "none" else lora_config(options),
         )
-        if len(trainer.train_dataset) != len(text.rows):
-            raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(text.rows)} training rows")
-        run.trained_ids = [list(trainer.train_dataset[i]["input_ids"]) for i in range(min(32, len(text.rows)))]
+        check_tokens(trained_ids(trainer.train_dataset, len(text.rows), packed=options.packing), text, engine)
         run.trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        selector = _selector(run, program, val, metric, lm, budget, options.epochs)
         trainer.add_callback(selector)
-        trainer.train()
-    run.tokens = sum(text.lengths) * options.epochs
+        trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
+    run.tokens = round(sum(text.lengths) * trainer.state.epoch)
     run.losses = [round(float(h["loss"]), 4) for h in trainer.state.log_history if "loss" in h]
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    selector.finish()
     return run
 
 
-def sft_config(options: "Sft", text: TrainingText, folder: Path, lr: float, seed: int) -> Any:
+def base_model(options: "Sft", folder: Path) -> Any:
+    """Return a fresh copy of the base in float32, or in four bits for qlora."""
+    from transformers import AutoModelForCausalLM
+
+    if options.adapter != "qlora":
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    from transformers import BitsAndBytesConfig
+
+    four = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=four, device_map={"": 0}, use_safetensors=True
+    )
+
+
+def trained_ids(dataset: Any, rows: int, *, packed: bool) -> list[list[int]]:
+    """Return the token ids of the first rows as they are trained; of packs, every row they hold.
+
+    Raises:
+        RuntimeError: a row was lost on the way.
+    """
+    if not packed:
+        if len(dataset) != rows:
+            raise RuntimeError(f"TRL kept {len(dataset)} of {rows} training rows")
+        return [list(dataset[i]["input_ids"]) for i in range(min(CHECKED, rows))]
+    found = []
+    for pack in dataset:
+        ends = [sum(pack["seq_lengths"][: n + 1]) for n in range(len(pack["seq_lengths"]))]
+        found += [list(pack["input_ids"][end - n : end]) for n, end in zip(pack["seq_lengths"], ends, strict=True)]
+    if len(found) != rows:
+        raise RuntimeError(f"TRL packed {len(found)} of {rows} training rows")
+    return found
+
+
+def sft_config(options: "Sft", text: TrainingText, folder: Path, lr: float, seed: int, context: int = PACK) -> Any:
     """Return TRL's configuration: nothing truncated, nothing reported elsewhere, nothing saved but what we choose."""
-    import torch
     from trl import SFTConfig
 
-    steps = max(1, len(text.rows) * options.epochs // options.batch_size)
+    longest = max(text.lengths)
+    length = min(context, max(PACK, longest)) if options.packing else longest
+    batches = ceil(sum(text.lengths) / length) if options.packing else len(text.rows)
+    steps = max(1, batches * options.epochs // (options.batch_size * options.accumulate))
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulate,
         learning_rate=lr,
         lr_scheduler_type="linear",
         warmup_steps=int(options.warmup * steps),
-        max_length=max(text.lengths),
-        packing=False,
-        train_sampling_strategy="group_by_length",
+        max_length=length,
+        packing=options.packing,
+        train_sampling_strategy="random" if options.packing else "group_by_length",
         completion_only_loss=True,
-        gradient_checkpointing=False,
+        gradient_checkpointing=options.gradient_checkpointing,
         bf16=options.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
         logging_steps=max(1, steps // 20),
         save_strategy="no",
+        save_total_limit=1,
         eval_strategy="no",
         report_to=[],
         disable_tqdm=True,
@@ -121,67 +159,77 @@ def sft_config(options: "Sft", text: TrainingText, folder: Path, lr: float, seed
 
 
 def lora_config(options: "Sft") -> Any:
-    """Return PEFT's configuration: every linear layer of the blocks, as in QLoRA (arXiv 2305.14314)."""
+    """Return PEFT's configuration; by default every linear layer of the blocks, as in QLoRA (arXiv 2305.14314)."""
     from peft import LoraConfig
 
+    named = [name.strip() for name in options.target_modules.split(",")]
     return LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules="all-linear",
+        target_modules=named if options.target_modules != "all-linear" else "all-linear",
+        use_dora=options.adapter == "dora",
         task_type="CAUSAL_LM",
     )
 
 
-def _selector(
-    run: TrainingRun,
-    program: dspy.Module,
-    val: Sequence[dspy.Example],
-    metric: Metric,
-    lm: dspy.LM,
-    budget: Budget,
-    epochs: int,
-) -> Any:
-    """Return the callback that scores val after every epoch and keeps the best weights."""
-    from transformers import TrainerCallback
+def val_scorer(ground: Ground) -> Score:
+    """Return what scores a model in training on val, by the task's own metric, as the serving side would."""
+    tokenizer, context = engine_of(ground.lm).tokenizer, dspy.settings.copy()
 
-    tokenizer = engine_of(lm).tokenizer
-    context = dspy.settings.copy()
+    def score(model: Any) -> tuple[float, Spent]:
+        with in_eval(model):
+            engine = LocalEngine(model, tokenizer, in_training=True)
+            served = local_lm(
+                ground.lm.model + "-in-training",
+                engine,
+                ground.lm.kwargs["max_tokens"],
+                ground.lm.kwargs["temperature"],
+            )
+            try:
+                with dspy.context(lm=served, adapter=context["adapter"], rm=context["rm"]):
+                    rows = list(
+                        score_examples(ground.program, ground.val, ground.metric, threads=ground.budget.threads)
+                    )
+            finally:
+                engine.close()
+        return mean_score(rows), spent_on(rows)
 
-    def score(model: Any) -> float:
-        was_training = model.training
-        model.eval()
-        engine = LocalEngine(model, tokenizer, in_training=True)
-        served = local_lm(lm.model + "-in-training", engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"])
-        try:
-            with dspy.context(lm=served, adapter=context["adapter"]):
-                rows = list(score_examples(program, val, metric, threads=budget.threads))
-        finally:
-            engine.close()
-            model.train(was_training)
-        run.selection += spent_on(rows)
-        return mean_score(rows)
+    return score
 
-    class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
-        """Keep the weights of the epoch that scores best on val."""
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            run.val_scores.append(score(model))
+@contextlib.contextmanager
+def in_eval(model: Any) -> Any:
+    """Turn dropout off for a while, and back to what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "loss" in logs:
-                budget.progress(f"sft step {state.global_step}/{state.max_steps}, loss {float(logs['loss']):.3f}")
 
-        def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            run.val_scores.append(score(model))
-            epoch, best = len(run.val_scores) - 1, max(run.val_scores[:-1])
-            budget.progress(f"sft epoch {epoch}/{epochs}, val {run.val_scores[-1]:.3f}")
-            if run.val_scores[-1] > best or not run.folder.exists():
-                run.best_epoch = epoch if run.val_scores[-1] > best else 0
-                model.save_pretrained(run.folder)
-                tokenizer.save_pretrained(run.folder)
+def weight_saver(tokenizer: Any) -> Callable[[Any, Path], None]:
+    """Return what writes the weights with the tokenizer, so that the folder can be served."""
 
-    return Selector()
+    def save(model: Any, folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return save
+
+
+def checkpoints_of(budget: Budget) -> Path:
+    """Return where checkpoints are kept."""
+    return budget.checkpoints or budget.workdir / "checkpoints"
+
+
+def copy_best(run: TrainingRun, budget: Budget) -> TrainingRun:
+    """Return the run with a copy of its best weights in the work folder, which outlives the checkpoints."""
+    kept = budget.workdir / "best"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(run.folder, kept)
+    return replace(run, folder=kept)
 
 
 def spent_on(rows: Sequence[Row]) -> Spent:
@@ -200,10 +248,11 @@ def check_tokens(trained: Sequence[Sequence[int]], text: TrainingText, engine: L
     Raises:
         RuntimeError: TRL's rendering differs from the serving one, so that a comparison would be unfair.
     """
-    for ids, row in zip(trained, text.rows, strict=False):
+    known = {tuple(ids) for ids in trained}
+    for row in text.rows[: min(CHECKED, len(trained))]:
         served = engine.encode(row["prompt"])
         whole = row_ids(engine.tokenizer, [*row["prompt"], *row["completion"]])
-        if list(ids) != whole or whole[: len(served)] != served:
+        if tuple(whole) not in known or whole[: len(served)] != served:
             raise RuntimeError("training and serving render the same example to different tokens")
 
 

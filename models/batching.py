@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
+from dspy import lm15
 
 from models.choices import Trie
 from models.prefix import shared_tokens
@@ -31,6 +32,15 @@ class Job:
     """Leading tokens whose states were there before this request."""
     answer: "Future[tuple[list[int], str]]" = field(default_factory=Future)
     """New token ids, and `stop` or `length`."""
+
+    def usage(self, new: Sequence[int]) -> lm15.Usage:
+        """Return the tokens that the request took, with its answer's."""
+        return lm15.Usage(
+            input_tokens=len(self.ids),
+            output_tokens=len(new),
+            total_tokens=len(self.ids) + len(new),
+            cache_read_tokens=self.cached,
+        )
 
 
 def alike(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:

@@ -12,37 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from dspy import lm15
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.batching import Job, alike, batches
 from models.choices import Trie, build_trie, choices_of
 from models.decode import Prompt, can_share, decode, stop_tokens
+from models.device import load_weights
 from models.prefix import Prefix, PrefixStore, extend
+from models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
 from models.weights import folder_sha256
-
-FALLBACK_TEMPLATE = (
-    "{% for m in messages %}{{ m['content'] }}{{ '\n=> ' if m['role'] == 'user' else '\n\n' }}{% endfor %}"
-)
-"""For base models without a chat template: the answer follows an arrow and ends with the line."""
 
 BASE = ""
 """Adapter name of the untouched base."""
 
 WORTH_SHARING = 256
 """Tokens that a shared prefix must save in a wave; less is lost again by splitting the batch."""
-
-
-def safe_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the messages with the model's control tokens broken up, so that data can never end a turn."""
-    controls = [t for t in tokenizer.all_special_tokens if len(t) > 1]
-    cleaned = []
-    for m in messages:
-        content = m["content"]
-        for t in controls:
-            content = content.replace(t, f"{t[0]} {t[1:]}")
-        cleaned.append({"role": m["role"], "content": content})
-    return cleaned
 
 
 class LocalEngine:
@@ -91,15 +75,8 @@ class LocalEngine:
 
         float32 on the CPU, bfloat16 on a GPU.
         """
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-        )
-        engine = cls(model.to(device).eval(), tokenizer)
+        model, tokenizer = load_weights(folder, trust_remote_code=trust_remote_code)
+        engine = cls(model, tokenizer)
         engine.folder = Path(folder) if Path(folder).is_dir() else Path(str(model.config._name_or_path))
         engine.sha256 = folder_sha256(Path(folder)) if Path(folder).is_dir() else str(model.config._commit_hash)
         return engine
@@ -146,7 +123,7 @@ class LocalEngine:
             model=request.model,
             message=lm15.Message.assistant(self._text(new)),
             finish_reason="length" if reason == "length" else "stop",
-            usage=_usage(job, new),
+            usage=job.usage(new),
         )
 
     def stream(
@@ -157,18 +134,14 @@ class LocalEngine:
         job = self._submit(request, heard=tokens.put)
         job.answer.add_done_callback(lambda _: tokens.put(None))
         yield lm15.StreamStartEvent(model=request.model)
-        seen, sent = list[int](), ""
-        while (token := tokens.get()) is not None:
-            seen.append(token)
-            text = self.tokenizer.decode(seen, skip_special_tokens=True).strip()
-            # A character of several tokens is a replacement mark until its last one.
-            if len(text) > len(sent) and text.startswith(sent) and not text.endswith("\ufffd"):
-                yield lm15.StreamDeltaEvent(lm15.TextDelta(text[len(sent) :], part_index=0))
-                sent = text
+        sent = ""
+        for piece in text_pieces(self.tokenizer, iter(tokens.get, None)):
+            yield lm15.StreamDeltaEvent(lm15.TextDelta(piece, part_index=0))
+            sent += piece
         new, reason = job.answer.result()
         if rest := self._text(new)[len(sent) :]:
             yield lm15.StreamDeltaEvent(lm15.TextDelta(rest, part_index=0))
-        yield lm15.StreamEndEvent("length" if reason == "length" else "stop", _usage(job, new))
+        yield lm15.StreamEndEvent("length" if reason == "length" else "stop", job.usage(new))
 
     def _text(self, new: Sequence[int]) -> str:
         # DSPy takes an empty text for a broken call; a model that says nothing has answered, and wrongly.
@@ -322,19 +295,3 @@ class LocalEngine:
             return self.model.disable_adapter()
         self.model.set_adapter(adapter, inference_mode=True)
         return contextlib.nullcontext()
-
-
-def _usage(job: Job, new: Sequence[int]) -> lm15.Usage:
-    return lm15.Usage(
-        input_tokens=len(job.ids),
-        output_tokens=len(new),
-        total_tokens=len(job.ids) + len(new),
-        cache_read_tokens=job.cached,
-    )
-
-
-def accelerator() -> str:
-    """Return the name of the device that local models run on."""
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name(0))
-    return "Apple GPU (mps)" if torch.backends.mps.is_available() else "none; models run on the processor"

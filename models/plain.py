@@ -43,12 +43,18 @@ def _no_field(text: str, names: Iterable[str]) -> str:
     return "\n".join([first, *(f"> {line}" if line.lstrip().startswith(starts) else line for line in rest)])
 
 
-class PlainAdapter(dspy.Adapter):
-    """Render a signature as `name: value` lines and read the bare value back."""
+class PlainAdapter(dspy.ChatAdapter):
+    """Render a signature as `name: value` lines and read the bare value back.
+
+    It is a chat adapter to DSPy, whose optimizers of weights ask for one; nothing of that frame is shown.
+    """
 
     def __init__(self, decode: str = "") -> None:
-        """Decode freely, or, for `labels`, bind an output field that has a label set to it."""
-        super().__init__()
+        """Decode freely, or, for `labels`, bind an output field that has a label set to it.
+
+        A second call when parsing fails is never made.
+        """
+        super().__init__(use_json_adapter_fallback=False)
         self.decode = decode
 
     def __call__(
@@ -100,6 +106,17 @@ class PlainAdapter(dspy.Adapter):
         if len(values) == 1:
             return next(iter(values.values()))
         return "\n".join(f"{n}: {_no_field(v, values)}" for n, v in values.items())
+
+    def format_finetune_data(
+        self,
+        signature: type[dspy.Signature],
+        demos: list[dict[str, Any]],
+        inputs: dict[str, Any],
+        outputs: dict[str, Any],
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return a finished conversation, for DSPy's optimizers of weights."""
+        answer = {"role": "assistant", "content": self.format_assistant_message_content(signature, outputs)}
+        return {"messages": [*self.format(signature, demos, inputs), answer]}
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Read the output fields back; raise AdapterParseError when a field is absent or of the wrong type."""

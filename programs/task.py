@@ -167,6 +167,10 @@ class Budget:
     """Where the method may keep files; the caller owns the folder."""
     answers: Path | None = None
     """File of the answers that were paid for; a fit that was killed goes on from it."""
+    checkpoints: Path | None = None
+    """Folder that outlives a fit that was killed, for a training to go on from; None for one in `workdir`."""
+    shared: Path | None = None
+    """Folder that all fits on the same data and metric share, for what is costly to build; None for `workdir`."""
     teacher: dspy.LM | None = None
     """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
     teacher_adapter: dspy.Adapter | None = None

@@ -11,7 +11,7 @@ from eval.arm import arms_of
 from eval.audit import audit
 from eval.catalog import searches
 from eval.experiment import Cell, Knowledge, MethodSpec, Prices
-from eval.work import method_of
+from eval.methods import method_of
 from models.load import LoadedModel
 from models.spec import ModelSpec
 from programs.modules.classify import Classify

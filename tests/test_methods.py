@@ -11,8 +11,8 @@ from dspy import lm15
 
 from eval.audit import audit
 from eval.catalog import methods, searches
+from eval.methods import method_of
 from eval.store import program_state
-from eval.work import method_of
 from models.load import LoadedModel
 from models.prompt import engine_of, first_messages
 from optimizers.ensemble import Vote
@@ -24,6 +24,7 @@ from programs.task import Budget, Fitted, UserError
 METRIC_CALLS = 50
 OPTIONS: dict[str, Any] = {
     "sft": {"epochs": 1, "rank": 4},
+    "dpo": {"epochs": 1, "rank": 4, "attempts": 1},
     "retrieved_demos": {"demos": 3},
     "many_shot": {"demos": 12},
     "hybrid": {"fixed": 4, "demos": 2},
@@ -74,7 +75,7 @@ def test_fit_changes_nothing_it_was_given(
     assert program_state(program) == program_state(Classify(["text"], "label", []))
     assert [e.toDict() for e in intents] == before
     assert audit(name, fitted, intents[20:], spoken) == []
-    assert (fitted.spent.calls + fitted.spent.train_tokens > 0) == (searches(name) or name == "sft")
+    assert (fitted.spent.calls + fitted.spent.train_tokens > 0) == (searches(name) or name in ("sft", "head", "dpo"))
     assert fitted.spent.metric_calls <= METRIC_CALLS
     assert prompts(reloaded(fitted.program), intents[20:]) == prompts(fitted.program, intents[20:]) != []
 
@@ -254,8 +255,8 @@ def test_sft_learns_from_gradient_steps(
 
 
 def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"adapter 'qlora' is not one of lora, none"):
-        fit("sft", intents, spoken, tmp_path, adapter="qlora")
+    with pytest.raises(UserError, match=r"adapter 'lara' is not one of lora, dora, qlora, none"):
+        fit("sft", intents, spoken, tmp_path, adapter="lara")
     api = LoadedModel(spoken.spec, dspy.LM("openai/gpt-4o-mini"), spoken.adapter, "", False, 0, lambda u: 0.0)
     with pytest.raises(UserError, match="sft needs a model that runs here"):
         fit("sft", intents, api, tmp_path)
@@ -263,10 +264,11 @@ def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dsp
 
 def test_training_and_serving_share_every_token(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
     from finetune.render import render_training_text
+    from finetune.targets import gold_calls
     from finetune.training import check_tokens
 
     program, engine = Classify(["text"], "label", []), engine_of(spoken.lm)
-    text = render_training_text(program, intents, spoken.lm)
+    text = render_training_text(program, gold_calls(program, intents), spoken.lm)
     whole = [engine.encode(r["prompt"]) for r in text.rows]
     with pytest.raises(RuntimeError, match="different tokens"):
         check_tokens(whole, text, engine)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from models.load import EMBEDDED, LoadedModel, load_model, prompt_frame
-from models.local import LocalEngine, safe_messages
+from models.local import LocalEngine
 from models.plain import PlainAdapter
 from models.price import api_price
 from models.prompt import engine_of
 from models.spec import ModelSpec
+from models.text import safe_messages
 from programs.modules.classify import build as classify
 
 

@@ -190,3 +190,51 @@ def test_a_limit_draws_from_the_whole_file_and_nests() -> None:
     assert {e["label"] for e in few} == set("abcd")
     assert [e for e in more if e in few] == few
     assert sample(examples, None) == examples
+
+
+def test_a_cell_that_cannot_be_fitted_is_told_and_the_others_are_measured(
+    experiment: Path, store: Path, intents: list[dspy.Example], capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"text": "card " * 5000, "label": "card_lost"}
+    (experiment.parent / "train.jsonl").write_text(json.dumps(long) + "\n")
+    assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [a["method"] for a in data["arms"]] == ["zero_shot"]
+    assert data["failures"] == [
+        "intents, sft epochs=1 rank=4, seed 0 could not be fitted: all 1 training rows exceed the model's context of "
+        "4096 tokens; shorten them"
+    ]
+    assert run(experiment, store, "--only", "sft") == 2
+    assert "error: intents, sft epochs=1 rank=4, seed 0 could not be fitted" in capsys.readouterr().err
+
+
+def test_a_method_that_cannot_be_is_refused_before_anything_is_spent(
+    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment.write_text(experiment.read_text().replace("sft: {epochs: 1, rank: 4}", "sft: {adapter: qlora}"))
+    assert run(experiment, store) == 2
+    assert "'qlora' needs CUDA and bitsandbytes, and" in capsys.readouterr().err
+    assert not list(store.glob("cells/*/rows.jsonl"))
+
+
+def test_other_tasks_are_scored_before_and_after_a_training(
+    experiment: Path, store: Path, intents: list[dspy.Example], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that is trained to say one word forgets a task that it knew how to do from its prompt."""
+    for name in ("train", "val", "test"):
+        rows = [{"text": f"{name} {n}", "label": "yes"} for n in range(60)]
+        (experiment.parent / f"other-{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows) + "\n")
+    text = experiment.read_text().replace("sft: {epochs: 1, rank: 4}", "sft: {epochs: 8, rank: 4}")
+    experiment.write_text(
+        text + "retention:\n  - name: other\n    program: classify\n    fields: {text: input, label: output}\n"
+        "    data: {train: other-train.jsonl, val: other-val.jsonl, test: other-test.jsonl}\n"
+    )
+    assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 0
+    cells = [json.loads(f.read_text()) for f in store.glob("cells/*/result.json")]
+    notes = {c["cell"]["method"]["name"]: c["notes"] for c in cells}
+    assert "retention" not in notes["zero_shot"]
+    kept = notes["sft"]["retention"][0]
+    assert (kept["task"], kept["n"]) == ("other", 60)
+    assert kept["low"] <= kept["after"] - kept["before"] <= kept["high"]
+    assert kept["gain_before"] > 0.5
+    assert len(list(store.glob("retention/*.json"))) == 2

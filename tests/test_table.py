@@ -73,6 +73,8 @@ def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
         "split_sha256",
         "arms",
         "contrasts",
+        "learning",
+        "failures",
         "cautions",
         "verdict",
     ]

@@ -8,7 +8,7 @@ import dspy
 import pytest
 from openai_server import Messages, Teacher, obedient_student, openai_server
 
-from eval.work import method_of
+from eval.methods import method_of
 from models.load import LoadedModel, load_model
 from models.plain import PlainAdapter
 from models.spec import ModelSpec

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from eval.compare import Arm, Contrast, Verdict
+from eval.learning import learning_sentences
 from eval.report import figures
 from eval.report.curves import crossing_words, learning_curves
 from eval.report.evidence import Evidence, checks, ledger, together, versions
@@ -113,13 +114,20 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "states": there, "at": next(i for i, s in enumerate(there) if s.stated), "volumes": [s.volume for s in there],
         "words": [_volume_words(s) for s in there], "ends": [_end(there[0].volume), _end(there[-1].volume)],
         "break_even": break_even_line(verdict.break_even) if verdict.break_even else "",
-        "crossing": crossing_words(curves), "charts": {k: _json(c) for k, c in charts.items() if c is not None},
+        "crossing": crossing_words(curves), "learning": _learning(evidence, task),
+        "charts": {k: _json(c) for k, c in charts.items() if c is not None},
         "forest": rows, "span": _span(rows), "columns": few, "labels": label_lines(evidence, task, few),
         "samples": samples, "disagreeing": disagreeing, "ledger": ledger(evidence, task),
         "measures": sorted({m for a in arms for m in a.secondary}),
         "cautions": evidence.comparison.cautions.get(task, ()),
         "checks": together(checks(evidence, task)), "split": evidence.comparison.split_sha256[task],
     }  # fmt: skip
+
+
+def _learning(evidence: Evidence, task: str) -> list[str]:
+    """Return what the fitted curves say, warnings last."""
+    found = evidence.comparison.learning.get(task)
+    return [] if found is None else [*learning_sentences(found), *found.warnings]
 
 
 def _few(arms: list[Arm], shown: Arm) -> list[Arm]:

@@ -1,0 +1,157 @@
+"""Serve a linear head on a local model: the state of the prompt in, the text of a label out."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+from dspy import lm15
+from safetensors.torch import load_file, save_file
+
+from models.local import BASE, LocalEngine
+
+POOLINGS = ("last", "mean")
+
+
+def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Tensor:
+    """Return one state of the last layer a row: that of its last token, or the mean of all; shape (rows, width).
+
+    Gradients flow. Rows are padded on the right, which a causal model's states do not see.
+    """
+    from peft import PeftModel
+
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    device = causal.device
+    lengths = torch.tensor([len(r) for r in rows], device=device)
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=device)
+    for n, row in enumerate(rows):
+        ids[n, : len(row)] = torch.tensor(list(row), device=device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    states: torch.Tensor = causal.base_model(
+        input_ids=ids, attention_mask=mask.long(), use_cache=False
+    ).last_hidden_state.float()
+    if pooling == "mean":
+        return (states * mask[:, :, None]).sum(1) / lengths[:, None]
+    return states[torch.arange(len(rows), device=device), lengths - 1]
+
+
+def batches_of(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield positions of rows of like length, as many at a time as the padded tokens allow."""
+    batch: list[int] = []
+    for n in sorted(range(len(lengths)), key=lambda n: lengths[n]):
+        if batch and (len(batch) + 1) * lengths[n] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(n)
+    if batch:
+        yield batch
+
+
+class HeadEngine:
+    """Answer DSPy requests with the best label of a linear head; requests that wait are answered in one batch."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        answers: Sequence[str],
+        *,
+        pooling: str,
+        adapter: str = BASE,
+    ) -> None:
+        """Read the states of `engine` with its adapter; `answers` are the labels as the prompt frame writes them."""
+        self.engine, self.weight, self.bias, self.answers = engine, weight.float(), bias.float(), list(answers)
+        self.pooling, self.adapter = pooling, adapter
+        self.context, self.tokenizer = engine.context, engine.tokenizer
+        self._waiting: list[tuple[list[int], Future[int]]] = []
+        self._arriving, self._turn = threading.Lock(), threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HeadEngine":
+        """Return itself: copies of a program share the model."""
+        return self
+
+    def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Return the token ids of the prompt, as the local model would read it."""
+        return self.engine.encode(messages)
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of the head's own weights and of what it reads."""
+        digest = hashlib.sha256(f"{self.engine.sha256} {self.adapter} {self.pooling} {self.answers}".encode())
+        for kept in (self.weight, self.bias):
+            digest.update(kept.numpy().tobytes())
+        return digest.hexdigest()
+
+    def states(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the pooled states of the rows, on the CPU in float32."""
+        found: dict[int, torch.Tensor] = {}
+        for batch in batches_of([len(r) for r in rows], self.engine.batch_tokens):
+            with self.engine._lock, torch.inference_mode(), self.engine._using(self.adapter):
+                states = pooled(self.engine.model, [rows[n] for n in batch], self.pooling).cpu()
+            found |= dict(zip(batch, states, strict=True))
+        return torch.stack([found[n] for n in range(len(rows))])
+
+    def choose(self, states: torch.Tensor) -> list[int]:
+        """Return the best label of each state."""
+        return [int(n) for n in (states @ self.weight.T + self.bias).argmax(1)]
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Answer one request with the text of a label; no token is generated."""
+        system = (
+            request.system if isinstance(request.system, str) else "".join(str(p.text) for p in request.system or ())
+        )
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": str(m.role), "content": str(m.text)} for m in request.messages]
+        ids = self.encode(messages)
+        if len(ids) > self.context:
+            raise lm15.ContextLengthError(f"prompt of {len(ids)} tokens exceeds the model's context of {self.context}")
+        return lm15.Response(
+            id=None, model=request.model, message=lm15.Message.assistant(self.answers[self._label(ids)]),
+            finish_reason="stop", usage=lm15.Usage(input_tokens=len(ids), output_tokens=0, total_tokens=len(ids)),
+        )  # fmt: skip
+
+    def _label(self, ids: list[int]) -> int:
+        """Return the label of a prompt; who comes first answers for all that wait."""
+        mine: Future[int] = Future()
+        with self._arriving:
+            self._waiting.append((ids, mine))
+        with self._turn:
+            if not mine.done():
+                with self._arriving:
+                    batch, self._waiting = self._waiting, []
+                self._answer(batch)
+        return mine.result()
+
+    def _answer(self, batch: list[tuple[list[int], "Future[int]"]]) -> None:
+        try:
+            for (_, answer), label in zip(batch, self.choose(self.states([ids for ids, _ in batch])), strict=True):
+                answer.set_result(label)
+        except Exception as e:
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(e)
+
+    def save(self, folder: Path) -> None:
+        """Write the head; the base, or its adapter, is kept by whoever trained it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, folder / "head.safetensors")
+        facts = {"answers": self.answers, "pooling": self.pooling, "base": self.engine.sha256}
+        (folder / "head.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, engine: LocalEngine, *, adapter: str = BASE) -> "HeadEngine":
+        """Return the head of a folder on the base that it was trained on.
+
+        Raises:
+            ValueError: the head belongs to another base.
+        """
+        facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+        if facts["base"] != engine.sha256:
+            raise ValueError(f"the head of {folder} was trained on a base of hash {facts['base'][:12]}, not this one")
+        kept = load_file(folder / "head.safetensors")
+        return cls(engine, kept["weight"], kept["bias"], facts["answers"], pooling=facts["pooling"], adapter=adapter)

@@ -1,0 +1,116 @@
+"""What `export` writes, others load: weights that answer the same, a program, a card with the numbers."""
+
+import json
+from pathlib import Path
+
+import dspy
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eval.cli import main
+from models.load import EMBEDDED
+from programs.modules.classify import Classify
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the store of a finished experiment, and the cell of each method."""
+    folder = tmp_path_factory.mktemp("export")
+    rows = [{"text": f"{w} {n}", "label": y} for n in range(12) for w, y in (("lost card", "a"), ("late money", "b"))]
+    for name, part in (("train", rows[:16]), ("val", rows[16:20]), ("test", rows[20:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in part) + "\n")
+    (folder / "x.yaml").write_text(
+        "version: 1\ntasks:\n  - name: ab\n    program: classify\n"
+        "    data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}\n    fields: {text: input, label: output}\n"
+        "models: [{name: embedded, max_tokens: 4}]\n"
+        "methods: [{few_shot: {demos: 2}}, head, {sft: {epochs: 2, rank: 4, lr: 0.003}}]\n"
+    )
+    store = folder / "mlruns"
+    assert main(["run", str(folder / "x.yaml"), "--store", str(store), "--no-progress"]) == 0
+    cells = {"store": str(store)}
+    for file in store.glob("cells/*/result.json"):
+        cells[json.loads(file.read_text())["cell"]["method"]["name"]] = file.parent.name
+    return cells
+
+
+def export(finished: dict[str, str], method: str, folder: Path, *flags: str) -> int:
+    return main(["export", finished[method][:8], str(folder), "--store", finished["store"], *flags])
+
+
+def test_adapter_and_merged_weights_answer_the_same(
+    finished: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(finished, "sft", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert f"--enable-lora --max-lora-rank 8 --lora-modules tuned={tmp_path / 'out' / 'adapter'}" in told
+    base = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "out" / "merged")("text: lost card 3")["input_ids"]])
+    with torch.inference_mode():
+        plain = base(ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "merged")(ids).logits
+        adapted = PeftModel.from_pretrained(base, str(tmp_path / "out" / "adapter"))(ids).logits
+    assert (merged - adapted).abs().max() < 1e-3
+    assert (merged - plain).abs().max() > 0.1
+    template = (EMBEDDED / "chat_template.jinja").read_text()
+    assert (tmp_path / "out" / "adapter" / "chat_template.jinja").read_text().strip() == template.strip()
+    config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(EMBEDDED)
+    assert len((tmp_path / "out" / "train.jsonl").read_text().splitlines()) == 16
+
+
+def test_the_card_has_the_measured_numbers(finished: dict[str, str], tmp_path: Path) -> None:
+    assert export(finished, "sft", tmp_path / "out") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    result = json.loads((Path(finished["store"]) / "cells" / finished["sft"] / "result.json").read_text())
+    rows = (Path(finished["store"]) / "cells" / finished["sft"] / "rows.jsonl").read_text().splitlines()
+    mean = sum(json.loads(r)["score"] for r in rows) / len(rows)
+    assert f"| score | {mean:.3f}, 95 % interval" in card
+    assert f"n {len(rows)}, failed 0" in card
+    assert f"| lr | {result['notes']['lr']} |" in card
+    assert f"| cell | {finished['sft']} |" in card
+
+
+def test_dspy_loads_the_program(finished: dict[str, str], tmp_path: Path) -> None:
+    assert export(finished, "few_shot", tmp_path / "out") == 0
+    program = Classify(["text"], "label", [])
+    program.load(str(tmp_path / "out" / "program.json"))
+    assert len(program.predict.demos) == 2
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_a_head_is_exported_with_its_labels(
+    finished: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(finished, "head", tmp_path / "out") == 0
+    assert "vLLM serves no such head" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "head" / "head.json").read_text())["answers"] == ["a", "b"]
+
+
+def test_what_cannot_be_exported_is_refused(
+    finished: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    assert export(finished, "sft", tmp_path / "full") == 2
+    assert "not empty; name a new folder" in capsys.readouterr().err
+    assert main(["export", "zz", str(tmp_path / "new"), "--store", finished["store"]]) == 2
+    assert "zz: neither a file nor a finished cell of" in capsys.readouterr().err
+    weights = Path(finished["store"]) / "cells" / finished["sft"] / "fit" / "best" / "adapter_model.safetensors"
+    kept, changed = weights.read_bytes(), load_file(weights)
+    save_file({k: v + 1 for k, v in changed.items()}, weights)
+    try:
+        assert export(finished, "sft", tmp_path / "new") == 2
+    finally:
+        weights.write_bytes(kept)
+    assert "the weights are not those that were measured" in capsys.readouterr().err
+
+
+def test_dspy_is_not_told_of_a_language_model(finished: dict[str, str], tmp_path: Path) -> None:
+    assert export(finished, "few_shot", tmp_path / "out") == 0
+    state = json.loads((tmp_path / "out" / "program.json").read_text())
+    assert state["predict"]["lm"] is None
+    assert set(state["metadata"]["dependency_versions"]) == {"python", "dspy", "cloudpickle"}
+    assert dspy.__version__ == state["metadata"]["dependency_versions"]["dspy"]

@@ -1,0 +1,103 @@
+"""Learning curves: on simulated ones with a known limit and a known crossing."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from factories import make_cell, make_result
+
+from eval.compare import Comparison, compare
+from eval.experiment import Needs, Prices
+from eval.learning import learning_sentences
+from eval.power_law import NEVER, enough, fit_power_laws, flat, overtakes
+from eval.table import render, to_json
+
+SIZES = (64, 128, 256, 512, 1024)
+
+
+def test_a_curve_without_noise_is_found_exactly() -> None:
+    n = np.array(SIZES, float)
+    truth = np.stack([0.9 - 2.0 * n**-0.5, 0.7 - 0.5 * n**-0.25, np.full(5, 0.4)])
+    fit = fit_power_laws(SIZES, truth)
+    assert fit.at(SIZES) == pytest.approx(truth, abs=2e-3)
+    assert fit.limit == pytest.approx([0.9, 0.7, 0.4], abs=0.02)
+    assert fit.drop[2] == pytest.approx(0, abs=1e-9)
+
+
+def test_no_curve_passes_1_or_falls() -> None:
+    fit = fit_power_laws(SIZES, np.array([[0.2, 0.4, 0.6, 0.8, 0.99], [0.9, 0.8, 0.7, 0.6, 0.5]]))
+    assert fit.limit[0] <= 1
+    assert (np.diff(fit.at(SIZES)) >= -1e-12).all()
+    with pytest.raises(ValueError, match="2 sizes: a curve with a limit needs three"):
+        fit_power_laws((64, 128), np.ones((1, 2)))
+
+
+def test_doubling_stops_paying_where_it_does() -> None:
+    n = np.array(SIZES, float)
+    fit = fit_power_laws(SIZES, (0.9 - 2.0 * n**-0.5)[None])
+    size = enough(fit, 0.01, 64)[0]
+    assert size == pytest.approx((2.0 * (1 - 2**-0.5) / 0.01) ** 2, rel=0.1)
+    curve = fit.at([size, 2 * size])[0]
+    assert curve[1] - curve[0] == pytest.approx(0.01, abs=1e-6)
+    assert enough(flat(np.array([0.5])), 0.01, 64)[0] == 64
+
+
+def test_the_crossing_is_where_the_curves_cross() -> None:
+    n = np.array(SIZES, float)
+    tuned = fit_power_laws(SIZES, (0.95 - 4.0 * n**-0.5)[None])
+    assert overtakes(tuned, flat(np.array([0.75])), SIZES)[0] == pytest.approx(400, rel=0.05)
+    assert overtakes(tuned, flat(np.array([0.1])), SIZES)[0] == 64
+    assert overtakes(tuned, flat(np.array([0.96])), SIZES)[0] == NEVER
+
+
+def invented(tuned: Callable[[int], float], *, zero: float, seeds: int = 3, examples: int = 500) -> Comparison:
+    """Return the comparison of arms whose examples are right with a known chance."""
+    rng, results = np.random.default_rng(7), []
+
+    def scores(chance: float) -> list[float]:
+        return [float(x) for x in rng.random(examples) < chance]
+
+    results.append(make_result(make_cell("zero_shot"), scores(zero)))
+    for n in SIZES:
+        for seed in range(seeds):
+            results.append(make_result(make_cell("many_shot", size=n, seed=seed), scores(0.75)))
+            results.append(make_result(make_cell("sft", size=n, seed=seed), scores(tuned(n))))
+    return compare(results, needs=Needs(), prices=Prices(), experiment="invented")
+
+
+def test_the_interval_holds_the_true_crossing() -> None:
+    comparison = invented(lambda n: 0.95 - 4.0 * n**-0.5, zero=0.3)
+    learning = comparison.learning["intents"]
+    found = {(o.weights, o.context): o.size for o in learning.overtakings}
+    cross = found["sft", "many_shot"]
+    assert cross.low is not None
+    assert cross.high is not None
+    assert cross.low < 400 < cross.high
+    assert cross.high / cross.low < 4
+    assert found["sft", "zero_shot"].value is not None
+    assert found["sft", "zero_shot"].value < 100
+    curve = next(c for c in learning.curves if c.name == "sft")
+    assert curve.limit[1] < 0.95 < curve.limit[2]
+    assert learning.warnings == ()
+
+
+def test_curves_stand_in_the_table_and_in_the_json() -> None:
+    comparison = invented(lambda n: 0.6, zero=0.3)
+    assert "sft does not overtake many_shot up to 4 times the sizes measured" in " ".join(render(comparison).split())
+    data = json.loads(json.dumps(to_json(comparison)))["learning"]["intents"]
+    assert {c["name"] for c in data["curves"]} == {"many_shot", "sft"}
+    assert next(o for o in data["overtakings"] if o["context"] == "many_shot")["size"]["value"] is None
+    assert len(learning_sentences(comparison.learning["intents"])) == 4
+
+
+def test_small_sets_that_hurt_are_told() -> None:
+    comparison = invented(lambda n: 0.3 if n <= 64 else 0.8, zero=0.6)
+    warned = comparison.learning["intents"].warnings
+    assert [w.partition(" training")[0] for w in warned] == ["64"]
+    assert "! 64 training examples make sft worse than zero_shot" in render(comparison)
+
+
+def test_two_sizes_make_no_curve() -> None:
+    results = [make_result(make_cell("sft", size=n), [1.0, 0.0] * 10) for n in (64, 128)]
+    assert compare(results, needs=Needs(), prices=Prices(), experiment="x").learning == {}

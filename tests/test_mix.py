@@ -1,0 +1,63 @@
+"""General rows among the task's own."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from factories import make_cell
+
+from eval.experiment import MethodSpec
+from eval.keys import _files
+from eval.methods import method_of
+from finetune.mix import read_general
+from models.load import LoadedModel
+from programs.modules.classify import Classify
+from programs.task import Budget, UserError
+
+
+def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+    return float(gold.label == pred.label)
+
+
+def general(file: Path, count: int) -> Path:
+    rows = [{"prompt": f"count {n}", "completion": f"{n} it is"} for n in range(count)]
+    file.write_text("\n".join(json.dumps(r) for r in rows) + "\n")
+    return file
+
+
+def test_the_share_of_general_rows_is_the_one_asked_for(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    file = general(tmp_path / "general.jsonl", 30)
+    options = {"mix": 0.2, "mix_file": str(file), "epochs": 1, "rank": 4}
+    fitted = method_of("sft", options).fit(
+        Classify(["text"], "label", []), train=intents[:20], val=intents[20:], metric=metric, lm=spoken.lm, seed=0,
+        budget=Budget(workdir=tmp_path / "fit", threads=4),
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "fit" / "train.jsonl").read_text().splitlines()]
+    mixed = [r for r in rows if r["prompt"][0]["content"].startswith("count ")]
+    assert (len(rows), len(mixed)) == (25, 5)
+    assert (fitted.notes["rows"], fitted.notes["general_rows"]) == (20, 5)
+
+
+def test_a_file_that_cannot_be_mixed_in_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sft mix 0\.1 is a share below 1 of the rows of `mix_file`; write both"):
+        method_of("sft", {"mix": 0.1})
+    with pytest.raises(UserError, match="no such file; name JSON lines"):
+        read_general(tmp_path / "none.jsonl")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n')
+    with pytest.raises(UserError, match=r"bad\.jsonl:1: not a row with prompt and completion"):
+        read_general(tmp_path / "bad.jsonl")
+
+
+def test_another_content_of_the_file_is_another_cell(tmp_path: Path) -> None:
+    file = general(tmp_path / "general.jsonl", 3)
+    cell = replace(make_cell("sft"), method=MethodSpec("sft", {"mix": 0.1, "mix_file": str(file)}))
+    first = _files(cell)
+    assert list(first) == ["general.jsonl"]
+    general(file, 4)
+    assert _files(cell) != first
+    assert _files(make_cell("sft")) == {}

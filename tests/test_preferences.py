@@ -1,0 +1,85 @@
+"""DPO on the model's own mistakes, and DSPy's optimizers of weights on a local model."""
+
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from eval.methods import method_of
+from finetune.preferences import preferences
+from finetune.provider import trainable
+from models.load import LoadedModel
+from models.prompt import engine_of
+from programs.demos import with_demos
+from programs.modules.classify import Classify
+from programs.score import mean_score, score_examples
+from programs.task import Budget, UserError
+
+
+def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+    return float(gold.label == pred.label)
+
+
+def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+    pairs = preferences(
+        Classify(["text"], "label", []), intents, metric=metric, lm=spoken.lm,
+        budget=Budget(workdir=tmp_path, threads=4), attempts=1,
+    )  # fmt: skip
+    labels = {f"text: {e['text']}": e["label"] for e in intents}
+    assert len(pairs.rows) + pairs.never_wrong == len(intents)
+    for row in pairs.rows:
+        assert row["chosen"][0]["content"] == labels[row["prompt"][-1]["content"]] != row["rejected"][0]["content"]
+    with pytest.raises(UserError, match="dpo has no pairs: none of 3 train examples was answered wrongly"):
+        preferences(
+            Classify(["text"], "label", []), intents[:3], metric=lambda *a, **k: 1.0, lm=spoken.lm,
+            budget=Budget(workdir=tmp_path), attempts=1,
+        )  # fmt: skip
+
+
+def test_dpo_widens_the_margin(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+    fitted = method_of("dpo", {"epochs": 4, "attempts": 1, "rank": 4, "bf16": False}).fit(
+        Classify(["text"], "label", []), train=intents[:20], val=intents[20:], metric=metric, lm=spoken.lm, seed=0,
+        budget=Budget(workdir=tmp_path, threads=4),
+    )  # fmt: skip
+    assert fitted.notes["margins"][-1] > fitted.notes["margins"][0] + 0.1
+    assert fitted.notes["loss"][-1] < fitted.notes["loss"][0]
+    assert fitted.notes["logit_change"] > 1e-3
+    with pytest.raises(UserError, match=r"dpo starts from whole weights; write `chain: \[\{sft: \{adapter: none\}\}"):
+        method_of("dpo", {}).fit(
+            Classify(["text"], "label", []), train=intents, val=intents, metric=metric, lm=fitted.lm, seed=0,
+            budget=Budget(workdir=tmp_path),
+        )  # fmt: skip
+
+
+def test_dspys_bootstrap_finetune_trains_a_local_model(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    # With a few demonstrations the model gives some right answers to learn from.
+    student = with_demos(Classify(["text"], "label", []), intents[20:])
+    student.set_lm(trainable(spoken.lm, tmp_path))
+    before = engine_of(spoken.lm).logits([5, 6, 7])
+    optimizer = dspy.BootstrapFinetune(metric=metric, train_kwargs={"epochs": 1, "rank": 4}, num_threads=2)
+    tuned = optimizer.compile(student, trainset=intents[:20])
+    lm = tuned.get_lm()
+    assert lm.model.startswith(f"{spoken.lm.model}+")
+    assert (engine_of(lm).logits([5, 6, 7], lm.model.partition("+")[2]) - before).abs().max() > 1e-3
+    assert engine_of(spoken.lm).logits([5, 6, 7]).equal(before)
+    assert tuned(text="I lost my new card").label.strip()
+
+
+def test_dspys_better_together_trains_a_local_model(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    student = Classify(["text"], "label", [])
+    student.set_lm(trainable(spoken.lm, tmp_path))
+    optimizer = dspy.BetterTogether(
+        metric=metric,
+        p=dspy.BootstrapFewShot(metric=metric, max_bootstrapped_demos=2, max_labeled_demos=4),
+        w=dspy.BootstrapFinetune(metric=metric, train_kwargs={"epochs": 1, "rank": 4}, num_threads=2),
+    )
+    tuned = optimizer.compile(student, trainset=intents[:20], valset=intents[20:], strategy="p -> w")
+    steps = [c["strategy"] for c in tuned.candidate_programs]
+    assert any("w" in s for s in steps)
+    assert list((tmp_path / "training-1" / "best").glob("*.safetensors"))
+    assert mean_score(list(score_examples(tuned, intents[20:], metric))) >= 0

@@ -1,0 +1,175 @@
+"""Training: the options of sft, and a training that is killed and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import optuna
+import pytest
+from safetensors.torch import load_file
+
+from eval.methods import method_of
+from finetune.search import early_agreement
+from models.load import LoadedModel, load_model
+from models.spec import ModelSpec
+from programs.modules.classify import Classify
+from programs.task import Budget, Fitted, UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+    return float(gold.label == pred.label)
+
+
+def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any) -> Fitted:
+    return method_of("sft", {"rank": 4, "bf16": False, **options}).fit(
+        Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+        budget=Budget(workdir=folder, threads=4),
+    )  # fmt: skip
+
+
+OPTIONS = {
+    "dora": {"adapter": "dora"},
+    "target_modules": {"target_modules": "q_proj, v_proj"},
+    "packing": {"packing": True, "batch_size": 1},
+    "gradient_checkpointing": {"gradient_checkpointing": True},
+    "bf16": {"bf16": True},
+    "accumulate": {"batch_size": 2, "accumulate": 4},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_trains(name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+    fitted = fit(intents, spoken, tmp_path, epochs=4, **OPTIONS[name])
+    assert fitted.notes["loss"][-1] < fitted.notes["loss"][0]
+    assert fitted.notes["logit_change"] > 1e-3
+    wanted = json.loads((tmp_path / "best" / "adapter_config.json").read_text())
+    assert wanted["use_dora"] == (name == "dora")
+    assert (set(wanted["target_modules"]) == {"q_proj", "v_proj"}) == (name == "target_modules")
+
+
+def test_packed_examples_do_not_see_each_other(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    """One pack in one step has the loss of the same rows in one padded batch."""
+    packed = fit(intents, spoken, tmp_path / "a", epochs=1, packing=True, batch_size=1, lr=1e-9)
+    padded = fit(intents, spoken, tmp_path / "b", epochs=1, batch_size=20, lr=1e-9)
+    assert packed.notes["loss"] == pytest.approx(padded.notes["loss"], rel=1e-3)
+
+
+def test_early_stopping_reads_the_tasks_own_metric(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    fitted = fit(intents, spoken, tmp_path, epochs=6, patience=2, lr=1e-9)
+    assert len(fitted.notes["val_scores"]) == 3
+    whole = fit(intents, spoken, tmp_path, epochs=6, lr=1e-9)
+    assert fitted.spent.train_tokens * 3 == whole.spent.train_tokens
+
+
+def test_four_bits_are_refused_before_anything_is_spent() -> None:
+    with pytest.raises(UserError, match=r"'qlora' needs CUDA and bitsandbytes, and .*; set `adapter: lora`"):
+        method_of("sft", {"adapter": "qlora"})
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "train": {"epochs": 4, "batch_size": 2, "dropout": 0.1},
+    "search": {"epochs": 1, "search": {"trials": 4, "early": 0.25, "finish": 2}},
+}
+
+
+def fit_for_long(what: str, folder: Path, progress: Any = len) -> Fitted:
+    """Fit on the rows of the folder, with a checkpoint at each step; the process that the test kills runs this too."""
+    rows = json.loads((folder.parent / "rows.json").read_text())
+    examples = [dspy.Example(**r).with_inputs("text") for r in rows]
+    model = load_model(ModelSpec("embedded", max_tokens=8))
+    options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
+    with dspy.context(lm=model.lm, adapter=model.adapter):
+        return method_of("sft", options).fit(
+            Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+            budget=Budget(workdir=folder, checkpoints=folder / "checkpoints", threads=4, progress=progress),
+        )  # fmt: skip
+
+
+def tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def kill_at(what: str, folder: Path, examples: list[dspy.Example], wanted: Callable[[str], bool]) -> None:
+    """Start the same fit in a process of its own, and kill it at the first line of progress that is wanted."""
+    (folder.parent / "rows.json").write_text(json.dumps([e.toDict() for e in examples]))
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", __file__, what, str(folder)], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert any(wanted(line) for line in process.stderr)
+        process.send_signal(signal.SIGKILL)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = load_file(folder / "best" / "adapter_model.safetensors")
+    return found
+
+
+def test_a_killed_training_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
+    # In the middle of the second epoch of four, ten steps each.
+    kill_at("train", tmp_path / "killed", intents, lambda line: "training step 16/40" in line)
+    one, two = (fit_for_long("train", tmp_path / n) for n in ("whole", "killed"))
+    assert 14 <= two.notes["resumed_from_step"] < 20
+    assert [one.notes[n] for n in ("loss", "val_scores", "best_epoch")] == [
+        two.notes[n] for n in ("loss", "val_scores", "best_epoch")
+    ]
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(first[k].equal(second[k]) for k in first)
+    assert one.spent.train_tokens == two.spent.train_tokens
+    assert fit_for_long("train", tmp_path / "killed").notes == two.notes
+
+
+def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
+    kill_at("search", tmp_path / "killed", intents, lambda line: line.startswith("trial 2/4"))
+    lines = list[str]()
+    one, two = fit_for_long("search", tmp_path / "whole", lines.append), fit_for_long("search", tmp_path / "killed")
+    assert one.notes["search"] == two.notes["search"]
+    assert [t["final"] is not None for t in one.notes["search"]["trials"]].count(True) == 2
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(first[k].equal(second[k]) for k in first)
+    assert (one.spent.train_tokens, one.spent.calls) == (two.spent.train_tokens, two.spent.calls)
+    assert two.notes["discarded_seconds"] > 0.4 * two.spent.seconds > 0
+    assert "2 of 4 trials finished; Spearman's correlation of their early and final score is" in lines[-1]
+    study = optuna.load_study(
+        study_name=None, storage=f"sqlite:///{tmp_path / 'killed' / 'checkpoints' / 'sft' / 'optuna.db'}"
+    )
+    tokens = sorted(t.user_attrs["tokens"] for t in study.trials if t.state.name == "COMPLETE")
+    # Two trials went on to their end; every one stopped after a quarter of its steps, rounded up to whole ones.
+    whole = (one.spent.train_tokens - sum(tokens[:2])) / 2
+    assert all(0.2 * whole < n < 0.6 * whole for n in tokens)
+    states = [t.state.name for t in study.trials]
+    assert states.count("COMPLETE") == 4
+    assert set(states) <= {"COMPLETE", "FAIL"}
+
+
+def test_agreement_of_rankings() -> None:
+    early, final = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.2, 0.1, 0.3, 0.6, 0.4, 0.5]
+    told = early_agreement(early, final)
+    assert told["spearman"] == pytest.approx(1 - 6 * (1 + 1 + 0 + 4 + 1 + 1) / (6 * 35))
+    assert (told["top"], told["top_shared"]) == (3, 3)
+    assert early_agreement([1.0, 1.0], [0.5, 0.6])["spearman"] is None
+
+
+def test_a_plan_that_cannot_be_followed_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"`earlier: 0.2` is unknown; use trials, early, finish with numbers"):
+        method_of("sft", {"search": {"trials": 4, "earlier": 0.2}})
+    with pytest.raises(UserError, match="write 1 <= finish <= trials"):
+        method_of("sft", {"search": {"trials": 2}})
+
+
+if __name__ == "__main__":
+    fit_for_long(sys.argv[1], Path(sys.argv[2]), tell)
