@@ -6,7 +6,7 @@ So does an experiment's run in MLflow, from its first cell to its verdict: whoev
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from eval.store import TRACKED, UNSENT, cell_folder, check_fitted, load_result, 
 from eval.table import render, to_json
 from eval.tracking import Tracker
 from models.secret import redact
+from programs.retrieval.base import silent
 
 PARENTS = "unfinished"
 """Folder of the marks of experiments."""
@@ -95,8 +96,17 @@ def unfinished(store: Path, uri: str) -> list[Unsent]:
     ]
 
 
-def finish(tracker: Tracker, store: Path, unsent: Unsent, comparison: Comparison | None = None) -> None:
+def finish(
+    tracker: Tracker,
+    store: Path,
+    unsent: Unsent,
+    comparison: Comparison | None = None,
+    *,
+    then: Callable[[str], None] = silent,
+) -> None:
     """End the run of an experiment, with its verdict where there is one, and take its mark away.
+
+    `then` tells MLflow the rest, given the run; as long as it fails, the mark stays and the next run tries again.
 
     Raises:
         TrackingError: MLflow could not be reached or written.
@@ -105,6 +115,7 @@ def finish(tracker: Tracker, store: Path, unsent: Unsent, comparison: Comparison
     if comparison is not None:
         tracker.verdict(parent, render(comparison), to_json(comparison))
     tracker.finish(parent)
+    then(parent)
     _parent_file(store, unsent, tracker.uri).unlink(missing_ok=True)
 
 

@@ -64,15 +64,15 @@ class SafeTracker:
         Runs of the experiment that other settings left without a verdict end without one.
         """
 
+        def rest(parent: str) -> None:
+            for arms in curves(comparison.arms):
+                self._opened().curve(parent, arms)
+            register_winners(self._opened(), self.store, comparison, results, tasks, self.progress.note)
+
         def job() -> None:
             left = {u.name: u for u in unfinished(self.store, store_uri(self.store, self._uri))}
             if unsent.name in self._told | left.keys():
-                tracker = self._opened()
-                parent = tracker.parent(unsent.experiment, unsent.params)
-                for arms in curves(comparison.arms):
-                    tracker.curve(parent, arms)
-                register_winners(tracker, self.store, comparison, results, tasks, self.progress.note)
-                finish(tracker, self.store, unsent, comparison)
+                finish(self._opened(), self.store, unsent, comparison, then=rest)
             for name, other in left.items():
                 if name != unsent.name and other.experiment == unsent.experiment:
                     finish(self._opened(), self.store, other)

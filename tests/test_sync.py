@@ -15,6 +15,8 @@ from remote_experiment import first_word, write_remote
 
 from eval import safe_tracker
 from eval.cli import main
+from eval.outbox import send, unfinished, waiting
+from eval.tracking import Tracker
 
 
 @contextmanager
@@ -99,3 +101,23 @@ def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> No
     assert ended(start(tmp_path, tmp_path / "said", "sync", "--store", str(store))) == 0
     assert (tmp_path / "said.out").read_text() == "2 cells sent to MLflow\n"
     assert not list(store.glob("cells/*/unsent.json"))
+
+
+@pytest.mark.parametrize("ends", ["run", "sync", "run of other settings"])
+def test_a_process_that_died_before_its_verdict_leaves_nothing_open(tmp_path: Path, store: Path, ends: str) -> None:
+    with openai_server(first_word) as served:
+        flags = ["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]
+        assert main([*flags, "--tracking-uri", "none"]) == 0
+        # All that a run does until its last cell is sent, and nothing of what comes then.
+        tracker = Tracker(store)
+        for result, unsent in waiting(store, [f.name for f in store.glob("cells/*")]):
+            send(tracker, store, result, unsent)
+        assert [u.name for u in unfinished(store, tracker.uri)] == [unsent.name]
+        parent = tracker.parent(unsent.experiment, unsent.params)
+        assert tracker.client.get_run(parent).info.status == "RUNNING"
+        last = {"sync": ["sync", "--store", str(store)], "run": flags}.get(ends, [*flags, "--only", "zero_shot"])
+        assert main(last) == 0
+    assert runs_of(store)[1] == [parent]
+    assert unfinished(store, tracker.uri) == []
+    told = {a.path for a in tracker.client.list_artifacts(parent)}
+    assert ("comparison.json" in told) == (ends != "run of other settings")
