@@ -31,10 +31,9 @@ def main() -> int:
     before, grown = resident(), list[str]()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
-        for n in range(0, flags.rows, 32):
-            append_rows(file, [
-                Row(i, float(n % 2), "", 100, 0, 5, 1, 0.1, 0.0, {"label": f"label {n % 77}"}) for i in ids[n : n + 32]
-            ])  # fmt: skip
+        for n in range(0, flags.rows, 1000):
+            part = [(i, {"label": f"label {n % 77}"}) for i in ids[n : n + 1000]]
+            append_rows(file, [Row(i, 1.0, "", 100, 0, 5, 1, 0.1, 0.0, output) for i, output in part])
         grown.append(f"appending {resident() - before:.0f}")
         done = {sys.intern(row.id) for row in read_rows(file)}
         grown.append(f"resuming {resident() - before:.0f}")

@@ -22,9 +22,10 @@ def read_retrieval(doc: Document, node: yaml.Node) -> tuple[Retrieval, ...]:
 def _one(doc: Document, node: yaml.Node) -> Retrieval | None:
     """Return one entry, None when its backend does not exist."""
     backends = {e.name: e for e in catalog.backends()}
-    keys = {k.value: v for k, v in node.value} if isinstance(node, yaml.MappingNode) else {}
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    keys = {k.value: v for k, v in pairs if isinstance(k, yaml.ScalarNode)}
     backend = doc.value(keys["backend"]) if "backend" in keys else Retrieval.backend
-    if backend not in backends:
+    if not isinstance(backend, str) or backend not in backends:
         doc.unknown(keys["backend"], "retrieval backend", str(backend), backends)
         return None
     before = len(doc.problems)

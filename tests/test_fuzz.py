@@ -106,9 +106,16 @@ def fuzzed(most: int) -> Any:
 
 
 CI, NIGHTLY = fuzzed(66), fuzzed(3400)
+FOUND = [b"retrieval: {backend: []}", b"retrieval: {? [a] : 1}"]
+"""What has broken the reader before."""
 test_experiment_files = CI(given(TEXTS)(check_experiment))
 test_rows = CI(given(LINES)(check_rows))
 test_data = CI(given(LINES, st.sampled_from([".jsonl", ".csv", ".parquet", ".txt"]))(check_data))
 test_many_experiment_files = pytest.mark.nightly(NIGHTLY(given(TEXTS)(check_experiment)))
 test_many_rows = pytest.mark.nightly(NIGHTLY(given(LINES)(check_rows)))
 test_many_data = pytest.mark.nightly(NIGHTLY(given(LINES, st.sampled_from([".jsonl", ".csv", ".parquet"]))(check_data)))
+
+
+@pytest.mark.parametrize("text", FOUND)
+def test_what_has_been_found_stays_mended(text: bytes) -> None:
+    check_experiment(text)
