@@ -12,6 +12,7 @@ from eval.cli import main
 from eval.compare import compare
 from eval.experiment import Needs, Prices
 from eval.measure import read_rows
+from eval.parse import read_experiment
 
 METHODS = "[zero_shot, few_shot: {demos: 3}, retrieved_demos: {demos: 3}]"
 
@@ -88,3 +89,12 @@ def test_a_dropped_result_stands_only_beside_what_beat_it() -> None:
     assert loser.stands(racing=True, planned=["winner", "other"])
     assert not loser.stands(racing=True, planned=["other"])
     assert not loser.stands(racing=False, planned=["winner"])
+
+
+def test_a_need_that_could_rule_the_winner_out_is_a_doubt_about_racing(tmp_path: Path) -> None:
+    file = write_openings(tmp_path, METHODS, more="racing: true\nneeds: {max_p95_ms: 100}\n")
+    experiment, problems = read_experiment(file)
+    assert experiment is not None
+    assert experiment.racing
+    assert [(p.level, p.what.partition(" by ")[0]) for p in problems] == [("warning", "`racing` drops arms")]
+    assert not any("racing" in p.what for p in read_experiment(write_openings(tmp_path, METHODS))[1])
