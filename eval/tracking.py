@@ -148,7 +148,12 @@ class Tracker:
             split = Dataset(
                 cell.task, result.split_sha256[:12], "local", json.dumps({"split_sha256": result.split_sha256})
             )
-            self.client.log_inputs(run_id, [DatasetInput(split, [InputTag("mlflow.data.context", "test")])])
+            inputs = [DatasetInput(split, [InputTag("mlflow.data.context", "test")])]
+            try:
+                self.client.log_inputs(run_id, inputs)
+            except Exception:
+                # MLflow looks a dataset up and then inserts it: of two first writers one fails, and now finds it.
+                self.client.log_inputs(run_id, inputs)
             self.client.log_table(run_id, rows_table(result), "rows.json")
             self.client.log_dict(run_id, {"notes": result.notes, "warnings": result.warnings}, "notes.json")
             for name in ("program.json", "fit.json"):

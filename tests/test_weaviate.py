@@ -210,4 +210,4 @@ def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
     assert main(["run", str(tmp_path / "x.yaml"), "--store", str(tmp_path / "s"), "--json"]) == 0
     shown = capsys.readouterr()
     assert [arm["retrieval"] for arm in json.loads(shown.out)["arms"]] == ["bm25 k=1"]
-    assert "failed to fit: RetrievalFailed: Weaviate at" in shown.err
+    assert "could not be fitted: RetrievalFailed: Weaviate at" in shown.err
