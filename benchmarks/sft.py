@@ -24,7 +24,8 @@ import dspy
 from eval.passages import Indexes, Passages
 from finetune.render import render_training_text
 from finetune.sft import Sft, learning_rate
-from finetune.training import sft_config, train_model
+from finetune.targets import targets_of
+from finetune.training import Ground, sft_config, train_model
 from models.load import EMBEDDED, load_model
 from models.prompt import engine_of
 from models.spec import ModelSpec
@@ -84,7 +85,10 @@ def main() -> int:
     with dspy.context(lm=model.lm, adapter=model.adapter), tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         train = Passages(task, None, Indexes(data, str)).attach(task.train[: a.rows], "gold")
-        text = render_training_text(task.program(), train, model.lm)
+        budget = Budget(metric_calls=None, workdir=data / "sft", threads=1)
+        metric = task.metric
+        targets = targets_of("gold", task.program(), train, metric=metric, lm=model.lm, budget=budget, attempts=1)
+        text = render_training_text(task.program(), targets.calls, model.lm)
         (data / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in text.rows), encoding="utf-8")
         lr = learning_rate(options, engine_of(model.lm).model.num_parameters())
         config, tokens = sft_config(options, text, data / "out", lr, SEED), sum(text.lengths)
@@ -95,10 +99,8 @@ def main() -> int:
             trl_command("trl sft --packing", data, config, options, tokens, "--packing", "true"),
         ]
         start = time.perf_counter()
-        run = train_model(
-            options, text, program=task.program(), val=task.val[:4], metric=task.metric, lm=model.lm, seed=SEED,
-            budget=Budget(metric_calls=None, workdir=data / "sft", threads=1),
-        )  # fmt: skip
+        ground = Ground(task.program(), task.val[:4], metric, model.lm, SEED, budget)
+        run = train_model(options, text, ground, folder=data / "sft")
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     runs.append(Measured("sft", tokens / seconds, run.losses, peak))

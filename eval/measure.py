@@ -137,15 +137,17 @@ def measure_accuracy(
     progress.examples(before, len(examples))
     start, fresh, batch = time.perf_counter(), 0, list[Row]()
     answers = None if model.local else file.with_name("serving.jsonl")
+    kept = start
     lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
     try:
         with dspy.context(lm=lm, adapter=model.adapter):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
                 fresh += 1
-                if len(batch) >= 32:
+                # A write waits for the disk: rows that come by the thousand are written ten times a second.
+                if len(batch) >= 32 and time.perf_counter() - kept >= 0.1:
                     append_rows(file, batch)
-                    batch = []
+                    batch, kept = [], time.perf_counter()
                 progress.examples(before + fresh, len(examples))
     finally:
         append_rows(file, batch)
