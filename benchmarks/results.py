@@ -23,7 +23,7 @@ TABLES = {
     "base_banking77": (f"{BASE} banking77", "CROSSOVER_DATA"),
     "base_reading": (f"{BASE} reading", "CROSSOVER_DATA"),
     "overhead": ("python benchmarks/overhead.py", ""),
-    "sft_speed": ("python benchmarks/sft.py", ""),
+    "sft_speed": ("python benchmarks/sft.py --rows 64", ""),
     "start": ("python benchmarks/start.py", ""),
     "many_shot": ("python benchmarks/many_shot.py --questions 32 --few 3", ""),
     "recall_squad": ("python benchmarks/recall.py $SQUAD", "SQUAD"),

@@ -16,14 +16,11 @@ import numpy as np
 from section import write_section
 
 from eval.experiment import Cell, plan
-from eval.keys import Keys
 from eval.measure import Latency, Result
 from eval.parse import read_experiment
-from eval.passages import Indexes
-from eval.prepare import load_tasks
+from eval.prepare import prepare
 from eval.recorded import record
 from eval.store import cell_folder, save_result
-from models.load import model_sha256
 from programs.task import Spent
 
 LABELS = 77
@@ -62,13 +59,12 @@ def write_store(file: Path, store: Path, rows: int) -> list[str]:
     """Write the finished cells of the experiment and return their keys."""
     experiment, problems = read_experiment(file)
     assert experiment is not None, problems
-    tasks, _ = load_tasks(experiment.tasks)
-    keyed = Keys(experiment, tasks, {m: model_sha256(m) for m in experiment.models}, Indexes(store))
-    rng, split, keys = np.random.default_rng(0), tasks["big"].split_sha256(), []
+    keyed = prepare(experiment, store=store)
+    rng, split, keys = np.random.default_rng(0), keyed.split_sha256["big"], []
     for number, cell in enumerate(plan(experiment)):
         keys.append(keyed.of(cell))
         write_cell(store, keys[-1], cell, split, 0.5 + 0.03 * number, rows, rng)
-    record(store, experiment, keys)
+    record(store, experiment, keys, keyed.split_sha256)
     return keys
 
 
