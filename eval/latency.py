@@ -9,8 +9,8 @@ from pathlib import Path
 import dspy
 
 from eval.measure import Latency
-from eval.rows import whole_lines
 from models.first_token import noting_first_token
+from models.lines import whole_lines
 from models.load import LoadedModel
 from models.prompt import engine_of
 from programs.task import Fitted

@@ -31,7 +31,7 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
     if spec.decode not in DECODES:
         doc.unknown(node, "decode", spec.decode, DECODES[1:])
-    elif spec.decode and not runs_here(spec):
+    elif spec.decode and not spec.runs_here:
         doc.fault(node, f"`decode: labels` on {spec.name!r}, which runs elsewhere", "use it on a model that runs here")
     elif spec.decode and spec.adapter not in ("", "plain"):
         doc.fault(
@@ -47,11 +47,6 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
     elif spec.name != "embedded" and "/" not in spec.name:
         doc.unknown(node, "model", spec.name, ("embedded", "local:FOLDER", *API_MODELS))
     return spec
-
-
-def runs_here(spec: ModelSpec) -> bool:
-    """Return whether the model's weights are loaded into this process."""
-    return spec.name == "embedded" or spec.name.startswith("local:")
 
 
 def _without_key(doc: Document, node: yaml.Node) -> tuple[yaml.Node, str]:

@@ -56,7 +56,7 @@ def check_models(experiment: Experiment) -> list[Problem]:
     problems = []
     judges = [t.judge.model for t in experiment.tasks if t.judge]
     for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else []), *judges]:
-        if spec.name == "embedded" or spec.name.startswith("local:"):
+        if spec.runs_here:
             folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
             if folder.is_absolute() and not list(folder.glob("*.safetensors")):
                 problems.append(

@@ -16,6 +16,7 @@ from dspy.clients.call_result import usage_dict
 
 from models.price import api_price
 from models.prompt import engine_of, messages_of
+from models.wrapping import WrappingEngine
 
 
 class Stopped(BaseException):
@@ -124,26 +125,13 @@ class Allowance:
         return lm
 
 
-class LimitedEngine:
+class LimitedEngine(WrappingEngine):
     """An engine that asks another one while the allowance lasts."""
 
     def __init__(self, inner: Any, allowance: Allowance, *, local: bool) -> None:
         """Hold the calls to `inner` to the limits; those of a local model cost no dollars."""
-        self.inner, self.allowance, self.local = inner, allowance, local
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "LimitedEngine":
-        """Return itself: copies are held to the same limits."""
-        return self
-
-    @property
-    def supported_params(self) -> frozenset[str]:
-        """Return the request options that a remote model takes."""
-        return frozenset() if self.local else self.inner.supported_params
-
-    @property
-    def supports_response_schema(self) -> bool:
-        """Return whether a remote model's answers can be bound to a JSON schema."""
-        return False if self.local else bool(self.inner.supports_response_schema)
+        super().__init__(inner, local=local)
+        self.allowance = allowance
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer a request that the limits allow.

@@ -42,7 +42,7 @@ def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
         FileNotFoundError: the folder of a local model does not exist.
         ValueError: the adapter is not one of `plain`, `chat`, `json`, or does not go with `decode`.
     """
-    if spec.name != "embedded" and not spec.name.startswith("local:"):
+    if not spec.runs_here:
         return _remote_model(spec)
     from models.local import LocalEngine
 
@@ -115,7 +115,7 @@ def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:
 def model_sha256(spec: ModelSpec) -> str:
     """Return the hash by which cells know a model; weights in a folder are hashed without being loaded."""
     folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
-    if spec.name != "embedded" and not spec.name.startswith("local:"):
+    if not spec.runs_here:
         return spec.name
     if not folder.is_dir():
         return load_model(spec).sha256

@@ -6,7 +6,6 @@ and gets the kept answers, for which nothing is paid a second time. They count a
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -19,8 +18,10 @@ from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
 from models.allowance import Stopped
+from models.lines import whole_lines
 from models.price import api_price
 from models.prompt import engine_of
+from models.wrapping import WrappingEngine
 
 
 class BudgetSpent(BaseException):
@@ -74,7 +75,7 @@ class Meter:
         self._changed = threading.Condition()
         self._under_way = 0
         self._started, self._before = time.monotonic(), 0.0
-        for line in _lines(self.file):
+        for line in whole_lines(self.file):
             self._kept[line["request"]].append(line)
             self._before = max(self._before, float(line["at"]))
 
@@ -169,26 +170,13 @@ class Meter:
             raise Stopped(self.stopped) from e
 
 
-class MeteredEngine:
+class MeteredEngine(WrappingEngine):
     """An engine that asks another one and tells the meter."""
 
     def __init__(self, inner: Any, meter: Meter, *, local: bool) -> None:
         """Count the calls to `inner`; those of a local model cost machine time alone."""
-        self.inner, self.meter, self.local = inner, meter, local
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "MeteredEngine":
-        """Return itself: copies are counted on the same meter."""
-        return self
-
-    @property
-    def supported_params(self) -> frozenset[str]:
-        """Return the request options that a remote model takes."""
-        return frozenset() if self.local else self.inner.supported_params
-
-    @property
-    def supports_response_schema(self) -> bool:
-        """Return whether a remote model's answers can be bound to a JSON schema."""
-        return False if self.local else bool(self.inner.supports_response_schema)
+        super().__init__(inner, local=local)
+        self.meter = meter
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer by the kept answer of a killed fit, else by the model."""
@@ -228,19 +216,3 @@ def _response(request: lm15.Request, line: dict[str, Any]) -> lm15.Response:
             cache_read_tokens=details.get("cached_tokens"), cache_write_tokens=details.get("cache_creation_tokens"),
         ),
     )  # fmt: skip
-
-
-def _lines(file: Path | None) -> list[dict[str, Any]]:
-    """Return the whole lines of the file; one that a kill left torn is cut off."""
-    if file is None or not file.exists():
-        return []
-    lines, good = [], 0
-    with file.open("rb") as f:
-        for raw in f:
-            try:
-                lines.append(json.loads(raw))
-            except ValueError:
-                break
-            good += len(raw)
-    os.truncate(file, good)
-    return lines

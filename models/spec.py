@@ -23,3 +23,8 @@ class ModelSpec:
     """`${NAME}` of the environment variable that holds the key; empty for the provider's usual one."""
     timeout: float = 120.0
     """Seconds without an answer after which an API request has failed."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Return whether the model's weights are loaded into this process."""
+        return self.name == "embedded" or self.name.startswith("local:")
