@@ -85,7 +85,7 @@ def crossover() -> None:
 @crossover.command()
 @experiment_options
 @click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls of the accuracy pass.")
-@click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the missing cells, what they take at most, and stop.")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; what was measured is kept aside.")
 @limit_options
 @gate_options
@@ -111,7 +111,7 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     """
     experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
     if flags["dry_run"]:
-        return _dry_run(experiment)
+        return _dry_run(experiment, store)
     if flags["verbose"]:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from eval.progress import Progress
@@ -141,15 +141,14 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     return EXIT_INTERRUPTED if interrupted else code
 
 
-def _dry_run(experiment: "Experiment") -> int:
-    from eval.experiment import plan
+def _dry_run(experiment: "Experiment", store: Path) -> int:
+    from eval.forecast import forecast, forecast_table
+    from eval.visible import visible
 
-    cells = plan(experiment)
-    for cell in cells:
-        size, knows = cell.train_size or "all", cell.knowledge.label
-        facts = f"train={size}  {knows}  seed={cell.seed}"
-        click.echo(f"{cell.task}  {cell.model.name}  {cell.method.label}  {facts}")
-    click.echo(f"{len(cells)} cells", err=True)
+    cells, finished = forecast(experiment, store=store)
+    for line in forecast_table(cells):
+        click.echo(visible(line))
+    click.echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)
     return 0
 
 

@@ -51,8 +51,12 @@ def _cells(arm: Arm) -> tuple[str, ...]:
 def arms_table(arms: Sequence[Arm]) -> list[str]:
     """Return the lines of one task's table, best score first."""
     ranked = sorted(arms, key=lambda a: (-a.score.mean if a.score.n else math.inf, a.name))
-    lines = [HEADER, *map(_cells, ranked)]
-    widths = [max(len(line[c]) for line in lines) for c in range(len(HEADER))]
+    return columns([HEADER, *map(_cells, ranked)])
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines whose columns stand below each other, the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(
             t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths, strict=True))
