@@ -16,6 +16,7 @@ from eval.verbs.compare import compare, recommend
 from eval.verbs.export import export
 from eval.verbs.human_sheet import human_sheet
 from eval.verbs.index import index
+from eval.verbs.init import init
 from eval.verbs.options import experiment_of, experiment_options, gate_options, limit_options, store_option
 from eval.verbs.report import deliver, report, wanted_of
 from eval.verbs.sync import sync
@@ -243,6 +244,7 @@ crossover.add_command(compare)
 crossover.add_command(recommend)
 crossover.add_command(report)
 crossover.add_command(index)
+crossover.add_command(init)
 crossover.add_command(sync)
 crossover.add_command(export)
 crossover.add_command(human_sheet)

@@ -78,6 +78,19 @@ def test_the_environment_stands_in_for_flags_and_flags_win(
     assert capsys.readouterr().err == "2 cells\n"
 
 
+def test_init_writes_an_experiment_that_validates_and_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(tmp_path / "tickets")]) == 0
+    monkeypatch.chdir(tmp_path / "tickets")
+    assert main(["validate", "crossover.yaml"]) == 0
+    assert "tickets: train 29, val 3, test 16" in capsys.readouterr().out
+    Path("test.jsonl").write_text("mine")
+    assert main(["init"]) == 2
+    assert capsys.readouterr().err.startswith("error: crossover.yaml, train.jsonl, test.jsonl: already there; ")
+    assert Path("test.jsonl").read_text() == "mine"
+
+
 def test_crossover_yaml_of_the_folder_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
