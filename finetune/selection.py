@@ -7,6 +7,7 @@ before. A checkpoint is whole once the library has written its state, which it d
 import json
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from models.allowance import Allowance, Stopped
 from programs.task import Budget, Spent
 
 STATE = "selection.json"
@@ -81,10 +83,15 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         save: Callable[[Any, Path], None],
         folder: Path,
         budget: Budget,
+        allowance: Allowance | None,
         identity: str,
     ) -> None:
-        """Keep everything in `folder`; what was kept there under another `identity` is thrown away."""
+        """Keep everything in `folder`; what was kept there under another `identity` is thrown away.
+
+        The training ends with the step in which the allowance does.
+        """
         self.run, self.pace, self.score, self.save, self.folder, self.budget = run, pace, score, save, folder, budget
+        self.allowance, self.stopped = allowance, False
         self.identity = identity
         self.begun = self.saved = time.perf_counter()
         self.before = 0.0
@@ -162,15 +169,36 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         if logs and "loss" in logs:
             self.budget.progress(f"training step {state.global_step}/{state.max_steps}, loss {float(logs['loss']):.3f}")
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End a training that the step before has saved.
+
+        Raises:
+            Stopped: a limit of the run, or the person at the keyboard.
+        """
+        if self.stopped and self.allowance is not None:
+            self.allowance.check()
+
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Save now and then, and pause where told; the end of an epoch saves for itself."""
         if self.pace.pause and self.run.early_score is None and state.global_step >= self.pace.pause * state.max_steps:
             self.run.early_score = self._read_val(model)
             self.paused = control.should_training_stop = True
-            control.should_save = not _ends_epoch(state)
-        elif not _ends_epoch(state) and state.global_step % args.logging_steps == 0:
-            # Where a loss is told, so that none is a mean over steps of which a later process knows but some.
+            control.should_log = control.should_save = not _ends_epoch(state)
+        elif _ends_epoch(state):
+            return
+        elif self._is_over():
+            self.stopped = control.should_log = control.should_save = True
+        elif state.global_step % args.logging_steps == 0:
+            # Where a loss is told, so that a later process knows all of what the next one is a mean of.
             control.should_save = time.perf_counter() - self.saved >= 60 * self.pace.minutes
+
+    def _is_over(self) -> bool:
+        try:
+            if self.allowance is not None:
+                self.allowance.check()
+        except Stopped:
+            return True
+        return False
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Score val and keep the weights if no epoch before was as good."""
@@ -201,3 +229,16 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
 
 def _ends_epoch(state: Any) -> bool:
     return bool(abs(state.epoch - round(state.epoch)) < 1e-6)
+
+
+def told(state: Any, every: int, name: str = "loss") -> list[float]:
+    """Return a training's mean loss, or another figure, over every so many steps.
+
+    A training that was ended in the middle told its part, and the one that went on the rest.
+    """
+    totals, before = defaultdict[int, float](float), 0
+    for entry in state.log_history:
+        if name in entry:
+            totals[(entry["step"] - 1) // every] += float(entry[name]) * (entry["step"] - before)
+            before = entry["step"]
+    return [round(total / every, 4) for total in totals.values()]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from eval.methods import method_of
 from finetune.search import early_agreement
+from models.allowance import Allowance, Stopped, allowance_of
 from models.load import LoadedModel, load_model
 from models.spec import ModelSpec
 from programs.modules.classify import Classify
@@ -80,19 +81,21 @@ def test_four_bits_are_refused_before_anything_is_spent() -> None:
 
 LONG: dict[str, dict[str, Any]] = {
     "train": {"epochs": 4, "batch_size": 2, "dropout": 0.1},
+    "unsaved": {"epochs": 4, "batch_size": 2, "dropout": 0.1, "checkpoint_minutes": 1000.0},
     "search": {"epochs": 1, "search": {"trials": 4, "early": 0.25, "finish": 2}},
 }
 
 
-def fit_for_long(what: str, folder: Path, progress: Any = len) -> Fitted:
+def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: Allowance | None = None) -> Fitted:
     """Fit on the rows of the folder, with a checkpoint at each step; the process that the test kills runs this too."""
     rows = json.loads((folder.parent / "rows.json").read_text())
     examples = [dspy.Example(**r).with_inputs("text") for r in rows]
     model = load_model(ModelSpec("embedded", max_tokens=8))
+    lm = model.lm if allowance is None else allowance.limited(model.lm)
     options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
-    with dspy.context(lm=model.lm, adapter=model.adapter):
+    with dspy.context(lm=lm, adapter=model.adapter):
         return method_of("sft", options).fit(
-            Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+            Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=lm, seed=0,
             budget=Budget(workdir=folder, checkpoints=folder / "checkpoints", threads=4, progress=progress),
         )  # fmt: skip
 
@@ -104,7 +107,7 @@ def tell(line: str) -> None:
 
 def kill_at(what: str, folder: Path, examples: list[dspy.Example], wanted: Callable[[str], bool]) -> None:
     """Start the same fit in a process of its own, and kill it at the first line of progress that is wanted."""
-    (folder.parent / "rows.json").write_text(json.dumps([e.toDict() for e in examples]))
+    write_rows(folder.parent, examples)
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", __file__, what, str(folder)], stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -131,6 +134,45 @@ def test_a_killed_training_ends_like_one_that_was_left_alone(tmp_path: Path, int
     assert all(first[k].equal(second[k]) for k in first)
     assert one.spent.train_tokens == two.spent.train_tokens
     assert fit_for_long("train", tmp_path / "killed").notes == two.notes
+
+
+def write_rows(folder: Path, examples: list[dspy.Example]) -> None:
+    (folder / "rows.json").write_text(json.dumps([e.toDict() for e in examples]))
+
+
+@pytest.mark.parametrize("limit", ["Ctrl-C", "0 minutes"])
+def test_a_limit_ends_a_training_at_the_next_step_which_is_kept(
+    limit: str, tmp_path: Path, intents: list[dspy.Example]
+) -> None:
+    write_rows(tmp_path, intents)
+    allowance = Allowance()
+
+    def end(line: str) -> None:
+        if "training step 16/40" in line:
+            vars(allowance).update({"stopped": limit} if limit == "Ctrl-C" else {"minutes": 0})
+
+    with pytest.raises(Stopped, match=limit):
+        fit_for_long("unsaved", tmp_path / "ended", end, allowance)
+    again = Allowance()
+    one, two = (fit_for_long("unsaved", tmp_path / n, allowance=again) for n in ("whole", "ended"))
+    # What was trained is held to the same: a chain asks it next.
+    assert allowance_of(two.lm) is again
+    # No checkpoint was due, and no loss is told in odd steps.
+    assert two.notes["resumed_from_step"] == 17
+    assert [one.notes[n] for n in ("loss", "val_scores", "best_epoch")] == [
+        two.notes[n] for n in ("loss", "val_scores", "best_epoch")
+    ]
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "ended")
+    assert all(first[k].equal(second[k]) for k in first)
+    assert one.spent.train_tokens == two.spent.train_tokens
+
+
+def test_what_a_training_reads_of_val_counts(tmp_path: Path, intents: list[dspy.Example]) -> None:
+    write_rows(tmp_path, intents)
+    allowance = Allowance(calls=6)
+    with pytest.raises(Stopped, match="6 calls"):
+        fit_for_long("unsaved", tmp_path / "ended", allowance=allowance)
+    assert allowance.used.calls == 6
 
 
 def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
