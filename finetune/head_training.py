@@ -111,7 +111,7 @@ def _arguments(options: "Head", data: "Labelled", folder: Path, lr: float, seed:
         output_dir=str(folder), num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,
         learning_rate=lr, lr_scheduler_type="linear", warmup_steps=int(options.warmup * steps), bf16=options.bf16,
         use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=max(1, steps // 20),
-        save_strategy="no", save_total_limit=1, eval_strategy="no", report_to=[], disable_tqdm=True,
+        save_strategy="no", save_total_limit=2, eval_strategy="no", report_to=[], disable_tqdm=True,
         dataloader_pin_memory=False, remove_unused_columns=False,
     )  # fmt: skip
 

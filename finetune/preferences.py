@@ -143,6 +143,6 @@ def _arguments(options: "Dpo", pairs: Preferences, folder: str, lr: float, seed:
         output_dir=folder, num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,
         beta=options.beta, learning_rate=lr, warmup_steps=int(options.warmup * steps), max_length=max(pairs.lengths),
         gradient_checkpointing=False, bf16=options.bf16, use_cpu=not torch.cuda.is_available(), seed=seed,
-        data_seed=seed, logging_steps=max(1, steps // 20), save_strategy="no", save_total_limit=1, eval_strategy="no",
+        data_seed=seed, logging_steps=max(1, steps // 20), save_strategy="no", save_total_limit=2, eval_strategy="no",
         report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Selection on val while a training runs, and its checkpoints: a training that was killed goes on where it was.
 
 Whatever is kept is written so that doing it twice changes nothing: scores by epoch, the best weights by the scores
-before. A checkpoint is whole once the library has written its state, which it does last.
+before. A checkpoint counts once its hash stands beside it: one that a kill left half written, or that was damaged
+since, is not gone on from.
 """
 
 import json
@@ -16,12 +17,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from models.allowance import Allowance, Stopped
-from programs.task import Budget, Spent
+from models.weights import checkpoint_sha256
+from programs.task import Budget, Spent, UserError
 
-STATE = "selection.json"
+STATE, BEST = "selection.json", "best"
 EPOCH_RNG = "epoch_rng.safetensors"
 
 
@@ -97,18 +98,31 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         self.before = 0.0
         self.epoch_rng: torch.Tensor | None = None
         self.paused = False
+        self.hashes: dict[str, str] = {}
+        """Of the best weights and of the checkpoints, by the name of their folder."""
+        self.checkpoint: Path | None = None
+        """The newest whole one that an earlier process left."""
         self._recall()
 
-    @property
-    def checkpoint(self) -> Path | None:
-        """Return the newest whole checkpoint, where there is one."""
+    def _newest(self) -> Path | None:
+        """Return the newest whole checkpoint; later ones are removed."""
         for folder in sorted(self.folder.glob("checkpoint-*"), key=lambda f: -int(f.name.partition("-")[2])):
-            try:
-                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                shutil.rmtree(folder)
-        last = get_last_checkpoint(str(self.folder))
-        return None if last is None else Path(last)
+            if self.hashes.get(folder.name) == checkpoint_sha256(folder):
+                return folder
+            if folder.name in self.hashes:
+                self.budget.progress(f"warning: {folder}: damaged; the training goes on from what was kept before")
+            shutil.rmtree(folder)
+        return None
+
+    def _check_best(self) -> None:
+        """Hold the best weights against their hash.
+
+        Raises:
+            UserError: they are not what was trained.
+        """
+        if self.hashes.get(BEST) != checkpoint_sha256(self.folder / BEST):
+            what = f"{self.folder / BEST}: not the weights that were trained"
+            raise UserError(f"{what}; move {self.folder} away and run again, which trains anew")
 
     def _recall(self) -> None:
         """Read what an earlier process kept."""
@@ -116,12 +130,18 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
             kept = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             kept = {}
-        same = kept.pop("identity", None) == self.identity
+        same = kept.pop("identity", None) == self.identity and "hashes" in kept
         self.before = kept.pop("seconds") if same else 0.0
+        if same:
+            self.hashes = kept.pop("hashes")
+            self.checkpoint = self._newest()
         if not same or (self.checkpoint is None and not kept["done"]):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
+            self.hashes = {}
             return
+        if kept["done"]:
+            self._check_best()
         self.run.selection = Spent(**kept.pop("selection"))
         self.run.seconds = self.before
         for name, value in kept.items():
@@ -130,7 +150,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
     def _keep(self) -> None:
         """Write what a later process needs, so that it reads the old state or the new one."""
         self.run.seconds = self.before + time.perf_counter() - self.begun
-        kept = asdict(self.run) | {"identity": self.identity}
+        kept = asdict(self.run) | {"identity": self.identity, "hashes": self.hashes}
         del kept["folder"]
         draft = self.folder / f"{STATE}.part"
         draft.write_text(json.dumps(kept), encoding="utf-8")
@@ -139,9 +159,15 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
     def finish(self) -> None:
         """Keep what came of the training, and remove the checkpoints; a paused one goes on from its own."""
         self.run.done = not self.paused
+        if self.run.done:
+            self._check_best()
         self._keep()
         for folder in self.folder.glob("checkpoint-*") if self.run.done else ():
             shutil.rmtree(folder)
+
+    def _save_best(self, model: Any) -> None:
+        self.save(model, self.folder / BEST)
+        self.hashes[BEST] = checkpoint_sha256(self.folder / BEST)
 
     def _read_val(self, model: Any) -> float:
         score, spent = self.score(model)
@@ -154,7 +180,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         if not self.run.val_scores:
             self.run.val_scores.append(self._read_val(model))
             if self.pace.start:
-                self.save(model, self.folder / "best")
+                self._save_best(model)
             self._keep()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -212,7 +238,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         best = scores[epoch] > max(scores[:epoch])
         if best or self.pace.last or (epoch == 1 and not self.pace.start):
             self.run.best_epoch = epoch if best else 0
-            self.save(model, self.folder / "best")
+            self._save_best(model)
         late = epoch - self.run.best_epoch >= self.pace.patience > 0
         control.should_training_stop = control.should_training_stop or late
         due = epoch < self.pace.epochs and time.perf_counter() - self.saved >= 60 * self.pace.minutes
@@ -223,6 +249,8 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         folder = self.folder / f"checkpoint-{state.global_step}"
         if not _ends_epoch(state) and self.epoch_rng is not None:
             save_file({"state": self.epoch_rng}, folder / EPOCH_RNG)
+        self.hashes = {name: known for name, known in self.hashes.items() if (self.folder / name).exists()}
+        self.hashes[folder.name] = checkpoint_sha256(folder)
         self._keep()
         self.saved = time.perf_counter()
 

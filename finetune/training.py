@@ -151,7 +151,7 @@ def sft_config(options: "Sft", text: TrainingText, folder: Path, lr: float, seed
         data_seed=seed,
         logging_steps=max(1, steps // 20),
         save_strategy="no",
-        save_total_limit=1,
+        save_total_limit=2,
         eval_strategy="no",
         report_to=[],
         disable_tqdm=True,
