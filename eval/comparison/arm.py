@@ -108,6 +108,11 @@ class Arm:
     """Median milliseconds of retrieval in the latency of one request; None where nothing is retrieved."""
 
     @property
+    def family(self) -> tuple[str, str, str, str]:
+        """Return what the arms of one learning curve share: all but the train size."""
+        return self.method, self.model, self.knowledge, self.retrieval
+
+    @property
     def recall(self) -> float | None:
         """Return the share of the gold passages among those shown at test."""
         return None if self.ranking is None else self.ranking.recall
