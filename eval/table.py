@@ -12,6 +12,7 @@ from eval.comparison.human import HumanCheck
 from eval.comparison.learning import learning_sentences
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
+from eval.labels import rare_and_frequent
 from eval.stats import Estimate
 from eval.verdict import Verdict
 
@@ -72,6 +73,13 @@ def contrast_line(c: Contrast) -> str:
         f"{c.a} - {c.b}: {d.delta:+.3f} [{d.low:+.3f}, {d.high:+.3f}], "
         f"p {'< 0.001' if c.p_holm < 0.001 else f'= {c.p_holm:.2g}'}, {c.verdict}, detectable {d.detectable:.3f}"
     )
+
+
+def label_lines(arms: Sequence[Arm]) -> list[str]:
+    """Return how each arm does on the labels that are rare in train, and on the others."""
+    halves = [(a.name, found) for a in arms if (found := rare_and_frequent(a.labels)) is not None]
+    values = ", ".join(f"{name} {rare:.3f} and {frequent:.3f}" for name, (rare, frequent) in halves)
+    return wrapped(f"score on the rarer half of the labels in train, and on the other: {values}", "") if halves else []
 
 
 def passage_lines(arms: Sequence[Arm]) -> list[str]:
@@ -151,6 +159,7 @@ def render(comparison: Comparison) -> str:
         for measure in sorted({m for a in arms for m in a.secondary}):
             values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
             lines += wrapped(f"{measure}: {values}", "")
+        lines += label_lines(arms)
         lines += passage_lines(arms)
         lines += latency_lines(arms)
         if (learning := comparison.learning.get(v.task)) is not None:
@@ -205,8 +214,9 @@ def arm_json(arm: Arm) -> dict[str, Any]:
             "hosting_per_month": _finite(arm.cost.hosting_per_month),
         },
         "retrieval": arm.retrieval,
-        "retrieval_recall": arm.recall,
+        "retrieval_recall": None if arm.ranking is None else arm.ranking.recall,
         "secondary": {name: _finite(value) for name, value in arm.secondary.items()},
+        "labels": {y: asdict(x) | {"score": _finite(x.score)} for y, x in arm.labels.items()},
         "retrieval_quality": None if arm.ranking is None else asdict(arm.ranking),
         "retrieval_ms": _finite(arm.retrieval_ms),
         "score_hit": _score_json(arm.hit),
