@@ -88,7 +88,7 @@ def forecast_table(cells: Sequence[Forecast]) -> list[str]:
     """Return the lines of a table, a sum in the last; nothing for no cell."""
     if not cells:
         return []
-    lines = [("cell", "calls", "prompt tokens", "answer tokens", "trained tokens", "time", "$")]
+    lines: list[tuple[str, ...]] = [("cell", "calls", "prompt tokens", "answer tokens", "trained tokens", "time", "$")]
     for f in cells:
         name = f"{f.cell.task}  {f.cell.model.name}  {f.cell.title}"
         time_taken = "-" if f.seconds is None else duration(f.seconds)
@@ -140,7 +140,9 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
 def _shown(step: MethodSpec) -> int:
     """Return how many demonstrations a method shows at most."""
     has = vars(method_of(step.name, step.options))
-    return max(has.get("demos", 0) + has.get("fixed", 0), has.get("labelled", 0), has.get("bootstrapped", 0))
+    kinds = ("demos", "fixed", "labelled", "bootstrapped")
+    demos, fixed, labelled, bootstrapped = (int(has.get(kind, 0)) for kind in kinds)
+    return max(demos + fixed, labelled, bootstrapped)
 
 
 def _epochs(step: MethodSpec) -> int:
