@@ -151,7 +151,7 @@ def save_fitted(folder: Path, fitted: Fitted) -> bool:
     state = program_state(fitted.program)
     digest = _fitted_sha256(state, fitted.artifact)
     stale = _fitted_before(folder) not in ("", digest)
-    for name in ("rows.jsonl", "latency.jsonl", "serving.jsonl") if stale else ():
+    for name in ("rows.jsonl", "pace.jsonl", "latency.jsonl", "serving.jsonl") if stale else ():
         if (folder / name).exists():
             (folder / name).rename(folder / f"{name}.{_fitted_before(folder)[:8]}")
     write_json(folder / "program.json", state)
