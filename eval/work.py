@@ -94,7 +94,7 @@ class Work:
         """
         self.allowance.check()
         self._begun += 1
-        self.progress.start_cell(self._begun, f"{cell.task} {cell.method.label} seed={cell.seed}")
+        self.progress.start_cell(self._begun, f"{cell.task} {cell.title}")
 
     def tell_spent(self) -> None:
         """Show what APIs were paid since this was last told."""

@@ -113,7 +113,7 @@ class Head:
         engine = serve_trained(self, run, data, ground)
         notes = {"best_epoch": run.best_epoch, "val_scores": run.val_scores, "loss": run.losses, "lr": run.lr,
                  "trainable_parameters": run.trainable, "resumed_from_step": run.resumed_from}  # fmt: skip
-        return engine, notes, Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection
+        return engine, notes, run.spent
 
 
 @dataclass(frozen=True)

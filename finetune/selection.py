@@ -51,6 +51,11 @@ class TrainingRun:
     done: bool = False
     """The training is over: a later process only reads what came of it."""
 
+    @property
+    def spent(self) -> Spent:
+        """Return what the training cost, its selection included."""
+        return Spent(train_tokens=self.tokens, seconds=self.seconds) + self.selection
+
 
 Score = Callable[[Any], tuple[float, Spent]]
 

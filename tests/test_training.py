@@ -79,6 +79,7 @@ def test_four_bits_are_refused_before_anything_is_spent() -> None:
 LONG: dict[str, dict[str, Any]] = {
     "train": {"epochs": 4, "batch_size": 2, "dropout": 0.1},
     "unsaved": {"epochs": 4, "batch_size": 2, "dropout": 0.1, "checkpoint_minutes": 1000.0},
+    "once": {"epochs": 1},
     "search": {"epochs": 1, "search": {"trials": 4, "early": 0.25, "finish": 2}},
 }
 
@@ -232,9 +233,11 @@ def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, inten
     study = optuna.load_study(
         study_name=None, storage=f"sqlite:///{tmp_path / 'killed' / 'checkpoints' / 'sft' / 'optuna.db'}"
     )
-    tokens = sorted(t.user_attrs["tokens"] for t in study.trials if t.state.name == "COMPLETE")
+    tokens = [t.user_attrs["spent"]["train_tokens"] for t in study.trials if t.state.name == "COMPLETE"]
+    dropped = [n for n, t in zip(tokens, one.notes["search"]["trials"], strict=True) if t["final"] is None]
     # Two trials went on to their end; every one stopped after a quarter of its steps, rounded up to whole ones.
-    whole = (one.spent.train_tokens - sum(tokens[:2])) / 2
+    whole = fit_for_long("once", tmp_path / "once").spent.train_tokens
+    assert one.spent.train_tokens == 2 * whole + sum(dropped)
     assert all(0.2 * whole < n < 0.6 * whole for n in tokens)
     states = [t.state.name for t in study.trials]
     assert states.count("COMPLETE") == 4
