@@ -8,21 +8,22 @@ how fast this machine is; an API is asked nothing, and how long it takes is not 
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import dspy
 
 from eval.catalog import searches
 from eval.cell import COLD_REQUESTS, LATENCY_REQUESTS
 from eval.comparison.ledger import adapts_weights, machine_usd
-from eval.experiment import Cell, Experiment, MethodSpec, plan
+from eval.experiment import Cell, Experiment, plan
 from eval.methods import method_of
 from eval.prepare import prepare
 from eval.progress import duration
-from eval.splits import sample, train_pool
+from eval.splits import sample, sample_val, train_pool
 from eval.store.cells import is_finished
 from eval.table import columns, money
 from eval.work import READINGS_OF_VAL, Models
@@ -110,20 +111,23 @@ def _counts(cells: Sequence[Forecast]) -> list[str]:
 def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
     """Return what one cell takes."""
     test, train = sample(task.test, experiment.limit), train_pool(task, cell.train_size, cell.seed)
-    val = len(sample(task.val, None if experiment.limit is None else max(20, experiment.limit // 2)))
+    val = len(sample_val(task.val, experiment.limit))
     questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
     predictors = len(task.program().predictors())
-    calls = len(test) + LATENCY_REQUESTS + (COLD_REQUESTS if model.local else 0)
-    shown = trained = 0
+    requests = LATENCY_REQUESTS + (COLD_REQUESTS if model.local else 0)
+    calls, extra, shown, trained = len(test) + requests, 0, 0, 0.0
+    bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
     for step in cell.method.steps:
+        has = vars(method_of(step.name, step.options))
         if searches(step.name):
-            calls += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
+            extra += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
         if adapts_weights(step.name):
-            bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
-            trained += round(len(train) * _epochs(step) * predictors * (bare + cell.model.max_tokens))
-            calls += val * _epochs(step)
+            trained += _epochs(has) * len(train) * predictors * (bare + cell.model.max_tokens)
+            extra += round(val * _epochs(has)) + len(train) * _attempts(step.name, has)
         else:
-            shown = _shown(step)
+            shown = _shown(step.name, has, len(train))
+            calls *= has.get("members", 1)
+    calls += extra
     program = with_demos(task.program(), [_with_passages(e, task, cell) for e in train[:shown]])
     longest = room(model.lm) or float("inf")
     length = mean(min(prompt_tokens(program, e, model.lm), longest) for e in questions)
@@ -131,23 +135,35 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     read, written = round(calls * length), calls * cell.model.max_tokens
     if pace is None:
         usd = api_price({cell.model.name: {"prompt_tokens": read, "completion_tokens": written}})
-        return Forecast(cell, calls, read, written, trained, None, usd)
+        return Forecast(cell, calls, read, written, round(trained), None, usd)
     seconds = (read + TRAINING_STEP * trained) * pace.read + written * pace.written
     usd = machine_usd(seconds, experiment.prices.machine_hour_usd)
-    return Forecast(cell, calls, read, written, trained, seconds, usd)
+    return Forecast(cell, calls, read, written, round(trained), seconds, usd)
 
 
-def _shown(step: MethodSpec) -> int:
-    """Return how many demonstrations a method shows at most."""
-    has = vars(method_of(step.name, step.options))
+def _shown(name: str, has: Mapping[str, Any], train: int) -> int:
+    """Return how many demonstrations a method of these options shows at most."""
+    if name == "many_shot" and not has["demos"]:
+        return train  # it fills the context
     kinds = ("demos", "fixed", "labelled", "bootstrapped")
     demos, fixed, labelled, bootstrapped = (int(has.get(kind, 0)) for kind in kinds)
     return max(demos + fixed, labelled, bootstrapped)
 
 
-def _epochs(step: MethodSpec) -> int:
-    """Return how often a training reads its rows."""
-    return int(vars(method_of(step.name, step.options)).get("epochs", 1))
+def _epochs(has: Mapping[str, Any]) -> float:
+    """Return how often a training reads its rows; a search reads them with every trial."""
+    epochs = float(has.get("epochs", 1))
+    if has.get("search") is None:
+        return epochs
+    from finetune.search import plan_of
+
+    plan = plan_of(has["search"])
+    return epochs * (plan.trials * plan.early + plan.finish * (1 - plan.early))
+
+
+def _attempts(name: str, has: Mapping[str, Any]) -> int:
+    """Return how often each train example is answered before a training, for pairs or for targets."""
+    return int(has["attempts"]) if name == "dpo" or has.get("targets", "gold") != "gold" else 0
 
 
 def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:

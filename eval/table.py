@@ -186,7 +186,7 @@ def render(comparison: Comparison) -> str:
         lines += ["", *doubts] if doubts else []
         lines += ["", *verdict_lines(v)]
         planned = [c for c in comparison.contrasts if c.task == v.task and v.choose in (c.a, c.b)]
-        if planned:
+        if v.choose and planned:
             lines += ["", *contrast_table(v.choose, planned)]
     if comparison.failures:
         lines += ["", *(x for failure in comparison.failures for x in wrapped(failure, "! "))]
