@@ -9,7 +9,7 @@ from pathlib import Path
 from section import write_section
 
 from eval.measure import append_rows, read_rows
-from eval.rows import read_table
+from eval.store.rows import read_table
 from programs.score import Row
 
 MOST = 100

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from section import markdown_table, write_section
 
-from eval.racing import Floats, race_of_means
-from eval.recorded import read_recorded
+from eval.comparison.racing import Floats, race_of_means
+from eval.store.recorded import read_recorded
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 REPLAYS = 100

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from section import markdown_table, write_section
 
-from eval.racing import race_of_means
-from eval.seeds import difference_error, widen_difference
+from eval.comparison.racing import race_of_means
+from eval.comparison.seeds import difference_error, widen_difference
 from eval.stats import Difference, classify_difference, holm, paired_difference, quantile_interval, score_interval
 
 Draw = Callable[[np.random.Generator], tuple[bool, bool]]

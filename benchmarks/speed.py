@@ -17,10 +17,10 @@ from section import write_section
 
 from eval.experiment import Cell, plan
 from eval.measure import Latency, Result
-from eval.parse import read_experiment
+from eval.parse.experiment import read_experiment
 from eval.prepare import prepare
-from eval.recorded import record
-from eval.store import cell_folder, save_result
+from eval.store.cells import cell_folder, save_result
+from eval.store.recorded import record
 from programs.task import Spent
 
 LABELS = 77

@@ -11,20 +11,20 @@ from statistics import median
 import dspy
 
 from eval.audit import audit
+from eval.comparison.ledger import adapts_weights
 from eval.experiment import Cell
-from eval.faults import refusal
 from eval.judging import judge_notes, without_judge
 from eval.latency import Probe, measure_latency
-from eval.ledger import adapts_weights
 from eval.measure import Latency, Result, measure_accuracy
 from eval.methods import method_of
-from eval.outbox import Unsent, mark
 from eval.retention import told
-from eval.rows import Rows
-from eval.safe_tracker import SafeTracker
 from eval.secondary import secondary
 from eval.splits import question_text, train_pool
-from eval.store import cell_folder, save_fitted, save_result
+from eval.store.cells import cell_folder, save_fitted, save_result
+from eval.store.faults import refusal
+from eval.store.rows import Rows
+from eval.tracking.outbox import Unsent, mark
+from eval.tracking.safe_tracker import SafeTracker
 from eval.work import Work
 from models.allowance import Stopped
 from models.load import LoadedModel

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.export_verb import export
-from eval.human_verb import human_sheet
-from eval.index_verb import index
 from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
-from eval.options import experiment_of, experiment_options, gate_options, limit_options, store_option
-from eval.report.command import deliver, report, wanted_of
-from eval.sync import sync
-from eval.verbs import compare, recommend
+from eval.verbs.compare import compare, recommend
+from eval.verbs.export import export
+from eval.verbs.human_sheet import human_sheet
+from eval.verbs.index import index
+from eval.verbs.options import experiment_of, experiment_options, gate_options, limit_options, store_option
+from eval.verbs.report import deliver, report, wanted_of
+from eval.verbs.sync import sync
 
 if TYPE_CHECKING:
     from eval.experiment import Experiment
@@ -163,7 +163,7 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
 
     Example: crossover validate intents.yaml
     """
-    from eval.parse import Overrides, read_partly
+    from eval.parse.experiment import Overrides, read_partly
     from eval.prepare import check_models, load_tasks
 
     experiment, problems = read_partly(file, Overrides(settings=settings))
@@ -219,7 +219,7 @@ def ui(store: Path, port: int, tracking_uri: str | None) -> int:
 
     Example: crossover ui --port 5001
     """
-    from eval.server import serve_ui
+    from eval.tracking.server import serve_ui
 
     return serve_ui(store, port=port, tracking_uri=tracking_uri)
 
@@ -231,7 +231,7 @@ def doctor(store: Path) -> int:
 
     Example: crossover doctor
     """
-    from eval.doctor import checks
+    from eval.verbs.doctor import checks
 
     bad = 0
     for name, ok, text in checks(store):

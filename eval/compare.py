@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from eval.arm import Arm, Contrast, arms_of
-from eval.cautions import cautions
+from eval.comparison.arm import Arm, Contrast, arms_of
+from eval.comparison.cautions import cautions
+from eval.comparison.learning import Learning, learning_of
+from eval.comparison.rules import MARGIN, eligible
+from eval.comparison.seeds import difference_error, widen_difference
 from eval.cost import pareto_front
 from eval.experiment import Needs, Prices
-from eval.learning import Learning, learning_of
 from eval.measure import Result
-from eval.rules import MARGIN, eligible
-from eval.seeds import difference_error, widen_difference
 from eval.stats import Difference, classify_difference, holm, paired_difference
 from eval.verdict import Verdict, decide
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from eval.comparison.ledger import ledger_of, machine_usd
 from eval.experiment import Needs, Prices
-from eval.ledger import ledger_of, machine_usd
 from eval.measure import Result
-from eval.rows import Rows
 from eval.stats import mean_interval
+from eval.store.rows import Rows
 
 
 @dataclass(frozen=True)

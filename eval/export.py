@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eval.arm import Arm, arms_of
+from eval.comparison.arm import Arm, arms_of
 from eval.experiment import Prices
 from eval.measure import Result
-from eval.recorded import find_cell
-from eval.store import cell_folder, inside, write_json
+from eval.store.cells import cell_folder, inside, write_json
+from eval.store.recorded import find_cell
 from models.load import EMBEDDED
 from models.weights import folder_sha256
 from programs.task import UserError

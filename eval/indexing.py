@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from eval import catalog
-from eval.document import KINDS, WORDS
+from eval.parse.document import KINDS, WORDS
 from programs.data import read_corpus
 from programs.retrieval.chunks import chunked
 from programs.retrieval.load import load_retriever

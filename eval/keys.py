@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.catalog import searches
+from eval.comparison.ledger import adapts_weights
 from eval.experiment import Cell, Experiment
-from eval.ledger import adapts_weights
 from eval.passages import Indexes, identity_of
-from eval.store import program_sha256
+from eval.store.cells import program_sha256
 from models.load import model_sha256
 from models.spec import ModelSpec
 from programs.task import Task

@@ -13,7 +13,7 @@ import dspy
 
 from eval.experiment import Cell
 from eval.progress import Progress
-from eval.rows import Rows, read_table
+from eval.store.rows import Rows, read_table
 from models.load import LoadedModel
 from models.meter import Meter
 from programs.retrieval.base import silent

@@ -15,7 +15,7 @@ import dspy
 from eval.experiment import Retrieval
 from eval.ranking import Ranking, rank_quality
 from eval.splits import question_text
-from eval.store import write_json
+from eval.store.cells import write_json
 from programs.retrieval.base import Hits, Retriever, silent
 from programs.retrieval.chunks import chunked
 from programs.retrieval.load import load_retriever

@@ -8,11 +8,11 @@ import dspy
 import numpy as np
 
 from eval.cell import Measured, Started, probe_of, result_of, start_cell
+from eval.comparison.racing import Racer
 from eval.experiment import Cell
 from eval.measure import Result
-from eval.racing import Racer
-from eval.rows import Rows
 from eval.splits import sample
+from eval.store.rows import Rows
 from eval.work import Work
 from programs.splits import fraction
 

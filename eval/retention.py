@@ -12,12 +12,12 @@ from typing import Any
 
 import dspy
 
+from eval.comparison.rules import FORGETS
 from eval.experiment import Retrieval, TaskSpec, default_knowledge
 from eval.passages import Indexes, Passages
-from eval.rules import FORGETS
 from eval.splits import sample, train_pool
 from eval.stats import paired_difference
-from eval.store import write_json
+from eval.store.cells import write_json
 from models.load import LoadedModel
 from programs.demos import with_demos
 from programs.score import score_examples

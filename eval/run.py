@@ -8,18 +8,18 @@ from pathlib import Path
 from eval.cell import Measured, finish_group, measure_cells
 from eval.compare import Comparison, Partial, compare
 from eval.experiment import Cell, Experiment, plan
-from eval.faults import refusal, storing
 from eval.interrupt import INTERRUPTED, interruptible
-from eval.lock import holding
 from eval.measure import Result
 from eval.methods import method_of
-from eval.outbox import Unsent, waiting
 from eval.prepare import prepare
 from eval.progress import Progress
 from eval.race import race_cells
-from eval.recorded import changed_tasks, record
-from eval.safe_tracker import SafeTracker
-from eval.store import is_finished, is_unsent, load_standing, reopen, set_aside
+from eval.store.cells import is_finished, is_unsent, load_standing, reopen, set_aside
+from eval.store.faults import refusal, storing
+from eval.store.lock import holding
+from eval.store.recorded import changed_tasks, record
+from eval.tracking.outbox import Unsent, waiting
+from eval.tracking.safe_tracker import SafeTracker
 from eval.work import Models, Work
 from models.allowance import Allowance, Stopped
 from programs.task import UserError

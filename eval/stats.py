@@ -1,7 +1,7 @@
 """Turn scores into intervals, differences and tests; scipy and statsmodels do the mathematics.
 
 Failed rows are absent from the scores, never zeros. Intervals speak of the test examples as a sample of a larger
-population; eval/seeds.py widens them where several seeds were run.
+population; eval/comparison/seeds.py widens them where several seeds were run.
 """
 
 import math

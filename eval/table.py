@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eval.arm import Arm, Contrast
 from eval.compare import Comparison
+from eval.comparison.arm import Arm, Contrast
+from eval.comparison.human import HumanCheck
+from eval.comparison.learning import learning_sentences
 from eval.cost import BreakEven
 from eval.experiment import METHODOLOGY_VERSION
-from eval.human import HumanCheck
-from eval.learning import learning_sentences
 from eval.stats import Estimate
 from eval.verdict import Verdict
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.arm import Arm, Contrast, Kind
+from eval.comparison.arm import Arm, Contrast, Kind
+from eval.comparison.rules import ABSTAIN, DOUBTS, FORGETS, MARGIN, Case, Confidence, case_of, eligible, rounded, usd
 from eval.cost import BreakEven, break_even, start_usd
 from eval.experiment import Needs
-from eval.rules import ABSTAIN, DOUBTS, FORGETS, MARGIN, Case, Confidence, case_of, eligible, rounded, usd
 from eval.stats import examples_needed
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["eval.run", "eval.cli", "eval.table", "eval.tracking", "mlflow", "litellm", "processes"])
+FORKS.set_forkserver_preload(
+    ["eval.run", "eval.cli", "eval.table", "eval.tracking.tracker", "mlflow", "litellm", "processes"]
+)
 
 
 UNTRACKED = ("--tracking-uri", "none")

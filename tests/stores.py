@@ -8,9 +8,9 @@ from pathlib import Path
 
 from eval.experiment import Experiment, plan
 from eval.measure import Latency, Result, append_rows
-from eval.parse import read_experiment
+from eval.parse.experiment import read_experiment
 from eval.prepare import load_tasks
-from eval.store import cell_folder, program_sha256, save_result
+from eval.store.cells import cell_folder, program_sha256, save_result
 from models.load import model_sha256
 from programs.score import Row
 from programs.task import Spent

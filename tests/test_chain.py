@@ -7,9 +7,9 @@ import dspy
 import pytest
 from factories import make_cell, make_result, right
 
-from eval.arm import arms_of
 from eval.audit import audit
 from eval.catalog import searches
+from eval.comparison.arm import arms_of
 from eval.experiment import Cell, Knowledge, MethodSpec, Prices
 from eval.methods import method_of
 from models.load import LoadedModel

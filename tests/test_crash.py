@@ -14,7 +14,7 @@ from openai_server import Messages, Served, openai_server
 from processes import UNTRACKED, ended, start
 from remote_experiment import first_word, write_remote
 
-from eval.tracking import Tracker
+from eval.tracking.tracker import Tracker
 
 METHODS = "[zero_shot, {few_shot: {demos: 2}}, {bootstrap: {bootstrapped: 1, labelled: 2}}]"
 THREADS, KILLS = 2, 3

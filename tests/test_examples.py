@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eval.cli import main
-from eval.parse import QUICKSTART, read_experiment
+from eval.parse.experiment import QUICKSTART, read_experiment
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ROWS = {

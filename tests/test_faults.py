@@ -15,10 +15,10 @@ from remote_experiment import first_word, write_remote
 
 from eval.cli import main
 from eval.experiment import Experiment
-from eval.lock import holding
 from eval.measure import append_rows, read_rows
-from eval.recorded import read_recorded, record
-from eval.store import check_fitted, inside, load_result, save_fitted, save_result
+from eval.store.cells import check_fitted, inside, load_result, save_fitted, save_result
+from eval.store.lock import holding
+from eval.store.recorded import read_recorded, record
 from models.load import LoadedModel
 from programs.modules.classify import Classify
 from programs.task import Fitted, Spent, UserError

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.arm import Arm
 from eval.cli import main
 from eval.compare import Comparison, compare
-from eval.racing import race_of_means
-from eval.recorded import Recorded, read_recorded
+from eval.comparison.arm import Arm
+from eval.comparison.racing import race_of_means
+from eval.store.recorded import Recorded, read_recorded
 from eval.verdict import Verdict
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eval.experiment import TaskSpec
-from eval.foreign import read_operands
 from eval.measure import read_rows
-from eval.parse import read_partly
-from eval.rows import read_table
+from eval.parse.experiment import read_partly
+from eval.store.foreign import read_operands
+from eval.store.rows import read_table
 from programs.data import load_and_check
 from programs.task import UserError
 

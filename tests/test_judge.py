@@ -12,11 +12,11 @@ import pytest
 from openai_server import Messages, Served, asked_fields, in_chat_frame, openai_server
 
 from eval.cli import main
-from eval.human import item_of
-from eval.parse import read_experiment
-from eval.ppi import corrected_mean, kappa
+from eval.comparison.human import item_of
+from eval.comparison.ppi import corrected_mean, kappa
+from eval.parse.experiment import read_experiment
 from eval.prepare import load_tasks
-from eval.recorded import read_recorded
+from eval.store.recorded import read_recorded
 from models.load import load_model
 from models.spec import ModelSpec
 from programs.judge import CRITERIA, Judge, Judged, reference_first

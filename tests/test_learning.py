@@ -8,9 +8,9 @@ import pytest
 from factories import make_cell, make_result
 
 from eval.compare import Comparison, compare
+from eval.comparison.learning import learning_sentences
+from eval.comparison.power_law import NEVER, enough, fit_power_laws, flat, overtakes
 from eval.experiment import Needs, Prices
-from eval.learning import learning_sentences
-from eval.power_law import NEVER, enough, fit_power_laws, flat, overtakes
 from eval.table import render, to_json
 
 SIZES = (64, 128, 256, 512, 1024)

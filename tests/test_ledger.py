@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from factories import make_cell, make_result, make_row, right
 
-from eval.caching import SECONDS_A_MONTH, RequestTokens, TokenPrice, hit_rate, request_usd, tokens_of
 from eval.compare import compare
+from eval.comparison.caching import SECONDS_A_MONTH, RequestTokens, TokenPrice, hit_rate, request_usd, tokens_of
+from eval.comparison.ledger import Ledger, ledger_of
+from eval.comparison.sensitivity import sensitivity, sensitivity_lines
 from eval.cost import Cost, break_even_requests, cost_of, monthly_usd
 from eval.experiment import Needs, Prices
-from eval.ledger import Ledger, ledger_of
 from eval.measure import Result
-from eval.sensitivity import sensitivity, sensitivity_lines
 from programs.task import Spent
 
 PRICES = Prices(machine_hour_usd=3.60, label_usd=0.10, tuned_hosting_usd_per_month=20.0)

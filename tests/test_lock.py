@@ -11,7 +11,7 @@ from openai_server import Messages, openai_server
 from processes import FORKS, UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
-from eval.lock import holding
+from eval.store.lock import holding
 from programs.task import UserError
 
 

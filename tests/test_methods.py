@@ -12,7 +12,7 @@ from dspy import lm15
 from eval.audit import audit
 from eval.catalog import methods, searches
 from eval.methods import method_of
-from eval.store import program_state
+from eval.store.cells import program_state
 from models.load import LoadedModel
 from models.prompt import engine_of, first_messages
 from optimizers.ensemble import Vote

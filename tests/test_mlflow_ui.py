@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Page, chromium
 from served_ui import served_ui
 
-from eval.tracking import Tracker
+from eval.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM: MLflow's pages are not looked at")
 PICTURES = os.environ.get("CROSSOVER_PICTURES", "")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eval.experiment import Knowledge, Limits, MethodSpec, Retrieval, plan
-from eval.parse import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
+from eval.parse.experiment import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
 from models.spec import ModelSpec
 from programs.task import UserError
 

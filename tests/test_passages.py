@@ -8,7 +8,7 @@ import pytest
 from factories import task_with_corpus
 
 from eval.experiment import Experiment, Knowledge, MethodSpec, Retrieval, TaskSpec, plan
-from eval.parse import read_experiment
+from eval.parse.experiment import read_experiment
 from eval.passages import Indexes, Passages
 from eval.ranking import Ranking, ndcg, rank_quality, reciprocal_rank
 from models.spec import ModelSpec

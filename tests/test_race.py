@@ -12,7 +12,7 @@ from eval.cli import main
 from eval.compare import compare
 from eval.experiment import Needs, Prices
 from eval.measure import read_rows
-from eval.parse import read_experiment
+from eval.parse.experiment import read_experiment
 
 METHODS = "[zero_shot, few_shot: {demos: 3}, retrieved_demos: {demos: 3}]"
 

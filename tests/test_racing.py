@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.racing import Floats, Racer, race_of_means
+from eval.comparison.racing import Floats, Racer, race_of_means
 
 
 def grid(rng: np.random.Generator, rates: list[float], n: int) -> Floats:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from eval.measure import Result, read_rows
-from eval.parse import read_experiment
-from eval.portable import NotPortableError, copy_rooms, pack
+from eval.parse.experiment import read_experiment
 from eval.prepare import load_tasks
-from eval.recorded import read_recorded
-from eval.store import cell_folder
-from eval.tracking import Tracker
+from eval.store.cells import cell_folder
+from eval.store.recorded import read_recorded
+from eval.tracking.portable import NotPortableError, copy_rooms, pack
+from eval.tracking.tracker import Tracker
 from models.spec import ModelSpec
 from programs.task import Task
 
@@ -26,8 +26,8 @@ LOAD = """
 import json, sys
 import mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1])
-import eval.portable
-assert not eval.portable.__file__.startswith(sys.argv[2]), eval.portable.__file__
+import eval.tracking.portable
+assert not eval.tracking.portable.__file__.startswith(sys.argv[2]), eval.portable.__file__
 print("ANSWERS", json.dumps(model.predict(json.loads(sys.argv[3]))))
 """
 

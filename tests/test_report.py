@@ -19,9 +19,7 @@ from stores import HOSTILE, MADE, write_experiment, write_store
 from eval.cli import main
 from eval.compare import compare
 from eval.experiment import Experiment, Needs, Prices
-from eval.finished import finished
-from eval.gates import Gates, apply_gates
-from eval.parse import read_experiment
+from eval.parse.experiment import read_experiment
 from eval.report.curves import crossing, crossing_words, learning_curves
 from eval.report.evidence import Evidence, checks, ledger
 from eval.report.examples import disagreements, label_lines
@@ -29,6 +27,8 @@ from eval.report.markdown import MOST, markdown
 from eval.report.page import html_page
 from eval.report.text import cut, visible
 from eval.report.volumes import states
+from eval.store.finished import finished
+from eval.verbs.gates import Gates, apply_gates
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from factories import make_row
 
 from eval.measure import append_rows, read_rows
-from eval.rows import Rows, read_table
+from eval.store.rows import Rows, read_table
 from programs.score import Row
 
 ROWS = [

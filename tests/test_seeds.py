@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from statsmodels.stats.weightstats import DescrStatsW
 
 from eval.compare import Comparison, compare
+from eval.comparison.seeds import difference_error, seed_error, widen_difference, widen_estimate
 from eval.experiment import Needs, Prices
 from eval.measure import Result
-from eval.seeds import difference_error, seed_error, widen_difference, widen_estimate
 from eval.stats import classify_difference, paired_difference, score_interval
 
 

@@ -13,10 +13,10 @@ from openai_server import openai_server
 from processes import ended, start
 from remote_experiment import first_word, write_remote
 
-from eval import safe_tracker
 from eval.cli import main
-from eval.outbox import send, unfinished, waiting
-from eval.tracking import Tracker
+from eval.tracking import safe_tracker
+from eval.tracking.outbox import send, unfinished, waiting
+from eval.tracking.tracker import Tracker
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from served_ui import served_ui
 from eval.compare import compare
 from eval.cost import cost_of
 from eval.experiment import Needs, Prices
-from eval.logged import rows_table
 from eval.table import render, to_json
-from eval.tracking import Tracker, TrackingError, store_uri
+from eval.tracking.logged import rows_table
+from eval.tracking.tracker import Tracker, TrackingError, store_uri
 from programs.task import Spent
 
 RESULTS = [

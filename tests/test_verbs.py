@@ -10,10 +10,10 @@ from factories import make_cell, make_result, right
 
 from eval.cli import main
 from eval.experiment import Experiment, Needs, Prices
-from eval.foreign import read_scores
 from eval.measure import Result, append_rows
-from eval.recorded import find_cell, read_recorded, record
-from eval.store import cell_folder, save_result
+from eval.store.cells import cell_folder, save_result
+from eval.store.foreign import read_scores
+from eval.store.recorded import find_cell, read_recorded, record
 from programs.task import Spent, UserError
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from factories import make_cell, make_result, right
 
-from eval.arm import kind_of
 from eval.compare import compare
+from eval.comparison.arm import kind_of
+from eval.comparison.rules import ABSTAIN, DOUBTS, OUT
 from eval.experiment import Needs, Prices
 from eval.measure import Result
-from eval.rules import ABSTAIN, DOUBTS, OUT
 from eval.verdict import Verdict
 from programs.task import Spent, UserError
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from eval.arm import Kind
 from eval.compare import Arm
+from eval.comparison.arm import Kind
 from eval.report.evidence import Evidence
 
 

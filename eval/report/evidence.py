@@ -4,15 +4,15 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 
-from eval.arm import MOST_FAILED
 from eval.compare import Arm, Comparison, Verdict
+from eval.comparison.arm import MOST_FAILED
+from eval.comparison.ledger import Ledger, ledger_of, mean_ledger
 from eval.cost import Cost
-from eval.doctor import PACKAGES
 from eval.experiment import METHODOLOGY_VERSION, Experiment, plan
-from eval.finished import Finished
-from eval.gates import Outcome
-from eval.ledger import Ledger, ledger_of, mean_ledger
 from eval.measure import Result
+from eval.store.finished import Finished
+from eval.verbs.doctor import PACKAGES
+from eval.verbs.gates import Outcome
 from programs.task import Spent
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.compare import Arm
+from eval.comparison.rules import rounded
 from eval.cost import monthly_usd
 from eval.report.curves import Curve, crossing
 from eval.report.text import dollars, visible
 from eval.report.volumes import State
-from eval.rules import rounded
 from eval.stats import Estimate
 
 Figure = dict[str, Any]

@@ -12,14 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from eval.compare import Arm, Contrast, Verdict
-from eval.learning import learning_sentences
+from eval.comparison.learning import learning_sentences
+from eval.comparison.rules import MARGIN
 from eval.report import figures
 from eval.report.curves import crossing_words, learning_curves
 from eval.report.evidence import Evidence, checks, ledger, together, versions
 from eval.report.examples import disagreements, label_lines
 from eval.report.text import cut, dollars, visible
 from eval.report.volumes import State, states
-from eval.rules import MARGIN
 from eval.stats import Estimate
 from eval.table import break_even_line, human_words
 

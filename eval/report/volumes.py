@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eval.compare import Arm, Contrast, Verdict, contrasts_of
+from eval.comparison.rules import eligible
 from eval.cost import monthly_usd
 from eval.experiment import Needs
 from eval.report.evidence import Evidence
-from eval.rules import eligible
 from eval.verdict import decide
 
 LOWEST, HIGHEST = 3, 8

@@ -1,0 +1,1 @@
+"""From results to arms, differences, costs and doubts; no model is called."""

@@ -1,0 +1,1 @@
+"""Read an experiment file, every fault at once."""

@@ -1,0 +1,158 @@
+"""Read scores that other tools wrote, one JSON object a line, as results that can be compared.
+
+A line holds `id` and `score` (0 to 1, true or false, or null for a failure), and where there are any `seed`,
+`cluster`, `split`, `seconds`, `usd`, `prompt_tokens` and `completion_tokens`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval.experiment import Cell, Knowledge, MethodSpec
+from eval.measure import Latency, Result
+from eval.store.recorded import find_cell
+from models.spec import ModelSpec
+from programs.score import Row
+from programs.task import Spent, UserError
+
+TEST_SPLITS = ("", "test")
+
+
+def read_operands(operands: Sequence[str], store: Path) -> list[Result]:
+    """Return the results that files and keys of finished cells name, each an arm of its own, all of one task.
+
+    Raises:
+        UserError: one cannot be read, two are the same, or finished cells are of different tasks.
+    """
+    if len(set(operands)) < len(operands):
+        raise UserError(f"{' '.join(operands)}: one stands twice; name different runs or files")
+    read = {o: read_scores(Path(o)) if Path(o).is_file() else [find_cell(store, o)] for o in operands}
+    cells = {o: r[0] for o, r in read.items() if not Path(o).is_file()}
+    tasks = sorted({r.cell.task for r in cells.values()})
+    if len(tasks) > 1:
+        raise UserError(f"{' '.join(operands)}: cells of different tasks ({', '.join(tasks)}); name cells of one task")
+    labels = [_label(o, r) for o, r in read.items()]
+    results = []
+    for (operand, group), label in zip(read.items(), labels, strict=True):
+        told_apart = labels.count(label) > 1 and operand in cells
+        for r in group:
+            method = r.cell.method
+            if told_apart:
+                method = replace(method, options={**method.options, "cell": r.key[:8]})
+            task = tasks[0] if tasks else r.cell.task
+            results.append(replace(r, cell=replace(r.cell, task=task, method=method)))
+    return _with_one_split(results)
+
+
+def read_scores(file: Path) -> list[Result]:
+    """Return the scores of a file, one result a seed.
+
+    Raises:
+        UserError: a line is no JSON, lacks a field, repeats an id, or was not scored on test.
+    """
+    by_seed: dict[int, dict[str, Row]] = {}
+    clusters: dict[str, str] = {}
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{file}:{number}"
+                data = _object(where, line)
+                row, seed = _row(where, data), _seed(where, data)
+                if row.id in by_seed.setdefault(seed, {}):
+                    raise UserError(f"{where}: id {row.id!r} stands twice; give repeats different `seed` numbers")
+                by_seed[seed][row.id] = row
+                if data.get("cluster") is not None:
+                    clusters[row.id] = str(data["cluster"])
+    if not by_seed:
+        raise UserError(f"{file}: no rows; write one JSON object a line with `id` and `score`")
+    if clusters and (bare := next((i for rows in by_seed.values() for i in rows if i not in clusters), None)):
+        raise UserError(f"{file}: id {bare!r} has no `cluster` and others have; give every row one, or none")
+    first = set(next(iter(by_seed.values())))
+    for seed, rows in by_seed.items():
+        if rows.keys() != first:
+            raise UserError(f"{file}: seed {seed} has other ids than the first seed; score the same examples")
+    name = MethodSpec(file.stem)
+    return [
+        Result(
+            key=f"{file.stem}-{seed}",
+            cell=Cell("scores", ModelSpec("other tool"), name, None, Knowledge(), seed),
+            split_sha256="",
+            rows=list(rows.values()),
+            serve_seconds=0.0,
+            latency=Latency(tuple(r.seconds for r in rows.values() if r.seconds > 0), 1),
+            fit=Spent(usd=None),
+            local=False,
+            clusters=clusters,
+        )
+        for seed, rows in sorted(by_seed.items())
+    ]
+
+
+def _object(where: str, line: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as e:
+        raise UserError(f"{where}: not JSON ({e}); write one JSON object a line") from e
+    if not isinstance(data, dict) or "id" not in data or "score" not in data:
+        found = ", ".join(data) if isinstance(data, dict) else type(data).__name__
+        raise UserError(f"{where}: no `id` and `score` ({found}); name the fields so")
+    split, selected = str(data.get("split") or ""), str(data.get("selected_on") or "")
+    if split not in TEST_SPLITS:
+        raise UserError(f"{where}: scored on {split!r}; only test scores are compared, for val has chosen the arms")
+    if selected == "test":
+        raise UserError(f"{where}: selected on 'test', so that its test score is too good; select on val, score again")
+    return data
+
+
+def _row(where: str, data: Mapping[str, Any]) -> Row:
+    score = data["score"]
+    if score is not None:
+        if not isinstance(score, bool | int | float) or not 0 <= score <= 1:
+            raise UserError(f"{where}: score {score!r} is not a number from 0 to 1; scale it; null is a failure")
+        score = float(score)
+    return Row(
+        id=str(data["id"]),
+        score=score,
+        failure="" if score is not None else str(data.get("failure") or "no score"),
+        prompt_tokens=int(_number(where, data, "prompt_tokens") or 0),
+        cached_tokens=int(_number(where, data, "cached_tokens") or 0),
+        completion_tokens=int(_number(where, data, "completion_tokens") or 0),
+        calls=1,
+        seconds=_number(where, data, "seconds") or 0.0,
+        usd=_number(where, data, "usd"),
+        output={},
+    )
+
+
+def _number(where: str, data: Mapping[str, Any], key: str) -> float | None:
+    value = data.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise UserError(f"{where}: {key} {value!r} is not a number from 0 up; correct it or leave it out")
+    return float(value)
+
+
+def _seed(where: str, data: Mapping[str, Any]) -> int:
+    seed = data.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"{where}: seed {seed!r} is not a whole number; number the seeds")
+    return seed
+
+
+def _label(operand: str, results: Sequence[Result]) -> tuple[object, ...]:
+    """Return what would make two operands one arm."""
+    cell = results[0].cell
+    return cell.model, cell.method.label, cell.train_size, cell.knowledge
+
+
+def _with_one_split(results: Sequence[Result]) -> list[Result]:
+    """Return the results with a split hash for those that came without: that of the cells, else one of the ids."""
+    ids = "\n".join(sorted(r.id for r in results[0].rows))
+    known = [r.split_sha256 for r in results if r.split_sha256]
+    split = known[0] if known else hashlib.sha256(ids.encode()).hexdigest()
+    return [r if r.split_sha256 else replace(r, split_sha256=split) for r in results]

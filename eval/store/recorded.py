@@ -1,0 +1,109 @@
+"""Remember which cells an experiment consisted of, so that its verdict can be reached again without its data."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.experiment import Experiment, Needs, Prices, params_of
+from eval.measure import Result
+from eval.store.cells import load_result, write_json
+from programs.task import UserError
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One experiment as the store remembers it."""
+
+    experiment: str
+    results: tuple[Result, ...]
+    """In the order of the experiment file."""
+    needs: Needs
+    prices: Prices
+    params: dict[str, Any] = field(default_factory=dict)
+    """All that file and flags said; empty in a record of an older version."""
+
+
+def record(store: Path, experiment: Experiment, keys: Sequence[str], splits: Mapping[str, str] | None = None) -> None:
+    """Remember the finished cells of an experiment, its needs and its prices; the last run of a name counts."""
+    needs, prices = asdict(experiment.needs), asdict(experiment.prices)
+    facts = {"experiment": experiment.name, "cells": list(keys), "needs": needs, "prices": prices}
+    facts |= {"params": params_of(experiment), "split_sha256": dict(splits or {})}
+    file = _folder(store) / f"{_file_name(experiment.name)}.json"
+    # A run that had nothing left to do is still the newest.
+    number = 1 + max((_order(f)[0] for f in _folder(store).glob("*.json")), default=0)
+    write_json(file, facts | {"number": number})
+
+
+def read_recorded(store: Path, name: str | None = None) -> Recorded:
+    """Return an experiment with its results, the one that ran last when no name is given.
+
+    Raises:
+        UserError: nothing of that name was recorded, or a cell of it is gone.
+    """
+    files = sorted(_folder(store).glob("*.json"), key=_order)
+    if not files:
+        raise UserError(f"{store}: no finished run is recorded here; `crossover run` first, or name the --store")
+    if name is None:
+        file = files[-1]
+    else:
+        file = _folder(store) / f"{_file_name(name)}.json"
+        if file not in files:
+            raise UserError(f"{store}: no run is named {name!r}; use one of {', '.join(sorted(f.stem for f in files))}")
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        needs, prices = Needs(**facts["needs"]), Prices(**facts["prices"])
+        keys, experiment = [str(k) for k in facts["cells"]], str(facts["experiment"])
+    except (ValueError, KeyError, TypeError) as e:
+        what = f"{file}: not readable as a recorded run ({type(e).__name__}: {e})"
+        raise UserError(f"{what}; `crossover run` the experiment again, which spends nothing on finished cells") from e
+    found = [load_result(store, key) for key in keys]
+    results = tuple(r for r in found if r is not None)
+    if len(results) < len(keys):
+        gone = next(k for k, r in zip(keys, found, strict=True) if r is None)
+        raise UserError(f"{store}: cell {gone} of {experiment!r} is gone; `crossover run` the experiment again")
+    return Recorded(experiment, results, needs, prices, facts.get("params", {}))
+
+
+def changed_tasks(store: Path, name: str, splits: Mapping[str, str]) -> list[str]:
+    """Return the tasks whose data differs from that of the last run of this experiment."""
+    try:
+        facts = json.loads((_folder(store) / f"{_file_name(name)}.json").read_text(encoding="utf-8"))
+        before = dict(facts.get("split_sha256", {}))
+    except (OSError, ValueError, AttributeError, TypeError):  # no run yet, or a record that the next one replaces
+        return []
+    return [task for task, split in splits.items() if before.get(task, split) != split]
+
+
+def find_cell(store: Path, prefix: str) -> Result:
+    """Return the finished cell whose key starts so.
+
+    Raises:
+        UserError: none or several do.
+    """
+    found = sorted(f.parent.name for f in (store / "cells").glob(f"{prefix}*/result.json")) if prefix.isalnum() else []
+    if len(found) > 1:
+        raise UserError(f"{prefix}: {len(found)} cells start so ({found[0]}, {found[1]}); write more of it")
+    result = load_result(store, found[0]) if found else None
+    if result is None:
+        raise UserError(f"{prefix}: neither a file nor a finished cell of {store}; see `crossover ls runs`")
+    return result
+
+
+def _order(file: Path) -> tuple[int, int, str]:
+    """Return what sorts records from the first to the last; a clock that went backwards does not mislead it."""
+    try:
+        number = int(json.loads(file.read_text(encoding="utf-8"))["number"])
+    except (OSError, ValueError, KeyError, TypeError):
+        number = 0
+    return number, file.stat().st_mtime_ns, file.name
+
+
+def _folder(store: Path) -> Path:
+    return store / "comparisons"
+
+
+def _file_name(experiment: str) -> str:
+    """Return an experiment's name as it may stand in a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in experiment).lstrip(".") or "unnamed"

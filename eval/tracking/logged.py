@@ -1,0 +1,88 @@
+"""What MLflow is told of a cell: its name, tags, metrics and rows."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from eval.comparison.arm import Arm
+from eval.cost import Cost
+from eval.measure import Result
+from eval.stats import quantile_interval, score_interval
+
+
+def train_examples(result: Result) -> int:
+    """Return the train size as MLflow's step, so that one metric over several sizes draws a learning curve."""
+    return 0 if _constant(result) else int(result.cell.train_size or result.notes.get("train_examples") or 0)
+
+
+def run_name(result: Result) -> str:
+    """Return what tells a cell from its siblings in the twenty letters that MLflow's tables show of a name."""
+    cell = result.cell
+    size = "" if _constant(result) else f" n={cell.train_size or 'all'}"
+    options = cell.method.label.removeprefix(cell.method.name)
+    return f"{cell.method.name}{size} seed={cell.seed}{options} {cell.task}"
+
+
+def _constant(result: Result) -> bool:
+    """Return whether nothing is learned from train."""
+    return result.cell.method.name == "zero_shot"
+
+
+def tags_of(result: Result) -> dict[str, str]:
+    """Return the tags by which the runs table is filtered and grouped."""
+    cell, left = result.cell, result.dropped
+    dropped = {"dropped": f"after {left['after']} of {left['of']}"} if left else {}
+    return {
+        "crossover.kind": "cell", "crossover.cell": result.key, "crossover.rows": result.rows_sha256,
+        "task": cell.task, "method": cell.method.label,
+        "model": cell.model.name, "size": str(cell.train_size or "all"), "seed": str(cell.seed),
+        "knowledge": cell.knowledge.label, **dropped,
+    }  # fmt: skip
+
+
+def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """Return the arms of each method that was fitted on several train sizes, the smallest first."""
+    families: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in arms:
+        if arm.train_size is not None and arm.score.n:
+            family = (arm.task, arm.method, arm.model, arm.knowledge, arm.retrieval)
+            families.setdefault(family, []).append(arm)
+    return [sorted(family, key=lambda a: a.train_size or 0) for family in families.values() if len(family) > 1]
+
+
+def curve_metrics(arm: Arm) -> dict[str, float]:
+    """Return what changes with the train size, under the keys that cells use; means over seeds."""
+    found = {
+        "score": arm.score.mean, "score_low": arm.score.low, "score_high": arm.score.high, "fit_usd": arm.cost.fit,
+        "usd_per_1k": arm.cost.per_1k_requests, "p95_ms": arm.latency.p95.mean,
+    }  # fmt: skip
+    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+
+def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
+    """Return the finite metrics of a cell, times in milliseconds, money in dollars."""
+    scores = {r.id: r.score for r in result.rows if r.score is not None}
+    clusters = [result.clusters[i] for i in scores] if result.clusters else None
+    score = score_interval(list(scores.values()), clusters=clusters)
+    found: dict[str, float | None] = {
+        "score": score.mean, "score_low": score.low, "score_high": score.high, "n": len(scores),
+        "failed": len(result.rows) - len(scores), "fit_seconds": result.fit.seconds, "fit_usd": cost.fit,
+        "fit_calls": result.fit.calls, "fit_metric_calls": result.fit.metric_calls,
+        "fit_tokens": result.fit.prompt_tokens + result.fit.completion_tokens,
+        "usd_per_1k": cost.per_1k_requests, "prompt_tokens": sum(r.prompt_tokens for r in result.rows),
+        "completion_tokens": sum(r.completion_tokens for r in result.rows), "serve_seconds": result.serve_seconds,
+    }  # fmt: skip
+    found |= {f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")}
+    found |= result.notes.get("secondary", {})
+    found["retrieval_ms"] = result.notes.get("retrieval_ms")
+    for q in (0.5, 0.95, 0.99):
+        found[f"p{round(100 * q)}_ms"] = 1000 * quantile_interval(result.latency.seconds, q).mean
+    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+
+def rows_table(result: Result) -> dict[str, list[Any]]:
+    """Return the per-example rows as columns."""
+    rows = [asdict(r) | {"output": json.dumps(r.output, ensure_ascii=False, default=str)} for r in result.rows]
+    return {k: [r[k] for r in rows] for k in rows[0]} if rows else {}

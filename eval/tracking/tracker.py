@@ -1,0 +1,255 @@
+"""Keep every run in MLflow; the one file that imports it, apart from the one that MLflow itself runs (registered.py).
+
+Explicit run ids through the client, never the active run: that is per thread, and a worker would log into nothing.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from eval.comparison.arm import Arm
+from eval.cost import Cost
+from eval.measure import Result
+from eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
+from models.secret import redact
+
+WINNER = "winner"
+"""Alias of the version that the last verdict chose."""
+
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it the UI takes an experiment for one of chat traces, and hides the charts of metrics."""
+
+
+class TrackingError(Exception):
+    """MLflow could not be reached or written; the run goes on without it."""
+
+
+def store_uri(store: Path, tracking_uri: str | None) -> str:
+    """Return the URI: the flag, else MLFLOW_TRACKING_URI, else sqlite in the store."""
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
+
+
+@contextlib.contextmanager
+def _typed() -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        told = redact(str(e)).strip().splitlines() or [""]
+        raise TrackingError(f"{type(e).__name__}: {told[0][:200]}") from e
+
+
+class Tracker:
+    """One parent run for an experiment, a child for each cell."""
+
+    def __init__(self, store: Path, tracking_uri: str | None = None) -> None:
+        """Open the store; a sqlite store is made when it is not there.
+
+        Raises:
+            TrackingError: the store cannot be opened.
+        """
+        self.uri = store_uri(store, tracking_uri)
+        store.mkdir(parents=True, exist_ok=True)
+        with _typed():
+            if self.uri.startswith("http"):
+                # Seven retries, MLflow's own number, hold a run up for four minutes when no server is there.
+                os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            from mlflow import MlflowClient
+
+            # After the import, which sets levels of its own.
+            for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            self.client = MlflowClient(self.uri)
+            self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
+
+    def open(self) -> None:
+        """Make the store's tables where they are missing.
+
+        Raises:
+            TrackingError: MLflow could not be reached or written.
+        """
+        with _typed():
+            self.client.search_experiments(max_results=1)
+
+    def parent(self, experiment: str, params: dict[str, Any]) -> str:
+        """Return the experiment's parent run, the same one for the same parameters."""
+        with _typed():
+            found = self.client.get_experiment_by_name(experiment)
+            folder = None if self.artifacts is None else f"{self.artifacts}/{experiment}"
+            identity = (
+                found.experiment_id
+                if found
+                else self.client.create_experiment(experiment, artifact_location=folder, tags=EXPERIMENT_TAGS)
+            )
+            digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
+            if known := self._find(identity, {"crossover.params": digest}):
+                return known
+            tags = {"crossover.kind": "experiment", "crossover.params": digest, "mlflow.runName": experiment}
+            run_id = str(self.client.create_run(identity, tags=tags).info.run_id)
+            for key, value in params.items():
+                self.client.log_param(run_id, key, str(value)[:6000])
+            return run_id
+
+    def _runs(self, experiment_id: str, tags: dict[str, str]) -> list[Any]:
+        """Return the runs that have these tags, the newest first."""
+        wanted = " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items())
+        return list(self.client.search_runs([experiment_id], wanted))
+
+    def _find(self, experiment_id: str, tags: dict[str, str]) -> str:
+        """Return the newest run that has these tags, or an empty string."""
+        found = self._runs(experiment_id, tags)
+        return str(found[0].info.run_id) if found else ""
+
+    def _known(self, experiment_id: str, parent: str, result: Result) -> str:
+        """Return the run that this very result has already, or an empty string; runs that count no more are deleted."""
+        wanted = tags_of(result)
+        for run in self._runs(experiment_id, {"mlflow.parentRunId": parent, "crossover.cell": result.key}):
+            same = all(run.data.tags.get(k) == wanted.get(k) for k in ("crossover.rows", "dropped"))
+            if same and run.info.status == "FINISHED":
+                return str(run.info.run_id)
+            # Its process was killed while it logged, or the arm left a race then and has been read on since.
+            if run.info.status != "FINISHED" or "dropped" in run.data.tags:
+                self.client.delete_run(run.info.run_id)
+        return ""
+
+    def result(self, parent: str, result: Result, cost: Cost, folder: Path) -> str:
+        """Log one measured cell as a child run, with its rows and its fitted program, and return the run's id.
+
+        A cell that is logged already keeps its run.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+        cell = result.cell
+        with _typed():
+            experiment = self.client.get_run(parent).info.experiment_id
+            if known := self._known(experiment, parent, result):
+                return known
+            tags = {"mlflow.parentRunId": parent, "mlflow.runName": run_name(result), **tags_of(result)}
+            now = int(1000 * time.time())
+            began = now - int(1000 * (result.fit.seconds + result.serve_seconds))
+            run_id = str(self.client.create_run(experiment, start_time=began, tags=tags).info.run_id)
+            params = {
+                "task": cell.task, "model": cell.model.name, "method": cell.method.name,
+                "train_size": train_examples(result), "knowledge": cell.knowledge.label, "seed": cell.seed,
+                "retrieval": cell.retrieval.label if cell.retrieval else "none",
+                "split_sha256": result.split_sha256,
+                **{f"option.{k}": v for k, v in cell.method.options.items()},
+            }  # fmt: skip
+            metrics = [Metric(k, v, now, train_examples(result)) for k, v in metrics_of(result, cost).items()]
+            self.client.log_batch(run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in params.items()])
+            split = Dataset(
+                cell.task, result.split_sha256[:12], "local", json.dumps({"split_sha256": result.split_sha256})
+            )
+            inputs = [DatasetInput(split, [InputTag("mlflow.data.context", "test")])]
+            try:
+                self.client.log_inputs(run_id, inputs)
+            except Exception:
+                # MLflow looks a dataset up and then inserts it: of two first writers one fails, and now finds it.
+                self.client.log_inputs(run_id, inputs)
+            self.client.log_table(run_id, rows_table(result), "rows.json")
+            self.client.log_dict(run_id, {"notes": result.notes, "warnings": result.warnings}, "notes.json")
+            for name in ("program.json", "fit.json"):
+                if (folder / name).exists():
+                    self.client.log_artifact(run_id, str(folder / name), "program")
+            if (folder / "fit" / "best").is_dir():
+                self.client.log_artifacts(run_id, str(folder / "fit" / "best"), "weights")
+            self.client.set_terminated(run_id, "FINISHED")
+            return run_id
+
+    def register(self, name: str, run_id: str, cell: str, arm: Path, code: Sequence[str], work: Path) -> str:
+        """Register an arm's folder as the winner of that name, loadable by MLflow alone, and return its version.
+
+        A winner that is registered already keeps its version. `work` is an empty folder to write in.
+        """
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import ModelSignature
+        from mlflow.pyfunc import save_model
+        from mlflow.types import ColSpec, DataType, Schema
+        from mlflow.types.schema import Array
+
+        with _typed():
+            try:
+                current = self.client.get_model_version_by_alias(name, WINNER)
+                if current.tags.get("crossover.cell") == cell:
+                    return str(current.version)
+            except MlflowException as e:
+                if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+            recipe = json.loads((arm / "recipe.json").read_text(encoding="utf-8"))
+            text = Array(DataType.string)
+            columns = [ColSpec(text if i == "passages" else DataType.string, i) for i in recipe["inputs"]]
+            with warnings.catch_warnings():
+                # It wants an example to run the model on, which would load it once more.
+                warnings.simplefilter("ignore")
+                save_model(
+                str(work / "model"), python_model=str(Path(__file__).with_name("registered.py")), code_paths=list(code),
+                artifacts={"arm": str(arm)}, pip_requirements=requirements(), signature=ModelSignature(Schema(columns)),
+            )  # fmt: skip
+            self.client.log_artifacts(run_id, str(work / "model"), "model")
+            with contextlib.suppress(MlflowException):  # it has a version already
+                self.client.create_registered_model(name)
+            uri = f"{self.client.get_run(run_id).info.artifact_uri}/model"
+            tags = {"crossover.cell": cell, **{k: str(recipe[k]) for k in ("task", "method", "seed")}}
+            version = str(self.client.create_model_version(name, uri, run_id=run_id, tags=tags).version)
+            self.client.set_registered_model_alias(name, WINNER, version)
+            return version
+
+    def unregister(self, name: str) -> None:
+        """Take the winner's mark off: the verdict abstains now. The versions stay."""
+        from mlflow.exceptions import MlflowException
+
+        with _typed(), contextlib.suppress(MlflowException):  # there was none
+            self.client.delete_registered_model_alias(name, WINNER)
+
+    def curve(self, parent: str, arms: Sequence[Arm]) -> None:
+        """Log the sizes of one method as the steps of one run of their own, which MLflow draws as a learning curve."""
+        from mlflow.entities import Metric
+
+        first = arms[0]
+        facts = {
+            "crossover.kind": "curve", "task": first.task, "method": first.method, "model": first.model,
+            "knowledge": first.knowledge,
+        }  # fmt: skip
+        with _typed():
+            experiment = self.client.get_run(parent).info.experiment_id
+            tags = {"mlflow.parentRunId": parent, **facts}
+            run_id = self._find(experiment, tags)
+            if not run_id:
+                tags |= {"mlflow.runName": f"{first.method.partition(' ')[0]} curve {first.method} {first.task}"}
+                run_id = str(self.client.create_run(experiment, tags=tags).info.run_id)
+            now = int(1000 * time.time())
+            found = [Metric(k, v, now, arm.train_size) for arm in arms for k, v in curve_metrics(arm).items()]
+            self.client.log_batch(run_id, metrics=found)
+            self.client.set_terminated(run_id, "FINISHED")
+
+    def verdict(self, parent: str, text: str, data: dict[str, Any]) -> None:
+        """Write the comparison into the parent run and end it."""
+        with _typed():
+            self.client.log_text(parent, text, "comparison.txt")
+            self.client.log_dict(parent, data, "comparison.json")
+            self.client.set_tag(parent, "mlflow.note.content", f"```\n{text}\n```")
+        self.finish(parent)
+
+    def finish(self, parent: str) -> None:
+        """End the parent run."""
+        with _typed():
+            self.client.set_terminated(parent, "FINISHED")
+
+
+def registered_name(experiment: str, task: str) -> str:
+    """Return the name under which a task's winner is registered; MLflow allows neither slash nor colon."""
+    return f"{experiment}.{task}".replace("/", "-").replace(":", "-")
+
+
+def requirements() -> list[str]:
+    """Return the packages that a registered arm runs on, in the versions that it was measured with."""
+    packages = ("mlflow", "dspy", "torch", "transformers", "peft", "numpy", "scipy", "bm25s", "PyYAML", "click")
+    return [f"{p}=={version(p)}" for p in packages]
