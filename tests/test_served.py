@@ -14,7 +14,7 @@ from openings import write_openings
 from processes import UNTRACKED
 
 from eval.cli import main
-from eval.rows import read_table
+from eval.store.rows import read_table
 from models.load import EMBEDDED, load_model
 from models.price import api_price
 from models.spec import ModelSpec
