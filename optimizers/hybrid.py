@@ -1,13 +1,14 @@
 """A fixed block of demonstrations, which providers cache, and a few chosen for each question after it."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dspy
 
 from models.prompt import prompt_tokens, room
-from optimizers.retrieved_demos import NearestDemos, fits_context
+from optimizers.nearest import NearestDemos, demo_index, fits_context
 from programs.demos import count_that_fit, with_demos
 from programs.task import Budget, Fitted, Metric, Spent
 
@@ -19,7 +20,15 @@ class Hybrid:
     fixed: int = 32
     """Demonstrations of the block, fewer where they would fill more than three quarters of the context."""
     demos: int = 4
-    """Demonstrations retrieved for each question, by BM25 from the rest of train."""
+    """Demonstrations retrieved for each question from the rest of train."""
+    index: str = "bm25"
+    """`bm25`, `dense` or `weaviate`."""
+    index_options: Mapping[str, Any] | None = None
+    """Options of the index, as under `retrieval`."""
+
+    def __post_init__(self) -> None:
+        """Refuse an index that does not exist, before anything is spent."""
+        demo_index(self.index, self.index_options)
 
     def fit(
         self,
@@ -40,7 +49,10 @@ class Hybrid:
             count = count_that_fit(program, block, lambda p: prompt_tokens(p, longest, lm) <= free * 3 // 4)
             block = block[:count]
         rest = order[len(block) :]
-        nearest = NearestDemos(with_demos(program, block), rest, self.demos, fits_context(lm))
+        nearest = NearestDemos(
+            with_demos(program, block), rest, self.demos, fits_context(lm),
+            index=self.index, options=self.index_options, folder=budget.shared,
+        )  # fmt: skip
         notes = {"fixed": len(block), "demos": self.demos, "pool": len(rest)}
         fitted = Fitted(program=nearest, lm=lm, spent=Spent(), notes=notes)
         if len(block) < min(self.fixed, len(order)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dspy
 
 from models.prompt import prompt_tokens, room
-from optimizers.retrieved_demos import NearestDemos, fits_context
+from optimizers.nearest import NearestDemos, fits_context
 from programs.demos import count_that_fit, with_demos
 from programs.task import Budget, Fitted, Metric, Spent, UserError
 
