@@ -2,13 +2,12 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-from models.prompt import prompt_tokens, room
 from programs.demos import question_key, with_demos
 from programs.retrieval.base import Retriever
 from programs.retrieval.dense import Dense
@@ -136,14 +135,3 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
         self.program.load_state(state["program"], **options)
         self.demos = int(state["demos"])
         self._set_pool(state["pool"], state["inputs"], state.get("index") or {"backend": BM25})
-
-
-def fits_context(lm: dspy.LM) -> Callable[[dspy.Module, dict[str, Any]], bool]:
-    """Return what tells whether a program's prompt for given inputs fits the model's context."""
-    free = room(lm)
-
-    def fits(candidate: dspy.Module, inputs: dict[str, Any]) -> bool:
-        question = dspy.Example(**inputs).with_inputs(*inputs)
-        return not free or prompt_tokens(candidate, question, lm) <= free
-
-    return fits

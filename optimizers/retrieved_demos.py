@@ -6,7 +6,8 @@ from typing import Any
 
 import dspy
 
-from optimizers.nearest import NearestDemos, demo_index, fits_context
+from optimizers.context import fits_context
+from optimizers.nearest import NearestDemos, demo_index
 from programs.demos import with_demos
 from programs.task import Budget, Fitted, Metric, Spent
 
@@ -23,7 +24,11 @@ class RetrievedDemos:
     """Options of the index, as under `retrieval`: `{url: "http://localhost:8080", query: hybrid}`."""
 
     def __post_init__(self) -> None:
-        """Refuse an index that does not exist, before anything is spent."""
+        """Refuse an index that does not exist, before anything is spent.
+
+        Raises:
+            UserError: there is no such index, or it has no such option.
+        """
         demo_index(self.index, self.index_options)
 
     def fit(

@@ -31,7 +31,7 @@ class Served:
     answered: int = 0
     """Requests answered in full, which a provider would charge for."""
     usages: list[dict[str, Any]] = field(default_factory=list)
-    """What the answers given in full, and at once, say they used."""
+    """What the answers given in full, and at once, say they used, and the `model`."""
     faults: list[str] = field(default_factory=list)
     """The faults that requests met."""
 
@@ -81,7 +81,7 @@ def openai_server(
                 return self.reply(200, said[: len(said) // 2], length=len(said))
             with lock:
                 served.answered += 1
-                served.usages.append(json.loads(said)["usage"])
+                served.usages.append(json.loads(said)["usage"] | {"model": body["model"]})
             return self.reply(200, said)
 
         def stream(self, pieces: Iterator[bytes], *, broken: bool) -> None:

@@ -253,6 +253,10 @@ def test_no_key_stands_anywhere_after_a_run(
         assert main(["run", str(experiment(tmp_path, served.url)), "--store", str(store)]) == 0
         assert set(served.keys) == {f"Bearer {KEY}"}
     shown = capsys.readouterr()
+    # The table marks the search that came to nothing, and names where the prices are from.
+    table = " ".join(shown.out.split())
+    assert "! copro breadth=2 depth=1: no proposal could be tried: the program is as it was given" in table
+    assert f"prices: {price_source()}" in table
     assert "refused Bearer [key]" in "".join(f.read_text() for f in store.rglob("rows.jsonl"))
     assert KEY not in shown.out + shown.err
     files = [f for f in store.rglob("*") if f.is_file()]

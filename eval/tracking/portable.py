@@ -19,8 +19,9 @@ from eval.store.cells import cell_folder, write_json
 from models.load import EMBEDDED, load_model, tuned_lm
 from models.spec import ModelSpec
 from models.weights import folder_sha256
+from optimizers.context import fits_context
 from optimizers.ensemble import Vote
-from optimizers.nearest import BM25, NearestDemos, fits_context
+from optimizers.nearest import BM25, NearestDemos
 from programs.load import load_object
 from programs.task import Task
 
