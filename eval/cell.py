@@ -14,6 +14,7 @@ from eval.audit import audit
 from eval.comparison.ledger import adapts_weights
 from eval.experiment import Cell
 from eval.judging import judge_notes, without_judge
+from eval.labels import label_notes
 from eval.latency import Probe, measure_latency
 from eval.measure import Latency, Result, measure_accuracy
 from eval.methods import method_of
@@ -105,6 +106,9 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
     test = [e for e in started.test if str(e["id"]) in scored]
     ranking = passages.ranking(test, cell.knowledge.test)
     measures = {"secondary": secondary(started.task, test, rows)} | ({} if ranking is None else asdict(ranking))
+    pool = train_pool(started.task, cell.train_size, cell.seed)
+    if labels := label_notes(started.task, pool, test, rows):
+        measures["labels"] = labels
     measures |= {} if model.local else {"prices": price_source()}
     if (judge := work.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)

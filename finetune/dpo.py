@@ -3,14 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 
-from programs.task import Budget, Fitted, Metric, Spent, UserError
-
-if TYPE_CHECKING:
-    pass
+from programs.task import Budget, Fitted, Metric, UserError
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Dpo:
         run, told = train_preferences(self, like, pairs, Ground(bare, val, metric, lm, seed, budget))
         run = copy_best(run, budget)
         tuned, change = serve(run.folder, lm, probe=pairs.rows[0]["prompt"])
-        spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection + pairs.spent
+        spent = run.spent + pairs.spent
         spent.seconds = max(spent.seconds, time.perf_counter() - start)
         notes: dict[str, Any] = {
             "logit_change": change, "pairs": len(pairs.rows), "never_wrong": pairs.never_wrong, "loss": run.losses,

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 
-from finetune.selection import Pace, Selector, TrainingRun
+from finetune.selection import Pace, Selector, TrainingRun, told
 from finetune.sft import Sft, learning_rate
 from finetune.training import checkpoints_of, in_eval, lora_config, quiet, spent_on
+from models.allowance import allowance_of
 from models.heads import HeadEngine, pooled
 from models.local import BASE, LocalEngine
 from models.prompt import engine_of
@@ -66,7 +67,8 @@ def train_head(options: "Head", data: "Labelled", ground: Any) -> TrainingRun:
     pace = Pace(options.epochs, minutes=options.checkpoint_minutes, start=True)
     selector = Selector(
         run, pace=pace, score=_scorer(options, data, ground),
-        save=_save, folder=folder, budget=ground.budget, identity=sha256(facts.encode()).hexdigest(),
+        save=_save, folder=folder, budget=ground.budget, allowance=allowance_of(ground.lm),
+        identity=sha256(facts.encode()).hexdigest(),
     )  # fmt: skip
     if run.done:
         return run
@@ -89,7 +91,7 @@ def train_head(options: "Head", data: "Labelled", ground: Any) -> TrainingRun:
         trainer.add_callback(selector)
         trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
     run.tokens = round(sum(map(len, data.rows)) * trainer.state.epoch)
-    run.losses = [round(float(h["loss"]), 4) for h in trainer.state.log_history if "loss" in h]
+    run.losses = told(trainer.state, trainer.args.logging_steps)
     selector.finish()
     return run
 
@@ -109,7 +111,7 @@ def _arguments(options: "Head", data: "Labelled", folder: Path, lr: float, seed:
         output_dir=str(folder), num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,
         learning_rate=lr, lr_scheduler_type="linear", warmup_steps=int(options.warmup * steps), bf16=options.bf16,
         use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=max(1, steps // 20),
-        save_strategy="no", save_total_limit=1, eval_strategy="no", report_to=[], disable_tqdm=True,
+        save_strategy="no", save_total_limit=2, eval_strategy="no", report_to=[], disable_tqdm=True,
         dataloader_pin_memory=False, remove_unused_columns=False,
     )  # fmt: skip
 

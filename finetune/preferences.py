@@ -11,9 +11,10 @@ import dspy
 import torch
 
 from finetune.render import row_ids
-from finetune.selection import Pace, Selector, TrainingRun
+from finetune.selection import Pace, Selector, TrainingRun, told
 from finetune.targets import WARM, Call, Tracer, gold_calls, spent_on_answers
 from finetune.training import Ground, base_model, checkpoints_of, lora_config, quiet, val_scorer, weight_saver
+from models.allowance import allowance_of
 from models.prompt import engine_of, first_messages
 from models.text import safe_messages
 from programs.score import score_examples
@@ -108,7 +109,7 @@ def train_preferences(
     run = TrainingRun(folder=folder / "best")
     selector = Selector(
         run, pace=Pace(options.epochs, minutes=options.checkpoint_minutes), score=val_scorer(ground),
-        save=weight_saver(engine.tokenizer), folder=folder, budget=ground.budget,
+        save=weight_saver(engine.tokenizer), folder=folder, budget=ground.budget, allowance=allowance_of(ground.lm),
         identity=sha256(facts.encode()).hexdigest(),
     )  # fmt: skip
     if run.done:
@@ -127,10 +128,9 @@ def train_preferences(
         run.trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         trainer.add_callback(selector)
         trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
-    history = trainer.state.log_history
     run.tokens = round(sum(pairs.lengths) * trainer.state.epoch)
-    run.losses = [round(float(h["loss"]), 4) for h in history if "loss" in h]
-    margins = [round(float(h["rewards/margins"]), 4) for h in history if "rewards/margins" in h]
+    run.losses = told(trainer.state, trainer.args.logging_steps)
+    margins = told(trainer.state, trainer.args.logging_steps, "rewards/margins")
     selector.finish()
     return run, {"margins": margins}
 
@@ -143,6 +143,6 @@ def _arguments(options: "Dpo", pairs: Preferences, folder: str, lr: float, seed:
         output_dir=folder, num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,
         beta=options.beta, learning_rate=lr, warmup_steps=int(options.warmup * steps), max_length=max(pairs.lengths),
         gradient_checkpointing=False, bf16=options.bf16, use_cpu=not torch.cuda.is_available(), seed=seed,
-        data_seed=seed, logging_steps=max(1, steps // 20), save_strategy="no", save_total_limit=1, eval_strategy="no",
+        data_seed=seed, logging_steps=max(1, steps // 20), save_strategy="no", save_total_limit=2, eval_strategy="no",
         report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip

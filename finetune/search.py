@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 from scipy.stats import spearmanr
 
 from finetune.selection import TrainingRun
@@ -62,14 +62,39 @@ def plan_of(given: Mapping[str, Any]) -> Plan:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """One trial."""
+
+    params: dict[str, Any]
+    """The values that were drawn, by option."""
+    early: float
+    """Mean on val where it was judged."""
+    judged: Spent
+    """What it cost up to there."""
+    run: TrainingRun | None = None
+    """What it came to; None for one that was not finished."""
+
+    @property
+    def final(self) -> float | None:
+        """Return the best mean on val after an epoch."""
+        return None if self.run is None else max(self.run.val_scores[1:])
+
+    @property
+    def spent(self) -> Spent:
+        """Return what it cost in all."""
+        return self.judged if self.run is None else self.run.spent
+
+
+@dataclass(frozen=True)
 class Found:
     """What a search came to."""
 
-    options: "Sft"
-    """The winner's."""
     run: TrainingRun
+    """The winner's."""
     discarded: Spent
     """What every other trial cost."""
+    trials: tuple[Tried, ...]
+    """In the order in which they were proposed."""
     report: dict[str, Any]
     """Trials with both scores, and how well the early ranking told the final one."""
 
@@ -83,17 +108,20 @@ def search(options: "Sft", text: "TrainingText", ground: Ground, folder: Path) -
         storage=f"sqlite:///{folder / 'optuna.db'}", study_name="sft", direction="maximize", load_if_exists=True
     )
     _drop_half_asked(study)
-    tried: list[tuple[Sft, float]] = []
-    while True:
-        done = study.get_trials(states=[TrialState.COMPLETE])
-        tried = [(_options(options, t.params), float(t.value or 0.0)) for t in done]
+    while len(tried := _tried(study)) < plan.trials:
         _forget_losers(folder, tried, plan)
-        if len(tried) >= plan.trials:
-            break
         _try_one(study, options, text, ground, folder, plan)
-    ranked = _ranked([score for _, score in tried])[: plan.finish]
-    runs = {n: train_model(tried[n][0], text, ground, folder=_place(folder, n)) for n in ranked}
-    return _found(tried, runs, study.get_trials(states=[TrialState.COMPLETE]), ground)
+    _forget_losers(folder, tried, plan)
+    for n in _ranked([t.early for t in tried])[: plan.finish]:
+        run = train_model(_options(options, tried[n].params), text, ground, folder=_place(folder, n))
+        tried[n] = replace(tried[n], run=run)
+    return _found(tried, ground)
+
+
+def _tried(study: optuna.Study) -> list[Tried]:
+    """Return the trials that were judged."""
+    done = study.get_trials(states=[TrialState.COMPLETE])
+    return [Tried(t.params, float(t.value or 0.0), Spent(**t.user_attrs["spent"])) for t in done]
 
 
 def _drop_half_asked(study: optuna.Study) -> None:
@@ -117,9 +145,7 @@ def _try_one(
     trial = Trial(study, left[0]._trial_id) if left else study.ask()
     chosen = _options(options, _suggest(trial, options, ground))
     run = train_model(chosen, text, ground, folder=_place(folder, number), pause=plan.early)
-    trial.set_user_attr("tokens", run.tokens)
-    trial.set_user_attr("seconds", run.seconds)
-    trial.set_user_attr("selection", asdict(run.selection))
+    trial.set_user_attr("spent", asdict(run.spent))
     early = run.early_score or 0.0
     study.tell(trial, early)
     shown = ", ".join(f"{k} {v:.3g}" for k, v in sorted(trial.params.items()))
@@ -158,36 +184,26 @@ def _ranked(scores: Sequence[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda n: (-scores[n], n))
 
 
-def _forget_losers(folder: Path, tried: Sequence[tuple["Sft", float]], plan: Plan) -> None:
+def _forget_losers(folder: Path, tried: Sequence[Tried], plan: Plan) -> None:
     """Remove the checkpoints of trials that will not be finished: none of them can rise again."""
-    for n in _ranked([score for _, score in tried])[plan.finish :]:
+    for n in _ranked([t.early for t in tried])[plan.finish :]:
         shutil.rmtree(_place(folder, n), ignore_errors=True)
 
 
-def _found(
-    tried: Sequence[tuple["Sft", float]], runs: Mapping[int, TrainingRun], trials: Sequence[FrozenTrial], ground: Ground
-) -> Found:
+def _found(tried: Sequence[Tried], ground: Ground) -> Found:
     """Return the winner of the finished trials, and the report."""
-    final = {n: max(run.val_scores[1:]) for n, run in runs.items()}
-    best = max(final, key=lambda n: (final[n], -n))
-    discarded = Spent()
-    for n, trial in enumerate(trials):
-        kept = trial.user_attrs
-        if n in runs:
-            cost = Spent(train_tokens=runs[n].tokens, seconds=runs[n].seconds) + runs[n].selection
-        else:
-            cost = Spent(train_tokens=kept["tokens"], seconds=kept["seconds"]) + Spent(**kept["selection"])
-        discarded = discarded if n == best else discarded + cost
-    order = sorted(runs)
-    agreement = early_agreement([tried[n][1] for n in order], [final[n] for n in order])
+    runs = {n: t.run for n, t in enumerate(tried) if t.run is not None}
+    final = [max(run.val_scores[1:]) for run in runs.values()]
+    best = list(runs)[_ranked(final)[0]]
     report = {
-        "trials": [t.params | {"early": tried[n][1], "final": final.get(n)} for n, t in enumerate(trials)],
+        "trials": [t.params | {"early": t.early, "final": t.final} for t in tried],
         "best": best,
         "finished": len(runs),
-        **agreement,
+        **early_agreement([tried[n].early for n in runs], final),
     }
     ground.budget.progress(agreement_words(report))
-    return Found(tried[best][0], runs[best], discarded, report)
+    discarded = sum((t.spent for n, t in enumerate(tried) if n != best), Spent())
+    return Found(runs[best], discarded, tuple(tried), report)
 
 
 def early_agreement(early: Sequence[float], final: Sequence[float]) -> dict[str, Any]:
@@ -197,8 +213,16 @@ def early_agreement(early: Sequence[float], final: Sequence[float]) -> dict[str,
     """
     varies = len(set(early)) > 1 and len(set(final)) > 1
     top = min(TOP, max(1, len(early) // 2))
-    shared = len({*_ranked(early)[:top]} & {*_ranked(final)[:top]})
-    return {"spearman": float(spearmanr(early, final).statistic) if varies else None, "top": top, "top_shared": shared}
+    return {
+        "spearman": float(spearmanr(early, final).statistic) if varies else None,
+        "top": top,
+        "top_shared": top_shared(early, final, top),
+    }
+
+
+def top_shared(early: Sequence[float], final: Sequence[float], top: int) -> int:
+    """Return how many of the best trials of one ranking are among as many of the best of the other."""
+    return len({*_ranked(early)[:top]} & {*_ranked(final)[:top]})
 
 
 def agreement_words(report: Mapping[str, Any]) -> str:

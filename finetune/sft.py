@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dspy
 
-from programs.task import Budget, Fitted, Metric, Spent, UserError
+from programs.task import Budget, Fitted, Metric, UserError
 
 SOURCES = ("gold", "teacher", "self")
 ADAPTERS = ("lora", "dora", "qlora", "none")
@@ -104,7 +104,7 @@ class Sft:
         run = train_model(self, text, ground, folder=place) if found is None else found.run
         run = copy_best(run, budget)
         tuned, change = serve(run.folder, lm, probe=text.rows[0]["prompt"])
-        spent = Spent(train_tokens=run.tokens, seconds=run.seconds) + run.selection + targets.spent
+        spent = run.spent + targets.spent
         if found is not None:
             spent += found.discarded
         # A training that went on, or targets that another fit built, took time that this process did not.

@@ -17,7 +17,8 @@ import dspy
 import torch
 
 from finetune.render import TrainingText, row_ids
-from finetune.selection import Pace, Score, Selector, TrainingRun
+from finetune.selection import Pace, Score, Selector, TrainingRun, told
+from models.allowance import allowance_of, held_like
 from models.load import local_lm
 from models.local import LocalEngine
 from models.prompt import engine_of
@@ -62,7 +63,7 @@ def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: P
     pace = Pace(options.epochs, options.patience, options.checkpoint_minutes, last=not ground.val, pause=pause)
     selector = Selector(
         run, pace=pace, score=val_scorer(ground), save=weight_saver(engine.tokenizer), folder=folder,
-        budget=ground.budget, identity=identity,
+        budget=ground.budget, allowance=allowance_of(ground.lm), identity=identity,
     )  # fmt: skip
     if run.done or (pause and run.early_score is not None):
         return run
@@ -82,7 +83,7 @@ def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: P
         trainer.add_callback(selector)
         trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
     run.tokens = round(sum(text.lengths) * trainer.state.epoch)
-    run.losses = [round(float(h["loss"]), 4) for h in trainer.state.log_history if "loss" in h]
+    run.losses = told(trainer.state, trainer.args.logging_steps)
     selector.finish()
     return run
 
@@ -150,7 +151,7 @@ def sft_config(options: "Sft", text: TrainingText, folder: Path, lr: float, seed
         data_seed=seed,
         logging_steps=max(1, steps // 20),
         save_strategy="no",
-        save_total_limit=1,
+        save_total_limit=2,
         eval_strategy="no",
         report_to=[],
         disable_tqdm=True,
@@ -187,7 +188,7 @@ def val_scorer(ground: Ground) -> Score:
                 ground.lm.kwargs["temperature"],
             )
             try:
-                with dspy.context(lm=served, adapter=context["adapter"], rm=context["rm"]):
+                with dspy.context(lm=held_like(served, ground.lm), adapter=context["adapter"], rm=context["rm"]):
                     rows = list(
                         score_examples(ground.program, ground.val, ground.metric, threads=ground.budget.threads)
                     )

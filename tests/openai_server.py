@@ -38,7 +38,12 @@ class Served:
 
 @contextmanager
 def openai_server(
-    answer: Answer | str, faults: Sequence[str] = (), *, refused: str = "", hang: float = HANG
+    answer: Answer | str,
+    faults: Sequence[str] = (),
+    *,
+    refused: str = "",
+    hang: float = HANG,
+    word_seconds: float = WORD_SECONDS,
 ) -> Iterator[Served]:
     """Serve /chat/completions on a free port; request n meets fault n of the list, an empty one or none is answered.
 
@@ -73,7 +78,7 @@ def openai_server(
                 return None
             if fault == "garbage":
                 return self.reply(200, b"<html>busy</html>")
-            pieces = relayed(answer, raw) if isinstance(answer, str) else spoken(answer, body)
+            pieces = relayed(answer, raw) if isinstance(answer, str) else spoken(answer, body, word_seconds)
             if body.get("stream"):
                 return self.stream(pieces, broken=fault == "half")
             said = b"".join(pieces)
@@ -123,7 +128,7 @@ def openai_server(
         server.server_close()
 
 
-def spoken(answer: Answer, body: dict[str, Any]) -> Iterator[bytes]:
+def spoken(answer: Answer, body: dict[str, Any], word_seconds: float) -> Iterator[bytes]:
     """Yield the answer of a rule: the whole body, or its events word by word."""
     text = answer(body["model"], body["messages"])
     said = completion(body, text)
@@ -132,7 +137,7 @@ def spoken(answer: Answer, body: dict[str, Any]) -> Iterator[bytes]:
         return
     for event in events(json.loads(said), text):
         yield f"data: {event}\n\n".encode()
-        time.sleep(WORD_SECONDS)
+        time.sleep(word_seconds)
 
 
 def relayed(url: str, raw: bytes) -> Iterator[bytes]:

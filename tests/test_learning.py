@@ -1,6 +1,7 @@
 """Learning curves: on simulated ones with a known limit and a known crossing."""
 
 import json
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_curves_stand_in_the_table_and_in_the_json() -> None:
     assert {c["name"] for c in data["curves"]} == {"many_shot", "sft"}
     assert next(o for o in data["overtakings"] if o["context"] == "many_shot")["size"]["value"] is None
     assert len(learning_sentences(comparison.learning["intents"])) == 4
+
+
+def test_what_is_ahead_throughout_and_what_never_stops_paying_is_said() -> None:
+    learning = invented(lambda n: 0.05 * math.log2(n) + 0.3, zero=0.1).learning["intents"]
+    said = " ".join(learning_sentences(learning))
+    assert "sft is ahead of zero_shot from the smallest size on, 64 [64, 64] examples" in said
+    assert "doubling buys a point up to 4 times the sizes measured [" in said
+    ahead = {o.context: (o.throughout, o.beyond) for o in learning.overtakings}
+    assert ahead == {"zero_shot": (True, False), "many_shot": (False, False)}
 
 
 def test_small_sets_that_hurt_are_told() -> None:

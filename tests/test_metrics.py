@@ -1,8 +1,11 @@
 """Metrics against worked examples, scikit-learn's definition of macro-F1, and sacrebleu's own numbers."""
 
+from dataclasses import replace
+
 import dspy
 import pytest
 
+from eval.labels import LabelScore, label_notes, mean_labels, rare_and_frequent
 from eval.secondary import mean_secondary, secondary
 from programs.metrics import metric_for
 from programs.score import Row
@@ -86,6 +89,24 @@ def test_second_opinions_of_a_cell() -> None:
     answered = secondary(task_of("exact_match"), test, [row(0, "the red sea"), row(1, None), row(2, "x")])
     assert answered == {"knowledge_f1": pytest.approx(2 * 2 / 5 / 2)}
     assert secondary(task_of("exact_match"), [dspy.Example(id="0", label="a")], [row(0, "a")]) == {}
+
+
+def test_labels_are_scored_beside_their_frequency() -> None:
+    def examples(labels: str) -> list[dspy.Example]:
+        return [dspy.Example(id=str(i), label=y) for i, y in enumerate(labels)]
+
+    task = task_of("accuracy")
+    rows = [replace(row(i, "a"), score=s) for i, s in enumerate((1.0, 0.0, 1.0, None, 0.0))]
+    found = label_notes(task, examples("aaab"), examples("aabba"), rows)
+    assert found == {
+        "a": {"train": 3, "test": 3, "score": pytest.approx(1 / 3)}, "b": {"train": 1, "test": 2, "score": 1.0},
+    }  # fmt: skip
+    other = {"labels": {y: x | {"train": x["train"] + 1, "score": 0.0} for y, x in found.items()}}
+    mean = mean_labels([{"labels": found}, other, {}])
+    assert mean == {"a": LabelScore(3.5, 3, pytest.approx(1 / 6)), "b": LabelScore(1.5, 2, 0.5)}
+    assert rare_and_frequent(mean) == (0.5, pytest.approx(1 / 6))
+    assert rare_and_frequent({y: replace(x, train=2) for y, x in mean.items()}) is None
+    assert label_notes(task, [], examples("abcde"), rows) == {}
 
 
 def test_second_opinions_are_averaged_over_seeds() -> None:

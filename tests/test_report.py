@@ -23,6 +23,7 @@ from eval.parse.experiment import read_experiment
 from eval.report.curves import crossing, crossing_words, learning_curves
 from eval.report.evidence import Evidence, checks, ledger
 from eval.report.examples import disagreements, label_lines
+from eval.report.figures import colours, learning
 from eval.report.markdown import MOST, markdown
 from eval.report.page import html_page
 from eval.report.text import cut, visible
@@ -219,6 +220,30 @@ def test_the_crossing_lies_between_the_sizes_that_disagree(evidence: Evidence) -
     assert crossing(weak) is None
     assert crossing_words(weak).startswith("No crossing: fine-tuning is ahead at every size measured")
     assert crossing_words([c for c in curves if c.kind == "context"]) == ""
+
+
+def test_learning_curves_are_drawn_with_bands_and_the_sizes_where_one_overtakes(evidence: Evidence) -> None:
+    found = evidence.comparison.learning["intents"]
+    curves = learning_curves(evidence, "intents")
+    arms = {a.name: a for a in evidence.arms("intents")}
+    data = learning(curves, colours(list(arms.values())), found.overtakings)["data"]
+    assert [t["meta"] for t in data if "meta" in t] == [c.name for c in found.curves] + ["zero_shot"]
+    bands = [t for t in data if t.get("fill")]
+    assert len(bands) == len(curves) == 4
+    for band, c in zip(bands, found.curves, strict=False):
+        assert band["y"] == [p.high for p in c.line] + [p.low for p in reversed(c.line)]
+        assert all(p.low <= p.score <= p.high for p in c.line)
+    rings = [t for t in data if t["mode"] == "markers" and "error_x" in t]
+    (ring,) = [t for t in rings if "overtakes retrieved_demos demos=8<br>" in t["hovertext"][0]]
+    size = next(o.size for o in found.overtakings if o.context == "retrieved_demos demos=8")
+    assert size.value is not None
+    assert size.low is not None
+    assert (ring["x"], ring["error_x"]["arrayminus"]) == ([size.value], [size.value - size.low])
+    assert all(abs(p.score - ring["y"][0]) < 0.1 for c in found.curves for p in c.line if abs(p.size - size.value) < 40
+               and c.name in ("sft rank=16", "retrieved_demos demos=8"))  # fmt: skip
+    page = html_page(evidence).partition("plotly.js v")[0]
+    assert 'class="sizes overtakings"' in page
+    assert f'<td class="n">{size.value:,.0f}</td>' in page
 
 
 def test_labels_stand_beside_their_frequency(evidence: Evidence) -> None:

@@ -67,6 +67,13 @@ def test_a_run_ends_in_table_verdict_and_json(
     assert len(data["arms"]) == 4
     assert len(data["contrasts"]) == 6
     assert all(a["score"]["n"] + a["score"]["failed"] == 6 and a["mlflow_run_id"] for a in data["arms"])
+    for arm in data["arms"]:
+        labels = arm["labels"]
+        assert {y: (x["train"], x["test"]) for y, x in labels.items()} == {
+            "close_account": (4, 2), "exchange_rate": (2, 2), "refund_late": (2, 2),
+        }  # fmt: skip
+        assert sum(x["score"] for x in labels.values()) / 3 == pytest.approx(arm["score"]["mean"], abs=1e-5)
+    assert "score on the rarer half of the labels in train, and on the other: zero_shot 0.000 and" in text
     assert data["verdict"][0]["confidence"] == "abstain"
 
 

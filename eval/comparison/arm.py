@@ -9,6 +9,7 @@ from eval.comparison.ledger import adapts_weights
 from eval.comparison.seeds import widen_estimate
 from eval.cost import Cost, RequestCosts, cost_of, mean_cost
 from eval.experiment import Cell, Prices
+from eval.labels import LabelScore, mean_labels
 from eval.measure import Result
 from eval.ranking import Ranking
 from eval.secondary import mean_secondary
@@ -90,6 +91,8 @@ class Arm:
     """Examples that the pool truly held; None where no fit told."""
     secondary: Mapping[str, float] = field(default_factory=dict)
     """Measures that the task is not scored by: macro-F1, knowledge-F1; the mean over seeds."""
+    labels: Mapping[str, LabelScore] = field(default_factory=dict)
+    """Gold label to its frequencies and score; empty where answers are no labels."""
     by_seed: tuple[Mapping[str, float], ...] = ()
     """Example id to score, one mapping a seed, in the order of `seeds`; failed examples are absent."""
     retrieval: str = ""
@@ -110,9 +113,9 @@ class Arm:
     """Table and date of the API prices; empty for a model that runs here."""
 
     @property
-    def recall(self) -> float | None:
-        """Return the share of the gold passages among those shown at test."""
-        return None if self.ranking is None else self.ranking.recall
+    def family(self) -> tuple[str, str, str, str]:
+        """Return what the arms of one learning curve share: all but the train size."""
+        return self.method, self.model, self.knowledge, self.retrieval
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         integrity=tuple(dict.fromkeys(integrity)),
         train_examples=results[0].notes.get("train_examples", cell.train_size),
         secondary=mean_secondary([r.notes for r in results]),
+        labels=mean_labels([r.notes for r in results]),
         by_seed=by_seed,
         retrieval=_found(cell),
         ranking=_ranking(results[0]),

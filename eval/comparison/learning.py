@@ -18,7 +18,9 @@ from eval.stats import paired_difference
 SAMPLES = 1000
 """Resamples."""
 GAIN = 0.01
-"""What the next doubling must buy to be worth it."""
+"""What the next doubling must buy to be worth it: one point."""
+POINTS = 25
+"""Points of a fitted curve."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,16 @@ class Size:
     value: float | None
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a fitted curve, with the 95 % interval of its score."""
+
+    size: float
+    score: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,8 @@ class LearningCurve:
     power: float
     enough: Size
     """From here on the next doubling buys less than `GAIN`."""
+    line: tuple[Point, ...]
+    """The fitted curve with its interval, from the smallest size measured to the largest."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,22 @@ class Overtaking:
     weights: str
     context: str
     size: Size
+    score: float | None
+    """Where the curves meet; None where they do not."""
+    smallest: int
+    """The smallest size that either was measured at: a method that is ahead throughout overtakes there."""
     measured: int
-    """The largest size that both were measured at; beyond it the curves are an extrapolation."""
+    """The largest size that the one in weights was measured at; beyond it its curve is an extrapolation."""
+
+    @property
+    def throughout(self) -> bool:
+        """Return whether fine-tuning is ahead at every size."""
+        return self.size.value == self.smallest
+
+    @property
+    def beyond(self) -> bool:
+        """Return whether the size is larger than what was measured."""
+        return self.size.value is not None and self.size.value > self.measured
 
 
 @dataclass(frozen=True)
@@ -70,33 +98,38 @@ class Learning:
 def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | None:
     """Return the curves of one task; None unless a method was measured at three sizes or more."""
     groups: dict[tuple[str, str, str, str], dict[int, Arm]] = {}
-    for arm in (a for a in arms if a.score.n and not _constant(a) and a.train_examples):
-        key = (arm.method, arm.model, arm.knowledge, arm.retrieval)
-        groups.setdefault(key, {})[arm.train_examples or 0] = arm
+    for arm in (a for a in arms if a.score.n and not is_constant(a) and a.train_examples):
+        groups.setdefault(arm.family, {})[arm.train_examples or 0] = arm
     groups = {k: dict(sorted(g.items())) for k, g in groups.items() if len(g) >= 3}
     if not groups:
         return None
     rng = np.random.default_rng(0)
     weights = _resamples(arms, samples, rng)
     fits = {k: _fit(g, weights, rng) for k, g in groups.items()}
-    constants = [a for a in arms if _constant(a) and a.score.n]
-    vary = [len({k[n] for k in groups}) > 1 for n in range(1, 4)]
-    names = {k: ", ".join([k[0], *(k[n + 1] for n in range(3) if vary[n] and k[n + 1])]) for k in groups}
+    constants = [a for a in arms if is_constant(a) and a.score.n]
+    names = curve_names(arms)
     kinds = {k: next(iter(g.values())).kind for k, g in groups.items()}
     rivals = {names[k]: (fits[k], list(groups[k])) for k in groups if kinds[k] == "context"}
-    rivals |= {a.name: (flat(_means([a], weights, rng)[:, 0]), []) for a in constants if a.kind == "context"}
+    rivals |= {names[a.family]: (flat(_means([a], weights, rng)[:, 0]), []) for a in constants}
     overtakings = []
     for k in (k for k in groups if kinds[k] == "weights"):
         for name, (rival, sizes) in rivals.items():
-            found = overtakes(fits[k], rival, [*groups[k], *sizes])
-            overtakings.append(Overtaking(names[k], name, _size(found), max(groups[k])))
+            overtakings.append(_overtaking(names[k], name, fits[k], rival, list(groups[k]), sizes))
     curves = tuple(_curve(names[k], kinds[k], groups[k], fits[k]) for k in groups)
     hurt = tuple(w for k in groups if kinds[k] == "weights" for w in _hurt(names[k], groups[k], constants))
     return Learning(curves, tuple(overtakings), hurt)
 
 
-def _constant(arm: Arm) -> bool:
+def is_constant(arm: Arm) -> bool:
+    """Return whether the method learns nothing from train."""
     return arm.method.split()[0] == "zero_shot"
+
+
+def curve_names(arms: Sequence[Arm]) -> dict[tuple[str, str, str, str], str]:
+    """Return a name for each family of one task's arms: the method, and what else varies among them."""
+    families = list(dict.fromkeys(a.family for a in arms))
+    vary = [len({f[n] for f in families} - {""}) > 1 for n in (1, 2, 3)]
+    return {f: ", ".join([f[0], *(x for x, varies in zip(f[1:], vary, strict=True) if varies and x)]) for f in families}
 
 
 def _resamples(arms: Sequence[Arm], samples: int, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
@@ -137,8 +170,32 @@ def _curve(name: str, kind: Kind, group: Mapping[int, Arm], fit: PowerLaw) -> Le
     return LearningCurve(
         name, kind, tuple(group), tuple(a.score.mean for a in group.values()),
         (float(fit.limit[0]), float(low), float(high)), float(fit.drop[0]), float(fit.power[0]),
-        _size(enough(fit, GAIN, min(group))),
+        _enough(fit, group), _line(fit, min(group), max(group)),
     )  # fmt: skip
+
+
+def _enough(fit: PowerLaw, group: Mapping[int, Arm]) -> Size:
+    """Return where more examples stop paying; what lies too far beyond the sizes measured is never."""
+    sizes = enough(fit, GAIN, min(group))
+    return _size(np.where(sizes > REACH * max(group), NEVER, sizes))
+
+
+def _line(fit: PowerLaw, smallest: int, largest: int) -> tuple[Point, ...]:
+    """Return points of the fitted curve, evenly over the logarithm of the size."""
+    sizes = np.geomspace(smallest, largest, POINTS)
+    scores = fit.at(sizes)
+    low, high = np.quantile(scores[1:], (0.025, 0.975), axis=0)
+    table = np.stack([sizes, scores[0], low, high], axis=1).round(6)
+    return tuple(Point(*map(float, row)) for row in table)
+
+
+def _overtaking(
+    weights: str, context: str, fit: PowerLaw, rival: PowerLaw, sizes: Sequence[int], others: Sequence[int]
+) -> Overtaking:
+    """Return where the curve of a method in weights, measured at `sizes`, passes another's for good."""
+    size = _size(overtakes(fit, rival, [*sizes, *others]))
+    score = None if size.value is None else float(fit.at([size.value])[0, 0])
+    return Overtaking(weights, context, size, score, min(*sizes, *others), max(sizes))
 
 
 def _size(found: NDArray[np.float64]) -> Size:
@@ -173,25 +230,33 @@ def learning_sentences(learning: Learning) -> list[str]:
     said = []
     for c in learning.curves:
         value, low, high = c.limit
-        said.append(
-            f"{c.name}: tends to {value:.3f} [{low:.3f}, {high:.3f}]; doubling buys less than {100 * GAIN:g} "
-            f"{'point' if GAIN == 0.01 else 'points'} from {_words(c.enough)} examples on"
-        )
+        pays = f"doubling buys less than a point from {size_words(c.enough)} examples on"
+        if c.enough.value is None:
+            pays = f"doubling buys a point up to {REACH:g} times the sizes measured {_interval(c.enough)}"
+        said.append(f"{c.name}: tends to {value:.3f} [{low:.3f}, {high:.3f}]; {pays}")
     for o in learning.overtakings:
         if o.size.value is None:
             said.append(
                 f"{o.weights} does not overtake {o.context} up to {REACH:g} times the sizes measured "
-                f"[{_number(o.size.low)}, {_number(o.size.high)}]"
+                f"{_interval(o.size)}"
             )
-            continue
-        beyond = ", beyond what was measured" if o.size.value > o.measured else ""
-        said.append(f"{o.weights} overtakes {o.context} at {_words(o.size)} examples{beyond}")
+        elif o.throughout:
+            said.append(f"{o.weights} is ahead of {o.context} from the smallest size on, {size_words(o.size)} examples")
+        else:
+            beyond = ", beyond what was measured" if o.beyond else ""
+            said.append(f"{o.weights} overtakes {o.context} at {size_words(o.size)} examples{beyond}")
     return said
 
 
-def _words(size: Size) -> str:
-    return f"{_number(size.value)} [{_number(size.low)}, {_number(size.high)}]"
+def size_words(size: Size) -> str:
+    """Return a size with its interval."""
+    return f"{number_words(size.value)} {_interval(size)}"
 
 
-def _number(value: float | None) -> str:
+def _interval(size: Size) -> str:
+    return f"[{number_words(size.low)}, {number_words(size.high)}]"
+
+
+def number_words(value: float | None) -> str:
+    """Return a number of examples."""
     return "never" if value is None else f"{value:,.0f}"

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from eval.compare import Arm
 from eval.comparison.arm import Kind
+from eval.comparison.learning import Point, curve_names, is_constant
 from eval.report.evidence import Evidence
 
 
@@ -21,6 +22,8 @@ class Curve:
     arms: tuple[Arm, ...]
     constant: bool
     """The method learns nothing from train: one score for every size."""
+    line: tuple[Point, ...] = ()
+    """The fitted curve; empty where too few sizes were measured for one."""
 
 
 @dataclass(frozen=True)
@@ -39,38 +42,27 @@ def learning_curves(evidence: Evidence, task: str) -> list[Curve]:
     """Return a curve for each method of a task; empty unless train sizes vary."""
     pool = len(evidence.finished.tasks[task].train)
     arms = [a for a in evidence.comparison.arms if a.task == task and a.score.n]
-    learning = [a for a in arms if a.method.split()[0] != "zero_shot"]
+    learning = [a for a in arms if not is_constant(a)]
     sizes = sorted({_size(a, pool) for a in learning})
     if len(sizes) < 2:
         return []
-    groups: dict[tuple[str, str, str], list[Arm]] = {}
-    for arm in learning:
-        groups.setdefault((arm.method, arm.model, arm.knowledge), []).append(arm)
-    shared = _vary([(a.method, a.model, a.knowledge) for a in arms])
-    curves = []
-    for key, group in groups.items():
-        ranked = sorted(group, key=lambda a: _size(a, pool))
-        curves.append(
-            Curve(_name(key, shared), ranked[0].kind, tuple(_size(a, pool) for a in ranked), tuple(ranked), False)
+    families: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in sorted(learning, key=lambda a: _size(a, pool)):
+        families.setdefault(arm.family, []).append(arm)
+    names, found = curve_names(arms), evidence.comparison.learning.get(task)
+    lines = {c.name: c.line for c in found.curves} if found else {}
+    curves = [
+        Curve(
+            name, family[0].kind, tuple(_size(a, pool) for a in family), tuple(family), False, lines.get(name, ())
         )
-    for a in (a for a in arms if a not in learning):
-        name = _name((a.method, a.model, a.knowledge), shared)
-        curves.append(Curve(name, a.kind, (sizes[0], sizes[-1]), (a, a), True))
-    return curves
+        for name, family in ((names[f], families[f]) for f in names if f in families)
+    ]  # fmt: skip
+    flat = [a for a in arms if is_constant(a)]
+    return curves + [Curve(names[a.family], a.kind, (sizes[0], sizes[-1]), (a, a), True) for a in flat]
 
 
 def _size(arm: Arm, pool: int) -> int:
     return pool if arm.train_size is None else min(arm.train_size, pool)
-
-
-def _vary(keys: Sequence[tuple[str, str, str]]) -> tuple[bool, bool]:
-    """Return whether models and whether knowledge vary, so that names must tell them."""
-    return len({m for _, m, _ in keys}) > 1, len({k for _, _, k in keys}) > 1
-
-
-def _name(key: tuple[str, str, str], vary: tuple[bool, bool]) -> str:
-    method, model, knowledge = key
-    return ", ".join([method] + [model] * vary[0] + [knowledge] * vary[1])
 
 
 def best_by_size(curves: Sequence[Curve], kind: Kind) -> dict[int, float]:

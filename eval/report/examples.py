@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import dspy
-
 from eval.compare import Arm
+from eval.labels import gold_of, recur
 from eval.report.evidence import Evidence
 from eval.report.text import field_text
 from eval.splits import sample
@@ -35,7 +34,7 @@ def label_lines(evidence: Evidence, task: str, arms: Sequence[Arm]) -> list[Labe
     source, limit = evidence.finished.tasks[task], evidence.experiment.limit
     test = {str(e["id"]): gold_of(source, e) for e in sample(source.test, limit)}
     counts = Counter(test.values())
-    if len(counts) < 2 or 2 * len(counts) > len(test) or any("\n" in label for label in counts):
+    if not recur(counts):
         return []
     train = Counter(gold_of(source, e) for e in source.train)
     ids: dict[str, list[str]] = {}
@@ -48,12 +47,6 @@ def label_lines(evidence: Evidence, task: str, arms: Sequence[Arm]) -> list[Labe
 
     ranked = sorted(counts, key=lambda label: (-counts[label], label))
     return [LabelLine(y, train[y], counts[y], tuple(mean(a, y) for a in arms)) for y in ranked]
-
-
-def gold_of(task: Task, example: dspy.Example) -> str:
-    """Return the first gold answer of an example as text."""
-    values = [example[name] for name in task.outputs]
-    return " / ".join(field_text(v[0] if isinstance(v, (list, tuple)) and v else v) for v in values)
 
 
 @dataclass(frozen=True)

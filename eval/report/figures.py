@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.compare import Arm
+from eval.comparison.learning import Overtaking, Point, size_words
+from eval.comparison.power_law import REACH
 from eval.comparison.rules import rounded
 from eval.cost import monthly_usd
 from eval.report.curves import Curve, crossing
@@ -115,24 +117,12 @@ def _range(e: Estimate) -> str:
     return f"{e.mean:.3f} ({e.low:.3f} to {e.high:.3f})"
 
 
-def learning(curves: Sequence[Curve], hues: dict[str, str]) -> Figure:
-    """Return score over train size, prompting drawn through, fine-tuning dashed, their crossing as a dotted line."""
-    traces = []
-    for c in curves:
-        colour = hues[c.arms[0].name]
-        mode = "lines" if c.constant else "lines+markers"
-        trace = {
-            "type": "scatter", "mode": mode, "meta": c.name, "x": list(c.sizes),
-            "y": [a.score.mean for a in c.arms], "cliponaxis": False,
-            "line": {"color": colour, "width": 2.5, "dash": DASH[c.kind]},
-            "marker": {"size": 9, "color": colour, "symbol": "diamond" if c.kind == "weights" else "circle"},
-            "hovertext": [
-                f"{label(c.name)}<br>{n:,} examples<br>score {_range(a.score)}"
-                for n, a in zip(c.sizes, c.arms, strict=True)
-            ],
-            "hoverinfo": "text",
-        }  # fmt: skip
-        traces.append(trace if c.constant else trace | {"error_y": _errors([a.score for a in c.arms], colour)})
+def learning(curves: Sequence[Curve], hues: dict[str, str], overtakings: Sequence[Overtaking] = ()) -> Figure:
+    """Return score over train size: what was measured, fitted curves with their bands, and where sides change places.
+
+    Prompting is drawn through, fine-tuning dashed. A ring with a level bar is where fine-tuning overtakes and the
+    interval of that size; without fitted curves a dotted line is where the sides cross.
+    """
     sizes = sorted({n for c in curves for n in c.sizes})
     room = 0.06 * math.log10(sizes[-1] / sizes[0])
     axis = {
@@ -140,10 +130,71 @@ def learning(curves: Sequence[Curve], hues: dict[str, str]) -> Figure:
         "range": [math.log10(sizes[0]) - room, math.log10(sizes[-1]) + room],
     }  # fmt: skip
     layout: Figure = {"xaxis": axis, "yaxis": _score_axis([a for c in curves for a in c.arms]), "showlegend": False}
-    if (cross := crossing(curves)) is not None:
+    traces = [_band(c, hues[c.arms[0].name]) for c in curves if c.line or c.constant]
+    traces += [_line(c, hues[c.arms[0].name]) for c in curves if c.line]
+    traces += [_measured(c, hues[c.arms[0].name]) for c in curves]
+    if not any(c.line for c in curves) and (cross := crossing(curves)) is not None:
         layout["shapes"] = [_upright(cross.size, "@ink", "dot")]
         layout["annotations"] = [_note(math.log10(cross.size), f"crossing ≈ {cross.size:,.0f}")]
-    return {"data": traces, "layout": layout}
+    names = {c.name: c.arms[0].name for c in curves}
+    shown = [o for o in overtakings if not o.throughout and o.size.value is not None and o.size.value <= sizes[-1]]
+    return {"data": [*traces, *(_ring(o, hues[names[o.weights]]) for o in shown)], "layout": layout}
+
+
+def _band(curve: Curve, colour: str) -> Figure:
+    """Return the 95 % interval around a fitted or a level curve as an area."""
+    score = curve.arms[0].score
+    points = curve.line or [Point(n, score.mean, score.low, score.high) for n in curve.sizes]
+    return {
+        "type": "scatter", "mode": "none", "fill": "toself", "fillcolor": colour, "opacity": 0.13, "hoverinfo": "skip",
+        "x": [p.size for p in points] + [p.size for p in reversed(points)],
+        "y": [p.high for p in points] + [p.low for p in reversed(points)],
+    }  # fmt: skip
+
+
+def _line(curve: Curve, colour: str) -> Figure:
+    """Return a fitted curve."""
+    return {
+        "type": "scatter", "mode": "lines", "meta": curve.name, "x": [p.size for p in curve.line],
+        "y": [p.score for p in curve.line], "line": {"color": colour, "width": 2.5, "dash": DASH[curve.kind]},
+        "hoverinfo": "skip",
+    }  # fmt: skip
+
+
+def _measured(curve: Curve, colour: str) -> Figure:
+    """Return what was measured: dots with intervals, joined where no curve is fitted; a level line for a constant."""
+    mode = "lines" if curve.constant else "markers" if curve.line else "lines+markers"
+    scores = [a.score for a in curve.arms]
+    trace = {
+        "type": "scatter", "mode": mode, "x": list(curve.sizes), "y": [s.mean for s in scores], "cliponaxis": False,
+        "line": {"color": colour, "width": 2.5, "dash": DASH[curve.kind]},
+        "marker": {"size": 9, "color": colour, "symbol": "diamond" if curve.kind == "weights" else "circle"},
+        "hovertext": [
+            f"{label(curve.name)}<br>{n:,} examples<br>score {_range(s)}"
+            for n, s in zip(curve.sizes, scores, strict=True)
+        ],
+        "hoverinfo": "text",
+    }  # fmt: skip
+    if not curve.line:
+        trace["meta"] = curve.name
+    return trace if curve.constant else trace | {"error_y": _errors(scores, colour)}
+
+
+def _ring(o: Overtaking, colour: str) -> Figure:
+    """Return the mark of an overtaking, with the interval of its size; an end of it that is never leaves the figure."""
+    value = o.size.value or 0.0
+    far = REACH * o.measured
+    low, high = (far if x is None else x for x in (o.size.low, o.size.high))
+    return {
+        "type": "scatter", "mode": "markers", "x": [value], "y": [o.score],
+        "error_x": {
+            "type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - min(low, value)],
+            "color": colour, "thickness": 1, "width": 5,
+        },
+        "marker": {"size": 13, "symbol": "circle-open", "color": colour, "line": {"width": 2}},
+        "hovertext": [f"{label(o.weights)}<br>overtakes {label(o.context)}<br>at {size_words(o.size)} examples"],
+        "hoverinfo": "text",
+    }  # fmt: skip
 
 
 def break_even(arms: Sequence[Arm], verdicts: Sequence[State], *, spread: float) -> Figure | None:

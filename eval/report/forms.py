@@ -16,10 +16,11 @@ from programs.task import UserError
 
 
 def table(evidence: Evidence) -> str:
-    """Return one CSV line an arm: the numbers of `--json`, nested keys joined by `_`."""
+    """Return one CSV line an arm: the numbers of `--json` but those by label, nested keys joined by `_`."""
     lines = []
     for arm in evidence.comparison.arms:
         nested = arm_json(arm) | {"kind": arm.kind}
+        del nested["labels"]
         flat: dict[str, object] = {}
         for key, value in nested.items():
             if isinstance(value, dict):

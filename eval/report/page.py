@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from eval.compare import Arm, Contrast, Verdict
-from eval.comparison.learning import learning_sentences
+from eval.comparison.learning import number_words
+from eval.comparison.power_law import REACH
 from eval.comparison.rules import MARGIN
 from eval.report import figures
 from eval.report.curves import crossing_words, learning_curves
@@ -58,6 +59,7 @@ def html_page(evidence: Evidence) -> str:
     environment.filters |= {
         "usd": dollars, "human": human_words, "cut": cut, "percent": _percent, "bar": _bar, "breakable": _breakable,
         "score": lambda x: f"{x:.3f}", "signed": lambda x: f"{x:+.3f}", "count": lambda x: f"{x:,.0f}",
+        "examples": number_words,
     }  # fmt: skip
     source = files("eval.report") / "template"
     script = (source / "page.js").read_text(encoding="utf-8")
@@ -67,6 +69,7 @@ def html_page(evidence: Evidence) -> str:
         tasks=[_task(evidence, v, number) for number, v in enumerate(evidence.comparison.verdicts, 1)],
         confidence=CONFIDENCE,
         margin=MARGIN,
+        reach=REACH,
         months=evidence.experiment.needs.refresh_months,
         versions=versions(),
         file=_file(evidence),
@@ -98,13 +101,14 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
     task, arms, shown = verdict.task, evidence.arms(verdict.task), evidence.shown(verdict)
     front, there = evidence.comparison.fronts[task], states(evidence, verdict)
     curves, few = learning_curves(evidence, task), _few(arms, shown)
+    found = evidence.comparison.learning.get(task)
     samples, disagreeing = disagreements(evidence, task, few)
     rows = _forest([c for c in evidence.comparison.contrasts if c.task == task], shown)
     hues = figures.colours(arms)
     charts = {
         "usd": figures.pareto(arms, front, by="usd"),
         "p95": figures.pareto(arms, front, by="p95"),
-        "learning": figures.learning(curves, hues) if curves else None,
+        "learning": figures.learning(curves, hues, found.overtakings if found else ()) if curves else None,
         "breakeven": figures.break_even(arms, there, spread=evidence.experiment.needs.refresh_months),
     }
     return {
@@ -114,7 +118,7 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "states": there, "at": next(i for i, s in enumerate(there) if s.stated), "volumes": [s.volume for s in there],
         "words": [_volume_words(s) for s in there], "ends": [_end(there[0].volume), _end(there[-1].volume)],
         "break_even": break_even_line(verdict.break_even) if verdict.break_even else "",
-        "crossing": crossing_words(curves), "learning": _learning(evidence, task),
+        "crossing": "" if found else crossing_words(curves), "learning": found,
         "charts": {k: _json(c) for k, c in charts.items() if c is not None},
         "forest": rows, "span": _span(rows), "columns": few, "labels": label_lines(evidence, task, few),
         "samples": samples, "disagreeing": disagreeing, "ledger": ledger(evidence, task),
@@ -123,12 +127,6 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "cautions": evidence.comparison.cautions.get(task, ()),
         "checks": together(checks(evidence, task)), "split": evidence.comparison.split_sha256[task],
     }  # fmt: skip
-
-
-def _learning(evidence: Evidence, task: str) -> list[str]:
-    """Return what the fitted curves say, warnings last."""
-    found = evidence.comparison.learning.get(task)
-    return [] if found is None else [*learning_sentences(found), *found.warnings]
 
 
 def _few(arms: list[Arm], shown: Arm) -> list[Arm]:
@@ -169,6 +167,7 @@ def _legends(charts: dict[str, figures.Figure | None], hues: dict[str, str]) -> 
         key: [
             {"name": line["meta"], "hue": line["line"]["color"].removeprefix("@"), "dash": line["line"]["dash"]}
             for line in (charts[key] or {"data": []})["data"]
+            if "meta" in line
         ]
         for key in ("learning", "breakeven")
     }
