@@ -185,7 +185,7 @@ class Experiment:
     racing: bool = False
     """Drop arms as soon as they cannot win any more; the dropped ones are scored on fewer examples."""
     limit: int | None = None
-    """At most this many test examples (`--limit`); also a quarter of it for val."""
+    """At most this many test examples (`--limit`); half as many of val, but no fewer than 20."""
     file: Path | None = None
     """Where it was read from."""
 

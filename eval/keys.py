@@ -14,6 +14,7 @@ from eval.passages import Indexes, identity_of
 from eval.store.cells import program_sha256
 from models.load import model_sha256
 from models.spec import ModelSpec
+from optimizers.nearest import BM25, demo_index
 from programs.task import Task
 
 
@@ -54,7 +55,7 @@ class Keys:
             model_sha256=self.model_sha256[cell.model],
             retriever=identity_of(self.indexes.of(task, cell.retrieval)),
             limit=self.experiment.limit,
-            search=(self._search(cell) or {}) | (self._retained(cell) or {}) | _files(cell) or None,
+            search=(self._search(cell) or {}) | (self._retained(cell) or {}) | _files(cell) | indexes_of(cell) or None,
         )
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
@@ -76,3 +77,10 @@ def _files(cell: Cell) -> dict[str, str]:
     """Return the hash of every file that an option of the cell's method names."""
     named = {Path(str(v)) for s in cell.method.steps for k, v in s.options.items() if k.endswith("_file") and v}
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(named) if f.is_file()}
+
+
+def indexes_of(cell: Cell) -> dict[str, str]:
+    """Return the hash of the model behind every index of demonstrations; BM25 has none."""
+    named = [s.options for s in cell.method.steps if s.options.get("index", BM25) != BM25]
+    found = {str(o["index"]): demo_index(o["index"], o.get("index_options")).identity() for o in named}
+    return {f"{name} demonstrations": identity for name, identity in found.items() if identity}

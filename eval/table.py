@@ -159,6 +159,12 @@ def wrapped(text: str, lead: str = "  ") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
 
 
+def price_lines(arms: Sequence[Arm]) -> list[str]:
+    """Return which table, of which date, the prices of API models come from."""
+    sources = dict.fromkeys(a.price_source for a in arms if a.price_source)
+    return [line for source in sources for line in wrapped(f"prices: {source}", "")]
+
+
 def break_even_line(b: BreakEven) -> str:
     """Return where the arm that is cheaper to run has paid back what it cost to start."""
     if b.value is None:
@@ -177,6 +183,7 @@ def render(comparison: Comparison) -> str:
         lines += arms_table(arms)
         lines += details_table(arms)
         lines += passage_lines(arms)
+        lines += price_lines(arms)
         if (learning := comparison.learning.get(v.task)) is not None:
             lines += ["", *(x for said in learning_sentences(learning) for x in wrapped(said, ""))]
             lines += [x for warning in learning.warnings for x in wrapped(warning, "! ")]
@@ -233,6 +240,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "labels": {y: asdict(x) | {"score": _finite(x.score)} for y, x in arm.labels.items()},
         "retrieval_quality": None if arm.ranking is None else asdict(arm.ranking),
         "retrieval_ms": _finite(arm.retrieval_ms),
+        "price_source": arm.price_source,
         "score_hit": _score_json(arm.hit),
         "score_miss": _score_json(arm.miss),
         "human": None if arm.human is None else {

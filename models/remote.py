@@ -4,6 +4,8 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from dspy import lm15
@@ -129,7 +131,7 @@ class RemoteEngine:
         if not isinstance(error, OVERLOADED + BROKEN):
             self.limit.left()
             return None
-        asked = min(LONGEST_WAIT, error.retry_after or 0.0)
+        asked = min(LONGEST_WAIT, retry_after(error))
         if isinstance(error, OVERLOADED):
             self.limit.refused(began, pause=asked)
         else:
@@ -145,3 +147,21 @@ class RemoteEngine:
             if isinstance(error, lm15.LM15Error):
                 error.message = redact(str(error.message), [self.connection.api_key])
         return error
+
+
+def retry_after(error: lm15.LM15Error) -> float:
+    """Return the seconds that the provider asks to wait (RFC 9110: a number, or a date), 0.0 where it says nothing.
+
+    DSPy looks for the header where LiteLLM does not keep it.
+    """
+    if told := getattr(error, "retry_after", None):
+        return float(told)
+    said = str((getattr(error.__cause__, "litellm_response_headers", None) or {}).get("retry-after", ""))
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0

@@ -1,13 +1,12 @@
-"""Demonstrations that the teacher answered and the metric accepted (DSPy's BootstrapFewShot)."""
+"""Demonstrations that the teacher answered and the metric accepted (DSPy's BootstrapFewShot, arXiv 2310.03714)."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import Search
-from programs.demos import with_demos
+from optimizers.search import NO_BOUND, Search
+from programs.demos import drawn, with_demos
 from programs.task import Budget, Fitted, Metric
 
 
@@ -37,12 +36,12 @@ class Bootstrap:
     ) -> Fitted:
         """Let the teacher answer train in an order drawn by seed; val is not looked at."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        order = random.Random(seed).sample(list(train), len(train))
+        order = drawn(train, seed)
         with search:
             optimizer = dspy.BootstrapFewShot(
                 metric=search.metric, metric_threshold=self.threshold, teacher_settings={"lm": search.teacher},
                 max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled, max_rounds=self.rounds,
-                max_errors=len(order) * self.rounds + 1,
+                max_errors=NO_BOUND,
             )  # fmt: skip
             search.found = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
         fitted = search.taken()

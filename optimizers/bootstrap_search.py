@@ -1,13 +1,12 @@
 """Bootstrap many sets of demonstrations and keep the one that scores best on val (DSPy's random search)."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import Search
-from programs.demos import with_demos
+from optimizers.search import NO_BOUND, Search
+from programs.demos import drawn, with_demos
 from programs.task import Budget, Fitted, Metric
 
 
@@ -39,13 +38,13 @@ class BootstrapSearch:
     ) -> Fitted:
         """Bootstrap on train, select on val."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        order = random.Random(seed).sample(list(train), len(train))
+        order = drawn(train, seed)
         with search:
             optimizer = dspy.BootstrapFewShotWithRandomSearch(
                 metric=search.metric, metric_threshold=self.threshold, teacher_settings={"lm": search.teacher},
                 max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled, max_rounds=self.rounds,
                 num_candidate_programs=self.candidates, num_threads=search.threads,
-                max_errors=len(order) * self.rounds + len(val) + 1,
+                max_errors=NO_BOUND,
             )  # fmt: skip
             search.found = optimizer.compile(
                 with_demos(program, []), trainset=search.sparing(order, readings=self.candidates + 1), valset=search.val

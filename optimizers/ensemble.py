@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from programs.demos import with_demos
+from programs.demos import last_output, with_demos
 from programs.splits import fold
 from programs.task import Budget, Fitted, Metric, Spent
 
@@ -35,9 +35,8 @@ class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
                 unread = e
         if not answers and unread is not None:
             raise unread
-        output = list(self.programs[0].predictors()[-1].signature.output_fields)[-1]
         # DSPy's own normalization drops articles, and with them the label "a".
-        return dspy.majority(answers, normalize=fold, field=output)
+        return dspy.majority(answers, normalize=fold, field=last_output(self.programs[0]))
 
 
 @dataclass(frozen=True)

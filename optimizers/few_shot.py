@@ -1,12 +1,11 @@
 """A few labelled examples in the prompt, the same for every question."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dspy
 
-from programs.demos import with_demos
+from programs.demos import drawn, with_demos
 from programs.task import Budget, Fitted, Metric, Spent
 
 
@@ -29,5 +28,5 @@ class FewShot:
         budget: Budget,
     ) -> Fitted:
         """Show `demos` examples of train, drawn by seed."""
-        chosen = random.Random(seed).sample(list(train), min(self.demos, len(train)))
+        chosen = drawn(train, seed, self.demos)
         return Fitted(program=with_demos(program, chosen), lm=lm, spent=Spent(), notes={"demos": len(chosen)})

@@ -25,6 +25,15 @@ class Gepa:
     merge: bool = True
     """Also try to merge candidates that are good at different examples."""
 
+    def __post_init__(self) -> None:
+        """Refuse a size that does not exist, before anything is spent.
+
+        Raises:
+            UserError: the size is not one of SIZES.
+        """
+        if self.auto not in SIZES:
+            raise UserError(f"gepa auto {self.auto!r} is not one of {', '.join(SIZES)}; set `auto: light`")
+
     def fit(
         self,
         program: dspy.Module,
@@ -38,8 +47,6 @@ class Gepa:
     ) -> Fitted:
         """Reflect on train, select on val."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        if self.auto not in SIZES:
-            raise UserError(f"gepa auto {self.auto!r} is not one of {', '.join(SIZES)}; set `auto: light`")
 
         def explained(
             gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None

@@ -1,15 +1,18 @@
 """A fixed block of demonstrations, which providers cache, and a few chosen for each question after it."""
 
-import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dspy
 
-from models.prompt import prompt_tokens, room
-from optimizers.retrieved_demos import NearestDemos, fits_context
-from programs.demos import count_that_fit, with_demos
+from optimizers.context import fits_context, leading_that_fit
+from optimizers.nearest import NearestDemos, demo_index
+from programs.demos import drawn, with_demos
 from programs.task import Budget, Fitted, Metric, Spent
+
+BLOCK = 0.75
+"""Of the context, what the block may fill: the rest is for what each question retrieves."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,19 @@ class Hybrid:
     fixed: int = 32
     """Demonstrations of the block, fewer where they would fill more than three quarters of the context."""
     demos: int = 4
-    """Demonstrations retrieved for each question, by BM25 from the rest of train."""
+    """Demonstrations retrieved for each question from the rest of train."""
+    index: str = "bm25"
+    """`bm25`, `dense` or `weaviate`."""
+    index_options: Mapping[str, Any] | None = None
+    """Options of the index, as under `retrieval`."""
+
+    def __post_init__(self) -> None:
+        """Refuse an index that does not exist, before anything is spent.
+
+        Raises:
+            UserError: there is no such index, or it has no such option.
+        """
+        demo_index(self.index, self.index_options)
 
     def fit(
         self,
@@ -33,14 +48,14 @@ class Hybrid:
         budget: Budget,
     ) -> Fitted:
         """Draw the block from train by seed; what is not in it can be retrieved."""
-        order = random.Random(seed).sample(list(train), len(train))
-        block, free = order[: self.fixed], room(lm)
-        if free and block:
-            longest = max([*val, *train], key=lambda e: len(str(e.inputs().toDict())))
-            count = count_that_fit(program, block, lambda p: prompt_tokens(p, longest, lm) <= free * 3 // 4)
-            block = block[:count]
+        order = drawn(train, seed)
+        block = order[: self.fixed]
+        block = block[: leading_that_fit(program, block, [*val, *train], lm, share=BLOCK)]
         rest = order[len(block) :]
-        nearest = NearestDemos(with_demos(program, block), rest, self.demos, fits_context(lm))
+        nearest = NearestDemos(
+            with_demos(program, block), rest, self.demos, fits_context(lm),
+            index=self.index, options=self.index_options, folder=budget.shared,
+        )  # fmt: skip
         notes = {"fixed": len(block), "demos": self.demos, "pool": len(rest)}
         fitted = Fitted(program=nearest, lm=lm, spent=Spent(), notes=notes)
         if len(block) < min(self.fixed, len(order)):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import Search
-from programs.demos import with_demos
+from optimizers.search import NO_BOUND, Search
+from programs.demos import drawn, with_demos
 from programs.task import Budget, Fitted, Metric
 
 
@@ -41,14 +41,14 @@ class InferRules:
     ) -> Fitted:
         """Induce from train by the teacher, select on val."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        order = random.Random(seed).sample(list(train), min(self.examples, len(train)))
+        order = drawn(train, seed, self.examples)
         with search:
             search.score_start()
             optimizer = dspy.InferRules(
                 num_candidates=self.candidates, num_rules=self.rules, num_threads=search.threads,
                 teacher_settings={"lm": search.teacher}, metric=search.metric, metric_threshold=self.threshold,
                 max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled,
-                max_errors=len(order) + len(val) + 1,
+                max_errors=NO_BOUND,
             )  # fmt: skip
             optimizer.rules_induction_program.rng = random.Random(seed)
             search.found = optimizer.compile(

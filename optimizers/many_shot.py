@@ -1,15 +1,14 @@
 """As many labelled examples as fit the model's context, or as many as asked for."""
 
-import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dspy
 
-from models.prompt import prompt_tokens, room
-from optimizers.retrieved_demos import NearestDemos, fits_context
-from programs.demos import count_that_fit, with_demos
+from optimizers.context import fits_context, leading_that_fit
+from optimizers.nearest import NearestDemos
+from programs.demos import drawn, last_output, with_demos
 from programs.task import Budget, Fitted, Metric, Spent, UserError
 
 ORDERS = ("shuffled", "label_sorted", "similarity")
@@ -26,6 +25,15 @@ class ManyShot:
     order: str = "shuffled"
     """Of the block: `shuffled`, `label_sorted` (known to hurt long prompts), or `similarity` (nearest last)."""
 
+    def __post_init__(self) -> None:
+        """Refuse an order that does not exist, before anything is spent.
+
+        Raises:
+            UserError: the order is not one of ORDERS.
+        """
+        if self.order not in ORDERS:
+            raise UserError(f"many_shot order {self.order!r} is not one of {', '.join(ORDERS)}; set `order: shuffled`")
+
     def fit(
         self,
         program: dspy.Module,
@@ -38,16 +46,9 @@ class ManyShot:
         budget: Budget,
     ) -> Fitted:
         """Show the examples that fit beside the longest question of val or train."""
-        if self.order not in ORDERS:
-            raise UserError(f"many_shot order {self.order!r} is not one of {', '.join(ORDERS)}; set `order: shuffled`")
         order = self._order(program, train, seed)
         wanted = order[: self.demos or len(order)]
-        questions = [*val, *train]
-        longest = max(questions, key=lambda e: len(str(e.inputs().toDict())))
-        free = room(lm)
-        count = len(wanted)
-        if free:
-            count = count_that_fit(program, wanted, lambda p: prompt_tokens(p, longest, lm) <= free)
+        count = leading_that_fit(program, wanted, [*val, *train], lm)
         block = wanted[:count]
         adapted = with_demos(program, self._sorted(program, block))
         if self.order == "similarity":
@@ -61,19 +62,17 @@ class ManyShot:
         """Return the block in the order of its labels, where that is asked for."""
         if self.order != "label_sorted":
             return block
-        output = [n for _, p in program.named_predictors() for n in p.signature.output_fields][-1]
-        return sorted(block, key=lambda e: str(e.get(output)))
+        return sorted(block, key=lambda e: str(e.get(last_output(program))))
 
     def _order(self, program: dspy.Module, train: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
         """Return train shuffled by seed; balanced: one of each label, then the second of each, and so on."""
-        shuffled = random.Random(seed).sample(list(train), len(train))
-        outputs = [n for _, p in program.named_predictors() for n in p.signature.output_fields]
-        if not self.balanced or any(n not in e for n in outputs[-1:] for e in shuffled):
+        shuffled, output = drawn(train, seed), last_output(program)
+        if not self.balanced or any(output not in e for e in shuffled):
             return shuffled
         seen: dict[str, int] = defaultdict(int)
         rounds = []
         for e in shuffled:
-            label = str(e[outputs[-1]])
+            label = str(e[output])
             rounds.append(seen[label])
             seen[label] += 1
         return [e for _, e in sorted(zip(rounds, shuffled, strict=True), key=lambda pair: pair[0])]

@@ -1,14 +1,13 @@
-"""Search instructions and demonstrations together by Bayesian optimization (DSPy's MIPROv2)."""
+"""Search instructions and demonstrations together by Bayesian optimization (DSPy's MIPROv2, arXiv 2406.11695)."""
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import Search
-from programs.demos import with_demos
+from optimizers.search import NO_BOUND, Search
+from programs.demos import drawn, with_demos
 from programs.task import Budget, Fitted, Metric
 
 MINIBATCH_FROM = 50
@@ -47,7 +46,7 @@ class Mipro:
         zero_shot = not self.bootstrapped and not self.labelled
         start = with_demos(program, []) if zero_shot else program
         search = Search(start, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        order = random.Random(seed).sample(list(train), len(train))
+        order = drawn(train, seed)
         variables = len(program.predictors()) * (1 if zero_shot else 2)
         trials = self.trials or int(max(2 * variables * math.log2(self.candidates), 1.5 * self.candidates))
         with search:
@@ -56,7 +55,7 @@ class Mipro:
                 task_model=search.student, teacher_settings={"lm": search.teacher}, auto=None,
                 num_candidates=self.candidates, num_threads=search.threads, seed=seed,
                 max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled,
-                init_temperature=self.temperature, max_errors=len(order) + len(val) + 1,
+                init_temperature=self.temperature, max_errors=NO_BOUND,
             )  # fmt: skip
             search.found = optimizer.compile(
                 start.deepcopy(), trainset=search.sparing(order, readings=self.candidates - 2), valset=search.val,

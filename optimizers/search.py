@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import random
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from programs.task import Budget, Fitted, Metric, Spent
 
 NO_OUTPUT = ("id", "gold", "cluster", "passages")
 """What an example holds beside inputs and outputs."""
+NO_BOUND = sys.maxsize
+"""Of the answers that may fail: DSPy gives up after ten, where a failed answer is a wrong one."""
 
 
 class CountedMetric:

@@ -1,12 +1,12 @@
 """Rules and demonstrations from the examples on which the model's answers differ most (DSPy's SIMBA)."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dspy
 
 from optimizers.search import Search
+from programs.demos import drawn
 from programs.task import Budget, Fitted, Metric
 
 
@@ -36,7 +36,7 @@ class Simba:
     ) -> Fitted:
         """Improve on train, and keep the outcome if it scores better on val."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
-        order = random.Random(seed).sample(list(train), len(train))
+        order = drawn(train, seed)
         with search:
             search.score_start()
             steps, pool = self._plan(search.left, len(train), len(val))

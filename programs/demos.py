@@ -1,11 +1,22 @@
 """Demonstrations: which examples go into a prompt, and proof that none is the one being asked."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dspy
 
 from programs.splits import fold
+
+
+def drawn(examples: Sequence[dspy.Example], seed: int, count: int | None = None) -> list[dspy.Example]:
+    """Return `count` examples, or all, in an order that the seed decides; fewer where there are fewer."""
+    return random.Random(seed).sample(list(examples), len(examples) if count is None else min(count, len(examples)))
+
+
+def last_output(program: dspy.Module) -> str:
+    """Return the name of the program's answer: the last output of its last predictor."""
+    return str([n for _, p in program.named_predictors() for n in p.signature.output_fields][-1])
 
 
 def fields_of(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any] | None:

@@ -41,11 +41,17 @@ class Loopback:
     fail_searches: int = 0
     """Searches that end in an error before any is answered."""
     schemas: dict[str, Any] = field(default_factory=dict)
-    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    collections: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Objects by id, of each collection."""
     imported: int = 0
     """Objects ever taken."""
     url: str = ""
     grpc_port: int = 0
+
+    @property
+    def objects(self) -> dict[str, dict[str, Any]]:
+        """Return the objects of the one collection."""
+        return next(iter(self.collections.values()), {})
 
     def rest(self, method: str, path: str, body: Any, key: str) -> tuple[int, Any]:
         """Answer one REST request."""
@@ -80,45 +86,52 @@ class Grpc(weaviate_pb2_grpc.WeaviateServicer):
                 errors.append(batch_pb2.BatchObjectsReply.BatchError(index=n, error="store is read-only"))
                 continue
             packed = o.vector_bytes or (o.vectors[0].vector_bytes if o.vectors else b"")
-            self.state.objects[o.uuid] = values | {"vector": np.frombuffer(packed, dtype="<f4")}
+            held = self.state.collections.setdefault(o.collection, {})
+            held[o.uuid] = values | {"vector": np.frombuffer(packed, dtype="<f4")}
             self.state.imported += 1
         return batch_pb2.BatchObjectsReply(took=0.0, errors=errors)
 
     def BatchDelete(self, request: Any, context: Any) -> Any:
         """Delete by id."""
         ids = list(request.filters.value_text_array.values) or [request.filters.value_text]
-        gone = [self.state.objects.pop(i) for i in ids if i in self.state.objects]
+        held = self._held(request)
+        gone = [held.pop(i) for i in ids if i in held]
         return batch_delete_pb2.BatchDeleteReply(took=0.0, failed=0, matches=len(gone), successful=len(gone))
 
     def Aggregate(self, request: Any, context: Any) -> Any:
         """Count the objects."""
-        single = aggregate_pb2.AggregateReply.Single(objects_count=len(self.state.objects))
+        single = aggregate_pb2.AggregateReply.Single(objects_count=len(self._held(request)))
         return aggregate_pb2.AggregateReply(took=0.0, single_result=single)
 
     def Search(self, request: Any, context: Any) -> Any:
         """List the objects, or rank them."""
+        held = self._held(request)
         kind = next((k for k in ("hybrid_search", "bm25_search", "near_vector") if request.HasField(k)), "")
         if kind and self.state.fail_searches:
             self.state.fail_searches -= 1
             context.abort(grpc.StatusCode.INTERNAL, "shard is being moved")
         if not kind:
-            listed = [i for i in sorted(self.state.objects) if i > request.after]
-            return self._reply([(i, 0.0) for i in listed[: request.limit]], "")
+            listed = [i for i in sorted(held) if i > request.after]
+            return self._reply(held, [(i, 0.0) for i in listed[: request.limit]], "")
         query = getattr(request, kind)
         words = set(query.query.lower().split()) if kind != "near_vector" else set()
         alpha = {"hybrid_search": query.alpha_param or query.alpha if kind == "hybrid_search" else 0, "near_vector": 1}
         weight = alpha.get(kind, 0)
         vector = _vector(query) if kind != "bm25_search" else np.zeros(0)
         scored = []
-        for i, o in self.state.objects.items():
+        for i, o in held.items():
             shared = len(words & set(o["text"].lower().split()))
             cosine = float(vector @ o["vector"]) if len(vector) and len(o["vector"]) else 0.0
             score = weight * cosine + (1 - weight) * shared
             if shared or weight:
                 scored.append((i, score))
-        return self._reply(sorted(scored, key=lambda s: -s[1])[: request.limit], kind)
+        return self._reply(held, sorted(scored, key=lambda s: -s[1])[: request.limit], kind)
 
-    def _reply(self, found: list[tuple[str, float]], kind: str) -> Any:
+    def _held(self, request: Any) -> dict[str, dict[str, Any]]:
+        return self.state.collections.setdefault(request.collection, {})
+
+    @staticmethod
+    def _reply(held: dict[str, dict[str, Any]], found: list[tuple[str, float]], kind: str) -> Any:
         reply = search_get_pb2.SearchReply(took=0.0)
         for i, score in found:
             result = reply.results.add()
@@ -128,7 +141,7 @@ class Grpc(weaviate_pb2_grpc.WeaviateServicer):
             else:
                 result.metadata.score, result.metadata.score_present = score, True
             for name in ("passage", "sha256", "text"):
-                result.properties.non_ref_props.fields[name].text_value = self.state.objects[i][name]
+                result.properties.non_ref_props.fields[name].text_value = held[i][name]
         return reply
 
 

@@ -1,9 +1,10 @@
-"""A real OpenAI-compatible server on loopback: models that follow rules, and faults on demand."""
+"""A real OpenAI-compatible server on loopback: models that follow rules, or another server's, and faults on demand."""
 
 import json
 import re
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ Answer = Callable[[str, Messages], str]
 WORD_SECONDS = 0.03
 """Between two words of a stream."""
 HANG = 1.0
-"""Seconds that a hanging request is kept waiting."""
+"""Seconds that a hanging request is kept waiting, unless the test says otherwise."""
 
 
 @dataclass
@@ -29,63 +30,87 @@ class Served:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     answered: int = 0
     """Requests answered in full, which a provider would charge for."""
+    usages: list[dict[str, Any]] = field(default_factory=list)
+    """What the answers given in full, and at once, say they used, and the `model`."""
+    faults: list[str] = field(default_factory=list)
+    """The faults that requests met."""
 
 
 @contextmanager
 def openai_server(
-    answer: Answer, faults: Sequence[str] = (), *, word_seconds: float = WORD_SECONDS
+    answer: Answer | str,
+    faults: Sequence[str] = (),
+    *,
+    refused: str = "",
+    hang: float = HANG,
+    word_seconds: float = WORD_SECONDS,
 ) -> Iterator[Served]:
     """Serve /chat/completions on a free port; request n meets fault n of the list, an empty one or none is answered.
 
-    Faults: `429`, `401`, `500`, `hang`, `half` (the body breaks off), `garbage` (no JSON).
+    Faults: `429`, `401`, `500`, `hang`, `half` (the body breaks off), `garbage` (no JSON). `answer` is a rule, or the
+    address of another server, which then answers what meets no fault. A request that holds `refused` meets a 401.
     """
     served, number, lock = Served(""), count(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def log_message(self, *args: object) -> None:
             pass
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            raw = self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.loads(raw)
             with lock:
                 n = next(number)
+                fault = "401" if refused and refused in raw.decode() else faults[n] if n < len(faults) else ""
                 served.bodies.append(body)
                 served.keys.append(self.headers["Authorization"] or "")
-            fault = faults[n] if n < len(faults) else ""
+                served.faults += [fault] if fault else []
             if fault in ("429", "401", "500"):
                 said = {"error": {"message": f"refused {self.headers['Authorization']}", "type": "test"}}
                 return self.reply(
                     int(fault), json.dumps(said).encode(), {"Retry-After": "0.2"} if fault == "429" else {}
                 )
             if fault == "hang":
-                time.sleep(HANG)
+                time.sleep(hang)
+                self.close_connection = True
                 return None
             if fault == "garbage":
                 return self.reply(200, b"<html>busy</html>")
-            text = answer(body["model"], body["messages"])
-            said = completion(body, text)
+            pieces = relayed(answer, raw) if isinstance(answer, str) else spoken(answer, body, word_seconds)
+            if body.get("stream"):
+                return self.stream(pieces, broken=fault == "half")
+            said = b"".join(pieces)
             if fault == "half":
-                self.reply(200, said[: len(said) // 2], length=len(said))
-                return self.connection.close()
+                return self.reply(200, said[: len(said) // 2], length=len(said))
             with lock:
                 served.answered += 1
-            if body.get("stream"):
-                return self.stream(said, text)
+                served.usages.append(json.loads(said)["usage"] | {"model": body["model"]})
             return self.reply(200, said)
 
-        def stream(self, said: bytes, text: str) -> None:
-            """Send the answer word by word, as server-sent events; HTTP/1.0 ends it by closing."""
+        def stream(self, pieces: Iterator[bytes], *, broken: bool) -> None:
+            """Send the answer event by event, in chunks, so that a broken one does not pass for whole."""
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Connection", "close")
             self.end_headers()
-            for event in events(json.loads(said), text):
-                self.wfile.write(f"data: {event}\n\n".encode())
+            for n, piece in enumerate(pieces):
+                if broken and n:
+                    return
+                if piece.startswith(b"data: {") and json.loads(piece[6:]).get("usage"):
+                    # The last of an answer.
+                    with lock:
+                        served.answered += 1
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                 self.wfile.flush()
-                time.sleep(word_seconds)
+            self.wfile.write(b"0\r\n\r\n")
 
         def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int = 0) -> None:
             self.send_response(status)
-            fixed = {"Content-Type": "application/json", "Content-Length": str(length or len(body))}
+            fixed = {"Content-Type": "application/json", "Content-Length": str(length or len(body)),
+                     "Connection": "close"}  # fmt: skip
             for name, value in (fixed | (headers or {})).items():
                 self.send_header(name, value)
             self.end_headers()
@@ -101,6 +126,25 @@ def openai_server(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def spoken(answer: Answer, body: dict[str, Any], word_seconds: float) -> Iterator[bytes]:
+    """Yield the answer of a rule: the whole body, or its events word by word."""
+    text = answer(body["model"], body["messages"])
+    said = completion(body, text)
+    if not body.get("stream"):
+        yield said
+        return
+    for event in events(json.loads(said), text):
+        yield f"data: {event}\n\n".encode()
+        time.sleep(word_seconds)
+
+
+def relayed(url: str, raw: bytes) -> Iterator[bytes]:
+    """Yield the answer of the server at `url`, line by line as it comes."""
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/chat/completions", raw, headers)) as response:
+        yield from response
 
 
 def completion(body: dict[str, Any], text: str) -> bytes:

@@ -15,6 +15,7 @@ from eval.methods import method_of
 from models.load import LoadedModel
 from models.spec import ModelSpec
 from programs.modules.classify import Classify
+from programs.score import mean_score, score_examples
 from programs.task import Budget, Fitted
 
 SFT = {"name": "sft", "options": {"epochs": 1, "rank": 4}}
@@ -26,8 +27,10 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
     return float(gold.label == pred.label)
 
 
-def fit(steps: list[dict[str, Any]], examples: list[dspy.Example], model: LoadedModel, folder: Path) -> Fitted:
-    budget = Budget(metric_calls=30, workdir=folder, answers=folder / "answers.jsonl", threads=4)
+def fit(
+    steps: list[dict[str, Any]], examples: list[dspy.Example], model: LoadedModel, folder: Path, metric_calls: int = 30
+) -> Fitted:
+    budget = Budget(metric_calls=metric_calls, workdir=folder, answers=folder / "answers.jsonl", threads=4)
     return method_of("chain", {"steps": steps}).fit(
         Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
         budget=budget,
@@ -46,6 +49,24 @@ def test_weights_then_prompt_runs_on_the_trained_weights(
     assert fitted.spent.metric_calls > 0
     assert fitted.notes["1-sft.trainable_parameters"] > 0
     assert audit("chain", fitted, intents[20:], spoken) == []
+
+
+def test_prompt_weights_prompt_goes_on_from_the_step_before(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    two = fit([SEARCH, SFT], intents, spoken, tmp_path / "two", 80)
+    three = fit([SEARCH, SFT, SEARCH], intents, spoken, tmp_path / "three", 80)
+    names = ["1-bootstrap_search", "2-sft", "3-bootstrap_search"]
+    assert list(dict.fromkeys(key.partition(".")[0] for key in three.notes if "-" in key)) == names
+    # The trained weights of the second step are what the third asks, and its program is where the third starts.
+    assert three.lm.model == two.lm.model != spoken.lm.model
+    assert three.artifact is not None
+    with dspy.context(lm=two.lm):
+        rows = list(score_examples(two.program, intents[20:], metric))
+    assert three.notes["3-bootstrap_search.val_start"] == mean_score(rows)
+    assert three.spent.train_tokens == two.spent.train_tokens > 0
+    assert two.spent.metric_calls < three.spent.metric_calls <= 80
+    assert audit("chain", three, intents[20:], spoken) == []
 
 
 def test_the_steps_of_a_chain_share_one_budget(

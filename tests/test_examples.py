@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from eval import catalog
 from eval.cli import main
 from eval.parse.experiment import QUICKSTART, read_experiment
 
@@ -26,6 +27,12 @@ def test_an_example_validates(name: str, tmp_path: Path, monkeypatch: pytest.Mon
             (tmp_path / variable / f"{split}.jsonl").write_text("\n".join(rows))
         (tmp_path / variable / "corpus.jsonl").write_text('{"id": "p0", "title": "t", "text": "fact"}')
     assert main(["validate", str(EXAMPLES / f"{name}.yaml")]) == 0
+
+
+def test_every_method_has_an_example() -> None:
+    read = [read_experiment(f)[0] for f in EXAMPLES.glob("*.yaml") if "data:" not in f.read_text()]
+    shown = {step.name for e in read if e is not None for m in e.methods for step in m.steps}
+    assert shown == {m.name for m in catalog.methods()}
 
 
 def test_the_quickstart_has_the_arms_that_it_promises() -> None:

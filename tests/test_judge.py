@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -15,6 +16,7 @@ from eval.cli import main
 from eval.comparison.human import item_of
 from eval.comparison.ppi import corrected_mean, kappa
 from eval.parse.experiment import read_experiment
+from eval.parse.judge import JUDGE_TOKENS
 from eval.prepare import load_tasks
 from eval.store.recorded import read_recorded
 from models.load import load_model
@@ -209,6 +211,18 @@ def test_a_judge_that_cannot_be_read_is_a_fault(folder: Path, metric: str, said:
     experiment, problems = read_experiment(folder / "fault.yaml")
     assert experiment is None
     assert any(said in str(p).lower() for p in problems), problems
+
+
+def test_without_a_model_of_its_own_the_teacher_judges(folder: Path) -> None:
+    text = re.sub(r"metric: .*", "metric: {judge: {criteria: [accuracy]}}", (folder / "answers.yaml").read_text())
+    teacher = 'teacher: {name: openai/gpt-4o, api_base: "http://127.0.0.1:9/v1"}'
+    (folder / "taught.yaml").write_text(f"{text}\n{teacher}\n")
+    experiment, problems = read_experiment(folder / "taught.yaml")
+    assert experiment is not None, problems
+    assert experiment.tasks[0].judge is not None
+    assert experiment.teacher is not None
+    # A judge has to say why, which takes more room than a label.
+    assert experiment.tasks[0].judge.model == replace(experiment.teacher, max_tokens=JUDGE_TOKENS)
 
 
 def test_corrected_means_hold_the_truth() -> None:

@@ -16,7 +16,7 @@ from eval.store.cells import program_state
 from models.load import LoadedModel
 from models.prompt import engine_of, first_messages
 from optimizers.ensemble import Vote
-from optimizers.retrieved_demos import NearestDemos
+from optimizers.nearest import NearestDemos
 from programs.modules.classify import Classify
 from programs.score import mean_score, score_examples
 from programs.task import Budget, Fitted, UserError
@@ -114,7 +114,7 @@ def reloaded(program: dspy.Module) -> dspy.Module:
         predictor.demos = [{"text": "wrong", "label": "wrong"}]
         predictor.signature = predictor.signature.with_instructions("Wrong.")
     if isinstance(empty, NearestDemos):
-        empty._set_pool([{"text": "wrong", "label": "wrong"}], [["text"]])
+        empty._set_pool([{"text": "wrong", "label": "wrong"}], [["text"]], {"backend": "bm25"})
     empty.load_state(state)
     return empty
 

@@ -4,19 +4,23 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
-from openai_server import WORD_SECONDS, Messages, obedient_student, openai_server
+from dspy import lm15
+from openai_server import WORD_SECONDS, Messages, asked_fields, obedient_student, openai_server
 
 from eval.cli import main
 from models.first_token import noting_first_token
 from models.limit import AdaptiveLimit
 from models.load import LoadedModel, load_model
 from models.price import api_price, price_source
-from models.remote import Connection, RemoteEngine
+from models.remote import Connection, RemoteEngine, retry_after
 from models.secret import redact, reference
 from models.spec import ModelSpec
 from programs.modules.classify import Classify
@@ -32,8 +36,8 @@ def first_word(model: str, messages: Messages) -> str:
 
 def remote(url: str, **options: Any) -> LoadedModel:
     """Return a model whose retries do not wait long."""
-    model = load_model(ModelSpec("openai/gpt-4o-mini", adapter="plain", api_base=url, timeout=0.5, **options))
-    model.lm.engine.connection.__dict__["first_wait"] = 0.01
+    model = load_model(ModelSpec("openai/gpt-4o-mini", adapter="plain", api_base=url, timeout=0.5))
+    model.lm.engine.connection = replace(model.lm.engine.connection, first_wait=0.01, **options)
     return model
 
 
@@ -77,14 +81,69 @@ def test_a_stream_tells_when_the_answer_began_and_is_tried_again_while_nothing_c
         assert lm.history[-1]["usage"]["completion_tokens"] == 4
 
 
-def test_a_failure_that_stays_is_a_typed_row() -> None:
-    with openai_server(first_word, ["401"] * 3) as served:
+def test_a_stream_that_breaks_off_is_no_answer() -> None:
+    with openai_server(lambda model, messages: "four words in all", ["half"]) as served:
         model = remote(served.url)
+        lm, _ = noting_first_token(model.lm)
+        with dspy.context(lm=lm, adapter=model.adapter), pytest.raises(dspy.LMError, match="peer closed connection"):
+            Classify(["text"], "label", [])(text="anything")
+        # What has begun is not asked for again.
+        assert len(served.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "times"),
+    [("401", "LMAuthError", 1), ("429", "LMRateLimitError", 3), ("hang", "LMTimeoutError", 3),
+     ("500", "LMServerError", 3), ("half", "LMServerError", 3), ("garbage", "LMServerError", 3)],
+)  # fmt: skip
+def test_a_failure_that_stays_is_a_typed_row(fault: str, kind: str, times: int) -> None:
+    with openai_server(first_word, [fault] * 9) as served:
+        model = remote(served.url, retries=2)
         with dspy.context(lm=model.lm, adapter=model.adapter):
             rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
-        assert rows[0].failure.startswith("lm: LMAuthError")
-        assert rows[0].score is None
-        assert len(served.bodies) == 1
+        assert rows[0].failure.startswith(f"lm: {kind}")
+        assert (rows[0].score, rows[0].calls, rows[0].usd) == (None, 0, 0.0)
+        assert len(served.bodies) == times
+
+
+def test_nobody_asks_again_before_the_time_that_a_refusal_names() -> None:
+    with openai_server(first_word, ["429"]) as served:
+        model = remote(served.url)
+        start = time.monotonic()
+        model.lm("text: hello")
+        # Retry-After is 0.2 seconds, and the backoff by itself a hundredth at most.
+        assert time.monotonic() - start > 0.2
+        assert model.lm.engine.limit._closed_until - start > 0.2
+        assert len(served.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [("7", 7, 7), ("0.5", 0.5, 0.5), ("-3", 0, 0), ("nan", 0, 0), ("soon", 0, 0), ("", 0, 0),
+     (format_datetime(datetime.now(UTC) + timedelta(hours=1)), 3000, 3600), ("Sat, 01 Jan 2000 00:00:00 GMT", 0, 0)],
+)  # fmt: skip
+def test_retry_after_is_a_number_or_a_date(said: str, low: float, high: float) -> None:
+    class Refusal(Exception):
+        litellm_response_headers = {"retry-after": said}  # noqa: RUF012
+
+    error = lm15.RateLimitError("too many")
+    error.__cause__ = Refusal()
+    assert low <= retry_after(error) <= high
+
+
+def test_a_second_call_of_a_users_own_frame_is_counted_and_priced() -> None:
+    def answer(model: str, messages: Messages) -> str:
+        return "no marker" if asked_fields(messages) else '{"label": "word0"}'
+
+    with openai_server(answer) as served:
+        model = remote(served.url)
+        # DSPy's own chat frame asks again in JSON where it cannot read an answer; ours do not.
+        with dspy.context(lm=model.lm, adapter=dspy.ChatAdapter()):
+            (row,) = score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price)
+        assert (row.score, row.calls, len(served.bodies)) == (1.0, 2, 2)
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert getattr(row, name) == sum(u[name] for u in served.usages)
+        assert row.usd == pytest.approx(sum(api_price({"openai/gpt-4o-mini": u}) or 0 for u in served.usages))
 
 
 def test_an_unreadable_answer_is_counted_once_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +253,10 @@ def test_no_key_stands_anywhere_after_a_run(
         assert main(["run", str(experiment(tmp_path, served.url)), "--store", str(store)]) == 0
         assert set(served.keys) == {f"Bearer {KEY}"}
     shown = capsys.readouterr()
+    # The table marks the search that came to nothing, and names where the prices are from.
+    table = " ".join(shown.out.split())
+    assert "! copro breadth=2 depth=1: no proposal could be tried: the program is as it was given" in table
+    assert f"prices: {price_source()}" in table
     assert "refused Bearer [key]" in "".join(f.read_text() for f in store.rglob("rows.jsonl"))
     assert KEY not in shown.out + shown.err
     files = [f for f in store.rglob("*") if f.is_file()]

@@ -1,6 +1,7 @@
 """A teacher behind HTTP: what it proposes is scored on val, kept when better, rejected when worse, and paid for."""
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from eval.methods import method_of
 from models.load import LoadedModel, load_model
 from models.plain import PlainAdapter
 from models.spec import ModelSpec
+from optimizers.gepa import feedback
+from optimizers.search import Search
+from programs.demos import with_demos
 from programs.modules.classify import Classify
 from programs.task import Budget, Fitted
 
@@ -40,7 +44,15 @@ def remote(name: str, url: str, **options: Any) -> LoadedModel:
     return load_model(ModelSpec(name, api_base=url, timeout=5, **options))
 
 
-def fit(method: str, ideas: tuple[str, ...], folder: Path, usd: float | None = None) -> Fitted:
+def fit(
+    method: str,
+    ideas: tuple[str, ...],
+    folder: Path,
+    usd: float | None = None,
+    told: list[str] | None = None,
+    program: dspy.Module | None = None,
+) -> Fitted:
+    """Fit with a teacher behind HTTP; `told` takes what it is asked."""
     teacher = Teacher(*ideas)
 
     def answer(model: str, messages: Messages) -> str:
@@ -49,11 +61,14 @@ def fit(method: str, ideas: tuple[str, ...], folder: Path, usd: float | None = N
     with openai_server(answer) as served:
         student, capable = remote("openai/gpt-4o-mini", served.url), remote("openai/gpt-4o", served.url, max_tokens=500)
         with dspy.context(lm=student.lm, adapter=PlainAdapter()):
-            return method_of(method, OPTIONS[method]).fit(
-                Classify(["text"], "label", []), train=examples()[:12], val=examples()[12:], metric=metric,
+            fitted = method_of(method, OPTIONS[method]).fit(
+                program or Classify(["text"], "label", []), train=examples()[:12], val=examples()[12:], metric=metric,
                 lm=student.lm, seed=0,
                 budget=Budget(metric_calls=120, usd=usd, workdir=folder, threads=4, teacher=capable.lm),
             )  # fmt: skip
+    if told is not None:
+        told += [m["content"] for b in served.bodies if b["model"] == "gpt-4o" for m in b["messages"]]
+    return fitted
 
 
 @pytest.mark.parametrize("method", sorted(OPTIONS))
@@ -80,7 +95,40 @@ def test_the_dollars_end_a_search_that_charges(tmp_path: Path) -> None:
     assert 1e-3 <= (fitted.spent.usd or 0) < 3e-3
 
 
+def test_gepa_tells_its_teacher_why_an_answer_was_wrong(tmp_path: Path) -> None:
+    told: list[str] = []
+    fit("gepa", GOOD, tmp_path, told=told)
+    said = re.findall(r"Wrong \(score 0\)\. The label was '(\w+)', but the right label is '(\w+)'", " ".join(told))
+    assert said
+    assert all(wrong != right for wrong, right in said)
+
+
+def test_feedback_names_every_right_answer_and_how_far_an_answer_is() -> None:
+    gold = dspy.Example(question="q", answer=["oak", "an oak"]).with_inputs("question")
+    pred = dspy.Prediction(answer="elm", reasoning="because")
+    assert feedback(gold, pred, 1.0) == "Right."
+    assert (
+        feedback(gold, pred, 0.0) == "Wrong (score 0). The answer was 'elm', but the right answer is 'oak' or 'an oak'."
+    )
+    assert feedback(gold, pred, 0.5).startswith("Only partly right (score 0.5). The answer was 'elm'")
+
+
 def test_zero_shot_mipro_holds_no_demonstration(tmp_path: Path) -> None:
-    fitted = fit("mipro", GOOD, tmp_path)
+    shown = with_demos(Classify(["text"], "label", []), examples()[:3])
+    fitted = fit("mipro", GOOD, tmp_path, program=shown)
     assert fitted.notes["zero_shot"]
     assert [p.demos for p in fitted.program.predictors()] == [[]]
+    assert "last word" in fitted.program.predictors()[0].signature.instructions
+    assert len(shown.predictors()[0].demos) == 3
+
+
+def test_a_zero_shot_search_leaves_out_what_shows_a_demonstration(tmp_path: Path) -> None:
+    program, nobody = Classify(["text"], "label", []), remote("openai/gpt-4o-mini", "http://127.0.0.1:9/v1").lm
+    better = program.deepcopy()
+    better.predictors()[0].signature = better.predictors()[0].signature.with_instructions("Better.")
+    search = Search(program, val=examples(), metric=metric, lm=nobody, seed=0, budget=Budget(workdir=tmp_path))
+    search.journal.scored = [(program, 0.2), (better, 0.4), (with_demos(better, examples()[:2]), 0.9)]
+    fitted = search.fitted(zero_shot=True)
+    assert fitted.program.predictors()[0].signature.instructions == "Better."
+    assert [p.demos for p in fitted.program.predictors()] == [[]]
+    assert (fitted.notes["val_start"], fitted.notes["val_best"]) == (0.2, 0.4)

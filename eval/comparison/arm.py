@@ -109,6 +109,8 @@ class Arm:
     """Examples after which the arm left the race, and of how many; None where it was scored on all."""
     retrieval_ms: float | None = None
     """Median milliseconds of retrieval in the latency of one request; None where nothing is retrieved."""
+    price_source: str = ""
+    """Table and date of the API prices; empty for a model that runs here."""
 
     @property
     def family(self) -> tuple[str, str, str, str]:
@@ -240,6 +242,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         human=human_check(results, scores),
         dropped=next(((r.dropped["after"], r.dropped["of"]) for r in results if r.dropped), None),
         retrieval_ms=results[0].notes.get("retrieval_ms"),
+        price_source=results[0].notes.get("prices", ""),
     )
 
 

@@ -15,17 +15,22 @@ BUILT_IN = ("accuracy", "completeness")
 
 
 def read_judge(doc: Document, node: yaml.Node) -> JudgeSpec | None:
-    """Return the judge of `metric: {judge: {model: …, criteria: […]}}`; None with a fault when it is none."""
+    """Return the judge of `metric: {judge: {model: …, criteria: […]}}`; None with a fault when it is none.
+
+    Without a `model` the file's teacher judges.
+    """
     outer = doc.mapping(node, "metric", ("judge",))
     if "judge" not in outer:
         doc.fault(node, "`metric` is a mapping without `judge`", "write a name, or {judge: {model: …}}")
         return None
     entries = doc.mapping(outer["judge"], "metric.judge", ("model", "criteria"))
-    if "model" not in entries:
-        doc.fault(outer["judge"], "`metric.judge` has no `model`", "add one, such as `model: openai/NAME`")
+    named = entries.get("model") or next((v for k, v in doc.root.value if k.value == "teacher"), None)
+    if named is None:
+        what = "`metric.judge` has no `model`, and the file no `teacher`"
+        doc.fault(outer["judge"], what, "add one, such as `model: openai/NAME`")
         return None
     before = len(doc.problems)
-    model = read_model(doc, entries["model"], "metric.judge.model")
+    model = read_model(doc, named, "metric.judge.model")
     criteria: tuple[tuple[str, str], ...] = tuple((name, "") for name in BUILT_IN)
     if "criteria" in entries:
         read = (_criterion(doc, n) for n in doc.items(entries["criteria"], "metric.judge.criteria"))
@@ -34,7 +39,7 @@ def read_judge(doc: Document, node: yaml.Node) -> JudgeSpec | None:
         doc.fault(entries.get("criteria"), "`metric.judge.criteria` names one twice, or none", "name each once")
     if model is None or len(doc.problems) > before:
         return None
-    given: Any = doc.value(entries["model"])
+    given: Any = doc.value(named)
     roomy = isinstance(given, dict) and "max_tokens" in given
     return JudgeSpec(model if roomy else replace(model, max_tokens=JUDGE_TOKENS), criteria)
 

@@ -122,6 +122,7 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "charts": {k: _json(c) for k, c in charts.items() if c is not None},
         "forest": rows, "span": _span(rows), "columns": few, "labels": label_lines(evidence, task, few),
         "samples": samples, "disagreeing": disagreeing, "ledger": ledger(evidence, task),
+        "prices": list(dict.fromkeys(a.price_source for a in arms if a.price_source)),
         "measures": sorted({m for a in arms for m in a.secondary}),
         "cautions": evidence.comparison.cautions.get(task, ()),
         "checks": together(checks(evidence, task)), "split": evidence.comparison.split_sha256[task],

@@ -19,8 +19,9 @@ from eval.store.cells import cell_folder, check_fitted, write_json
 from models.load import EMBEDDED, load_model, tuned_lm
 from models.spec import ModelSpec
 from models.weights import folder_sha256
+from optimizers.context import fits_context
 from optimizers.ensemble import Vote
-from optimizers.retrieved_demos import NearestDemos, fits_context
+from optimizers.nearest import BM25, NearestDemos
 from programs.load import load_object
 from programs.task import Task, UserError
 
@@ -114,6 +115,8 @@ def _check_method(method: MethodSpec) -> None:
     names = [step.name for step in method.steps]
     if "ensemble" in names[1:]:
         raise NotPortableError("a vote of programs that are themselves adapted does not keep all of its state")
+    if found_by := next((i for s in method.steps if (i := s.options.get("index", BM25)) != BM25), None):
+        raise NotPortableError(f"its demonstrations are found by {found_by}, which needs more than travels with it")
 
 
 def _module(task: Task) -> str:

@@ -38,6 +38,16 @@ class Dense:
         """Index rows of length 1 under these ids, in place of any indexed before."""
         self._ids, self._vectors = list(ids), vectors
 
+    def dump_vectors(self) -> bytes:
+        """Return the vectors, shape (passages, dimensions), as little-endian float32, row after row."""
+        return bytes(self._vectors.astype("<f4").tobytes())
+
+    def load_vectors(self, ids: Sequence[str], data: bytes) -> None:
+        """Index what `dump_vectors` returned under the same ids; nothing is encoded."""
+        import numpy as np
+
+        self.index_vectors(ids, np.frombuffer(data, dtype="<f4").reshape(len(ids), -1))
+
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their cosines, best first."""
         if not questions or min(k, len(self._ids)) < 1:
