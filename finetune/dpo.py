@@ -51,8 +51,6 @@ class Dpo:
         from finetune.training import Ground, copy_best
 
         check_local(lm, "dpo")
-        if "+" in lm.model:
-            raise UserError("dpo starts from whole weights; write `chain: [{sft: {adapter: none}}, dpo]`")
         if len(program.named_predictors()) != 1:
             raise UserError("dpo prefers one answer to another, and this program gives several; use sft")
         start = time.perf_counter()

@@ -153,13 +153,15 @@ def check_local(lm: dspy.LM, method: str) -> None:
     """Refuse a model whose weights are not here.
 
     Raises:
-        UserError: the model is served elsewhere, or answers with labels alone.
+        UserError: the model is served elsewhere, answers with labels alone, or is an adapter on its base.
     """
     from models.local import LocalEngine
     from models.prompt import engine_of
 
     if not isinstance(engine_of(lm), LocalEngine):
         raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `local:` or `embedded`")
+    if "+" in lm.model:
+        raise UserError(f"{method} starts from whole weights, and {lm.model} is an adapter; write both as one `chain`")
 
 
 def without_demos(program: dspy.Module) -> dspy.Module:

@@ -88,7 +88,13 @@ def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
         engine = engine_of(lm)
         return local_lm(f"{lm.model}+{engine.add_adapter(folder)}", engine, **settings)
     full = LocalEngine.load(folder)
-    return local_lm(f"{lm.model}-{full.sha256[:12]}", full, **settings)
+    return whole_lm(lm, full)
+
+
+def whole_lm(lm: dspy.LM, engine: Any) -> dspy.LM:
+    """Return a local model with the settings of `lm` on an engine of whole weights that came of it."""
+    name = f"{lm.model}-{engine.sha256[:12]}"
+    return local_lm(name, engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"])
 
 
 def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:

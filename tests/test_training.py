@@ -134,8 +134,18 @@ def test_a_killed_training_ends_like_one_that_was_left_alone(tmp_path: Path, int
     assert fit_for_long("train", tmp_path / "killed").notes == two.notes
 
 
-def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
-    kill_at("search", tmp_path / "killed", intents, lambda line: line.startswith("trial 2/4"))
+@pytest.mark.parametrize("after", ["trial 2/4", "trial 4/4"])
+def test_a_killed_search_ends_like_one_that_was_left_alone(
+    after: str, tmp_path: Path, intents: list[dspy.Example]
+) -> None:
+    """Killed in the middle of a trial, or of finishing the best ones."""
+    judged = list[str]()
+
+    def in_training(line: str) -> bool:
+        judged.extend([line] * line.startswith(after))
+        return bool(judged) and line.startswith("training step")
+
+    kill_at("search", tmp_path / "killed", intents, in_training)
     lines = list[str]()
     one, two = fit_for_long("search", tmp_path / "whole", lines.append), fit_for_long("search", tmp_path / "killed")
     assert one.notes["search"] == two.notes["search"]
