@@ -53,6 +53,8 @@ class Sft:
     """Compute activations twice instead of keeping them: less memory, more time."""
     checkpoint_minutes: float = 1.0
     """Between checkpoints, from which a training that was killed goes on."""
+    accelerate_file: str = ""
+    """What `accelerate config` wrote: trains on several GPUs, each of which takes batches of `batch_size`."""
     search: Mapping[str, float] | None = None
     """`{trials: 16, early: 0.2, finish: 3}` searches learning rate, rank, batch size and dropout on val."""
 
@@ -66,6 +68,12 @@ class Sft:
             raise UserError(f"sft mix {self.mix:g} is a share below 1 of the rows of `mix_file`; write both")
         if self.adapter == "qlora" and (missing := four_bits_missing()):
             raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
+        if self.accelerate_file:
+            from finetune.launch import processes_of
+
+            if self.search is not None or self.patience:
+                raise UserError("sft accelerate_file trains every epoch to its end; leave out `search` and `patience`")
+            processes_of(Path(self.accelerate_file))
         if self.search is not None:
             from finetune.search import plan_of
 
