@@ -5,9 +5,10 @@ import io
 import json
 import logging
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from models.load import local_lm
 from models.local import LocalEngine
 from models.prompt import engine_of
 from programs.score import Row, mean_score, score_examples
-from programs.task import Budget, Metric, Spent
+from programs.task import Budget, Fitted, Metric, Spent
 
 if TYPE_CHECKING:
     from finetune.sft import Sft
@@ -40,6 +41,8 @@ class Ground:
     lm: dspy.LM
     seed: int
     budget: Budget
+    begun: float = field(default_factory=time.perf_counter)
+    """When the fit began."""
 
 
 def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: Path, pause: float = 0.0) -> TrainingRun:
@@ -185,6 +188,26 @@ def weight_saver(tokenizer: Any) -> Callable[[Any, Path], None]:
         tokenizer.save_pretrained(folder)
 
     return save
+
+
+def fitted_with(
+    run: TrainingRun, ground: Ground, *, probe: list[dict[str, str]], spent: Spent, notes: Mapping[str, Any]
+) -> Fitted:
+    """Return the program on the weights that a training kept, copied to where they outlive its checkpoints.
+
+    `probe` is a prompt whose logits tell whether the weights are in use; `spent` and `notes` are added to the run's.
+    """
+    from finetune.sft import serve
+
+    run = copy_best(run, ground.budget)
+    tuned, change = serve(run.folder, ground.lm, probe=probe)
+    spent = run.spent + spent
+    # A training that went on, or targets that another fit built, took time that this process did not.
+    spent.seconds = max(spent.seconds, time.perf_counter() - ground.begun)
+    fitted = Fitted(ground.program, tuned, spent, run.folder, {"logit_change": change, **run.notes, **notes})
+    if run.best_epoch == 0:
+        fitted.warnings.append("no epoch beat the untrained model on val")
+    return fitted
 
 
 def checkpoints_of(budget: Budget) -> Path:
