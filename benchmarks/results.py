@@ -1,9 +1,11 @@
-"""Measure the tables of docs/results.md: `python benchmarks/results.py [NAME…]`.
+"""Measure the tables of docs/results.md: `python benchmarks/results.py [--store DIR] [NAME…]`.
 
 Each table is one command; data that cannot be shipped is named by an environment variable, as the example
-says. A table whose data is not there keeps what stands in the document.
+says. A table whose data is not there keeps what stands in the document. With a store that is kept, what was
+interrupted goes on, and what is finished is only printed.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -18,7 +20,10 @@ TABLES = {
     "quickstart": ("crossover run --limit 120", ""),
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
     "library": ("crossover run examples/library.yaml", ""),
-    "banking77": ("crossover run examples/banking77.yaml --limit 500", "BANKING77"),
+    "banking77": ("crossover run examples/banking77.yaml --limit 400", "BANKING77"),
+    "curves": ("crossover run examples/curves.yaml --limit 400", "BANKING77"),
+    "early_search": ("python benchmarks/early_search.py $BANKING77", "BANKING77"),
+    "knowledge": ("crossover run examples/knowledge.yaml --limit 200", "SQUAD"),
     "base_demonstrations": (f"{BASE} demonstrations", "CROSSOVER_DATA"),
     "base_banking77": (f"{BASE} banking77", "CROSSOVER_DATA"),
     "base_reading": (f"{BASE} reading", "CROSSOVER_DATA"),
@@ -27,9 +32,9 @@ TABLES = {
     "start": ("python benchmarks/start.py", ""),
     "many_shot": ("python benchmarks/many_shot.py --questions 32 --few 3", ""),
     "recall_squad": ("python benchmarks/recall.py $SQUAD", "SQUAD"),
-    "recall_multihop": ("python benchmarks/recall.py $MULTIHOP --backends bm25", "MULTIHOP"),
-    "retrieval_speed": ("python benchmarks/retrieval.py --passages 100000", ""),
-    "squad": ("crossover run examples/squad.yaml --limit 150", "SQUAD"),
+    "recall_multihop": ("python benchmarks/recall.py $MULTIHOP", "MULTIHOP"),
+    "retrieval": ("crossover run examples/retrieval.yaml --limit 200", "SQUAD MULTIHOP"),
+    "retrieval_speed": ("python benchmarks/retrieval.py --passages 1000000", ""),
 }
 HEAD = """# Measured results
 
@@ -39,29 +44,35 @@ would reach.
 """
 
 
-def measure(command: str) -> str:
-    """Return what the command prints, run on a store of its own."""
-    with tempfile.TemporaryDirectory() as store:
-        program, *words = os.path.expandvars(command).split()
-        words = [sys.executable, *words] if program == "python" else [
-            str(Path(sys.executable).parent / program), *words, "--store", store
-        ]  # fmt: skip
-        text = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+def measure(command: str, store: Path) -> str:
+    """Return what the command prints; a run keeps its cells in the store."""
+    program, *words = os.path.expandvars(command).split()
+    words = [sys.executable, *words] if program == "python" else [
+        str(Path(sys.executable).parent / program), *words, "--store", str(store)
+    ]  # fmt: skip
+    text = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     return text.partition("\nevery run, row")[0].strip()
 
 
 def main() -> int:
     """Measure the tables that are asked for, all by default, and rewrite the document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*TABLES, []])
+    parser.add_argument("--store", type=Path, help="keep the cells of runs here")
+    flags = parser.parse_args()
     text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
     kept = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
-    for name in sys.argv[1:] or TABLES:
-        command, variable = TABLES[name]
-        if variable and not os.environ.get(variable):
-            print(f"{name}: {variable} is not set; the table stays as it is", file=sys.stderr)
+    for name in flags.names or TABLES:
+        command, needed = TABLES[name]
+        if missing := [v for v in needed.split() if not os.environ.get(v)]:
+            print(f"{name}: {missing[0]} is not set; the table stays as it is", file=sys.stderr)
             continue
         print(f"{name}: {command}", file=sys.stderr)
-        kept[name] = f"\n`{f'{variable}=… ' if variable else ''}{command}`\n\n```\n{measure(command)}\n```\n\n"
-        body = "".join(f"## {n}\n{kept[n]}" for n in TABLES if n in kept)
+        with tempfile.TemporaryDirectory() as passing:
+            table = measure(command, flags.store or Path(passing))
+        given = "".join(f"{v}=… " for v in needed.split())
+        kept[name] = f"\n`{given}{command}`\n\n```\n{table}\n```\n\n"
+        body = "".join(f"## {n}\n{kept[n].strip()}\n\n" for n in TABLES if n in kept)
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(f"{HEAD}\n{body.rstrip()}\n", encoding="utf-8")
     return 0

@@ -4,6 +4,7 @@ import ast
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from eval.experiment import MethodSpec
@@ -34,9 +35,15 @@ def _modules(*folders: str) -> list[tuple[Entry, ast.Module]]:
     for folder in folders:
         for file in sorted((ROOT / folder).glob("*.py")):
             if not file.stem.startswith("_"):
-                tree = ast.parse(file.read_text(encoding="utf-8"))
+                tree = _tree(file, file.stat().st_mtime_ns)
                 found.append((Entry(file.stem, first_line(tree), file), tree))
     return found
+
+
+@cache
+def _tree(file: Path, written: int) -> ast.Module:
+    """Return the syntax tree of a file as it was written then: every method of an experiment is looked up in all."""
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def tasks() -> list[Entry]:
@@ -59,7 +66,7 @@ def searches(name: str) -> bool:
     file = ROOT / "optimizers" / f"{name}.py"
     if not file.exists():
         return False
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = _tree(file, file.stat().st_mtime_ns)
     return any(isinstance(n, ast.ImportFrom) and n.module == "optimizers.search" for n in ast.walk(tree))
 
 

@@ -16,6 +16,7 @@ from eval.verbs.compare import compare, recommend
 from eval.verbs.export import export
 from eval.verbs.human_sheet import human_sheet
 from eval.verbs.index import index
+from eval.verbs.init import init
 from eval.verbs.options import experiment_of, experiment_options, gate_options, limit_options, store_option
 from eval.verbs.report import deliver, report, wanted_of
 from eval.verbs.sync import sync
@@ -85,7 +86,7 @@ def crossover() -> None:
 @crossover.command()
 @experiment_options
 @click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls of the accuracy pass.")
-@click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the missing cells, what they take at most, and stop.")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; what was measured is kept aside.")
 @limit_options
 @gate_options
@@ -111,7 +112,7 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     """
     experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
     if flags["dry_run"]:
-        return _dry_run(experiment)
+        return _dry_run(experiment, store)
     if flags["verbose"]:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from eval.progress import Progress
@@ -141,15 +142,14 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     return EXIT_INTERRUPTED if interrupted else code
 
 
-def _dry_run(experiment: "Experiment") -> int:
-    from eval.experiment import plan
+def _dry_run(experiment: "Experiment", store: Path) -> int:
+    from eval.forecast import forecast, forecast_table
+    from eval.visible import visible
 
-    cells = plan(experiment)
-    for cell in cells:
-        size, knows = cell.train_size or "all", cell.knowledge.label
-        facts = f"train={size}  {knows}  seed={cell.seed}"
-        click.echo(f"{cell.task}  {cell.model.name}  {cell.method.label}  {facts}")
-    click.echo(f"{len(cells)} cells", err=True)
+    cells, finished = forecast(experiment, store=store)
+    for line in forecast_table(cells):
+        click.echo(visible(line))
+    click.echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)
     return 0
 
 
@@ -244,6 +244,7 @@ crossover.add_command(compare)
 crossover.add_command(recommend)
 crossover.add_command(report)
 crossover.add_command(index)
+crossover.add_command(init)
 crossover.add_command(sync)
 crossover.add_command(export)
 crossover.add_command(human_sheet)

@@ -1,6 +1,7 @@
 """What an experiment is, and the cells it consists of."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -209,6 +210,14 @@ class Cell:
     retrieval: Retrieval | None = None
     """None where no backend decides what is read."""
 
+    @property
+    def title(self) -> str:
+        """Return what tells the cell from the others of its task and model: `sft rank=8, n=64, gold, seed=1`."""
+        size = [] if self.train_size is None else [f"n={self.train_size}"]
+        knowledge = [] if self.knowledge == Knowledge() else [self.knowledge.label]
+        retrieval = [] if self.retrieval is None else [self.retrieval.label]
+        return ", ".join([self.method.label, *size, *knowledge, *retrieval, f"seed={self.seed}"])
+
     def key(
         self,
         *,
@@ -242,10 +251,10 @@ class Cell:
 def plan(experiment: Experiment) -> list[Cell]:
     """Return every cell in the order it runs: by task, then model, then the file's order of methods.
 
-    `zero_shot` learns nothing from train, so that one size stands for all; the same holds for its seeds at
-    temperature 0.
+    `zero_shot` learns nothing from train, so that one size stands for all, and what train reads does not matter; the
+    same holds for its seeds at temperature 0.
     """
-    cells = []
+    cells: dict[tuple[str, ModelSpec, str], Cell] = {}
     for task in experiment.tasks:
         for model in experiment.models:
             for knowledge, retrieval in _read(experiment, task):
@@ -253,9 +262,12 @@ def plan(experiment: Experiment) -> list[Cell]:
                     constant = method.name == "zero_shot"
                     sizes: tuple[int | None, ...] = (None,) if constant else experiment.train_sizes or (None,)
                     seeds = experiment.seeds[:1] if constant and model.temperature == 0 else experiment.seeds
-                    for size in sizes:
-                        cells += [Cell(task.name, model, method, size, knowledge, seed, retrieval) for seed in seeds]
-    return cells
+                    reads = Knowledge(knowledge.test, knowledge.test) if constant else knowledge
+                    found = retrieval if reads.searches else None
+                    for size, seed in itertools.product(sizes, seeds):
+                        cell = Cell(task.name, model, method, size, reads, seed, found)
+                        cells.setdefault((task.name, model, cell.title), cell)
+    return list(cells.values())
 
 
 def _read(experiment: Experiment, task: TaskSpec) -> list[tuple[Knowledge, Retrieval | None]]:

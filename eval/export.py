@@ -11,10 +11,9 @@ from typing import Any
 from eval.comparison.arm import Arm, arms_of
 from eval.experiment import Prices
 from eval.measure import Result
-from eval.store.cells import cell_folder, inside, write_json
+from eval.store.cells import cell_folder, check_fitted, inside, write_json
 from eval.store.recorded import find_cell
 from models.load import EMBEDDED
-from models.weights import folder_sha256
 from programs.task import UserError
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -31,8 +30,9 @@ def export_cell(store: Path, name: str, folder: Path, *, dtype: str = "float32")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: not empty; name a new folder")
     source = cell_folder(store, result.key)
+    check_fitted(source)
     fit = json.loads((source / "fit.json").read_text(encoding="utf-8"))
-    artifact = _artifact(source, fit)
+    artifact = inside(source, str(fit["artifact"])) if fit.get("artifact") else None
     folder.mkdir(parents=True, exist_ok=True)
     lines = ['program.json: the DSPy program; program.load("program.json")']
     state = json.loads((source / "program.json").read_text(encoding="utf-8"))
@@ -48,19 +48,6 @@ def export_cell(store: Path, name: str, folder: Path, *, dtype: str = "float32")
     (folder / "README.md").write_text(card(result, arm, fit, serving, facts), encoding="utf-8")
     (folder / "serve.sh").write_text("\n".join(["#!/bin/sh", *serving, ""]), encoding="utf-8")
     return [*lines, "README.md: the model card", *(f"serve: {line}" for line in serving if not line.startswith("#"))]
-
-
-def _artifact(source: Path, fit: dict[str, Any]) -> Path | None:
-    """Return the folder of the trained weights, None for a method that trains none."""
-    if not fit.get("artifact"):
-        return None
-    artifact = inside(source, str(fit["artifact"]))
-    if not list(artifact.glob("*.safetensors")):
-        raise UserError(f"{artifact}: the trained weights are gone; delete {source} and run the experiment again")
-    tail = str(fit["lm"]).partition("+")[2]
-    if tail and not tail.startswith("head-") and "+" not in tail and folder_sha256(artifact)[:12] != tail:
-        raise UserError(f"{artifact}: the weights are not those that were measured ({tail}); run the experiment again")
-    return artifact
 
 
 def _weights(result: Result, artifact: Path, folder: Path, dtype: str, facts: dict[str, Any]) -> Iterator[str]:

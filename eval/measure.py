@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,20 @@ class Result:
         return data
 
 
+def _plain(value: object) -> object:
+    """Return what a program answered with as JSON can hold it."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
+
+
 def append_rows(file: Path, rows: list[Row]) -> None:
     """Append rows as JSON lines and make sure they are on the disk."""
     with file.open("a", encoding="utf-8") as f:
         for r in rows:
-            f.write(json.dumps(asdict(r), ensure_ascii=False, default=str) + "\n")
+            # Not `asdict`, which copies every row in depth before it is written.
+            f.write(_ENCODER.encode(vars(r)) + "\n")
         f.flush()
         os.fsync(f.fileno())
 
@@ -132,7 +141,7 @@ def measure_accuracy(
     """
     # Of a row that is on the disk the id is enough: a million rows as objects would be most of a gigabyte.
     done = {sys.intern(r.id) for r in read_rows(file, progress.note)}
-    left = [e for e in examples if str(e["id"]) not in done]
+    left, table = [e for e in examples if str(e["id"]) not in done], read_table(file)
     before = len(examples) - len(left)
     progress.examples(before, len(examples))
     start, fresh, batch = time.perf_counter(), 0, list[Row]()
@@ -143,6 +152,7 @@ def measure_accuracy(
         with dspy.context(lm=lm, adapter=model.adapter):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
+                table.append(vars(row))
                 fresh += 1
                 # A write waits for the disk: rows that come by the thousand are written ten times a second.
                 if len(batch) >= 32 and time.perf_counter() - kept >= 0.1:
@@ -155,4 +165,4 @@ def measure_accuracy(
         # From here on the rows hold what was paid for.
         answers.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
-    return read_table(file), seconds * len(examples) / fresh if fresh else 0.0
+    return table, seconds * len(examples) / fresh if fresh else 0.0

@@ -114,7 +114,12 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
         before = f" before the limit of {stopped}" if stopped else ""
         raise UserError("\n".join([*work.failures, f"no cell was measured{before}; see the notes above"]))
     done = [k for k in cells if is_finished(work.store, k)]
-    record(work.store, experiment, done, work.keys.split_sha256)
+    try:
+        with storing(work.store):
+            record(work.store, experiment, done, work.keys.split_sha256)
+    except UserError as e:
+        # What was measured can be told, all the same.
+        work.progress.note(f"warning: {e}")
     comparison = compare(
         [results[k] for k in cells if k in results],
         needs=experiment.needs,

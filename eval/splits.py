@@ -26,6 +26,11 @@ def sample(examples: Sequence[dspy.Example], limit: int | None) -> list[dspy.Exa
     return [e for e in examples if str(e["id"]) in chosen]
 
 
+def sample_val(val: Sequence[dspy.Example], limit: int | None) -> list[dspy.Example]:
+    """Return the val examples that a limit on test examples leaves: half as many, twenty at least."""
+    return sample(val, None if limit is None else max(20, limit // 2))
+
+
 def question_text(example: dspy.Example) -> str:
     """Return what is searched for: every input but the passages."""
     return " ".join(str(v) for k, v in example.inputs().items() if k != "passages")

@@ -2,8 +2,9 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from eval.compare import Comparison
@@ -51,9 +52,17 @@ def _cells(arm: Arm) -> tuple[str, ...]:
 
 def arms_table(arms: Sequence[Arm]) -> list[str]:
     """Return the lines of one task's table, best score first."""
-    ranked = sorted(arms, key=lambda a: (-a.score.mean if a.score.n else math.inf, a.name))
-    lines = [HEADER, *map(_cells, ranked)]
-    widths = [max(len(line[c]) for line in lines) for c in range(len(HEADER))]
+    return columns([HEADER, *map(_cells, _ranked(arms))])
+
+
+def _ranked(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms, best score first."""
+    return sorted(arms, key=lambda a: (-a.score.mean if a.score.n else math.inf, a.name))
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines whose columns stand below each other, the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(
             t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths, strict=True))
@@ -62,38 +71,64 @@ def arms_table(arms: Sequence[Arm]) -> list[str]:
     ]
 
 
-def contrast_line(c: Contrast) -> str:
-    """Return one contrast in words and numbers."""
-    d = c.difference
-    return (
-        f"{c.a} - {c.b}: {d.delta:+.3f} [{d.low:+.3f}, {d.high:+.3f}], "
-        f"p {'< 0.001' if c.p_holm < 0.001 else f'= {c.p_holm:.2g}'}, {c.verdict}, detectable {d.detectable:.3f}"
-    )
+def contrast_table(chosen: str, contrasts: Sequence[Contrast]) -> list[str]:
+    """Return the lines of a table of differences: the chosen arm minus each other one, p after Holm's adjustment."""
+    lines: list[tuple[str, ...]] = [
+        (f"{chosen} against", "difference", "95 % interval", "p (Holm)", "it is", "detectable")
+    ]
+    turned = {"better": "worse", "worse": "better"}
+    for c in contrasts:
+        d, is_a = c.difference, c.a == chosen
+        delta, low, high = (d.delta, d.low, d.high) if is_a else (-d.delta, -d.high, -d.low)
+        p = "< 0.001" if c.p_holm < 0.001 else f"{c.p_holm:.2g}"
+        finding = c.verdict if is_a else turned.get(c.verdict, c.verdict)
+        interval = f"{low:+.3f} to {high:+.3f}"
+        lines.append((c.b if is_a else c.a, f"{delta:+.3f}", interval, p, finding, f"{d.detectable:.3f}"))
+    return columns(lines)
 
 
-def label_lines(arms: Sequence[Arm]) -> list[str]:
-    """Return how each arm does on the labels that are rare in train, and on the others."""
-    halves = [(a.name, found) for a in arms if (found := rare_and_frequent(a.labels)) is not None]
-    values = ", ".join(f"{name} {rare:.3f} and {frequent:.3f}" for name, (rare, frequent) in halves)
-    return wrapped(f"score on the rarer half of the labels in train, and on the other: {values}", "") if halves else []
+def details_table(arms: Sequence[Arm]) -> list[str]:
+    """Return the lines of a second table: other measures, rare labels, when answers begin, what a cold start costs."""
+    halves = {a.name: rare_and_frequent(a.labels) for a in arms}
+    measures = sorted({m for a in arms for m in a.secondary})
+    kinds: dict[str, Callable[[Arm], str]] = {
+        **{m: partial(_secondary, m) for m in measures},
+        "rare labels": lambda a: f"{h[0]:.3f}" if (h := halves[a.name]) else "",
+        "other labels": lambda a: f"{h[1]:.3f}" if (h := halves[a.name]) else "",
+        "first token ms": lambda a: _milliseconds(a.latency.first_token),
+        "cold ms": lambda a: _milliseconds(a.latency.cold),
+        "cold first token ms": lambda a: _milliseconds(a.latency.cold_first_token),
+    }
+    ranked = _ranked(arms)
+    filled = {title: texts for title, text in kinds.items() if any(texts := [text(a) for a in ranked])}
+    if not filled:
+        return []
+    return ["", *columns([("arm", *filled), *zip([a.name for a in ranked], *filled.values(), strict=True)])]
+
+
+def _secondary(measure: str, arm: Arm) -> str:
+    return f"{arm.secondary[measure]:.3f}" if measure in arm.secondary else ""
+
+
+def _milliseconds(median: Estimate | None) -> str:
+    return "" if median is None else f"{median.mean:.0f}"
 
 
 def passage_lines(arms: Sequence[Arm]) -> list[str]:
     """Return how good the passages shown are, and what each arm scores where they held the gold ones and where not."""
-    lines = dict[str, None]()
+    found = dict[str, None]()
     for a in arms:
         if (r := a.ranking) is not None:
             how = f"passages, {a.knowledge}" + (f" by {a.retrieval}" if a.retrieval else "")
             # Only a ranking has an order worth judging: gold and noisy passages come in one of their own.
             ranked = a.knowledge.endswith("retrieved")
             order = f", MRR {r.mrr:.3f}, nDCG {r.ndcg:.3f}" if ranked else ""
-            lines[f"{how}: recall {r.recall:.3f}{order}, {r.with_gold} questions"] = None
-    for a in arms:
-        if a.hit is not None and a.miss is not None:
-            lines[f"{a.name}: {_estimate(a.hit)} where all gold passages were found, {_estimate(a.miss)} where not"] = (
-                None
-            )
-    return [line for text in lines for line in wrapped(text, "")]
+            found[f"{how}: recall {r.recall:.3f}{order}, {r.with_gold} questions"] = None
+    lines = [line for text in found for line in wrapped(text, "")]
+    split = [(a.name, _estimate(a.hit), _estimate(a.miss)) for a in _ranked(arms) if a.hit and a.miss]
+    if split:
+        lines += columns([("arm", "where all gold passages were found", "where not"), *split])
+    return ["", *lines] if lines else []
 
 
 def human_words(h: HumanCheck) -> str:
@@ -124,18 +159,6 @@ def wrapped(text: str, lead: str = "  ") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
 
 
-def latency_lines(arms: Sequence[Arm]) -> list[str]:
-    """Return when the answers begin, and what the first request costs before any state of its prompt is kept."""
-    kinds = {"first token": "first_token", "nothing kept": "cold", "nothing kept, first token": "cold_first_token"}
-    lines = []
-    for title, name in kinds.items():
-        timed = [(a.name, e) for a in arms if (e := getattr(a.latency, name)) is not None]
-        if timed:
-            values = ", ".join(f"{arm} {e.mean:.0f}" for arm, e in timed)
-            lines += wrapped(f"{title}, median ms: {values}", "")
-    return lines
-
-
 def break_even_line(b: BreakEven) -> str:
     """Return where the arm that is cheaper to run has paid back what it cost to start."""
     if b.value is None:
@@ -152,24 +175,19 @@ def render(comparison: Comparison) -> str:
         arms = [a for a in comparison.arms if a.task == v.task]
         lines += ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples", ""]
         lines += arms_table(arms)
-        for measure in sorted({m for a in arms for m in a.secondary}):
-            values = ", ".join(f"{a.name} {a.secondary[measure]:.3f}" for a in arms if measure in a.secondary)
-            lines += wrapped(f"{measure}: {values}", "")
-        lines += label_lines(arms)
+        lines += details_table(arms)
         lines += passage_lines(arms)
-        lines += latency_lines(arms)
         if (learning := comparison.learning.get(v.task)) is not None:
             lines += ["", *(x for said in learning_sentences(learning) for x in wrapped(said, ""))]
             lines += [x for warning in learning.warnings for x in wrapped(warning, "! ")]
         lines += [x for a in arms if a.human for x in wrapped(f"{a.name}: {human_words(a.human)}", "")]
-        for a in arms:
-            lines += [x for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
-        lines += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
+        doubts = [x for a in arms for w in (*a.integrity, *a.warnings) for x in wrapped(f"{a.name}: {w}", "! ")]
+        doubts += [x for caution in comparison.cautions.get(v.task, ()) for x in wrapped(caution, "? ")]
+        lines += ["", *doubts] if doubts else []
         lines += ["", *verdict_lines(v)]
         planned = [c for c in comparison.contrasts if c.task == v.task and v.choose in (c.a, c.b)]
-        if planned:
-            lines += ["", f"{v.choose} against the others (difference, 95 % interval, p after Holm):"]
-            lines += [x for c in planned for x in wrapped(contrast_line(c))]
+        if v.choose and planned:
+            lines += ["", *contrast_table(v.choose, planned)]
     if comparison.failures:
         lines += ["", *(x for failure in comparison.failures for x in wrapped(failure, "! "))]
     return "\n".join(lines) + "\n"

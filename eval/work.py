@@ -12,7 +12,7 @@ from eval.keys import Keys
 from eval.passages import Passages
 from eval.progress import Progress
 from eval.retention import Retention
-from eval.splits import sample
+from eval.splits import sample, sample_val
 from models.allowance import Allowance
 from models.load import LoadedModel, load_model
 from models.price import api_price
@@ -94,7 +94,7 @@ class Work:
         """
         self.allowance.check()
         self._begun += 1
-        self.progress.start_cell(self._begun, f"{cell.task} {cell.method.label} seed={cell.seed}")
+        self.progress.start_cell(self._begun, f"{cell.task} {cell.title}")
 
     def tell_spent(self) -> None:
         """Show what APIs were paid since this was last told."""
@@ -116,8 +116,8 @@ class Work:
 
     def val(self, cell: Cell) -> list[dspy.Example]:
         """Return the val examples, fewer when the test is limited."""
-        limit = None if self.experiment.limit is None else max(20, self.experiment.limit // 2)
-        return self.passages(cell).attach(sample(self.tasks[cell.task].val, limit), cell.knowledge.test)
+        val = sample_val(self.tasks[cell.task].val, self.experiment.limit)
+        return self.passages(cell).attach(val, cell.knowledge.test)
 
     def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
         """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""

@@ -18,6 +18,7 @@ from finetune.selection import Pace, Selector, TrainingRun
 from finetune.settings import common_arguments, lora_config
 from finetune.sft import Sft, learning_rate
 from finetune.training import checkpoints_of, identity_of, in_eval, quiet, spent_on, train
+from models.allowance import allowance_of
 from models.heads import HeadEngine, pooled
 from models.local import BASE, LocalEngine
 from models.prompt import engine_of
@@ -64,7 +65,7 @@ def train_head(options: "Head", data: "Labelled", ground: Any) -> TrainingRun:
     pace = Pace(options.epochs, minutes=options.checkpoint_minutes, start=True)
     selector = Selector(
         run, pace=pace, score=_scorer(options, data, ground),
-        save=_save, folder=folder, budget=ground.budget,
+        save=_save, folder=folder, budget=ground.budget, allowance=allowance_of(ground.lm),
         identity=identity_of(ground, asdict(options), data.rows, data.labels, data.answers),
     )  # fmt: skip
     if run.done:

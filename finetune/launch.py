@@ -19,16 +19,16 @@ import torch
 import yaml
 
 from finetune.render import TrainingText
-from finetune.selection import TrainingRun
+from finetune.selection import TrainingRun, told
 from finetune.training import (
     Ground,
     identity_of,
-    losses_of,
     quiet,
     spent_on,
     trainable_parameters,
     trainer_of,
 )  # fmt: skip
+from models.allowance import allowance_of
 from models.load import tuned_lm
 from models.prompt import engine_of
 from programs.score import mean_score, score_examples
@@ -66,6 +66,7 @@ def train_launched(options: "Sft", text: TrainingText, ground: Ground, folder: P
 
     Raises:
         RuntimeError: the processes failed; the message ends with what they said last.
+        Stopped: the allowance ended; the next run goes on from the last whole epoch.
     """
     engine, run = engine_of(ground.lm), TrainingRun(folder=folder / "best")
     job = {
@@ -106,7 +107,11 @@ def command_of(file: Path, folder: Path) -> list[str]:
 
 def _launch(file: Path, folder: Path, ground: Ground, seconds: Any) -> None:
     """Run the processes to their end, and pass on what they tell."""
-    said: list[str] = []
+    said, allowance = list[str](), allowance_of(ground.lm)
+    for checkpoint in folder.glob("checkpoint-*"):
+        # The library writes it last.
+        if _read(checkpoint / "trainer_state.json") is None:
+            shutil.rmtree(checkpoint)
     with subprocess.Popen(
         command_of(file, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
@@ -117,6 +122,8 @@ def _launch(file: Path, folder: Path, ground: Ground, seconds: Any) -> None:
                 if line.startswith("training step"):
                     ground.budget.progress(line.rstrip())
                 (folder / SECONDS).write_text(str(seconds()), encoding="utf-8")
+                if allowance is not None:
+                    allowance.check()
         except BaseException:
             process.terminate()
             raise
@@ -183,13 +190,13 @@ def main(arguments: Sequence[str]) -> int:
         last = get_last_checkpoint(str(folder))
         trainer.train(resume_from_checkpoint=last)
     if trainer.is_world_process_zero():
-        resumed = 0 if last is None else int(last.rpartition("-")[2])
-        told = {
+        come = {
             "lr": trainer.args.learning_rate, "trainable": trainable_parameters(trainer.model),
-            "tokens": round(sum(text.lengths) * trainer.state.epoch), "losses": losses_of(trainer.state.log_history),
-            "resumed_from": resumed,
+            "tokens": round(sum(text.lengths) * trainer.state.epoch),
+            "losses": told(trainer.state, trainer.args.logging_steps),
+            "resumed_from": 0 if last is None else int(last.rpartition("-")[2]),
         }  # fmt: skip
-        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+        (folder / TOLD).write_text(json.dumps(come), encoding="utf-8")
     return 0
 
 

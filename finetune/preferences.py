@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from finetune.render import row_ids
-from finetune.selection import Pace, Selector, TrainingRun
+from finetune.selection import Pace, Selector, TrainingRun, told
 from finetune.settings import base_model, common_arguments, lora_config
 from finetune.targets import WARM, Call, Tracer, gold_calls, spent_on_answers
 from finetune.training import Ground, checkpoints_of, identity_of, quiet, train, val_scorer, weight_saver
+from models.allowance import allowance_of
 from models.prompt import engine_of, first_messages
 from models.text import safe_messages
 from programs.score import score_examples
@@ -106,7 +107,7 @@ def train_preferences(
     run = TrainingRun(folder=folder / "best")
     selector = Selector(
         run, pace=Pace(options.epochs, minutes=options.checkpoint_minutes), score=val_scorer(ground),
-        save=weight_saver(engine.tokenizer), folder=folder, budget=ground.budget,
+        save=weight_saver(engine.tokenizer), folder=folder, budget=ground.budget, allowance=allowance_of(ground.lm),
         identity=identity_of(ground, asdict(options), pairs.rows),
     )  # fmt: skip
     if run.done:
@@ -124,7 +125,7 @@ def train_preferences(
             raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(pairs.rows)} pairs")
         train(trainer, selector)
     run.tokens = round(sum(pairs.lengths) * trainer.state.epoch)
-    margins = [round(float(h["rewards/margins"]), 4) for h in trainer.state.log_history if "rewards/margins" in h]
+    margins = told(trainer.state, trainer.args.logging_steps, "rewards/margins")
     selector.finish()
     return run, {"margins": margins}
 

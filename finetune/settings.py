@@ -68,7 +68,7 @@ def common_arguments(folder: Path, seed: int, steps: int) -> dict[str, Any]:
     """Return the settings that trainings of every kind share; losses are told about twenty times."""
     return {
         "output_dir": str(folder), "use_cpu": not torch.cuda.is_available(), "seed": seed, "data_seed": seed,
-        "logging_steps": max(1, steps // 20), "save_strategy": "no", "save_total_limit": 1, "eval_strategy": "no",
+        "logging_steps": max(1, steps // 20), "save_strategy": "no", "save_total_limit": 2, "eval_strategy": "no",
         "report_to": [], "disable_tqdm": True, "dataloader_pin_memory": False,
     }  # fmt: skip
 

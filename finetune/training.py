@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from finetune.render import TrainingText, row_ids
-from finetune.selection import Pace, Score, Selector, TrainingRun
+from finetune.selection import Pace, Score, Selector, TrainingRun, told
 from finetune.settings import base_model, lora_config, sft_config
+from models.allowance import allowance_of, held_like
 from models.load import local_lm
 from models.local import LocalEngine
 from models.prompt import engine_of
@@ -59,7 +60,8 @@ def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: P
     pace = Pace(options.epochs, options.patience, options.checkpoint_minutes, last=not ground.val, pause=pause)
     selector = Selector(
         run, pace=pace, score=val_scorer(ground), save=weight_saver(engine.tokenizer), folder=folder,
-        budget=ground.budget, identity=identity_of(ground, asdict(options), text.sha256, len(text.rows)),
+        budget=ground.budget, allowance=allowance_of(ground.lm),
+        identity=identity_of(ground, asdict(options), text.sha256, len(text.rows)),
     )  # fmt: skip
     if run.done or (pause and run.early_score is not None):
         return run
@@ -112,17 +114,12 @@ def train(trainer: Any, selector: Selector) -> None:
     run.lr, run.trainable = trainer.args.learning_rate, trainable_parameters(trainer.model)
     trainer.add_callback(selector)
     trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
-    run.losses = losses_of(trainer.state.log_history)
+    run.losses = told(trainer.state, trainer.args.logging_steps)
 
 
 def trainable_parameters(model: Any) -> int:
     """Return the number of parameters that a training moves."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def losses_of(history: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the losses that the library logged."""
-    return [round(float(h["loss"]), 4) for h in history if "loss" in h]
 
 
 def trained_ids(dataset: Any, rows: int, *, packed: bool) -> list[list[int]]:
@@ -158,7 +155,7 @@ def val_scorer(ground: Ground) -> Score:
                 ground.lm.kwargs["temperature"],
             )
             try:
-                with dspy.context(lm=served, adapter=context["adapter"], rm=context["rm"]):
+                with dspy.context(lm=held_like(served, ground.lm), adapter=context["adapter"], rm=context["rm"]):
                     rows = list(
                         score_examples(ground.program, ground.val, ground.metric, threads=ground.budget.threads)
                     )

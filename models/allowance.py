@@ -116,13 +116,25 @@ class Allowance:
 
     def limited(self, lm: dspy.LM) -> dspy.LM:
         """Return the same model, held to the limits; one that is already comes back as it is."""
-        engine = lm.engine
-        while not isinstance(engine, str | LimitedEngine):
-            if "inner" not in vars(engine):
-                local = engine_of(lm) is not None
-                return lm.copy(engine=LimitedEngine(lm.engine, self, local=local))
-            engine = vars(engine)["inner"]
-        return lm
+        if isinstance(lm.engine, str) or allowance_of(lm) is not None:
+            return lm
+        return lm.copy(engine=LimitedEngine(lm.engine, self, local=engine_of(lm) is not None))
+
+
+def allowance_of(lm: dspy.LM) -> Allowance | None:
+    """Return what a model is held to, None where it is free."""
+    engine = lm.engine
+    while not isinstance(engine, str | LimitedEngine):
+        if "inner" not in vars(engine):
+            return None
+        engine = vars(engine)["inner"]
+    return engine.allowance if isinstance(engine, LimitedEngine) else None
+
+
+def held_like(lm: dspy.LM, other: dspy.LM) -> dspy.LM:
+    """Return a model that was made of another one, held to what that one is held to."""
+    allowance = allowance_of(other)
+    return lm if allowance is None else allowance.limited(lm)
 
 
 class LimitedEngine(WrappingEngine):

@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 
+from models.allowance import held_like
 from models.price import Usage, api_price
 from models.remote import Connection, RemoteEngine
 from models.secret import reference
@@ -79,22 +80,26 @@ def local_lm(name: str, engine: Any, max_tokens: int, temperature: float) -> dsp
 
 
 def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
-    """Return a local model with the trained weights of a folder: an adapter on its base, or a whole model."""
+    """Return a local model with the trained weights of a folder, an adapter on its base or a whole model.
+
+    It is held to the limits of the model that it was made of.
+    """
     from models.local import LocalEngine
     from models.prompt import engine_of
 
     settings: dict[str, Any] = {"max_tokens": lm.kwargs["max_tokens"], "temperature": lm.kwargs["temperature"]}
     if (folder / "adapter_config.json").exists():
         engine = engine_of(lm)
-        return local_lm(f"{lm.model}+{engine.add_adapter(folder)}", engine, **settings)
+        return held_like(local_lm(f"{lm.model}+{engine.add_adapter(folder)}", engine, **settings), lm)
+    full = LocalEngine.load(folder)
     full = LocalEngine.load(folder)
     return whole_lm(lm, full)
 
 
 def whole_lm(lm: dspy.LM, engine: Any) -> dspy.LM:
-    """Return a local model with the settings of `lm` on an engine of whole weights that came of it."""
+    """Return a local model with settings and limits of `lm` on an engine of whole weights that came of it."""
     name = f"{lm.model}-{engine.sha256[:12]}"
-    return local_lm(name, engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"])
+    return held_like(local_lm(name, engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"]), lm)
 
 
 def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:

@@ -1,15 +1,24 @@
 """Tell one set of weights from another."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def folder_sha256(folder: Path) -> str:
     """Return the hash of a model's or adapter's weights, configuration, tokenizer and template files."""
+    return _sha256(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model"))
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """Return the hash of all that a checkpoint holds, the optimizer's state too."""
+    return _sha256(f for f in folder.iterdir() if f.is_file())
+
+
+def _sha256(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".safetensors", ".json", ".jinja", ".model"):
-            digest.update(file.name.encode())
-            with file.open("rb") as f:
-                digest.update(hashlib.file_digest(f, "sha256").digest())
+    for file in sorted(files):
+        digest.update(file.name.encode())
+        with file.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()

@@ -33,7 +33,7 @@ def spoken(embedded: LoadedModel) -> Iterator[LoadedModel]:
         yield embedded
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def intents() -> list[dspy.Example]:
     """Return a small classification task: four intents, six ways to say each."""
     said = {

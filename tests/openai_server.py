@@ -32,7 +32,9 @@ class Served:
 
 
 @contextmanager
-def openai_server(answer: Answer, faults: Sequence[str] = ()) -> Iterator[Served]:
+def openai_server(
+    answer: Answer, faults: Sequence[str] = (), *, word_seconds: float = WORD_SECONDS
+) -> Iterator[Served]:
     """Serve /chat/completions on a free port; request n meets fault n of the list, an empty one or none is answered.
 
     Faults: `429`, `401`, `500`, `hang`, `half` (the body breaks off), `garbage` (no JSON).
@@ -79,7 +81,7 @@ def openai_server(answer: Answer, faults: Sequence[str] = ()) -> Iterator[Served
             for event in events(json.loads(said), text):
                 self.wfile.write(f"data: {event}\n\n".encode())
                 self.wfile.flush()
-                time.sleep(WORD_SECONDS)
+                time.sleep(word_seconds)
 
         def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int = 0) -> None:
             self.send_response(status)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["eval.run", "eval.cli", "eval.table", "eval.tracking.tracker", "mlflow", "litellm", "processes"]
-)
+FORKS.set_forkserver_preload([
+    "eval.run", "eval.cli", "eval.table", "eval.parse.experiment", "eval.report.page", "eval.tracking.tracker",
+    "optimizers.search", "finetune.training", "finetune.loss", "finetune.targets", "models.local", "peft.tuners.lora",
+    "mlflow.store.tracking.sqlalchemy_store", "openai.resources.chat.completions", "litellm", "processes",
+])  # fmt: skip
 
 
 UNTRACKED = ("--tracking-uri", "none")

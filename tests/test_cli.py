@@ -57,7 +57,12 @@ def test_dry_run_prints_the_cells_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--dry-run", "--only", "zero_shot,sft"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[0] == "stdlib_module  embedded  zero_shot  train=all  none  seed=0"
+    head, *cells, together = captured.out.splitlines()
+    assert head.split("  ")[0] == "cell"
+    assert [c.partition(" seed")[0] for c in cells][::2] == [
+        "stdlib_module  embedded  zero_shot,", "stdlib_rag  embedded  zero_shot, retrieved, bm25 k=3,",
+    ]  # fmt: skip
+    assert together.startswith("together, at most")
     assert captured.err == "4 cells\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -73,6 +78,19 @@ def test_the_environment_stands_in_for_flags_and_flags_win(
     assert capsys.readouterr().err == "2 cells\n"
 
 
+def test_init_writes_an_experiment_that_validates_and_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(tmp_path / "tickets")]) == 0
+    monkeypatch.chdir(tmp_path / "tickets")
+    assert main(["validate", "crossover.yaml"]) == 0
+    assert "tickets: train 29, val 3, test 16" in capsys.readouterr().out
+    Path("test.jsonl").write_text("mine")
+    assert main(["init"]) == 2
+    assert capsys.readouterr().err.startswith("error: crossover.yaml, train.jsonl, test.jsonl: already there; ")
+    assert Path("test.jsonl").read_text() == "mine"
+
+
 def test_crossover_yaml_of_the_folder_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,7 +98,7 @@ def test_crossover_yaml_of_the_folder_is_the_default(
     text = "version: 1\ntasks: [stdlib_rag]\nmodels: [embedded]\nmethods: [zero_shot]\n"
     (tmp_path / "crossover.yaml").write_text(text)
     assert main(["run", "--dry-run"]) == 0
-    assert capsys.readouterr().out == "stdlib_rag  embedded  zero_shot  train=all  retrieved  seed=0\n"
+    assert "stdlib_rag  embedded  zero_shot, retrieved, bm25 k=3, seed=0" in capsys.readouterr().out
 
 
 def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

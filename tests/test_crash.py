@@ -1,131 +1,116 @@
 """Kill -9 at random moments: what was paid for is kept, and the end is as if nothing had happened."""
 
-import json
+import os
 import random
-import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from openai_server import Messages, Served, openai_server
-from processes import UNTRACKED, ended, start
+from crashing import Moment, Scene, asked, at_once, made, question, timeless, told, tracked
+from openai_server import openai_server
+from openings import write_openings
+from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
 from eval.tracking.tracker import Tracker
 
-METHODS = "[zero_shot, {few_shot: {demos: 2}}, {bootstrap: {bootstrapped: 1, labelled: 2}}]"
-THREADS, KILLS = 2, 3
-
-
-def timeless(text: str) -> dict[str, Any]:
-    """Return `--json` without what no two runs share: times, and the names that MLflow gave."""
-    data: dict[str, Any] = json.loads(text)
-    for arm in data["arms"]:
-        for name in ("latency_ms", "retrieval_ms", "mlflow_run_id", "mlflow_run_ids"):
-            del arm[name]
-    return data
-
-
-def question(body: dict[str, Any]) -> str:
-    return json.dumps(body["messages"])
-
-
-@dataclass
-class Scene:
-    """An experiment, its server, and how a run of it ends that nobody disturbs."""
-
-    file: Path
-    served: Served
-    database: Path
-    """An empty MLflow store: making one takes longer than the run."""
-    expected: dict[str, Any]
-    asked: Counter[str]
-    seconds: float
-
-    def run(self, folder: Path) -> Any:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "mlruns").exists():
-            (folder / "mlruns").mkdir()
-            shutil.copy(self.database, folder / "mlruns" / "mlflow.db")
-        return start(folder, folder / "said", "run", str(self.file), "-j", str(THREADS), "-q", "--json")
+METHODS = "[{bootstrap: {bootstrapped: 6, labelled: 2}}, zero_shot]"
+TRAINED = "[sft: {epochs: 2, rank: 4, bf16: false, checkpoint_minutes: 0}]"
+STEPS = 12
+"""Of the training: 48 examples in batches of eight, twice."""
+SCORED, TIMED = 24, 64
+"""Requests of two arms: twelve examples each, two to warm up and thirty timed ones each."""
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Return the scene, played once without a kill."""
-    import time
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
+    Tracker(folder).client.search_experiments()
+    return folder / "mlflow.db"
 
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Scene]:
+    """Return an experiment on a provider's model, played once without a kill."""
     folder = tmp_path_factory.mktemp("crash")
-
-    def answer(model: str, messages: Messages) -> str:
-        time.sleep(0.004)
-        return first_word(model, messages)
-
-    Tracker(folder / "empty").client.search_experiments()
-    with openai_server(answer) as served:
-        file = write_remote(folder, served.url, methods=METHODS)
-        made = Scene(file, served, folder / "empty" / "mlflow.db", {}, Counter(), 0.0)
-        for name in ("warm", "reference"):
-            before, began = len(served.bodies), time.monotonic()
-            assert ended(made.run(folder / name)) == 0, (folder / name / "said.err").read_text()
-            made.seconds = time.monotonic() - began
-        made.expected = timeless((folder / "reference" / "said.out").read_text())
-        assert made.expected == timeless((folder / "warm" / "said.out").read_text())
-        made.asked = Counter(question(b) for b in served.bodies[before:])
-        yield made
+    with openai_server(first_word, word_seconds=0.0) as served:
+        made_scene = Scene(write_remote(folder, served.url, methods=METHODS), database, served)
+        made_scene.play(folder / "reference")
+        yield made_scene
 
 
-def disturbed(scene: Scene, folder: Path, seed: int) -> None:
-    """Kill a run a few times at random moments, let it end, and hold what came of it against the undisturbed one."""
-    draw, before = random.Random(seed), len(scene.served.bodies)
-    kills = 0
-    for _ in range(KILLS):
-        process = scene.run(folder)
-        process.join(draw.uniform(0.0, scene.seconds))
-        kills += process.exitcode is None
-        process.kill()
-        process.join()
-    assert ended(scene.run(folder)) == 0, (folder / "said.err").read_text()
-    assert timeless((folder / "said.out").read_text()) == scene.expected
-    for cell in (folder / "mlruns" / "cells").iterdir():
-        ids = [json.loads(line)["id"] for line in (cell / "rows.jsonl").read_text().splitlines()]
-        assert sorted(ids) == sorted(f"test{n}" for n in range(200, 212))
-        assert not (cell / "serving.jsonl").exists()
-    again = Counter(question(b) for b in scene.served.bodies[before:]) - scene.asked
-    # Asked again: what was under way when the process died, and two requests an arm to warm up before timing goes on.
-    assert again.total() <= kills * (THREADS + 2 * 3), again
-    assert again.total() - sum(again[q] for q in warm_ups(again)) <= kills * THREADS, again
-    assert tracked(folder / "mlruns") == Counter(c.name for c in (folder / "mlruns" / "cells").iterdir())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Scene:
+    """Return an experiment whose model is trained here, played once without a kill; its machine costs nothing."""
+    folder = tmp_path_factory.mktemp("trained")
+    file = write_openings(folder, TRAINED, test=12, more="prices: {machine_hour_usd: 0}\n")
+    found = Scene(file, database, name="openings")
+    found.play(folder / "reference")
+    return found
 
 
-def warm_ups(questions: Counter[str]) -> list[str]:
-    """Return the questions that a warm-up asks: the first two of the test split, in each arm's prompt."""
-    first = ("kind0 of 200", "kind1 of 201")
-    return [q for q in questions if any(f in json.loads(q)[-1]["content"] for f in first)]
+def moments(scene: Scene, draw: random.Random) -> dict[str, tuple[Moment, float]]:
+    """Return a random moment of each part of a run, and how much later the process dies."""
+    whole = scene.asked.total()
+    fitted = whole - TIMED - SCORED
+    return {
+        "fitting": (asked(scene.served, draw.randrange(1, fitted)), 0.0),
+        "scoring": (asked(scene.served, fitted + draw.randrange(1, SCORED)), 0.0),
+        "timing": (asked(scene.served, fitted + SCORED + draw.randrange(1, TIMED)), 0.0),
+        "sending": (made("cells/*/unsent.json"), draw.uniform(0, scene.sending)),
+        "any time": (at_once, draw.uniform(0, scene.seconds)),
+    }
 
 
-def tracked(store: Path) -> Counter[str]:
-    """Return how often MLflow holds each cell."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("words").experiment_id])
-    assert {r.info.status for r in found} == {"FINISHED"}
-    return Counter(r.data.tags["crossover.cell"] for r in found if "crossover.cell" in r.data.tags)
+PARTS = ["fitting", "scoring", "timing", "sending", "any time"]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_killed_run_ends_as_if_nothing_had_happened(scene: Scene, tmp_path: Path, seed: int) -> None:
-    disturbed(scene, tmp_path, seed)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_killed_run_ends_as_if_nothing_had_happened(scene: Scene, tmp_path: Path, part: str) -> None:
+    before = len(scene.served.bodies)
+    early = scene.killed(tmp_path, *moments(scene, random.Random(part))[part])
+    assert early or part in ("sending", "any time")
+    scene.held(tmp_path, before, kills=1)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seed", range(5, 60))
+@pytest.mark.parametrize("seed", range(30))
 def test_kills_by_the_dozen(scene: Scene, tmp_path: Path, seed: int) -> None:
-    disturbed(scene, tmp_path, seed)
+    draw, before = random.Random(seed), len(scene.served.bodies)
+    drawn = [draw.choice(list(moments(scene, draw).values())) for _ in range(2)]
+    kills = sum(scene.killed(tmp_path, *moment) for moment in drawn)
+    scene.held(tmp_path, before, kills)
+
+
+def training(draw: random.Random) -> tuple[Moment, float]:
+    """Return a random step of the training, and how much later the process dies."""
+    return told(f"training step {draw.randrange(1, STEPS)}/{STEPS}"), draw.uniform(0, 0.1)
+
+
+def test_a_killed_training_ends_as_if_nothing_had_happened(trained: Scene, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    # Ctrl-C ends it in order, at a step; then it dies at a later one, in its timing, and while MLflow is told.
+    process = trained.run(tmp_path)
+    wait_for(lambda: told(f"training step 3/{STEPS}")(tmp_path))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process) == 130
+    assert "training step 12" not in trained.said(tmp_path)
+    assert trained.killed(tmp_path, told(f"training step 7/{STEPS}"))
+    assert "training step 3/" not in trained.said(tmp_path)
+    assert trained.killed(tmp_path, made("cells/*/latency.jsonl"), draw.uniform(0, 0.2))
+    trained.killed(tmp_path, made("cells/*/unsent.json"), draw.uniform(0, trained.sending))
+    trained.held(tmp_path, 0, kills=3)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(25))
+def test_killed_trainings_by_the_dozen(trained: Scene, tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    moment = training(draw) if seed % 2 else (at_once, draw.uniform(0, trained.seconds))
+    trained.held(tmp_path, 0, kills=trained.killed(tmp_path, *moment))
 
 
 def test_fresh_starts_over_and_deletes_nothing(scene: Scene, tmp_path: Path) -> None:
@@ -133,28 +118,26 @@ def test_fresh_starts_over_and_deletes_nothing(scene: Scene, tmp_path: Path) -> 
     store = tmp_path / "mlruns"
     rows = {f.parent.name: f.read_bytes() for f in store.glob("cells/*/rows.jsonl")}
     before = len(scene.served.bodies)
-    process = start(tmp_path, tmp_path / "said", "run", str(scene.file), "-q", "--json", "--fresh", "-j", "2")
-    assert ended(process) == 0, (tmp_path / "said.err").read_text()
-    assert timeless((tmp_path / "said.out").read_text()) == scene.expected
+    assert ended(scene.run(tmp_path, "--fresh")) == 0, scene.said(tmp_path)
+    assert timeless(scene.out(tmp_path)) == scene.expected
     assert Counter(question(b) for b in scene.served.bodies[before:]) == scene.asked
     assert {f.parent.name: f.read_bytes() for f in store.glob("aside/*/rows.jsonl")} == {
         f"{key}-1": data for key, data in rows.items()
     }
-    assert set(tracked(store).values()) == {2}
+    assert set(tracked(store, "words").values()) == {2}
 
 
-def test_an_amended_file_runs_the_difference_alone(scene: Scene, tmp_path: Path) -> None:
-    assert ended(scene.run(tmp_path)) == 0
-    before = len(scene.served.bodies)
-    text = scene.file.read_text().replace("[zero_shot,", "[zero_shot, {few_shot: {demos: 3}},")
-    for split in ("train", "val", "test"):
-        text = text.replace(f": {split}.jsonl", f": {scene.file.parent}/{split}.jsonl")
-    text = text.replace(", {bootstrap: {bootstrapped: 1, labelled: 2}}", "")
-    (tmp_path / "more.yaml").write_text(text + "seeds: [0, 1]\n")
-    cells = {f.name for f in (tmp_path / "mlruns" / "cells").iterdir()}
-    process = start(tmp_path, tmp_path / "said", "run", str(tmp_path / "more.yaml"), "-q", "-j", "2", *UNTRACKED)
-    assert ended(process) == 0, (tmp_path / "said.err").read_text()
+def test_an_amended_file_runs_the_difference_alone(tmp_path: Path) -> None:
+    with openai_server(first_word, word_seconds=0.0) as served:
+        for amended in (False, True):
+            methods = f"[{'{few_shot: {demos: 3}}, ' if amended else ''}zero_shot, {{few_shot: {{demos: 2}}}}]"
+            seeds = "[0, 1]" if amended else "[0]"
+            file = write_remote(tmp_path, served.url, methods=methods, more=f"seeds: {seeds}\ntrain_sizes: [8]")
+            cells = {f.name for f in (tmp_path / "mlruns" / "cells").glob("*")}
+            before = len(served.bodies)
+            process = start(tmp_path, tmp_path / "said", "run", str(file), "-q", "-j", "2", *UNTRACKED)
+            assert ended(process) == 0, (tmp_path / "said.err").read_text()
     new = {f.name for f in (tmp_path / "mlruns" / "cells").iterdir()} - cells
     # Two seeds of three demonstrations, and the second seed of two; zero-shot has no seeds.
     assert len(new) == 3
-    assert len(scene.served.bodies) - before == 3 * (12 + 2 + 30)
+    assert len(served.bodies) - before == 3 * (12 + 2 + 30)

@@ -7,7 +7,6 @@ import dspy
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.cli import main
@@ -98,14 +97,27 @@ def test_what_cannot_be_exported_is_refused(
     assert "not empty; name a new folder" in capsys.readouterr().err
     assert main(["export", "zz", str(tmp_path / "new"), "--store", finished["store"]]) == 2
     assert "zz: neither a file nor a finished cell of" in capsys.readouterr().err
-    weights = Path(finished["store"]) / "cells" / finished["sft"] / "fit" / "best" / "adapter_model.safetensors"
-    kept, changed = weights.read_bytes(), load_file(weights)
-    save_file({k: v + 1 for k, v in changed.items()}, weights)
+
+
+@pytest.mark.parametrize(("method", "damaged"), [
+    ("sft", "fit/best/adapter_model.safetensors"), ("head", "fit/best/head.safetensors"), ("few_shot", "program.json"),
+])  # fmt: skip
+def test_what_was_damaged_since_is_not_exported(
+    finished: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, damaged: str
+) -> None:
+    cell = Path(finished["store"]) / "cells" / finished[method]
+    file = cell / damaged
+    kept = file.read_bytes()
     try:
-        assert export(finished, "sft", tmp_path / "new") == 2
+        file.write_bytes(kept.replace(b'"label"', b'"labil"') if damaged == "program.json" else kept[:-1] + b"\0")
+        assert file.read_bytes() != kept
+        assert export(finished, method, tmp_path / "changed") == 2
+        file.unlink()
+        assert export(finished, method, tmp_path / "gone") == 2
     finally:
-        weights.write_bytes(kept)
-    assert "the weights are not those that were measured" in capsys.readouterr().err
+        file.write_bytes(kept)
+    assert capsys.readouterr().err.count(f"{cell}: program or weights are not those that were fitted") == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_dspy_is_not_told_of_a_language_model(finished: dict[str, str], tmp_path: Path) -> None:

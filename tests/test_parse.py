@@ -159,7 +159,7 @@ def test_variables_of_the_environment_are_expanded_and_typed(file: Path, monkeyp
 def test_a_chain_a_budget_and_a_teacher_are_read(file: Path) -> None:
     file.write_text(
         "version: 1\ntasks: [stdlib_module]\nmodels: [embedded]\nbudget: {metric_calls: 50, usd: 0.5}\n"
-        "teacher: {name: openai/gpt-5-mini, max_tokens: 900}\n"
+        "teacher: {name: openai/gpt-4.1-mini, max_tokens: 900}\n"
         "methods: [chain: [gepa, sft: {epochs: 1}], mipro: {metric_calls: 9}]\n"
     )
     experiment, problems = read_experiment(file)
@@ -295,3 +295,12 @@ def test_the_quickstart_is_a_file_to_copy(tmp_path: Path) -> None:
 def test_decode_names_what_it_cannot_do(file: Path, model: str, fault: str) -> None:
     (found,) = faults(file, SOUND.replace("[embedded]", f"[{model}]"))
     assert fault in found
+
+
+def test_a_model_that_reasons_gets_the_settings_that_its_api_takes(file: Path) -> None:
+    file.write_text(SOUND.replace("[embedded]", "[openai/gpt-5-mini, openai/gpt-4o-mini, openai/gpt-5-chat-latest]"))
+    experiment, _ = read_experiment(file)
+    assert experiment is not None
+    assert [(m.max_tokens, m.temperature) for m in experiment.models] == [(16000, 1.0), (64, 0.0), (64, 0.0)]
+    (found,) = faults(file, SOUND.replace("[embedded]", "[{name: openai/o3, max_tokens: 900}]"))
+    assert "openai/o3 reasons" in found

@@ -103,7 +103,7 @@ def test_ranking_measures_match_their_definitions() -> None:
 
 def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
     experiment = Experiment(
-        "x", (TaskSpec("t", program="rag"),), (ModelSpec("embedded"),), (MethodSpec("zero_shot"),),
+        "x", (TaskSpec("t", program="rag"),), (ModelSpec("embedded"),), (MethodSpec("few_shot"),),
         knowledge=(Knowledge("none", "none"), Knowledge("retrieved", "retrieved"), Knowledge("noisy", "gold")),
         retrieval=(Retrieval(k=1), Retrieval("hybrid", 1, options={"alpha": 0.3})),
     )  # fmt: skip
@@ -116,6 +116,18 @@ def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
     hashes = {"split_sha256": "s", "program_sha256": "p", "model_sha256": "m", "limit": None}
     assert len({c.key(**hashes, retriever="") for c in cells}) == 5
     assert cells[2].key(**hashes, retriever="a") != cells[2].key(**hashes, retriever="b")
+
+
+def test_what_train_reads_is_no_factor_of_an_untrained_arm() -> None:
+    experiment = Experiment(
+        "x", (TaskSpec("t", program="rag"),), (ModelSpec("embedded"),), (MethodSpec("zero_shot"), MethodSpec("sft")),
+        knowledge=(Knowledge("gold", "retrieved"), Knowledge("none", "retrieved"), Knowledge("noisy", "gold")),
+        train_sizes=(8,), seeds=(0, 1),
+    )  # fmt: skip
+    assert [c.title for c in plan(experiment) if c.method.name == "zero_shot"] == [
+        "zero_shot, retrieved, bm25 k=3, seed=0", "zero_shot, gold, seed=0",
+    ]  # fmt: skip
+    assert len(plan(experiment)) == 2 + 3 * 2
 
 
 def test_a_list_of_retrievals_is_read(tmp_path: Path) -> None:

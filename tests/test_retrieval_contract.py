@@ -28,16 +28,15 @@ SERVER = [
         "WEAVIATE_URL" not in os.environ, reason="NOT TESTED: the weaviate backend; set WEAVIATE_URL to a server"
     ),
 ]
-FEW, MANY = 200, 5000
-"""Passages: few where each is encoded."""
+PASSAGES = 5000
 BACKENDS = [
-    pytest.param(("bm25", {}, MANY), id="bm25"),
-    pytest.param(("dense", {}, FEW), id="dense", marks=DENSE),
-    pytest.param(("hybrid", {}, FEW), id="hybrid-score", marks=DENSE),
-    pytest.param(("hybrid", {"fusion": "rank", "alpha": 0.3}, FEW), id="hybrid-rank", marks=DENSE),
-    pytest.param(("weaviate", {"query": "bm25"}, MANY), id="weaviate-bm25", marks=SERVER),
-    pytest.param(("weaviate", {"query": "near_vector"}, FEW), id="weaviate-near-vector", marks=[DENSE, *SERVER]),
-    pytest.param(("weaviate", {"query": "hybrid"}, FEW), id="weaviate-hybrid", marks=[DENSE, *SERVER]),
+    pytest.param(("bm25", {}, PASSAGES), id="bm25"),
+    pytest.param(("dense", {}, PASSAGES), id="dense", marks=DENSE),
+    pytest.param(("hybrid", {}, PASSAGES), id="hybrid-score", marks=DENSE),
+    pytest.param(("hybrid", {"fusion": "rank", "alpha": 0.3}, PASSAGES), id="hybrid-rank", marks=DENSE),
+    pytest.param(("weaviate", {"query": "bm25"}, PASSAGES), id="weaviate-bm25", marks=SERVER),
+    pytest.param(("weaviate", {"query": "near_vector"}, PASSAGES), id="weaviate-near-vector", marks=[DENSE, *SERVER]),
+    pytest.param(("weaviate", {"query": "hybrid"}, PASSAGES), id="weaviate-hybrid", marks=[DENSE, *SERVER]),
 ]
 THINGS = ["river", "castle", "engine", "violin", "comet", "spider", "glacier", "market", "lantern", "harbor"]
 Make = Callable[[], Retriever]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from eval.stats import (
@@ -213,6 +214,9 @@ def test_coverage_of_the_clustered_interval() -> None:
 def test_holm_adjusts_and_keeps_the_order() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    values = [float(v) for v in np.random.default_rng(0).uniform(0, 0.2, 9).round(2)]
+    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
 
 
 def interval(delta: float, half: float, half90: float) -> Difference:

@@ -21,6 +21,7 @@ sft              0.760  0.696 - 0.814  200       0      24      29    0.042    0
 retrieved_demos  0.750  0.686 - 0.805  200       0      94      99        0     0.042     105
 few_shot !       0.474  0.404 - 0.544  190      10      44      49        0    0.0069     105
 zero_shot        0.200  0.150 - 0.261  200       0      44      49  0.00014    0.0069     105
+
 ! few_shot: 1 demonstrations are test questions
 ? 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.030 at best; about 250 more would
   settle the first of them
@@ -38,10 +39,10 @@ use sft
   - at less than $0.0063 per 1,000 requests (now $0.042) retrieved_demos is cheaper than sft
   - about 250 more test examples would tell sft from retrieved_demos
 
-sft against the others (difference, 95 % interval, p after Holm):
-  sft - zero_shot: +0.560 [+0.483, +0.626], p < 0.001, better, detectable 0.102
-  sft - few_shot: +0.326 [+0.254, +0.392], p < 0.001, better, detectable 0.099
-  sft - retrieved_demos: +0.010 [-0.009, +0.029], p = 0.5, inconclusive, detectable 0.030
+sft against      difference     95 % interval  p (Holm)         it is  detectable
+zero_shot            +0.560  +0.483 to +0.626   < 0.001        better       0.102
+few_shot             +0.326  +0.254 to +0.392   < 0.001        better       0.099
+retrieved_demos      +0.010  -0.009 to +0.029       0.5  inconclusive       0.030
 """
 
 

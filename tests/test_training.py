@@ -1,11 +1,9 @@
 """Training: the options of sft, and a training that is killed and goes on."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,16 @@ import dspy
 import optuna
 import pytest
 import torch
+from processes import FORKS
 from safetensors.torch import load_file
 
 from eval.methods import method_of
 from finetune.search import early_agreement
+from models.allowance import Allowance, Stopped, allowance_of
 from models.load import LoadedModel, load_model
 from models.spec import ModelSpec
 from programs.modules.classify import Classify
 from programs.task import Budget, Fitted, UserError
-
-ROOT = Path(__file__).parent.parent
 
 
 def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -81,39 +79,41 @@ def test_four_bits_are_refused_before_anything_is_spent() -> None:
 
 LONG: dict[str, dict[str, Any]] = {
     "train": {"epochs": 4, "batch_size": 2, "dropout": 0.1},
+    "unsaved": {"epochs": 4, "batch_size": 2, "dropout": 0.1, "checkpoint_minutes": 1000.0},
     "once": {"epochs": 1},
     "search": {"epochs": 1, "search": {"trials": 4, "early": 0.25, "finish": 2}},
 }
 
 
-def fit_for_long(what: str, folder: Path, progress: Any = len) -> Fitted:
+def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: Allowance | None = None) -> Fitted:
     """Fit on the rows of the folder, with a checkpoint at each step; the process that the test kills runs this too."""
     rows = json.loads((folder.parent / "rows.json").read_text())
     examples = [dspy.Example(**r).with_inputs("text") for r in rows]
     model = load_model(ModelSpec("embedded", max_tokens=8))
+    lm = model.lm if allowance is None else allowance.limited(model.lm)
     options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
-    with dspy.context(lm=model.lm, adapter=model.adapter):
+    with dspy.context(lm=lm, adapter=model.adapter):
         return method_of("sft", options).fit(
-            Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+            Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=lm, seed=0,
             budget=Budget(workdir=folder, checkpoints=folder / "checkpoints", threads=4, progress=progress),
         )  # fmt: skip
 
 
-def tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+def fit_and_tell(what: str, folder: str, lines: Connection) -> None:
+    fit_for_long(what, Path(folder), lines.send)
 
 
 def kill_at(what: str, folder: Path, examples: list[dspy.Example], wanted: Callable[[str], bool]) -> None:
     """Start the same fit in a process of its own, and kill it at the first line of progress that is wanted."""
-    (folder.parent / "rows.json").write_text(json.dumps([e.toDict() for e in examples]))
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", __file__, what, str(folder)], stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        assert any(wanted(line) for line in process.stderr)
-        process.send_signal(signal.SIGKILL)
+    write_rows(folder.parent, examples)
+    lines, theirs = FORKS.Pipe(duplex=False)
+    process: Any = FORKS.Process(target=fit_and_tell, args=(what, str(folder), theirs))
+    process.start()
+    theirs.close()
+    while not wanted(lines.recv()):
+        pass
+    process.kill()
+    process.join()
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -121,18 +121,103 @@ def weights(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_killed_training_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
+def write_rows(folder: Path, examples: list[dspy.Example]) -> None:
+    (folder / "rows.json").write_text(json.dumps([e.toDict() for e in examples]))
+
+
+@dataclass
+class Trained:
+    """What came of a training, and its weights."""
+
+    fitted: Fitted
+    folder: Path
+
+    def like(self, other: "Trained") -> bool:
+        """Return whether another training came to the same, bit for bit."""
+        first, second = weights(self.folder), weights(other.folder)
+        return self.told() == other.told() and all(first[k].equal(second[k]) for k in first)
+
+    def told(self) -> list[Any]:
+        notes = self.fitted.notes
+        return [notes["loss"], notes["val_scores"], notes["best_epoch"], self.fitted.spent.train_tokens]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, intents: list[dspy.Example]) -> Trained:
+    """Return a training that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_rows(folder, intents)
+    return Trained(fit_for_long("train", folder / "fit"), folder / "fit")
+
+
+def test_a_killed_training_ends_like_one_that_was_left_alone(
+    tmp_path: Path, intents: list[dspy.Example], whole: Trained
+) -> None:
     # In the middle of the second epoch of four, ten steps each.
     kill_at("train", tmp_path / "killed", intents, lambda line: "training step 16/40" in line)
-    one, two = (fit_for_long("train", tmp_path / n) for n in ("whole", "killed"))
-    assert 14 <= two.notes["resumed_from_step"] < 20
-    assert [one.notes[n] for n in ("loss", "val_scores", "best_epoch")] == [
-        two.notes[n] for n in ("loss", "val_scores", "best_epoch")
-    ]
-    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(first[k].equal(second[k]) for k in first)
-    assert one.spent.train_tokens == two.spent.train_tokens
-    assert fit_for_long("train", tmp_path / "killed").notes == two.notes
+    again = Trained(fit_for_long("train", tmp_path / "killed"), tmp_path / "killed")
+    assert 14 <= again.fitted.notes["resumed_from_step"] < 20
+    assert again.like(whole)
+    assert fit_for_long("train", tmp_path / "killed").notes == again.fitted.notes
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_damaged_checkpoints_and_weights_are_named_and_not_used(
+    tmp_path: Path, intents: list[dspy.Example], whole: Trained
+) -> None:
+    write_rows(tmp_path, intents)
+    allowance, lines, place = Allowance(), list[str](), tmp_path / "fit" / "checkpoints" / "sft"
+
+    def end(line: str) -> None:
+        if "training step 16/40" in line:
+            allowance.stop("a test")
+
+    with pytest.raises(Stopped):
+        fit_for_long("train", tmp_path / "fit", end, allowance)
+    assert sorted(f.name for f in place.glob("checkpoint-*")) == ["checkpoint-16", "checkpoint-17"]
+    flip_a_byte(place / "checkpoint-17" / "optimizer.pt")
+    again = Trained(fit_for_long("train", tmp_path / "fit", lines.append), tmp_path / "fit")
+    assert f"warning: {place}/checkpoint-17: damaged; the training goes on from what was kept before" in lines
+    assert again.fitted.notes["resumed_from_step"] == 16
+    assert again.like(whole)
+    flip_a_byte(place / "best" / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=f"best: not the weights that were trained; move {place} away and run again"):
+        fit_for_long("train", tmp_path / "fit")
+
+
+@pytest.mark.parametrize("limit", ["Ctrl-C", "0 minutes"])
+def test_a_limit_ends_a_training_at_the_next_step_which_is_kept(
+    limit: str, tmp_path: Path, intents: list[dspy.Example], whole: Trained
+) -> None:
+    write_rows(tmp_path, intents)
+    allowance = Allowance()
+
+    def end(line: str) -> None:
+        if "training step 16/40" in line:
+            vars(allowance).update({"stopped": limit} if limit == "Ctrl-C" else {"minutes": 0})
+
+    with pytest.raises(Stopped, match=limit):
+        fit_for_long("unsaved", tmp_path / "ended", end, allowance)
+    free = Allowance()
+    again = Trained(fit_for_long("unsaved", tmp_path / "ended", allowance=free), tmp_path / "ended")
+    # What was trained is held to the same: a chain asks it next.
+    assert allowance_of(again.fitted.lm) is free
+    # No checkpoint was due, and no loss is told in odd steps.
+    assert again.fitted.notes["resumed_from_step"] == 17
+    assert again.like(whole)
+
+
+def test_what_a_training_reads_of_val_counts(tmp_path: Path, intents: list[dspy.Example]) -> None:
+    write_rows(tmp_path, intents)
+    allowance = Allowance(calls=6)
+    with pytest.raises(Stopped, match="6 calls"):
+        fit_for_long("unsaved", tmp_path / "ended", allowance=allowance)
+    assert allowance.used.calls == 6
 
 
 @pytest.mark.parametrize("after", ["trial 2/4", "trial 4/4"])
@@ -221,7 +306,3 @@ def test_a_plan_that_cannot_be_followed_is_refused_at_once() -> None:
         method_of("sft", {"search": {"trials": 4, "earlier": 0.2}})
     with pytest.raises(UserError, match="write 1 <= finish <= trials"):
         method_of("sft", {"search": {"trials": 2}})
-
-
-if __name__ == "__main__":
-    fit_for_long(sys.argv[1], Path(sys.argv[2]), tell)

@@ -13,11 +13,15 @@ from models.spec import ModelSpec
 
 ADAPTERS = ("", "plain", "chat", "json")
 DECODES = ("", "labels")
+REASONING = re.compile(r"(?:openai|azure|openrouter/openai)/(?:o[1345](?:-|$)|gpt-5(?!.*-chat))")
+"""OpenAI's models that think before they answer; their API refuses other settings than these."""
+REASONING_SETTINGS = {"max_tokens": 16000, "temperature": 1.0}
 API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
 
 
 def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpec | None:
     """Return a model, given by its name or as a mapping; None with a fault when it is none."""
+    values: dict[str, Any] = {}
     if isinstance(node, yaml.ScalarNode):
         spec = ModelSpec(str(doc.value(node)))
     else:
@@ -27,6 +31,11 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
             doc.fault(node, "a model has no `name`", "add `name: embedded`, `local:FOLDER` or an API model's name")
             return None
         spec = ModelSpec(**values, api_key=key)
+    if REASONING.match(spec.name):
+        spec = replace(spec, **(REASONING_SETTINGS | {k: values[k] for k in REASONING_SETTINGS if k in values}))
+        if spec.max_tokens < REASONING_SETTINGS["max_tokens"] or spec.temperature != 1:
+            what = f"{spec.name} reasons, and takes no other temperature than 1 and no fewer than 16000 `max_tokens`"
+            doc.fault(node, what, "leave both out, or write `temperature: 1, max_tokens: 16000`")
     if spec.adapter not in ADAPTERS:
         doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
     if spec.decode not in DECODES:

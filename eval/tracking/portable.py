@@ -15,14 +15,14 @@ import dspy
 from eval.catalog import ROOT
 from eval.experiment import MethodSpec
 from eval.measure import Result
-from eval.store.cells import cell_folder, write_json
+from eval.store.cells import cell_folder, check_fitted, write_json
 from models.load import EMBEDDED, load_model, tuned_lm
 from models.spec import ModelSpec
 from models.weights import folder_sha256
 from optimizers.ensemble import Vote
 from optimizers.retrieved_demos import NearestDemos, fits_context
 from programs.load import load_object
-from programs.task import Task
+from programs.task import Task, UserError
 
 ROOMS = ("models", "programs", "optimizers", "eval")
 RECIPE, PROGRAM, WEIGHTS, BASE = "recipe.json", "program.json", "weights", "base"
@@ -40,6 +40,10 @@ def pack(store: Path, result: Result, task: Task, folder: Path) -> None:
     """
     cell, kept = result.cell, cell_folder(store, result.key)
     _check_method(cell.method)
+    try:
+        check_fitted(kept)
+    except UserError as e:
+        raise NotPortableError(str(e)) from e
     if cell.knowledge.test in ("retrieved", "noisy") and "multihop" in _module(task):
         raise NotPortableError("its program searches while it answers, and the index does not travel")
     program = _build_facts(task, folder)

@@ -1,0 +1,59 @@
+"""What a run would take, held against what it took."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.experiment import Experiment
+from eval.forecast import forecast, forecast_table
+from eval.parse.experiment import read_experiment
+from eval.store.finished import finished
+from models.spec import ModelSpec
+
+
+@pytest.fixture
+def openings(openings_run: Path) -> Experiment:
+    experiment, _ = read_experiment(openings_run / "openings.yaml")
+    assert experiment is not None
+    return experiment
+
+
+def test_what_is_foretold_is_what_it_takes_at_most(openings: Experiment, openings_run: Path, store: Path) -> None:
+    cells, done = forecast(openings, store=store)
+    assert done == 0
+    assert not store.exists()
+    took = finished(openings, store=openings_run / "mlruns").results
+    assert len(cells) == len(took) == 3
+    for told, result in zip(cells, took, strict=True):
+        rows = [r for r in result.rows if not r.failure]
+        real = sum(r.prompt_tokens for r in rows) / len(rows)
+        # Demonstrations that are chosen for a question are a little longer or shorter than those that were counted.
+        assert told.prompt_tokens / told.calls == pytest.approx(real, rel=0.15)
+        assert told.answer_tokens >= sum(r.completion_tokens for r in rows)
+        assert told.train_tokens >= result.fit.train_tokens
+        assert told.seconds is not None
+        assert told.seconds > 0
+        assert told.usd == pytest.approx(told.seconds / 3600 * openings.prices.machine_hour_usd)
+    assert cells[2].train_tokens > 0 == cells[0].train_tokens
+    table = forecast_table(cells)
+    assert len(table) == 5
+    assert f"{sum(c.prompt_tokens for c in cells):,}" in table[-1]
+
+
+def test_finished_cells_take_nothing(openings: Experiment, openings_run: Path) -> None:
+    assert forecast(openings, store=openings_run / "mlruns") == ([], 3)
+    more = replace(openings, seeds=(0, 1))
+    cells, done = forecast(more, store=openings_run / "mlruns")
+    assert (len(cells), done) == (2, 3)  # the untrained arm has one seed
+
+
+def test_an_api_is_priced_and_not_asked(openings: Experiment, store: Path) -> None:
+    models = (ModelSpec("openai/gpt-4o-mini", api_base="http://127.0.0.1:9"), ModelSpec("openai/nobody-prices-this"))
+    cells, _ = forecast(replace(openings, models=models, methods=openings.methods[:2]), store=store)
+    assert [c.seconds for c in cells] == [None] * 4
+    priced, unpriced = cells[:2], cells[2:]
+    assert all(c.usd and c.usd > 0 for c in priced)
+    assert priced[0].usd < priced[1].usd  # demonstrations make a prompt longer
+    assert [c.usd for c in unpriced] == [None, None]
+    assert forecast_table(cells)[-1].endswith("unpriced")
