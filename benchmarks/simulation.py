@@ -54,6 +54,18 @@ def paired(n: int, wins: float, losses: float) -> Draw:
     return draw
 
 
+def few_clusters(clusters: int, each: int, p: float, spread: float) -> Draw:
+    """Return draws of a right/wrong score over few clusters whose own means vary."""
+
+    def draw(rng: np.random.Generator) -> tuple[bool, bool]:
+        group = np.repeat(np.arange(clusters), rng.integers(each // 2, each * 3 // 2, clusters))
+        own = rng.beta(p * (1 - spread) / spread, (1 - p) * (1 - spread) / spread, clusters)[group]
+        e = score_interval((rng.random(len(group)) < own).astype(float).tolist(), clusters=[str(g) for g in group])
+        return e.low <= p <= e.high, False
+
+    return draw
+
+
 def paired_graded(n: int, clusters: int | None = None) -> Draw:
     """Return draws of two graded arms that do not differ, over clusters of uneven size where they are given."""
 
@@ -135,6 +147,8 @@ COVERAGE: tuple[tuple[str, Draw], ...] = (
     ("right/wrong score 0.5, n = 100 (Wilson)", wilson(0.5, 100)),
     ("right/wrong score 0.9, n = 300 (Wilson)", wilson(0.9, 300)),
     ("graded score, skewed, n = 60 (BCa bootstrap)", graded(60)),
+    ("score 0.1 in 14 clusters of about 14 (Korn and Graubard)", few_clusters(14, 14, 0.1, 0.05)),
+    ("score 0.5 in 14 clusters of about 14 (Korn and Graubard)", few_clusters(14, 14, 0.5, 0.05)),
     ("difference +0.05 of right/wrong arms, n = 200 (Bonett and Price)", paired(200, 0.15, 0.10)),
     ("difference +0.10 of right/wrong arms, n = 80 (Bonett and Price)", paired(80, 0.20, 0.10)),
     ("p95 of 100 latencies (order statistics)", p95(100)),

@@ -22,16 +22,14 @@ Finding = Literal["better", "worse", "equivalent", "inconclusive"]
 
 ALPHA = 0.05
 """Error rate of every interval and test."""
-
 POWER = 0.80
 """Power at which the smallest detectable difference is stated."""
-
 RESAMPLES = 4999
 """Bootstrap and permutation draws."""
-
 FEW = 30
 """Below this many independent units a bootstrap is too narrow, and a conservative interval stands in."""
-
+FEWEST_CLUSTERS = 6
+"""Below this many clusters the t interval of a difference is not trusted either."""
 MANY = 2000
 """Above this many independent units the normal interval and the t test agree with the resampled ones."""
 
@@ -80,7 +78,7 @@ def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = 
 
     Wilson when every score is 0 or 1, BCa bootstrap otherwise, over clusters where they are given. Where a bootstrap
     would be too sure (fewer than thirty independent units, or all alike) it is Wilson's interval on the units:
-    no score in 0..1 varies more than a right/wrong score of the same mean.
+    no score in 0..1 varies more than a right/wrong score of the same mean. A few clusters count as `_effective` many.
     """
     n = len(scores)
     if n == 0:
@@ -89,7 +87,8 @@ def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = 
     mean = float(np.mean(scores))
     binary = clusters is None and set(scores) <= {0.0, 1.0}
     if binary or len(units) < FEW or np.ptp(units) < 1e-12:
-        low, high = proportion_confint(mean * len(units), len(units), alpha=ALPHA, method="wilson")
+        count = len(units) if clusters is None else _effective(units, mean, n)
+        low, high = proportion_confint(mean * count, count, alpha=ALPHA, method="wilson")
     else:
         low, high = _intervals(units, seed)[0]
     return Estimate(mean, max(0.0, float(low)), min(1.0, float(high)), n)
@@ -120,7 +119,10 @@ def paired_difference(
         p, test = _mcnemar(differences), "mcnemar"
     else:
         p, test = _no_difference(_totals(differences, groups), seed)
-    if binary or count < FEW or np.ptp(units) < 1e-12:
+    if groups is not None and FEWEST_CLUSTERS <= count < FEW and np.ptp(units) > 1e-12:
+        # The mean of a cluster is nearly normal where the score of one example is not.
+        (low, high), (low90, high90) = _t_intervals(units)
+    elif binary or count < FEW or np.ptp(units) < 1e-12:
         units = np.append(units, [1.0, -1.0])
         (low, high), (low90, high90) = _padded_intervals(units)
     else:
@@ -222,10 +224,9 @@ def _intervals(units: Floats, seed: int) -> list[tuple[float, float]]:
     A bootstrap divides by n and knows nothing of the t distribution: it is expanded by both (Hesterberg 2015), without
     which it is too narrow for few units.
     """
-    levels = (1 - ALPHA, 1 - 2 * ALPHA)
     if len(units) > MANY:
-        mean, error = float(np.mean(units)), float(stats.sem(units))
-        return [stats.t.interval(level, len(units) - 1, mean, error) for level in levels]
+        return _t_intervals(units)
+    levels = (1 - ALPHA, 1 - 2 * ALPHA)
     result: Any = None
     intervals = []
     for level in levels:
@@ -238,6 +239,25 @@ def _intervals(units: Floats, seed: int) -> list[tuple[float, float]]:
         ends = (float(result.confidence_interval.low), float(result.confidence_interval.high))
         intervals.append((mean + wider * (ends[0] - mean), mean + wider * (ends[1] - mean)))
     return intervals
+
+
+def _t_intervals(units: Floats) -> list[tuple[float, float]]:
+    """Return the 95 % and the 90 % interval of the mean by the t distribution."""
+    mean, error = float(np.mean(units)), float(stats.sem(units))
+    return [stats.t.interval(level, len(units) - 1, mean, error) for level in (1 - ALPHA, 1 - 2 * ALPHA)]
+
+
+def _effective(units: Floats, mean: float, n: int) -> float:
+    """Return how many independent right/wrong scores tell as much as n scores in these clusters.
+
+    Korn and Graubard's effective sample size (1998), with the t distribution's penalty for few clusters; never fewer
+    than the clusters, which is all that is known where they are all alike.
+    """
+    variance = float(np.var(units, ddof=1)) / len(units) if len(units) > 1 else 0.0
+    if variance < 1e-18:
+        return len(units)
+    penalty = (stats.norm.isf(ALPHA / 2) / stats.t.isf(ALPHA / 2, len(units) - 1)) ** 2
+    return float(np.clip(mean * (1 - mean) / variance * penalty, len(units), n))
 
 
 def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:

@@ -211,6 +211,24 @@ def test_coverage_of_the_clustered_interval() -> None:
     assert np.mean(held) == pytest.approx(0.945, abs=0.03)
 
 
+def test_coverage_over_few_clusters() -> None:
+    rng = np.random.default_rng(14)
+    scored, paired = [], []
+    for _ in range(300):
+        sizes = rng.integers(7, 21, 14)
+        clusters = [str(i) for i in np.repeat(np.arange(14), sizes)]
+        chance = np.repeat(rng.beta(2, 6, 14), sizes)
+        e = score_interval((rng.random(len(chance)) < chance).astype(float).tolist(), clusters=clusters)
+        scored.append(e.low <= 0.25 <= e.high)
+        # As narrow as the spread of fourteen clusters allows, not as fourteen tosses of a coin would be.
+        assert e.high - e.low < 0.35
+        noise = np.repeat(rng.normal(0, 0.1, 14), sizes) + rng.normal(0, 0.3, len(chance))
+        d = paired_difference(named(noise), named(0 * noise), clusters=named_clusters(clusters))
+        paired.append(d.low <= 0 <= d.high)
+    assert np.mean(scored) == pytest.approx(0.95, abs=0.035)
+    assert np.mean(paired) == pytest.approx(0.95, abs=0.035)
+
+
 def test_holm_adjusts_and_keeps_the_order() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
