@@ -108,7 +108,7 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
     measures = {"secondary": secondary(started.task, test, rows)} | ({} if ranking is None else asdict(ranking))
     pool = train_pool(started.task, cell.train_size, cell.seed)
     if labels := label_notes(started.task, pool, test, rows):
-        measures["labels"] = labels
+        measures["label_scores"] = labels
     measures |= {} if model.local else {"prices": price_source()}
     if (judge := work.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)

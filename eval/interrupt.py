@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -11,10 +10,12 @@ from types import FrameType
 INTERRUPTED = "Ctrl-C"
 """Why a run stopped that the person at the keyboard ended."""
 EXIT_INTERRUPTED = 130
+STDERR = 2
+"""File descriptor."""
 
 
 @contextlib.contextmanager
-def interruptible(stop: Callable[[str], None], note: Callable[[str], None]) -> Iterator[None]:
+def interruptible(stop: Callable[[str], None]) -> Iterator[None]:
     """Call `stop` on the first Ctrl-C; a second one ends the process where it stands, as a crash would."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
@@ -25,11 +26,12 @@ def interruptible(stop: Callable[[str], None], note: Callable[[str], None]) -> I
         nonlocal asked
         if asked:
             # Threads that wait for a provider would hold an ordinary exit up; all that is kept is on the disk.
-            os.write(sys.stderr.fileno(), b"\ninterrupted: what was measured is kept; the same command goes on\n")
+            os.write(STDERR, b"\ninterrupted: what was measured is kept; the same command goes on\n")
             os._exit(EXIT_INTERRUPTED)
         asked = True
         stop(INTERRUPTED)
-        note("warning: Ctrl-C: finishing what is under way and saving it; once more ends at once")
+        # Past Python's stream, in whose middle the signal may have come.
+        os.write(STDERR, b"\nwarning: Ctrl-C: finishing what is under way and saving it; once more ends at once\n")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -55,7 +55,7 @@ def mean_labels(notes: Sequence[Mapping[str, Any]]) -> dict[str, LabelScore]:
     """Return each label's mean over the seeds that scored it, from the notes of their results."""
     gathered: dict[str, list[LabelScore]] = {}
     for note in notes:
-        for label, kept in note.get("labels", {}).items():
+        for label, kept in note.get("label_scores", {}).items():
             gathered.setdefault(label, []).append(LabelScore(**kept))
     return {
         y: LabelScore(sum(x.train for x in same) / len(same), same[0].test, sum(x.score for x in same) / len(same))

@@ -54,7 +54,7 @@ def run_experiment(
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
     track = SafeTracker(store, tracking_uri, progress)
     if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
-        with holding(store, pending, experiment.name), interruptible(allowance.stop, progress.note), storing(store):
+        with holding(store, pending, experiment.name), interruptible(allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
             # Another run may have finished some since.

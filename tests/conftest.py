@@ -16,6 +16,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 from openings import write_openings
 
 from eval.cli import main
+from eval.tracking.tracker import Tracker
 from models.load import LoadedModel, load_model
 from models.spec import ModelSpec
 
@@ -55,6 +56,14 @@ def openings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = write_openings(folder, "[zero_shot, retrieved_demos: {demos: 3}, sft: {epochs: 1, rank: 4}]")
     assert main(["run", str(file), "--store", str(folder / "mlruns"), "--no-progress"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an MLflow database without a run in it: making one takes longer than many a run."""
+    folder = tmp_path_factory.mktemp("empty")
+    Tracker(folder).open()
+    return folder / "mlflow.db"
 
 
 @pytest.fixture

@@ -14,21 +14,12 @@ from openings import write_openings
 from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
-from eval.tracking.tracker import Tracker
-
 METHODS = "[{bootstrap: {bootstrapped: 6, labelled: 2}}, zero_shot]"
 TRAINED = "[sft: {epochs: 2, rank: 4, bf16: false, checkpoint_minutes: 0}]"
 STEPS = 12
 """Of the training: 48 examples in batches of eight, twice."""
 SCORED, TIMED = 24, 64
 """Requests of two arms: twelve examples each, two to warm up and thirty timed ones each."""
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty")
-    Tracker(folder).client.search_experiments()
-    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="module")

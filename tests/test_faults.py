@@ -3,22 +3,27 @@
 import json
 import os
 import resource
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
-from factories import make_cell, make_result, make_row, right
+from factories import make_row
 from openai_server import Served, openai_server
-from processes import FORKS, UNTRACKED, command, ended
+from openings import write_openings
+from processes import FORKS, UNTRACKED, command, ended, start
 from remote_experiment import first_word, write_remote
 
 from eval.cli import main
-from eval.experiment import Experiment
 from eval.measure import append_rows, read_rows
-from eval.store.cells import check_fitted, inside, load_result, save_fitted, save_result
+from eval.store.cells import check_fitted, inside, load_result, save_fitted
 from eval.store.lock import holding
-from eval.store.recorded import read_recorded, record
+from eval.store.recorded import read_recorded
 from models.load import LoadedModel
 from programs.modules.classify import Classify
 from programs.task import Fitted, Spent, UserError
@@ -67,6 +72,63 @@ def test_a_full_disk_is_named_and_costs_nothing_twice(tmp_path: Path, served: Se
     assert whole <= first + rest <= whole + 1
 
 
+TRAINED = "[sft: {epochs: 2, rank: 4, bf16: false, checkpoint_minutes: 0}]"
+
+
+def test_a_checkpoint_that_found_no_room_is_named(tmp_path: Path) -> None:
+    """The weights fit, and the optimizer's state does not, of which torch does not say why."""
+    file = write_openings(tmp_path, TRAINED, test=12)
+    argv = ["run", str(file), "--store", str(tmp_path / "mlruns"), "-q", *UNTRACKED]
+    process = FORKS.Process(target=short_of_room, args=(300_000, str(tmp_path), argv))
+    process.start()
+    assert ended(process) == 2
+    assert "free some space, and run again, which goes on from there" in (said := (tmp_path / "said.err").read_text())
+    assert "could not be fitted" not in said
+
+
+@contextmanager
+def disk(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Put a small disk of its own under a folder; yield what gives it other options."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only who may mount can make a small disk")
+    try:
+        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True) and None
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_training_goes_on_when_the_disk_has_room_again_and_is_read_from_a_locked_one(
+    tmp_path: Path, database: Path
+) -> None:
+    file, store = write_openings(tmp_path, TRAINED, test=12), tmp_path / "mlruns"
+
+    def tried(*flags: str) -> tuple[int, str, str]:
+        """Return exit code, output and errors of a run."""
+        code = ended(start(tmp_path, tmp_path / "said", "run", str(file), "-q", "--json", *flags))
+        return code, (tmp_path / "said.out").read_text(), (tmp_path / "said.err").read_text()
+
+    with disk(store) as remount:
+        for size in ("300k", "1m"):
+            remount(f"size={size}")
+            code, _, said = tried(*UNTRACKED)
+            assert code == 2
+            assert "mlruns: No space left on device; free some space, and run again" in said
+        remount("size=50m")
+        shutil.copy(database, store / "mlflow.db")
+        code, told, _ = tried()
+        assert code == 0
+        remount("ro")
+        code, again, said = tried()
+        assert (code, again) == (0, told)
+        assert "Read-only file system; make it writable, or name another folder with --store" in said
+        code, _, said = tried("--seeds", "1")
+        assert code == 2
+        assert "Traceback" not in said
+        assert "Read-only file system; make it writable" in said
+
+
 def hold_as_nobody(folder: str) -> None:
     with open(f"{folder}/said", "w") as said:
         os.chmod(f"{folder}/mlruns", 0o555)
@@ -102,6 +164,19 @@ def test_a_damaged_line_is_no_torn_one(tmp_path: Path) -> None:
     file.write_text(lines[0] + lines[1][:9] + "\n" + lines[2])
     with pytest.raises(UserError, match=r"rows\.jsonl:2: damaged; move the cell's folder away"):
         list(read_rows(file))
+
+
+def test_a_torn_row_is_measured_again_and_not_paid_again(
+    tmp_path: Path, served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_remote(tmp_path, served.url, methods="[zero_shot]")
+    assert run(file, "--max-calls", "6", "-j", "1") == 2
+    (rows,) = tmp_path.glob("mlruns/cells/*/rows.jsonl")
+    os.truncate(rows, rows.stat().st_size - 9)
+    assert run(file, "-j", "1") == 0
+    assert f"{rows}: the last line was torn by a crash; it is cut off and measured again" in capsys.readouterr().err
+    assert sorted(r.id for r in read_rows(rows)) == [f"test{n}" for n in range(200, 212)]
+    assert len(served.bodies) == 12 + 2 + 30
 
 
 @pytest.mark.parametrize("damage", ["rows.jsonl", "result.json"])
@@ -166,14 +241,25 @@ def test_no_name_in_an_artifact_leads_out_of_its_folder(tmp_path: Path, embedded
         check_fitted(tmp_path)
 
 
-def test_a_clock_that_goes_backwards_does_not_mislead(tmp_path: Path) -> None:
+def test_a_clock_that_goes_backwards_misleads_nobody(
+    tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, store, hours = write_remote(tmp_path, served.url, methods="[zero_shot]"), tmp_path / "mlruns", count()
+    # An hour back, whenever somebody looks.
+    monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(hours))
     for n, name in enumerate(("first", "second")):
-        result = make_result(make_cell("zero_shot", seed=n), right(3, 5))
-        save_result(tmp_path, result)
-        append_rows(tmp_path / "cells" / result.key / "rows.jsonl", list(result.rows))
-        save_result(tmp_path, result)
-        record(tmp_path, Experiment(name, (), (), ()), [result.key])
-        # The clock is set back by a day after each run.
-        os.utime(tmp_path / "comparisons" / f"{name}.json", (1e9 - 86_400 * n, 1e9 - 86_400 * n))
-    assert read_recorded(tmp_path).experiment == "second"
-    assert load_result(tmp_path, "key-zero_shot-1") is not None
+        assert run(file, "--set", f"name={name}", "--limit", str(12 - n)) == 0
+        for written in store.rglob("*.json"):
+            if written.stat().st_mtime > 1.5e9:
+                os.utime(written, (1e9 - 86_400 * n, 1e9 - 86_400 * n))
+    assert next(hours) > 2
+    for cell in store.glob("cells/*"):
+        assert all(row.seconds >= 0 for row in read_rows(cell / "rows.jsonl"))
+        result = load_result(store, cell.name)
+        assert result is not None
+        assert min(result.fit.seconds, result.serve_seconds, *result.latency.seconds) >= 0
+    asked = len(served.bodies)
+    assert read_recorded(store).experiment == "second"
+    assert run(file, "--set", "name=first", "--limit", "12") == 0
+    assert len(served.bodies) == asked
+    assert read_recorded(store).experiment == "first"

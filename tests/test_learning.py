@@ -10,7 +10,7 @@ from factories import make_cell, make_result
 
 from eval.compare import Comparison, compare
 from eval.comparison.learning import learning_sentences
-from eval.comparison.power_law import NEVER, enough, fit_power_laws, flat, overtakes
+from eval.comparison.saturation import NEVER, enough, fit_curves, flat, overtakes
 from eval.experiment import Needs, Prices
 from eval.table import render, to_json
 
@@ -20,33 +20,43 @@ SIZES = (64, 128, 256, 512, 1024)
 def test_a_curve_without_noise_is_found_exactly() -> None:
     n = np.array(SIZES, float)
     truth = np.stack([0.9 - 2.0 * n**-0.5, 0.7 - 0.5 * n**-0.25, np.full(5, 0.4)])
-    fit = fit_power_laws(SIZES, truth)
+    fit = fit_curves(SIZES, truth)
     assert fit.at(SIZES) == pytest.approx(truth, abs=2e-3)
     assert fit.limit == pytest.approx([0.9, 0.7, 0.4], abs=0.02)
     assert fit.drop[2] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_curve_that_starts_at_nothing_bends() -> None:
+    n = np.array([64, 128, 256, 512, 1024, 2048, 4096, 8192], float)
+    tuned, context = 0.9 - 0.9 / (1 + (n / 1200) ** 1.2), 0.85 - 0.8 / (1 + (n / 500) ** 0.7)
+    fits = [fit_curves(list(n), truth[None]) for truth in (tuned, context)]
+    assert fits[0].at(n)[0] == pytest.approx(tuned, abs=5e-3)
+    assert fits[0].limit[0] == pytest.approx(0.9, abs=0.03)
+    first = n[np.argmax(tuned > context)]
+    assert first / 2 < overtakes(*fits, list(n))[0] < first
+
+
 def test_no_curve_passes_1_or_falls() -> None:
-    fit = fit_power_laws(SIZES, np.array([[0.2, 0.4, 0.6, 0.8, 0.99], [0.9, 0.8, 0.7, 0.6, 0.5]]))
+    fit = fit_curves(SIZES, np.array([[0.2, 0.4, 0.6, 0.8, 0.99], [0.9, 0.8, 0.7, 0.6, 0.5]]))
     assert fit.limit[0] <= 1
     assert (np.diff(fit.at(SIZES)) >= -1e-12).all()
     with pytest.raises(ValueError, match="2 sizes: a curve with a limit needs three"):
-        fit_power_laws((64, 128), np.ones((1, 2)))
+        fit_curves((64, 128), np.ones((1, 2)))
 
 
 def test_doubling_stops_paying_where_it_does() -> None:
     n = np.array(SIZES, float)
-    fit = fit_power_laws(SIZES, (0.9 - 2.0 * n**-0.5)[None])
-    size = enough(fit, 0.01, 64)[0]
+    fit = fit_curves(SIZES, (0.9 - 2.0 * n**-0.5)[None])
+    size = enough(fit, 0.01, SIZES)[0]
     assert size == pytest.approx((2.0 * (1 - 2**-0.5) / 0.01) ** 2, rel=0.1)
     curve = fit.at([size, 2 * size])[0]
     assert curve[1] - curve[0] == pytest.approx(0.01, abs=1e-6)
-    assert enough(flat(np.array([0.5])), 0.01, 64)[0] == 64
+    assert enough(flat(np.array([0.5])), 0.01, SIZES)[0] == 64
 
 
 def test_the_crossing_is_where_the_curves_cross() -> None:
     n = np.array(SIZES, float)
-    tuned = fit_power_laws(SIZES, (0.95 - 4.0 * n**-0.5)[None])
+    tuned = fit_curves(SIZES, (0.95 - 4.0 * n**-0.5)[None])
     assert overtakes(tuned, flat(np.array([0.75])), SIZES)[0] == pytest.approx(400, rel=0.05)
     assert overtakes(tuned, flat(np.array([0.1])), SIZES)[0] == 64
     assert overtakes(tuned, flat(np.array([0.96])), SIZES)[0] == NEVER

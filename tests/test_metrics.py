@@ -101,8 +101,8 @@ def test_labels_are_scored_beside_their_frequency() -> None:
     assert found == {
         "a": {"train": 3, "test": 3, "score": pytest.approx(1 / 3)}, "b": {"train": 1, "test": 2, "score": 1.0},
     }  # fmt: skip
-    other = {"labels": {y: x | {"train": x["train"] + 1, "score": 0.0} for y, x in found.items()}}
-    mean = mean_labels([{"labels": found}, other, {}])
+    other = {"label_scores": {y: x | {"train": x["train"] + 1, "score": 0.0} for y, x in found.items()}}
+    mean = mean_labels([{"label_scores": found}, other, {}])
     assert mean == {"a": LabelScore(3.5, 3, pytest.approx(1 / 6)), "b": LabelScore(1.5, 2, 0.5)}
     assert rare_and_frequent(mean) == (0.5, pytest.approx(1 / 6))
     assert rare_and_frequent({y: replace(x, train=2) for y, x in mean.items()}) is None

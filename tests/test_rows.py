@@ -1,11 +1,14 @@
 """Rows as columns are the rows that were written, whole or torn."""
 
 import json
+import resource
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from factories import make_row
+from processes import FORKS, ended
 
 from eval.measure import append_rows, read_rows
 from eval.store.rows import Rows, read_table
@@ -48,3 +51,25 @@ def test_a_torn_line_ends_the_table(tmp_path: Path) -> None:
         file.write_text(whole + torn)
         assert list(read_table(file)) == ROWS
     assert list(read_table(tmp_path / "none.jsonl")) == []
+
+
+def use_rows(folder: str, count: int) -> None:
+    """Append rows as a scoring pass does, resume the file, read it as a comparison does; write by how much it grew."""
+    ids = [sys.intern(f"test-{n}") for n in range(count)]
+    file, before = Path(folder) / "rows.jsonl", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for n in range(0, count, 1000):
+        part = [(i, {"label": f"label {n % 77}"}) for i in ids[n : n + 1000]]
+        append_rows(file, [Row(i, 1.0, "", 100, 0, 5, 1, 0.1, 0.0, output) for i, output in part])
+    done = {sys.intern(row.id) for row in read_rows(file)}
+    table = read_table(file)
+    assert len(done) == len(table) == count
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    (Path(folder) / "megabytes").write_text(str(grown * 1024 / 1e6))
+
+
+def test_memory_hardly_grows_with_the_rows(tmp_path: Path) -> None:
+    """A tenth of the million rows, and of the 100 MB, that benchmarks/memory.py holds; half as much again for noise."""
+    process = FORKS.Process(target=use_rows, args=(str(tmp_path), 100_000))
+    process.start()
+    assert ended(process) == 0
+    assert float((tmp_path / "megabytes").read_text()) < 15

@@ -73,7 +73,7 @@ def test_a_run_ends_in_table_verdict_and_json(
             "close_account": (4, 2), "exchange_rate": (2, 2), "refund_late": (2, 2),
         }  # fmt: skip
         assert sum(x["score"] for x in labels.values()) / 3 == pytest.approx(arm["score"]["mean"], abs=1e-5)
-    assert "score on the rarer half of the labels in train, and on the other: zero_shot 0.000 and" in text
+    assert "rare labels  other labels" in text
     assert data["verdict"][0]["confidence"] == "abstain"
 
 
@@ -102,6 +102,21 @@ def test_an_interrupted_cell_goes_on_from_its_rows(experiment: Path, store: Path
     again = (cell / "rows.jsonl").read_text().splitlines(keepends=True)
     assert again[:2] == lines[:2]
     assert sorted(json.loads(x)["id"] for x in again) == sorted(json.loads(x)["id"] for x in lines)
+
+
+@pytest.mark.parametrize("lost", [("result.json",), ("result.json", "pace.jsonl")])
+def test_a_cell_that_was_killed_after_its_last_row_has_its_serving_time(
+    experiment: Path, store: Path, lost: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def price() -> float:
+        capsys.readouterr()
+        assert run(experiment, store, "--only", "zero_shot", "--json") == 0
+        return float(json.loads(capsys.readouterr().out)["arms"][0]["cost_usd"]["per_1k_requests"])
+
+    before = price()
+    for name in lost:
+        next(store.glob(f"cells/*/{name}")).unlink()
+    assert price() == pytest.approx(before, rel=0.01 if len(lost) == 1 else 0.9)
 
 
 def test_retrieval_recall_is_reported(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:

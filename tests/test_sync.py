@@ -1,6 +1,7 @@
 """MLflow away, slow or full: the run ends in time, the rows stay here, `crossover sync` sends them once."""
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -101,6 +102,22 @@ def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> No
     assert ended(start(tmp_path, tmp_path / "said", "sync", "--store", str(store))) == 0
     assert (tmp_path / "said.out").read_text() == "2 cells sent to MLflow\n"
     assert not list(store.glob("cells/*/unsent.json"))
+
+
+def test_a_damaged_mark_is_named_and_stops_nothing(
+    tmp_path: Path, store: Path, database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = store / "unfinished" / "x.json"
+    mark.parent.mkdir(parents=True)
+    shutil.copy(database, store / "mlflow.db")
+    mark.write_text('{"experiment": "wor')
+    with openai_server(first_word) as served:
+        file = write_remote(tmp_path, served.url, methods="[zero_shot]")
+        assert main(["run", str(file), "--store", str(store), "-q"]) == 0
+    what = f"{mark}: damaged; delete it"
+    assert f"MLflow: {what}" in capsys.readouterr().err
+    assert main(["sync", "--store", str(store)]) == 2
+    assert f"error: {what}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ends", ["run", "sync", "run of other settings"])

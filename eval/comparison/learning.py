@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.comparison.arm import Arm, Kind
-from eval.comparison.power_law import NEVER, REACH, PowerLaw, enough, fit_power_laws, flat, overtakes
+from eval.comparison.saturation import NEVER, REACH, Curves, enough, fit_curves, flat, overtakes
 from eval.comparison.seeds import difference_error, widen_difference
 from eval.stats import paired_difference
 
@@ -54,6 +54,7 @@ class LearningCurve:
     """Score that no number of examples passes: value, low, high."""
     drop: float
     power: float
+    offset: float
     enough: Size
     """From here on the next doubling buys less than `GAIN`."""
     line: tuple[Point, ...]
@@ -161,26 +162,25 @@ def _means(
     return np.stack(columns, axis=1)
 
 
-def _fit(group: Mapping[int, Arm], weights: Mapping[str, NDArray[np.float64]], rng: np.random.Generator) -> PowerLaw:
-    return fit_power_laws(list(group), _means(list(group.values()), weights, rng))
+def _fit(group: Mapping[int, Arm], weights: Mapping[str, NDArray[np.float64]], rng: np.random.Generator) -> Curves:
+    return fit_curves(list(group), _means(list(group.values()), weights, rng))
 
 
-def _curve(name: str, kind: Kind, group: Mapping[int, Arm], fit: PowerLaw) -> LearningCurve:
+def _curve(name: str, kind: Kind, group: Mapping[int, Arm], fit: Curves) -> LearningCurve:
     low, high = np.quantile(fit.limit[1:], (0.025, 0.975))
     return LearningCurve(
         name, kind, tuple(group), tuple(a.score.mean for a in group.values()),
         (float(fit.limit[0]), float(low), float(high)), float(fit.drop[0]), float(fit.power[0]),
-        _enough(fit, group), _line(fit, min(group), max(group)),
+        float(fit.offset[0]), _enough(fit, group), _line(fit, min(group), max(group)),
     )  # fmt: skip
 
 
-def _enough(fit: PowerLaw, group: Mapping[int, Arm]) -> Size:
+def _enough(fit: Curves, group: Mapping[int, Arm]) -> Size:
     """Return where more examples stop paying; what lies too far beyond the sizes measured is never."""
-    sizes = enough(fit, GAIN, min(group))
-    return _size(np.where(sizes > REACH * max(group), NEVER, sizes))
+    return _size(enough(fit, GAIN, list(group)))
 
 
-def _line(fit: PowerLaw, smallest: int, largest: int) -> tuple[Point, ...]:
+def _line(fit: Curves, smallest: int, largest: int) -> tuple[Point, ...]:
     """Return points of the fitted curve, evenly over the logarithm of the size."""
     sizes = np.geomspace(smallest, largest, POINTS)
     scores = fit.at(sizes)
@@ -190,7 +190,7 @@ def _line(fit: PowerLaw, smallest: int, largest: int) -> tuple[Point, ...]:
 
 
 def _overtaking(
-    weights: str, context: str, fit: PowerLaw, rival: PowerLaw, sizes: Sequence[int], others: Sequence[int]
+    weights: str, context: str, fit: Curves, rival: Curves, sizes: Sequence[int], others: Sequence[int]
 ) -> Overtaking:
     """Return where the curve of a method in weights, measured at `sizes`, passes another's for good."""
     size = _size(overtakes(fit, rival, [*sizes, *others]))

@@ -7,8 +7,8 @@ from typing import Any
 
 from eval.compare import Arm
 from eval.comparison.learning import Overtaking, Point, size_words
-from eval.comparison.power_law import REACH
 from eval.comparison.rules import rounded
+from eval.comparison.saturation import REACH
 from eval.cost import monthly_usd
 from eval.report.curves import Curve, crossing
 from eval.report.text import dollars, visible

@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from eval.compare import Arm, Contrast, Verdict
 from eval.comparison.learning import number_words
-from eval.comparison.power_law import REACH
 from eval.comparison.rules import MARGIN
+from eval.comparison.saturation import REACH
 from eval.report import figures
 from eval.report.curves import crossing_words, learning_curves
 from eval.report.evidence import Evidence, checks, ledger, together, versions

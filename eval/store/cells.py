@@ -150,10 +150,11 @@ def save_fitted(folder: Path, fitted: Fitted) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     state = program_state(fitted.program)
     digest = _fitted_sha256(state, fitted.artifact)
-    stale = _fitted_before(folder) not in ("", digest)
-    for name in ("rows.jsonl", "latency.jsonl", "serving.jsonl") if stale else ():
+    before = _fitted_before(folder)
+    stale = before not in ("", digest)
+    for name in ("rows.jsonl", "pace.jsonl", "latency.jsonl", "serving.jsonl") if stale else ():
         if (folder / name).exists():
-            (folder / name).rename(folder / f"{name}.{_fitted_before(folder)[:8]}")
+            (folder / name).rename(folder / f"{name}.{before[:8]}")
     write_json(folder / "program.json", state)
     spent = {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model}
     # Relative, so that a store can be moved.

@@ -14,12 +14,13 @@ from typing import Any
 from eval.compare import Comparison
 from eval.cost import cost_of
 from eval.experiment import Experiment, Prices, params_of
-from eval.measure import Result
+from eval.measure import MOVE_AWAY, Result
 from eval.store.cells import TRACKED, UNSENT, cell_folder, check_fitted, load_result, write_json
 from eval.table import render, to_json
 from eval.tracking.tracker import Tracker
 from models.secret import redact
 from programs.retrieval.base import silent
+from programs.task import UserError
 
 PARENTS = "unfinished"
 """Folder of the marks of experiments."""
@@ -60,9 +61,22 @@ def waiting(store: Path, keys: Iterable[str]) -> list[tuple[Result, Unsent]]:
         file = cell_folder(store, key) / UNSENT
         if file.exists() and (result := load_result(store, key)) is not None:
             check_fitted(cell_folder(store, key))
-            facts = json.loads(file.read_text(encoding="utf-8"))
-            found.append((result, Unsent(facts["experiment"], facts["params"], Prices(**facts["prices"]))))
+            found.append((result, _read_mark(file, MOVE_AWAY)[0]))
     return found
+
+
+def _read_mark(file: Path, remedy: str) -> tuple[Unsent, str]:
+    """Return what a mark tells, and the tracking store that it is about where it names one.
+
+    Raises:
+        UserError: the mark was damaged since it was written.
+    """
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        unsent = Unsent(facts["experiment"], facts["params"], Prices(**facts["prices"]))
+        return unsent, str(facts.get("uri", ""))
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{file}: damaged; {remedy}") from e
 
 
 def send(tracker: Tracker, store: Path, result: Result, unsent: Unsent) -> None:
@@ -88,12 +102,9 @@ def is_tracked(store: Path, key: str, tracker: Tracker) -> bool:
 
 def unfinished(store: Path, uri: str) -> list[Unsent]:
     """Return the experiments whose run in a tracking store waits for a verdict."""
-    found = [json.loads(f.read_text(encoding="utf-8")) for f in sorted((store / PARENTS).glob("*.json"))]
-    return [
-        Unsent(facts["experiment"], facts["params"], Prices(**facts["prices"]))
-        for facts in found
-        if facts["uri"] == redact(uri)
-    ]
+    remedy = "delete it: a run in MLflow may stay open for it"
+    found = [_read_mark(f, remedy) for f in sorted((store / PARENTS).glob("*.json"))]
+    return [unsent for unsent, where in found if where == redact(uri)]
 
 
 def finish(

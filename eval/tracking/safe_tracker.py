@@ -11,7 +11,7 @@ from eval.measure import Result
 from eval.progress import Progress
 from eval.tracking.logged import curves
 from eval.tracking.outbox import Unsent, finish, send, unfinished
-from eval.tracking.tracker import Tracker, TrackingError, store_uri
+from eval.tracking.tracker import Tracker, store_uri
 from eval.tracking.winner import register_winners
 from programs.task import Task
 
@@ -102,7 +102,7 @@ class SafeTracker:
         while not self._failure and (job := self._jobs.get()) is not None:
             try:
                 job()
-            except (TrackingError, OSError) as e:
+            except Exception as e:  # whatever it is, the run goes on without it
                 with self._changed:
                     self._fail(str(e))
             finally:
