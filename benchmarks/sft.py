@@ -23,9 +23,10 @@ import dspy
 
 from eval.passages import Indexes, Passages
 from finetune.render import render_training_text
+from finetune.settings import sft_config
 from finetune.sft import Sft, learning_rate
 from finetune.targets import targets_of
-from finetune.training import Ground, sft_config, train_model
+from finetune.training import Ground, train_model
 from models.load import EMBEDDED, load_model
 from models.prompt import engine_of
 from models.spec import ModelSpec

@@ -1,10 +1,15 @@
-"""Methods one after another: each adapts what the one before it made, on the model that it left."""
+"""Methods one after another: each adapts what the one before it made, on the model that it left.
+
+Where several of them train, each one's adapter is merged into the weights that it was trained on: the next training
+starts from what the one before it gave, and what is kept of the last stands without the others.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import dspy
 
+from eval.comparison.ledger import adapts_weights
 from programs.task import Budget, Fitted, Method, Metric, Spent
 
 
@@ -31,6 +36,7 @@ class Chain:
     ) -> Fitted:
         """Fit every step; the budget is that of one arm, and each step gets what is left of it."""
         whole = Fitted(program=program, lm=lm, spent=Spent())
+        several = sum(adapts_weights(name) for name, _ in self.steps) > 1
         for number, (name, method) in enumerate(self.steps, 1):
             place = f"{number}-{name}"
             with dspy.context(lm=whole.lm):
@@ -40,7 +46,7 @@ class Chain:
                 )  # fmt: skip
             whole = Fitted(
                 program=step.program,
-                lm=step.lm,
+                lm=_merged(step, whole.lm, lm) if several and step.artifact is not None else step.lm,
                 spent=whole.spent + step.spent,
                 artifact=step.artifact or whole.artifact,
                 notes=whole.notes | {f"{place}.{k}": v for k, v in step.notes.items()},
@@ -49,6 +55,25 @@ class Chain:
             if "logit_change" in step.notes:
                 whole.notes["logit_change"] = step.notes["logit_change"]
         return whole
+
+
+def _merged(step: Fitted, before: dspy.LM, first: dspy.LM) -> dspy.LM:
+    """Return the model of a step on whole weights of its own, named after the chain's first model.
+
+    `before` is the model that the step trained. A head stays as it is: nothing can be trained on top of it.
+    """
+    from finetune.merge import merge_in_place
+    from models.load import tuned_lm, whole_lm
+    from models.local import LocalEngine
+    from models.prompt import engine_of
+
+    engine, folder = engine_of(step.lm), step.artifact
+    if folder is None or not isinstance(engine, LocalEngine):
+        return step.lm
+    if not (folder / "adapter_config.json").exists():
+        return whole_lm(first, engine)
+    merge_in_place(engine_of(before).folder, folder)
+    return tuned_lm(first, folder)
 
 
 def _left(budget: Budget, spent: Spent, place: str) -> Budget:

@@ -55,6 +55,8 @@ def _weights(result: Result, artifact: Path, folder: Path, dtype: str, facts: di
     from finetune.merge import copy_weights, merge, write_tokenizer
 
     base = base_of(result)
+    if (artifact / "head.json").exists() and result.cell.method.name == "chain":
+        raise UserError(f"{result.key} is a head on weights of an earlier step, which is not exported; use `sft` alone")
     if (artifact / "head.json").exists():
         copy_weights(artifact, folder / "head")
         yield "head/: the classification head (safetensors) and its labels; models/heads.py loads it"

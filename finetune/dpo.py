@@ -1,8 +1,7 @@
 """Direct preference optimization by TRL: right answers against the model's own wrong ones (arXiv 2305.18290)."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dspy
@@ -47,31 +46,15 @@ class Dpo:
     ) -> Fitted:
         """Answer `train` several times, learn to prefer what is right, and keep the epoch that scores best on `val`."""
         from finetune.preferences import preferences, train_preferences
-        from finetune.sft import Sft, check_local, serve, without_demos
-        from finetune.training import Ground, copy_best
+        from finetune.sft import Sft, check_local, without_demos
+        from finetune.training import Ground, fitted_with
 
         check_local(lm, "dpo")
-        if "+" in lm.model:
-            raise UserError("dpo starts from whole weights; write `chain: [{sft: {adapter: none}}, dpo]`")
         if len(program.named_predictors()) != 1:
             raise UserError("dpo prefers one answer to another, and this program gives several; use sft")
-        start = time.perf_counter()
-        bare = without_demos(program)
-        pairs = preferences(bare, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
-        like = Sft(adapter=self.adapter, rank=self.rank, alpha=self.alpha, lr=self.lr, epochs=self.epochs,
-                   batch_size=self.batch_size, warmup=self.warmup, bf16=self.bf16,
-                   checkpoint_minutes=self.checkpoint_minutes)  # fmt: skip
-        run, told = train_preferences(self, like, pairs, Ground(bare, val, metric, lm, seed, budget))
-        run = copy_best(run, budget)
-        tuned, change = serve(run.folder, lm, probe=pairs.rows[0]["prompt"])
-        spent = run.spent + pairs.spent
-        spent.seconds = max(spent.seconds, time.perf_counter() - start)
-        notes: dict[str, Any] = {
-            "logit_change": change, "pairs": len(pairs.rows), "never_wrong": pairs.never_wrong, "loss": run.losses,
-            "best_epoch": run.best_epoch, "val_scores": run.val_scores, "lr": run.lr,
-            "trainable_parameters": run.trainable, "resumed_from_step": run.resumed_from, **told,
-        }  # fmt: skip
-        fitted = Fitted(program=bare, lm=tuned, spent=spent, artifact=run.folder, notes=notes)
-        if run.best_epoch == 0:
-            fitted.warnings.append("no epoch beat the untrained model on val")
-        return fitted
+        ground = Ground(without_demos(program), val, metric, lm, seed, budget)
+        pairs = preferences(ground.program, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
+        like = Sft(**{k: v for k, v in asdict(self).items() if k not in ("beta", "attempts")})
+        run, told = train_preferences(self, like, pairs, ground)
+        notes: dict[str, Any] = {"pairs": len(pairs.rows), "never_wrong": pairs.never_wrong, **told}
+        return fitted_with(run, ground, probe=pairs.rows[0]["prompt"], spent=pairs.spent, notes=notes)

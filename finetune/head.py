@@ -66,17 +66,15 @@ class Head:
         from models.load import local_lm
 
         check_local(lm, "head")
-        start = time.perf_counter()
-        bare = without_demos(program)
-        data = labelled(bare, train, lm)
-        ground = Ground(bare, val, metric, lm, seed, budget)
+        ground = Ground(without_demos(program), val, metric, lm, seed, budget)
+        data = labelled(ground.program, train, lm)
         engine, notes, spent = self._frozen(data, ground) if self.base == "frozen" else self._trained(data, ground)
         folder = budget.workdir / "best"
         engine.save(folder)
         tuned = held_like(local_lm(f"{lm.model}+head-{engine.sha256[:12]}", engine, lm.kwargs["max_tokens"], 0.0), lm)
-        spent.seconds = max(spent.seconds, time.perf_counter() - start)
+        spent.seconds = max(spent.seconds, time.perf_counter() - ground.begun)
         notes |= {"labels": len(data.answers), "rows": len(data.rows), "dropped_too_long": data.dropped}
-        fitted = Fitted(program=bare, lm=tuned, spent=spent, artifact=folder, notes=notes)
+        fitted = Fitted(program=ground.program, lm=tuned, spent=spent, artifact=folder, notes=notes)
         if data.dropped:
             fitted.warnings.append(f"{data.dropped} training rows exceed the context and were left out")
         if 2 * len(set(data.labels)) > len(data.rows):
@@ -111,9 +109,7 @@ class Head:
 
         run = train_head(self, data, ground)
         engine = serve_trained(self, run, data, ground)
-        notes = {"best_epoch": run.best_epoch, "val_scores": run.val_scores, "loss": run.losses, "lr": run.lr,
-                 "trainable_parameters": run.trainable, "resumed_from_step": run.resumed_from}  # fmt: skip
-        return engine, notes, run.spent
+        return engine, run.notes, run.spent
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ The head starts as the regression on the frozen base: one that starts at random 
 to read them (arXiv 2202.10054).
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 
-from finetune.selection import Pace, Selector, TrainingRun, told
+from finetune.selection import Pace, Selector, TrainingRun
+from finetune.settings import common_arguments, lora_config
 from finetune.sft import Sft, learning_rate
-from finetune.training import checkpoints_of, in_eval, lora_config, quiet, spent_on
+from finetune.training import checkpoints_of, identity_of, in_eval, quiet, spent_on, train
 from models.allowance import allowance_of
 from models.heads import HeadEngine, pooled
 from models.local import BASE, LocalEngine
@@ -72,13 +71,12 @@ class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]  # untyped in us
 def train_head(options: "Head", data: "Labelled", ground: Any) -> TrainingRun:
     """Train head and base, and keep the best epoch's weights among the checkpoints."""
     engine, folder = engine_of(ground.lm), checkpoints_of(ground.budget) / "head"
-    facts = json.dumps([asdict(options), data.rows, data.labels, data.answers, ground.seed])
     run = TrainingRun(folder=folder / "best")
     pace = Pace(options.epochs, minutes=options.checkpoint_minutes, start=True)
     selector = Selector(
         run, pace=pace, score=_scorer(options, data, ground),
         save=_save, folder=folder, budget=ground.budget, allowance=allowance_of(ground.lm),
-        identity=sha256(facts.encode()).hexdigest(),
+        identity=identity_of(ground, asdict(options), data.rows, data.labels, data.answers),
     )  # fmt: skip
     if run.done:
         return run
@@ -86,22 +84,19 @@ def train_head(options: "Head", data: "Labelled", ground: Any) -> TrainingRun:
     base = AutoModelForCausalLM.from_pretrained(engine.folder, dtype=torch.float32, use_safetensors=True)
     like = Sft(adapter="none" if options.base == "full" else "lora", rank=options.rank, alpha=options.alpha,
                lr=options.lr)  # fmt: skip
-    run.lr = learning_rate(like, base.num_parameters())
+    lr = learning_rate(like, base.num_parameters())
     with quiet():
         if options.base == "lora":
             from peft import get_peft_model
 
             base = get_peft_model(base, lora_config(like))
         model = Classifier(base, *_regression(options, data, engine), options.pooling)
-        run.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer = Trainer(
-            model=model, args=_arguments(options, data, folder, run.lr, ground.seed), train_dataset=Rows(data),
+            model=model, args=_arguments(options, data, folder, lr, ground.seed), train_dataset=Rows(data),
             data_collator=lambda items: {"rows": [r for r, _ in items], "labels": torch.tensor([y for _, y in items])},
         )  # fmt: skip
-        trainer.add_callback(selector)
-        trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
+        train(trainer, selector)
     run.tokens = round(sum(map(len, data.rows)) * trainer.state.epoch)
-    run.losses = told(trainer.state, trainer.args.logging_steps)
     selector.finish()
     return run
 
@@ -118,11 +113,9 @@ def _regression(options: "Head", data: "Labelled", engine: LocalEngine) -> tuple
 def _arguments(options: "Head", data: "Labelled", folder: Path, lr: float, seed: int) -> TrainingArguments:
     steps = max(1, len(data.rows) * options.epochs // options.batch_size)
     return TrainingArguments(
-        output_dir=str(folder), num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,
-        learning_rate=lr, lr_scheduler_type="linear", warmup_steps=int(options.warmup * steps), bf16=options.bf16,
-        use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=max(1, steps // 20),
-        save_strategy="no", save_total_limit=2, eval_strategy="no", report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=False, remove_unused_columns=False,
+        **common_arguments(folder, seed, steps), num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size, learning_rate=lr, lr_scheduler_type="linear",
+        warmup_steps=int(options.warmup * steps), bf16=options.bf16, remove_unused_columns=False,
     )  # fmt: skip
 
 

@@ -27,6 +27,9 @@ class CompletionLossTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
             outputs.logits.flatten(0, 1).float(), labels[:, columns].flatten(), ignore_index=-100, reduction="sum"
         )
         loss = total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # The tokens of all processes were counted, and torch takes the mean of the processes' gradients.
+            loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 

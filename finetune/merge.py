@@ -61,6 +61,21 @@ def merge(base: str | Path, adapter: Path, target: Path, *, dtype: str = "float3
     return Merged(largest, agree, folder_sha256(target))
 
 
+def merge_in_place(base: Path, adapter: Path) -> None:
+    """Put whole weights where an adapter on `base` lies, with the tokenizer that lies beside it.
+
+    Raises:
+        RuntimeError: the merged weights answer differently.
+    """
+    draft = adapter.with_name(f"{adapter.name}.merged")
+    shutil.rmtree(draft, ignore_errors=True)
+    if not (merged := merge(base, adapter, draft)).agree:
+        raise RuntimeError(f"merged and unmerged logits differ by up to {merged.difference:.2g}")
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(draft)
+    shutil.rmtree(adapter)
+    draft.replace(adapter)
+
+
 def _load(folder: str | Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 

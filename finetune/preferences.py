@@ -1,19 +1,18 @@
 """Pairs of a right and a wrong answer to the same prompt, and a training that prefers the right one."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
-import torch
 
 from finetune.render import row_ids
 from finetune.selection import Pace, Selector, TrainingRun, told
+from finetune.settings import base_model, common_arguments, lora_config
 from finetune.targets import WARM, Call, Tracer, gold_calls, spent_on_answers
-from finetune.training import Ground, base_model, checkpoints_of, lora_config, quiet, val_scorer, weight_saver
+from finetune.training import Ground, checkpoints_of, identity_of, quiet, train, val_scorer, weight_saver
 from models.allowance import allowance_of
 from models.prompt import engine_of, first_messages
 from models.text import safe_messages
@@ -105,44 +104,39 @@ def train_preferences(
     from finetune.sft import learning_rate
 
     engine, folder = engine_of(ground.lm), checkpoints_of(ground.budget) / "dpo"
-    facts = json.dumps([asdict(options), pairs.rows, ground.seed])
     run = TrainingRun(folder=folder / "best")
     selector = Selector(
         run, pace=Pace(options.epochs, minutes=options.checkpoint_minutes), score=val_scorer(ground),
         save=weight_saver(engine.tokenizer), folder=folder, budget=ground.budget, allowance=allowance_of(ground.lm),
-        identity=sha256(facts.encode()).hexdigest(),
+        identity=identity_of(ground, asdict(options), pairs.rows),
     )  # fmt: skip
     if run.done:
         return run, {}
     set_seed(ground.seed)
     model = base_model(like, engine.folder)
-    run.lr = options.lr or learning_rate(like, model.num_parameters()) / 10
+    lr = options.lr or learning_rate(like, model.num_parameters()) / 10
     with quiet():
         trainer = DPOTrainer(
-            model=model, args=_arguments(options, pairs, str(folder), run.lr, ground.seed),
+            model=model, args=_arguments(options, pairs, folder, lr, ground.seed),
             train_dataset=Dataset.from_list(pairs.rows), processing_class=engine.tokenizer,
             peft_config=lora_config(like),
         )  # fmt: skip
         if len(trainer.train_dataset) != len(pairs.rows):
             raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(pairs.rows)} pairs")
-        run.trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        trainer.add_callback(selector)
-        trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
+        train(trainer, selector)
     run.tokens = round(sum(pairs.lengths) * trainer.state.epoch)
-    run.losses = told(trainer.state, trainer.args.logging_steps)
     margins = told(trainer.state, trainer.args.logging_steps, "rewards/margins")
     selector.finish()
     return run, {"margins": margins}
 
 
-def _arguments(options: "Dpo", pairs: Preferences, folder: str, lr: float, seed: int) -> Any:
+def _arguments(options: "Dpo", pairs: Preferences, folder: Path, lr: float, seed: int) -> Any:
     from trl import DPOConfig
 
     steps = max(1, len(pairs.rows) * options.epochs // options.batch_size)
     return DPOConfig(
-        output_dir=folder, num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,
-        beta=options.beta, learning_rate=lr, warmup_steps=int(options.warmup * steps), max_length=max(pairs.lengths),
-        gradient_checkpointing=False, bf16=options.bf16, use_cpu=not torch.cuda.is_available(), seed=seed,
-        data_seed=seed, logging_steps=max(1, steps // 20), save_strategy="no", save_total_limit=2, eval_strategy="no",
-        report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        **common_arguments(folder, seed, steps), num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size, beta=options.beta, learning_rate=lr,
+        warmup_steps=int(options.warmup * steps), max_length=max(pairs.lengths), gradient_checkpointing=False,
+        bf16=options.bf16,
     )  # fmt: skip

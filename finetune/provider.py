@@ -43,7 +43,8 @@ class LocalProvider(Provider):  # type: ignore[misc]  # dspy is untyped
     ) -> str:
         """Train on conversations whose last turn is the answer, and return the model's name with the adapter.
 
-        `train_kwargs` are options of sft, and `seed`.
+        `train_kwargs` are options of sft, and `seed`. Every training starts from the base, also a second one of the
+        same program: its traces carry over what the first has learnt, its weights do not.
 
         Raises:
             UserError: full weights are asked for, which no name on the same base can stand for.

@@ -56,6 +56,14 @@ class TrainingRun:
         """Return what the training cost, its selection included."""
         return Spent(train_tokens=self.tokens, seconds=self.seconds) + self.selection
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Return the facts worth keeping of a fit."""
+        return {
+            "best_epoch": self.best_epoch, "val_scores": self.val_scores, "loss": self.losses, "lr": self.lr,
+            "trainable_parameters": self.trainable, "resumed_from_step": self.resumed_from,
+        }  # fmt: skip
+
 
 Score = Callable[[Any], tuple[float, Spent]]
 

@@ -1,11 +1,11 @@
 """Supervised fine-tuning on the train examples, by TRL: LoRA, DoRA or QLoRA (PEFT), or full weights."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import dspy
 
@@ -53,6 +53,8 @@ class Sft:
     """Compute activations twice instead of keeping them: less memory, more time."""
     checkpoint_minutes: float = 1.0
     """Between checkpoints, from which a training that was killed goes on."""
+    accelerate_file: str = ""
+    """What `accelerate config` wrote: trains on several GPUs, each of which takes batches of `batch_size`."""
     search: Mapping[str, float] | None = None
     """`{trials: 16, early: 0.2, finish: 3}` searches learning rate, rank, batch size and dropout on val."""
 
@@ -66,6 +68,12 @@ class Sft:
             raise UserError(f"sft mix {self.mix:g} is a share below 1 of the rows of `mix_file`; write both")
         if self.adapter == "qlora" and (missing := four_bits_missing()):
             raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
+        if self.accelerate_file:
+            from finetune.launch import processes_of
+
+            if self.search is not None or self.patience:
+                raise UserError("sft accelerate_file trains every epoch to its end; leave out `search` and `patience`")
+            processes_of(Path(self.accelerate_file))
         if self.search is not None:
             from finetune.search import plan_of
 
@@ -87,56 +95,34 @@ class Sft:
         from finetune.render import perplexity, render_training_text, write_jsonl
         from finetune.search import search
         from finetune.targets import targets_of
-        from finetune.training import Ground, checkpoints_of, copy_best, train_model
+        from finetune.training import Ground, checkpoints_of, fitted_with, train_model
 
         check_local(lm, "sft")
-        start = time.perf_counter()
-        bare = without_demos(program)
+        ground = Ground(without_demos(program), val, metric, lm, seed, budget)
         targets = targets_of(self.targets, program, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
-        text = render_training_text(bare, targets.calls, lm)
-        own = text
-        if self.mix:
-            text = with_general(own, Path(self.mix_file), self.mix, lm, seed)
+        own = render_training_text(ground.program, targets.calls, lm)
+        text = with_general(own, Path(self.mix_file), self.mix, lm, seed) if self.mix else own
         write_jsonl(text, budget.workdir / "train.jsonl")
-        ground = Ground(bare, val, metric, lm, seed, budget)
-        place = checkpoints_of(budget) / "sft"
-        found = None if self.search is None else search(self, text, ground, place)
-        run = train_model(self, text, ground, folder=place) if found is None else found.run
-        run = copy_best(run, budget)
-        tuned, change = serve(run.folder, lm, probe=text.rows[0]["prompt"])
-        spent = run.spent + targets.spent
-        if found is not None:
-            spent += found.discarded
-        # A training that went on, or targets that another fit built, took time that this process did not.
-        spent.seconds = max(spent.seconds, time.perf_counter() - start)
-        fitted = Fitted(program=bare, lm=tuned, spent=spent, artifact=run.folder)
-        fitted.notes = {
-            "logit_change": change,
-            "best_epoch": run.best_epoch,
-            "val_scores": run.val_scores,
-            "loss": run.losses,
-            "rows": len(own.rows),
-            "general_rows": len(text.rows) - len(own.rows),
-            "target_perplexity": perplexity(own, lm),
-            "solved": targets.solved,
-            "longest_row_tokens": max(text.lengths),
-            "truncated": 0,
-            "dropped_too_long": text.dropped,
+        notes: dict[str, Any] = {
+            "rows": len(own.rows), "general_rows": len(text.rows) - len(own.rows),
+            "target_perplexity": perplexity(own, lm), "solved": targets.solved,
+            "longest_row_tokens": max(text.lengths), "truncated": 0, "dropped_too_long": text.dropped,
             "train_tokens_sha256": text.sha256,
-            "trainable_parameters": run.trainable,
-            "lr": run.lr,
-            "resumed_from_step": run.resumed_from,
-        }
-        if found is not None:
-            fitted.notes |= {"search": found.report, "discarded_seconds": found.discarded.seconds}
+        }  # fmt: skip
         if targets.teacher_usd != 0:
-            fitted.notes["teacher"] = {"usd": targets.teacher_usd}
-        if targets.solved < len(train):
-            fitted.warnings.append(f"{len(train) - targets.solved} of {len(train)} train examples have no right trace")
+            notes["teacher"] = {"usd": targets.teacher_usd}
+        spent, place = targets.spent, checkpoints_of(budget) / "sft"
+        if self.search is None:
+            run = train_model(self, text, ground, folder=place)
+        else:
+            found = search(self, text, ground, place)
+            run, spent = found.run, spent + found.discarded
+            notes |= {"search": found.report, "discarded_seconds": found.discarded.seconds}
+        fitted = fitted_with(run, ground, probe=text.rows[0]["prompt"], spent=spent, notes=notes)
         if text.dropped:
-            fitted.warnings.append(f"{text.dropped} training rows exceed the context and were left out")
-        if run.best_epoch == 0:
-            fitted.warnings.append("no epoch beat the untrained model on val")
+            fitted.warnings.insert(0, f"{text.dropped} training rows exceed the context and were left out")
+        if unsolved := len(train) - targets.solved:
+            fitted.warnings.insert(0, f"{unsolved} of {len(train)} train examples have no right trace")
         return fitted
 
 
@@ -153,13 +139,15 @@ def check_local(lm: dspy.LM, method: str) -> None:
     """Refuse a model whose weights are not here.
 
     Raises:
-        UserError: the model is served elsewhere, or answers with labels alone.
+        UserError: the model is served elsewhere, answers with labels alone, or is an adapter on its base.
     """
     from models.local import LocalEngine
     from models.prompt import engine_of
 
     if not isinstance(engine_of(lm), LocalEngine):
         raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `local:` or `embedded`")
+    if "+" in lm.model:
+        raise UserError(f"{method} starts from whole weights, and {lm.model} is an adapter; write both as one `chain`")
 
 
 def without_demos(program: dspy.Module) -> dspy.Module:

@@ -5,31 +5,29 @@ import io
 import json
 import logging
 import shutil
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
-import torch
 
 from finetune.render import TrainingText, row_ids
 from finetune.selection import Pace, Score, Selector, TrainingRun, told
+from finetune.settings import base_model, lora_config, sft_config
 from models.allowance import allowance_of, held_like
 from models.load import local_lm
 from models.local import LocalEngine
 from models.prompt import engine_of
 from programs.score import Row, mean_score, score_examples
-from programs.task import Budget, Metric, Spent
+from programs.task import Budget, Fitted, Metric, Spent
 
 if TYPE_CHECKING:
     from finetune.sft import Sft
 
-PACK = 1024
-"""Tokens of a pack, where no row is longer."""
 CHECKED = 32
 """Rows whose tokens are compared with the serving side's."""
 
@@ -44,6 +42,8 @@ class Ground:
     lm: dspy.LM
     seed: int
     budget: Budget
+    begun: float = field(default_factory=time.perf_counter)
+    """When the fit began."""
 
 
 def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: Path, pause: float = 0.0) -> TrainingRun:
@@ -51,58 +51,75 @@ def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: P
 
     A training that was killed, or paused after a share of its steps, goes on from its last checkpoint.
     """
+    if options.accelerate_file:
+        from finetune.launch import train_launched
+
+        return train_launched(options, text, ground, folder)
+    engine = engine_of(ground.lm)
+    run = TrainingRun(folder=folder / "best")
+    pace = Pace(options.epochs, options.patience, options.checkpoint_minutes, last=not ground.val, pause=pause)
+    selector = Selector(
+        run, pace=pace, score=val_scorer(ground), save=weight_saver(engine.tokenizer), folder=folder,
+        budget=ground.budget, allowance=allowance_of(ground.lm),
+        identity=identity_of(ground, asdict(options), text.sha256, len(text.rows)),
+    )  # fmt: skip
+    if run.done or (pause and run.early_score is not None):
+        return run
+    with quiet():
+        trainer = trainer_of(options, text, engine.folder, engine.tokenizer, folder, ground.seed)
+        train(trainer, selector)
+    run.tokens = round(sum(text.lengths) * trainer.state.epoch)
+    selector.finish()
+    return run
+
+
+def identity_of(ground: Ground, *facts: Any) -> str:
+    """Return the hash by which a training is known again: what it stands on, and what else decides its numbers."""
+    known = [*facts, engine_of(ground.lm).sha256, ground.seed]
+    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def trainer_of(
+    options: "Sft", text: TrainingText, base: Path, tokenizer: Any, folder: Path, seed: int, **more: Any
+) -> Any:
+    """Return TRL's trainer on a fresh copy of the base; `more` replaces settings of its configuration.
+
+    Raises:
+        RuntimeError: it would train on other tokens than are served.
+    """
     from datasets import Dataset
     from transformers import set_seed
 
     from finetune.loss import trainer_for
     from finetune.sft import learning_rate
 
-    engine = engine_of(ground.lm)
-    identity = sha256(json.dumps([asdict(options), text.sha256, len(text.rows), ground.seed]).encode()).hexdigest()
-    run = TrainingRun(folder=folder / "best")
-    pace = Pace(options.epochs, options.patience, options.checkpoint_minutes, last=not ground.val, pause=pause)
-    selector = Selector(
-        run, pace=pace, score=val_scorer(ground), save=weight_saver(engine.tokenizer), folder=folder,
-        budget=ground.budget, allowance=allowance_of(ground.lm), identity=identity,
-    )  # fmt: skip
-    if run.done or (pause and run.early_score is not None):
-        return run
-    set_seed(ground.seed)
-    model = base_model(options, engine.folder)
-    run.lr = learning_rate(options, model.num_parameters())
-    with quiet():
-        trainer = trainer_for(model)(
-            model=model,
-            args=sft_config(options, text, folder, run.lr, ground.seed, engine.context),
-            train_dataset=Dataset.from_list(text.rows),
-            processing_class=engine.tokenizer,
-            peft_config=None if options.adapter == "none" else lora_config(options),
-        )
-        check_tokens(trained_ids(trainer.train_dataset, len(text.rows), packed=options.packing), text, engine)
-        run.trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        trainer.add_callback(selector)
-        trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
-    run.tokens = round(sum(text.lengths) * trainer.state.epoch)
-    run.losses = told(trainer.state, trainer.args.logging_steps)
-    selector.finish()
-    return run
-
-
-def base_model(options: "Sft", folder: Path) -> Any:
-    """Return a fresh copy of the base in float32, or in four bits for qlora."""
-    from transformers import AutoModelForCausalLM
-
-    if options.adapter != "qlora":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    from transformers import BitsAndBytesConfig
-
-    four = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=four, device_map={"": 0}, use_safetensors=True
+    set_seed(seed)
+    model = base_model(options, base)
+    lr = learning_rate(options, model.num_parameters())
+    engine = LocalEngine(model, tokenizer, in_training=True)
+    trainer = trainer_for(model)(
+        model=model,
+        args=sft_config(options, text, folder, lr, seed, engine.context, **more),
+        train_dataset=Dataset.from_list(text.rows),
+        processing_class=tokenizer,
+        peft_config=None if options.adapter == "none" else lora_config(options),
     )
+    check_tokens(trained_ids(trainer.train_dataset, len(text.rows), packed=options.packing), text, engine)
+    return trainer
+
+
+def train(trainer: Any, selector: Selector) -> None:
+    """Train from the last checkpoint, where there is one, and tell the selector's run of it."""
+    run = selector.run
+    run.lr, run.trainable = trainer.args.learning_rate, trainable_parameters(trainer.model)
+    trainer.add_callback(selector)
+    trainer.train(resume_from_checkpoint=None if selector.checkpoint is None else str(selector.checkpoint))
+    run.losses = told(trainer.state, trainer.args.logging_steps)
+
+
+def trainable_parameters(model: Any) -> int:
+    """Return the number of parameters that a training moves."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def trained_ids(dataset: Any, rows: int, *, packed: bool) -> list[list[int]]:
@@ -122,56 +139,6 @@ def trained_ids(dataset: Any, rows: int, *, packed: bool) -> list[list[int]]:
     if len(found) != rows:
         raise RuntimeError(f"TRL packed {len(found)} of {rows} training rows")
     return found
-
-
-def sft_config(options: "Sft", text: TrainingText, folder: Path, lr: float, seed: int, context: int = PACK) -> Any:
-    """Return TRL's configuration: nothing truncated, nothing reported elsewhere, nothing saved but what we choose."""
-    from trl import SFTConfig
-
-    longest = max(text.lengths)
-    length = min(context, max(PACK, longest)) if options.packing else longest
-    batches = ceil(sum(text.lengths) / length) if options.packing else len(text.rows)
-    steps = max(1, batches * options.epochs // (options.batch_size * options.accumulate))
-    return SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulate,
-        learning_rate=lr,
-        lr_scheduler_type="linear",
-        warmup_steps=int(options.warmup * steps),
-        max_length=length,
-        packing=options.packing,
-        train_sampling_strategy="random" if options.packing else "group_by_length",
-        completion_only_loss=True,
-        gradient_checkpointing=options.gradient_checkpointing,
-        bf16=options.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        seed=seed,
-        data_seed=seed,
-        logging_steps=max(1, steps // 20),
-        save_strategy="no",
-        save_total_limit=2,
-        eval_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-
-
-def lora_config(options: "Sft") -> Any:
-    """Return PEFT's configuration; by default every linear layer of the blocks, as in QLoRA (arXiv 2305.14314)."""
-    from peft import LoraConfig
-
-    named = [name.strip() for name in options.target_modules.split(",")]
-    return LoraConfig(
-        r=options.rank,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
-        target_modules=named if options.target_modules != "all-linear" else "all-linear",
-        use_dora=options.adapter == "dora",
-        task_type="CAUSAL_LM",
-    )
 
 
 def val_scorer(ground: Ground) -> Score:
@@ -218,6 +185,26 @@ def weight_saver(tokenizer: Any) -> Callable[[Any, Path], None]:
         tokenizer.save_pretrained(folder)
 
     return save
+
+
+def fitted_with(
+    run: TrainingRun, ground: Ground, *, probe: list[dict[str, str]], spent: Spent, notes: Mapping[str, Any]
+) -> Fitted:
+    """Return the program on the weights that a training kept, copied to where they outlive its checkpoints.
+
+    `probe` is a prompt whose logits tell whether the weights are in use; `spent` and `notes` are added to the run's.
+    """
+    from finetune.sft import serve
+
+    run = copy_best(run, ground.budget)
+    tuned, change = serve(run.folder, ground.lm, probe=probe)
+    spent = run.spent + spent
+    # A training that went on, or targets that another fit built, took time that this process did not.
+    spent.seconds = max(spent.seconds, time.perf_counter() - ground.begun)
+    fitted = Fitted(ground.program, tuned, spent, run.folder, {"logit_change": change, **run.notes, **notes})
+    if run.best_epoch == 0:
+        fitted.warnings.append("no epoch beat the untrained model on val")
+    return fitted
 
 
 def checkpoints_of(budget: Budget) -> Path:

@@ -92,7 +92,14 @@ def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
         engine = engine_of(lm)
         return held_like(local_lm(f"{lm.model}+{engine.add_adapter(folder)}", engine, **settings), lm)
     full = LocalEngine.load(folder)
-    return held_like(local_lm(f"{lm.model}-{full.sha256[:12]}", full, **settings), lm)
+    full = LocalEngine.load(folder)
+    return whole_lm(lm, full)
+
+
+def whole_lm(lm: dspy.LM, engine: Any) -> dspy.LM:
+    """Return a local model with settings and limits of `lm` on an engine of whole weights that came of it."""
+    name = f"{lm.model}-{engine.sha256[:12]}"
+    return held_like(local_lm(name, engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"]), lm)
 
 
 def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:

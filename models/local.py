@@ -54,7 +54,8 @@ class LocalEngine:
         self.model: Any = model
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
-        self.stop_at_line = tokenizer.chat_template is None
+        # Weights that were trained here were saved with the template that they were trained in.
+        self.stop_at_line = tokenizer.chat_template in (None, FALLBACK_TEMPLATE)
         if self.stop_at_line:
             tokenizer.chat_template = FALLBACK_TEMPLATE
         self.context = int(model.config.max_position_embeddings)

@@ -12,11 +12,13 @@ from eval.catalog import searches
 from eval.comparison.arm import arms_of
 from eval.experiment import Cell, Knowledge, MethodSpec, Prices
 from eval.methods import method_of
-from models.load import LoadedModel
+from models.load import EMBEDDED, LoadedModel, tuned_lm
+from models.local import LocalEngine
+from models.prompt import engine_of
 from models.spec import ModelSpec
 from programs.modules.classify import Classify
 from programs.score import mean_score, score_examples
-from programs.task import Budget, Fitted
+from programs.task import Budget, Fitted, UserError
 
 SFT = {"name": "sft", "options": {"epochs": 1, "rank": 4}}
 BOOTSTRAP = {"name": "bootstrap", "options": {"bootstrapped": 2, "labelled": 3}}
@@ -67,6 +69,38 @@ def test_prompt_weights_prompt_goes_on_from_the_step_before(
     assert three.spent.train_tokens == two.spent.train_tokens > 0
     assert two.spent.metric_calls < three.spent.metric_calls <= 80
     assert audit("chain", three, intents[20:], spoken) == []
+
+
+@pytest.mark.parametrize("steps", [["lora", "lora"], ["none", "lora"], ["lora", "none"]], ids=str)
+def test_a_training_starts_from_what_the_one_before_it_gave(
+    steps: list[str], spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    """A second training that hardly moves a weight leaves the logits of the first, not those of the base."""
+    rates = (0.003, 1e-9)
+    chain = [
+        {"name": "sft", "options": {"epochs": 2, "rank": 4, "bf16": False, "adapter": a, "lr": lr}}
+        for a, lr in zip(steps, rates, strict=True)
+    ]
+    fitted = fit(chain, intents, spoken, tmp_path)
+    base, first, last = (
+        LocalEngine.load(folder).logits([5, 6, 7])
+        for folder in (EMBEDDED, tmp_path / "1-sft" / "best", tmp_path / "2-sft" / "best")
+    )
+    assert (first - base).abs().max() > 0.1
+    assert (last - first).abs().max() < 1e-3
+    # What is kept stands alone: whole weights, which a later process attaches to the first model's name.
+    assert fitted.artifact == tmp_path / "2-sft" / "best"
+    assert tuned_lm(spoken.lm, fitted.artifact).model == fitted.lm.model
+    assert engine_of(fitted.lm).logits([5, 6, 7]).equal(last)
+
+
+def test_nothing_is_trained_on_top_of_a_head(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+    head = {"name": "head", "options": {"ridge": 1.0}}
+    fitted = fit([SFT, head], intents, spoken, tmp_path)
+    assert fitted.lm.model.startswith(f"{spoken.lm.model}-")
+    assert "+head-" in fitted.lm.model
+    with pytest.raises(UserError, match="sft needs a model that runs here"):
+        fit([head, SFT], intents, spoken, tmp_path)
 
 
 def test_the_steps_of_a_chain_share_one_budget(

@@ -168,7 +168,11 @@ def test_an_impossible_adapter_fails_its_own_requests_alone() -> None:
 def test_the_tokenizer_of_a_base_model_stops_at_the_line() -> None:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     tokenizer.chat_template = None
-    engine = LocalEngine(LlamaForCausalLM.from_pretrained(EMBEDDED).eval(), tokenizer)
+    model = LlamaForCausalLM.from_pretrained(EMBEDDED).eval()
+    # The second time as it is saved after a training: with the template of the first.
+    for _ in range(2):
+        engine = LocalEngine(model, tokenizer)
+        assert engine.stop_at_line
     assert "\n" not in (engine.complete(request("red, blue, red, blue,")).message.text or "")
 
 

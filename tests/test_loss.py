@@ -10,8 +10,9 @@ from trl import SFTTrainer
 
 from finetune.loss import CompletionLossTrainer
 from finetune.render import TrainingText
+from finetune.settings import sft_config
 from finetune.sft import Sft
-from finetune.training import quiet, sft_config
+from finetune.training import quiet
 from models.load import EMBEDDED
 
 TEXT = "a card that was lost on the way to the bank and never came back"

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import optuna
 import pytest
+import torch
 from processes import FORKS
 from safetensors.torch import load_file
 
@@ -26,10 +27,10 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
     return float(gold.label == pred.label)
 
 
-def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any) -> Fitted:
+def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, progress: Any = len, **options: Any) -> Fitted:
     return method_of("sft", {"rank": 4, "bf16": False, **options}).fit(
         Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
-        budget=Budget(workdir=folder, threads=4),
+        budget=Budget(workdir=folder, threads=4, progress=progress),
     )  # fmt: skip
 
 
@@ -219,8 +220,18 @@ def test_what_a_training_reads_of_val_counts(tmp_path: Path, intents: list[dspy.
     assert allowance.used.calls == 6
 
 
-def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
-    kill_at("search", tmp_path / "killed", intents, lambda line: line.startswith("trial 2/4"))
+@pytest.mark.parametrize("after", ["trial 2/4", "trial 4/4"])
+def test_a_killed_search_ends_like_one_that_was_left_alone(
+    after: str, tmp_path: Path, intents: list[dspy.Example]
+) -> None:
+    """Killed in the middle of a trial, or of finishing the best ones."""
+    judged = list[str]()
+
+    def in_training(line: str) -> bool:
+        judged.extend([line] * line.startswith(after))
+        return bool(judged) and line.startswith("training step")
+
+    kill_at("search", tmp_path / "killed", intents, in_training)
     lines = list[str]()
     one, two = fit_for_long("search", tmp_path / "whole", lines.append), fit_for_long("search", tmp_path / "killed")
     assert one.notes["search"] == two.notes["search"]
@@ -242,6 +253,44 @@ def test_a_killed_search_ends_like_one_that_was_left_alone(tmp_path: Path, inten
     states = [t.state.name for t in study.trials]
     assert states.count("COMPLETE") == 4
     assert set(states) <= {"COMPLETE", "FAIL"}
+
+
+def accelerate_file(folder: Path, **more: Any) -> Path:
+    """Write what `accelerate config` would write for two processes on processors."""
+    file = folder / "accelerate.yaml"
+    config = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "num_processes": 2} | more
+    file.write_text(json.dumps(config))
+    return file
+
+
+def test_two_processes_train_one_model(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+    """Two processes with half a batch each take the steps of one process with a whole one."""
+    same = {"epochs": 2, "lr": 0.003, "warmup": 0.0}
+    alone = fit(intents[:20], spoken, tmp_path / "one", batch_size=20, **same)
+    options = {"accelerate_file": str(accelerate_file(tmp_path)), "batch_size": 10, **same}
+    both = fit(intents[:20], spoken, tmp_path / "two", **options)
+    assert len(both.notes["val_scores"]) == 3
+    assert both.notes["loss"] == pytest.approx(alone.notes["loss"], rel=2e-2)
+    assert both.notes["logit_change"] == pytest.approx(alone.notes["logit_change"], rel=0.1)
+    assert both.spent.train_tokens == alone.spent.train_tokens
+    lines = list[str]()
+    again = fit(intents[:20], spoken, tmp_path / "two", progress=lines.append, **options)
+    assert not [line for line in lines if line.startswith("training")]
+    assert again.notes["val_scores"] == both.notes["val_scores"]
+
+
+def test_a_configuration_of_accelerate_that_does_not_apply_is_one_line(tmp_path: Path) -> None:
+    def refused(message: str, **more: Any) -> None:
+        with pytest.raises(UserError, match=message):
+            method_of("sft", {"accelerate_file": str(accelerate_file(tmp_path, **more))})
+
+    refused("num_processes is 1; leave it out", num_processes=1)
+    refused("no configuration of accelerate .*; let `accelerate config", num_processes=None)
+    if torch.cuda.device_count() < 2:
+        refused("MULTI_GPU needs several GPUs, and this machine has . CUDA devices; leave it out",
+                distributed_type="MULTI_GPU")  # fmt: skip
+    with pytest.raises(UserError, match="trains every epoch to its end; leave out `search` and `patience`"):
+        method_of("sft", {"accelerate_file": str(accelerate_file(tmp_path)), "patience": 1})
 
 
 def test_agreement_of_rankings() -> None:
