@@ -37,11 +37,21 @@ class Classifier(torch.nn.Module):
         super().__init__()
         self.base, self.head, self.pooling = base, torch.nn.Linear(weight.shape[1], weight.shape[0]), pooling
         self.head.load_state_dict({"weight": weight, "bias": bias})
+        self.register_state_dict_post_hook(_apart)  # type: ignore[no-untyped-call]
 
     def forward(self, rows: Sequence[Sequence[int]], labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the loss of the labels."""
         logits = self.head(pooled(self.base, rows, self.pooling).to(self.head.weight.dtype))
         return {"loss": torch.nn.functional.cross_entropy(logits.float(), labels), "logits": logits}
+
+
+def _apart(module: torch.nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Copy weights that share memory, such as tied embeddings: safetensors refuses them in a checkpoint."""
+    seen: set[int] = set()
+    for name, value in state.items():
+        if value.data_ptr() in seen:
+            state[name] = value.clone()
+        seen.add(value.data_ptr())
 
 
 class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]  # untyped in use

@@ -78,7 +78,7 @@ def test_a_head_trained_with_its_base_learns_and_leaves_the_base_alone(
     base: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
 ) -> None:
     before = engine_of(spoken.lm).logits([5, 6, 7])
-    fitted = fit(intents, spoken, tmp_path, base=base, epochs=8, batch_size=4, bf16=False)
+    fitted = fit(intents, spoken, tmp_path, base=base, epochs=8, batch_size=4, bf16=False, checkpoint_minutes=0)
     assert fitted.notes["loss"][-1] < 0.8 * fitted.notes["loss"][0]
     assert len(fitted.notes["val_scores"]) == 9
     with dspy.context(lm=fitted.lm):

@@ -18,7 +18,6 @@ from eval.store.rows import Rows
 from programs.task import UserError
 
 Kind = Literal["context", "weights"]
-
 MOST_FAILED = 0.05
 """Share of failed rows above which an arm's score says nothing."""
 
