@@ -80,8 +80,7 @@ def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = 
     would be too sure (fewer than thirty independent units, or all alike) it is Wilson's interval on the units:
     no score in 0..1 varies more than a right/wrong score of the same mean. A few clusters count as `_effective` many.
     """
-    n = len(scores)
-    if n == 0:
+    if (n := len(scores)) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     units = _units(scores, clusters)
     mean = float(np.mean(scores))
@@ -109,8 +108,7 @@ def paired_difference(
         raise UserError(f"{what}; run both on one split")
     if not a:
         raise UserError("no example was scored by both arms; look at the failures of their rows")
-    ids = list(a)
-    differences = [a[i] - b[i] for i in ids]
+    ids, differences = list(a), [a[i] - b[i] for i in a]
     groups = [clusters[i] for i in ids] if clusters else None
     units = _units(differences, groups)
     count = len(units)
@@ -243,8 +241,8 @@ def _intervals(units: Floats, seed: int) -> list[tuple[float, float]]:
 
 def _t_intervals(units: Floats) -> list[tuple[float, float]]:
     """Return the 95 % and the 90 % interval of the mean by the t distribution."""
-    mean, error = float(np.mean(units)), float(stats.sem(units))
-    return [stats.t.interval(level, len(units) - 1, mean, error) for level in (1 - ALPHA, 1 - 2 * ALPHA)]
+    at = (len(units) - 1, float(np.mean(units)), float(stats.sem(units)))
+    return [stats.t.interval(level, *at) for level in (1 - ALPHA, 1 - 2 * ALPHA)]
 
 
 def _effective(units: Floats, mean: float, n: int) -> float:
