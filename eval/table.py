@@ -118,7 +118,7 @@ def passage_lines(arms: Sequence[Arm]) -> list[str]:
     """Return how good the passages shown are, and what each arm scores where they held the gold ones and where not."""
     found = dict[str, None]()
     for a in arms:
-        if (r := a.ranking) is not None:
+        if (r := a.ranking) is not None and not a.knowledge.endswith("none"):
             how = f"passages, {a.knowledge}" + (f" by {a.retrieval}" if a.retrieval else "")
             # Only a ranking has an order worth judging: gold and noisy passages come in one of their own.
             ranked = a.knowledge.endswith("retrieved")
@@ -127,7 +127,7 @@ def passage_lines(arms: Sequence[Arm]) -> list[str]:
     lines = [line for text in found for line in wrapped(text, "")]
     split = [(a.name, _estimate(a.hit), _estimate(a.miss)) for a in _ranked(arms) if a.hit and a.miss]
     if split:
-        lines += columns([("arm", "where all gold passages were found", "where not"), *split])
+        lines += ["", *columns([("arm", "where all gold passages were found", "where not"), *split])]
     return ["", *lines] if lines else []
 
 
