@@ -73,7 +73,7 @@ def main() -> int:
             table = measure(command, flags.store or Path(passing))
         given = "".join(f"{v}=… " for v in needed.split())
         kept[name] = f"\n`{given}{command}`\n\n```\n{table}\n```\n\n"
-        body = "".join(f"## {n}\n{kept[n].strip()}\n\n" for n in TABLES if n in kept)
+        body = "".join(f"## {n}\n\n{kept[n].strip()}\n\n" for n in TABLES if n in kept)
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(f"{HEAD}\n{body.rstrip()}\n", encoding="utf-8")
     return 0
