@@ -186,7 +186,7 @@ def test_cells_are_found_by_the_start_of_their_key(recorded: Path, capsys: pytes
     with pytest.raises(UserError, match=r"bb: 2 cells start so \(bb22, bb33\)"):
         find_cell(recorded, "bb")
     assert main(["compare", "bb33", "bb22", "--store", str(recorded)]) == 0
-    assert "sft - zero_shot: +0.600" in capsys.readouterr().out
+    assert "\nzero_shot        +0.600  " in capsys.readouterr().out.partition("sft against")[2]
 
 
 def test_a_cell_is_compared_with_a_file_and_with_its_like(
