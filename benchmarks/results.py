@@ -19,11 +19,11 @@ BASE = "python -m models.embedded.evaluate --data $CROSSOVER_DATA --only"
 TABLES = {
     "quickstart": ("crossover run --limit 120", ""),
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
-    "library": ("crossover run examples/library.yaml", ""),
-    "banking77": ("crossover run examples/banking77.yaml --limit 400", "BANKING77"),
-    "curves": ("crossover run examples/curves.yaml --limit 400", "BANKING77"),
+    "library": ("crossover run benchmarks/experiments/library.yaml", ""),
+    "banking77": ("crossover run benchmarks/experiments/banking77.yaml --limit 400", "BANKING77"),
+    "curves": ("crossover run benchmarks/experiments/curves.yaml --limit 400", "BANKING77"),
     "early_search": ("python benchmarks/early_search.py $BANKING77", "BANKING77"),
-    "knowledge": ("crossover run examples/knowledge.yaml --limit 200", "SQUAD"),
+    "knowledge": ("crossover run benchmarks/experiments/knowledge.yaml --limit 200", "SQUAD"),
     "base_demonstrations": (f"{BASE} demonstrations", "CROSSOVER_DATA"),
     "base_banking77": (f"{BASE} banking77", "CROSSOVER_DATA"),
     "base_reading": (f"{BASE} reading", "CROSSOVER_DATA"),
@@ -33,8 +33,8 @@ TABLES = {
     "many_shot": ("python benchmarks/many_shot.py --questions 32 --few 3", ""),
     "recall_squad": ("python benchmarks/recall.py $SQUAD", "SQUAD"),
     "recall_multihop": ("python benchmarks/recall.py $MULTIHOP", "MULTIHOP"),
-    "retrieval": ("crossover run examples/retrieval.yaml --limit 200", "SQUAD"),
-    "retrieval_multihop": ("crossover run examples/retrieval_multihop.yaml --limit 60", "MULTIHOP"),
+    "retrieval": ("crossover run benchmarks/experiments/retrieval.yaml --limit 200", "SQUAD"),
+    "retrieval_multihop": ("crossover run benchmarks/experiments/retrieval_multihop.yaml --limit 60", "MULTIHOP"),
     "retrieval_speed": ("python benchmarks/retrieval.py --passages 1000000", ""),
 }
 HEAD = """# Measured results

@@ -9,7 +9,8 @@ from eval import catalog
 from eval.cli import main
 from eval.parse.experiment import QUICKSTART, read_experiment
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted([*ROOT.glob("examples/*.yaml"), *ROOT.glob("benchmarks/experiments/*.yaml")])
 ROWS = {
     "BANKING77": {"text": "card {n} is lost", "label": "card_lost"},
     "MULTIHOP": {"question": "what is {n}?", "answers": ["fact {n}"], "gold_passage_ids": ["p0"]},
@@ -17,8 +18,8 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", [f.stem for f in sorted(EXAMPLES.glob("*.yaml"))])
-def test_an_example_validates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_an_example_validates(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, row in ROWS.items():
         monkeypatch.setenv(variable, str(tmp_path / variable))
         (tmp_path / variable).mkdir()
@@ -26,11 +27,11 @@ def test_an_example_validates(name: str, tmp_path: Path, monkeypatch: pytest.Mon
             rows = [json.dumps(row | {"id": f"{split}{n}"}).replace("{n}", str(n)) for n in range(start, start + 60)]
             (tmp_path / variable / f"{split}.jsonl").write_text("\n".join(rows))
         (tmp_path / variable / "corpus.jsonl").write_text('{"id": "p0", "title": "t", "text": "fact"}')
-    assert main(["validate", str(EXAMPLES / f"{name}.yaml")]) == 0
+    assert main(["validate", str(file)]) == 0
 
 
 def test_every_method_has_an_example() -> None:
-    read = [read_experiment(f)[0] for f in EXAMPLES.glob("*.yaml") if "data:" not in f.read_text()]
+    read = [read_experiment(f)[0] for f in ROOT.glob("examples/*.yaml") if "data:" not in f.read_text()]
     shown = {step.name for e in read if e is not None for m in e.methods for step in m.steps}
     assert shown == {m.name for m in catalog.methods()}
 
