@@ -27,7 +27,7 @@ TABLES = {
     "base_demonstrations": (f"{BASE} demonstrations", "CROSSOVER_DATA"),
     "base_banking77": (f"{BASE} banking77", "CROSSOVER_DATA"),
     "base_reading": (f"{BASE} reading", "CROSSOVER_DATA"),
-    "overhead": ("python benchmarks/overhead.py --repeats 5", ""),
+    "overhead": ("python benchmarks/overhead.py --repeats 9", ""),
     "sft_speed": ("python benchmarks/sft.py --rows 64", ""),
     "start": ("python benchmarks/start.py", ""),
     "many_shot": ("python benchmarks/many_shot.py --questions 32 --few 3", ""),
