@@ -75,14 +75,15 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     logging.getLogger("dspy").setLevel(logging.ERROR)
     models = Models(Allowance(), lambda line: None)
     keyed = prepare(experiment, store=store, load=models)
-    missing = [c for c in plan(experiment) if not is_finished(store, keyed.of(c))]
+    cells = plan(experiment)
+    missing = [c for c in cells if not is_finished(store, keyed.of(c))]
     paces = {m: _pace(models(m)) for m in experiment.models if m.runs_here}
     found = []
     for cell in missing:
         task, model = keyed.tasks[cell.task], models(cell.model)
         with dspy.context(lm=model.lm, adapter=model.adapter):
             found.append(_of(cell, experiment, task, model, paces.get(cell.model)))
-    return found, len(plan(experiment)) - len(missing)
+    return found, len(cells) - len(missing)
 
 
 def forecast_table(cells: Sequence[Forecast]) -> list[str]:
