@@ -130,8 +130,9 @@ def main() -> int:
     text = (
         f"Tracking adds {sentence(costs, 'tracked')} to a run of {what}, and the first run of a store, which makes "
         f"MLflow's database, {sentence(costs, 'first')}; means over {flags.repeats} runs of each kind side by side, "
-        f"with 95 % intervals, all as shares of the untracked wall time (`python benchmarks/tracking.py --repeats {flags.repeats}`, "
-        f"which fails where the interval of the wall time lies above {MOST:.0%})."
+        f"with 95 % intervals, all as shares of the untracked wall time "
+        f"(`python benchmarks/tracking.py --repeats {flags.repeats}`, which fails where the interval of the wall time "
+        f"lies above {MOST:.0%})."
     )
     write_section("tracking", text)
     return 1 if added(costs, "tracked", "wall")[1] > MOST else 0
