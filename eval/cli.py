@@ -178,7 +178,8 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
     for p in problems:
         click.echo(str(p), err=True)
     errors = sum(p.level == "error" for p in problems)
-    click.echo(f"{errors} errors, {len(problems) - errors} warnings")
+    warnings = len(problems) - errors
+    click.echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     return EXIT_CANNOT_RUN if errors else 0
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import dspy
 
+from programs.entities import micro_f1
 from programs.metrics import token_f1
 from programs.score import Row
 from programs.task import Task
@@ -13,7 +14,7 @@ LABEL_METRICS = ("accuracy", "label_accuracy")
 
 
 def secondary(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> dict[str, float]:
-    """Return macro-F1 for tasks scored by their label, and knowledge-F1 for those that show passages.
+    """Return macro-F1 for labels, micro-F1 for entities, and knowledge-F1 for tasks that show passages.
 
     A failed row is a wrong label to macro-F1. Knowledge-F1 is the F1 of the words that answer and passages share: how
     much of what was shown is in the answer, whether right or wrong.
@@ -23,6 +24,8 @@ def secondary(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> 
     found = {}
     if test and task.metric_name in LABEL_METRICS and all(isinstance(e[output], str) for e in test):
         found["macro_f1"] = macro_f1(answers, [e[output].strip() for e in test])
+    if test and task.metric_name == "entity_f1":
+        found["micro_f1"] = micro_f1(answers, [str(e[output]) for e in test])
     shown = [(a, " ".join(e["passages"])) for a, e in zip(answers, test, strict=True) if a and e.get("passages")]
     if shown:
         found["knowledge_f1"] = sum(token_f1(a, passages) for a, passages in shown) / len(shown)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import dspy
 
+from programs.entities import read_entities
 from programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
 from programs.load import builtin_task, is_reference, load_program, unknown
 from programs.metrics import metric_for
@@ -20,6 +21,8 @@ from programs.validate import validate
 SPLITS = ("train", "val", "test")
 VAL_SHARE, VAL_MOST = 0.1, 200
 """What is taken from train when there is no val."""
+USUAL_METRIC = {"classify": "label_accuracy", "extract": "entity_f1", "translate": "chrf"}
+"""What a program is scored by when the task names no metric; exact match where it is not listed."""
 NO_COLUMNS = Columns((), {"": ""})
 
 
@@ -113,7 +116,8 @@ def _users_task(source: TaskSource, base: Path, problems: list[Problem]) -> Task
     if "val" not in records:
         splits["train"], splits["val"] = cut_val(splits["train"], columns.inputs)
     output = next(iter(columns.outputs.values()))
-    labels = sorted({label for e in splits["train"] for label in answers_of(e[output])})
+    named = (lambda text: [kind for kind, _ in read_entities(text)]) if columns.entities else answers_of
+    labels = sorted({label for e in splits["train"] for label in named(e[output])})
     # Stand-ins, so that the data is checked as well when the metric or the program has a fault.
     metric, metric_name, program = metric_for("exact_match", output), "exact_match", dspy.Module
     with _collecting(source.name, problems):
@@ -199,7 +203,7 @@ def cut_val(train: Sequence[dspy.Example], inputs: Sequence[str]) -> tuple[list[
 
 def _metric(source: TaskSource, output: str, base: Path) -> tuple[Metric, str]:
     """Return the metric and its name; the name of a user's own holds its file's hash, so that a change is seen."""
-    name = source.metric or ("label_accuracy" if source.program == "classify" else "exact_match")
+    name = source.metric or USUAL_METRIC.get(source.program, "exact_match")
     metric = metric_for(name, output, base=base)
     if not is_reference(name):
         return metric, name

@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from programs.entities import entities_of
 from programs.load import is_reference, unknown
 from programs.rows import Record, fault, few
 from programs.task import Problem, UserError
@@ -38,6 +39,8 @@ class Columns:
     gold: str = ""
     id: str = ""
     cluster: str = ""
+    entities: bool = False
+    """Whether the outputs hold entities, `{type, text}` each."""
 
     def needed(self, split: str) -> list[str]:
         """Return the columns that every row of a split must have."""
@@ -71,7 +74,8 @@ def columns_of(
     for name in (*inputs, *named.values()):
         if name in RESERVED or keyword.iskeyword(name) or not name.isidentifier():
             raise UserError(f"column {name!r} cannot be a field name; rename it in the data")
-    return Columns(tuple(inputs), named, next(iter(by_role["gold"]), ""), next(iter(by_role["id"]), ""), cluster)
+    gold, key = (next(iter(by_role[role]), "") for role in ("gold", "id"))
+    return Columns(tuple(inputs), named, gold, key, cluster, entities=program == "extract")
 
 
 def examples_of(
@@ -106,6 +110,9 @@ def _example(record: Record, columns: Columns, key: str) -> dspy.Example:
     row = record.values
     values: dict[str, Any] = {"id": key} | {c: text_of(row[c]) for c in columns.inputs}
     for column, field in columns.outputs.items():
+        if columns.entities:
+            values[field] = entities_of(row[column])
+            continue
         values[field] = [text_of(v) for v in row[column]] if isinstance(row[column], list) else text_of(row[column])
     if columns.gold:
         values["gold"] = [text_of(v) for v in answers_of(row[columns.gold])]
@@ -117,12 +124,23 @@ def _example(record: Record, columns: Columns, key: str) -> dspy.Example:
 def _wrong(record: Record, column: str, columns: Columns) -> str:
     """Return what is wrong with one value of a row, or nothing."""
     value = record.values.get(column)
+    if columns.entities and column in columns.outputs:
+        return _no_entities(value, column)
     values = answers_of(value)
     for part in [value, *values]:
         if isinstance(part, dict) or (isinstance(part, list) and (column in columns.inputs or part is not value)):
             return f"{column!r} holds a {type(part).__name__}, not text"
     filled = bool(values) and all(text_of(v).strip() for v in values)
     return "" if filled or (column == HISTORY and column in columns.inputs) else f"{column!r} is empty"
+
+
+def _no_entities(value: Any, column: str) -> str:
+    """Return why a value holds no entities, or nothing; an empty list says that there are none."""
+    try:
+        entities_of(value)
+    except ValueError as e:
+        return f"{column!r}: {e}"
+    return ""
 
 
 def answers_of(value: Any) -> list[Any]:

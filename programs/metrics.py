@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from programs.entities import entity_f1
 from programs.load import is_reference, load_object, unknown
 from programs.task import Metric, UserError
 from programs.text_metrics import bleu, chrf, numeric_match, rouge_l, ter
@@ -52,6 +53,7 @@ _COMPARISONS: dict[str, Callable[[str, str], float]] = {
     "chrf": chrf,
     "ter": ter,
     "numeric_match": numeric_match,
+    "entity_f1": entity_f1,
 }
 
 

@@ -231,7 +231,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
          "outputs id, label; use one, or a program and a metric of your own"),
         ({"fields": {"id": "input", "label": "output"}}, "column 'id' cannot be a field name; rename it in the data"),
         ({"program": "rga"}, "unknown program 'rga'; did you mean 'rag'? "
-                             "choose from classify, dialogue, multihop, rag or ./file.py:Class"),
+                             "choose from classify, dialogue, extract, multihop, rag, translate or ./file.py:Class"),
     ],
 )  # fmt: skip
 def test_a_wrong_mapping_says_what_to_write(tmp_path, changes, message):

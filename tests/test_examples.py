@@ -15,6 +15,8 @@ ROWS = {
     "BANKING77": {"text": "card {n} is lost", "label": "card_lost"},
     "MULTIHOP": {"question": "what is {n}?", "answers": ["fact {n}"], "gold_passage_ids": ["p0"]},
     "SQUAD": {"question": "what is {n}?", "answers": ["fact {n}"], "gold_passage_ids": ["p0"], "title": "t"},
+    "TM_EN_DE": {"source": "entry {n}", "target": "Eintrag {n}", "project": "p", "file": "f"},
+    "WNUT17": {"text": "Ada {n} sang", "entities": [{"type": "person", "text": "Ada {n}"}], "tokens": [], "tags": []},
 }
 
 
