@@ -82,6 +82,7 @@ LONG: dict[str, dict[str, Any]] = {
     "unsaved": {"epochs": 4, "batch_size": 2, "dropout": 0.1, "checkpoint_minutes": 1000.0},
     "once": {"epochs": 1},
     "search": {"epochs": 1, "search": {"trials": 4, "early": 0.25, "finish": 2}},
+    "dpo": {"epochs": 4, "batch_size": 2, "attempts": 1},
 }
 
 
@@ -93,7 +94,7 @@ def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: Allowa
     lm = model.lm if allowance is None else allowance.limited(model.lm)
     options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
     with dspy.context(lm=lm, adapter=model.adapter):
-        return method_of("sft", options).fit(
+        return method_of("dpo" if what == "dpo" else "sft", options).fit(
             Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=lm, seed=0,
             budget=Budget(workdir=folder, checkpoints=folder / "checkpoints", threads=4, progress=progress),
         )  # fmt: skip
@@ -159,6 +160,16 @@ def test_a_killed_training_ends_like_one_that_was_left_alone(
     assert 14 <= again.fitted.notes["resumed_from_step"] < 20
     assert again.like(whole)
     assert fit_for_long("train", tmp_path / "killed").notes == again.fitted.notes
+
+
+def test_a_killed_dpo_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
+    write_rows(tmp_path, intents)
+    kill_at("dpo", tmp_path / "killed", intents, lambda line: line.startswith("training step 16/"))
+    again = Trained(fit_for_long("dpo", tmp_path / "killed"), tmp_path / "killed")
+    whole = Trained(fit_for_long("dpo", tmp_path / "whole"), tmp_path / "whole")
+    assert again.fitted.notes["resumed_from_step"] >= 14
+    assert again.fitted.notes["margins"] == whole.fitted.notes["margins"]
+    assert again.like(whole)
 
 
 def flip_a_byte(file: Path) -> None:
