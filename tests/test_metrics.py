@@ -6,7 +6,7 @@ import dspy
 import pytest
 
 from eval.labels import LabelScore, label_notes, mean_labels, rare_and_frequent
-from eval.secondary import mean_secondary, secondary
+from eval.secondary import mean_secondary, one_answer, secondary
 from programs.metrics import metric_for
 from programs.score import Row
 from programs.task import Task
@@ -89,6 +89,23 @@ def test_second_opinions_of_a_cell() -> None:
     answered = secondary(task_of("exact_match"), test, [row(0, "the red sea"), row(1, None), row(2, "x")])
     assert answered == {"knowledge_f1": pytest.approx(2 * 2 / 5 / 2)}
     assert secondary(task_of("exact_match"), [dspy.Example(id="0", label="a")], [row(0, "a")]) == {}
+
+
+def test_an_arm_that_always_says_the_same_is_told_of() -> None:
+    task = task_of("accuracy")
+
+    def rows(answers: str, right: str) -> list[Row]:
+        return [replace(row(i, a), score=float(a == r)) for i, (a, r) in enumerate(zip(answers, right, strict=True))]
+
+    half = "ab" * 15
+    told = "gives one answer, 'a', to {} of 30 test examples; a constant scores as much"
+    assert one_answer(task, rows("a" * 30, half)) == [told.format(30)]
+    assert one_answer(task, rows("a" * 27 + "bcd", half)) == [told.format(27)]
+    assert one_answer(task, rows("a" * 26 + "bcde", half)) == []
+    # One label for nearly all is what such data asks for; of few rows nothing can be told, of failed ones neither.
+    assert one_answer(task, rows("a" * 30, "a" * 29 + "b")) == []
+    assert one_answer(task, rows("a" * 19, "b" * 19)) == []
+    assert one_answer(task, [row(i, None) for i in range(30)]) == []
 
 
 def test_labels_are_scored_beside_their_frequency() -> None:
