@@ -24,6 +24,8 @@ TABLES = {
     "curves": ("crossover run benchmarks/experiments/curves.yaml --limit 400", "BANKING77"),
     "early_search": ("python benchmarks/early_search.py $BANKING77", "BANKING77"),
     "knowledge": ("crossover run benchmarks/experiments/knowledge.yaml --limit 200", "SQUAD"),
+    "entities": ("crossover run benchmarks/experiments/wnut17.yaml", "WNUT17"),
+    "translation": ("crossover run benchmarks/experiments/tm_en_de.yaml", "TM_EN_DE"),
     "base_demonstrations": (f"{BASE} demonstrations", "CROSSOVER_DATA"),
     "base_banking77": (f"{BASE} banking77", "CROSSOVER_DATA"),
     "base_reading": (f"{BASE} reading", "CROSSOVER_DATA"),
