@@ -12,6 +12,7 @@ import dspy
 
 from eval.audit import audit
 from eval.comparison.ledger import adapts_weights
+from eval.constant import constant_warning
 from eval.experiment import Cell
 from eval.judging import judge_notes, without_judge
 from eval.labels import label_notes
@@ -19,7 +20,7 @@ from eval.latency import Probe, measure_latency
 from eval.measure import Latency, Result, measure_accuracy
 from eval.methods import method_of
 from eval.retention import told
-from eval.secondary import one_answer, secondary
+from eval.secondary import secondary
 from eval.splits import question_text, train_pool
 from eval.store.cells import cell_folder, save_fitted, save_result
 from eval.store.faults import refusal
@@ -117,7 +118,7 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
         key=started.key, cell=cell, split_sha256=work.keys.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
         fit=fitted.spent, local=model.local, notes=fitted.notes | measures,
-        warnings=[*fitted.warnings, *one_answer(started.task, rows)],
+        warnings=[*fitted.warnings, *constant_warning(started.task, test, rows)],
         integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
         hits=passages.hits(test, cell.knowledge.test) if cell.knowledge.test == "retrieved" else {},

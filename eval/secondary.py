@@ -1,6 +1,5 @@
 """Second opinions on a cell: measures that no single example has, or that are not what the task is scored by."""
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import dspy
@@ -11,8 +10,6 @@ from programs.score import Row
 from programs.task import Task
 from programs.text_metrics import macro_f1
 
-SAME, FEWEST_ANSWERS = 0.9, 20
-"""Share of equal answers from which an arm counts as constant, and the rows below which that says nothing."""
 LABEL_METRICS = ("accuracy", "label_accuracy")
 
 
@@ -33,27 +30,6 @@ def secondary(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> 
     if shown:
         found["knowledge_f1"] = sum(token_f1(a, passages) for a, passages in shown) / len(shown)
     return found
-
-
-def one_answer(task: Task, rows: Sequence[Row]) -> list[str]:
-    """Return a warning when an arm says nearly always the same though that is often wrong: it has learnt the frequency.
-
-    Such an arm can top a table, where one answer is right for many examples, and is of no use to anybody.
-    """
-    counts, points = Counter[str](), defaultdict[str, float](float)
-    for r in rows:
-        if r.score is not None:
-            answer = str(r.output.get(task.outputs[0], "")).strip()
-            counts[answer] += 1
-            points[answer] += r.score
-    scored = counts.total()
-    if scored < FEWEST_ANSWERS:
-        return []
-    ((answer, count),) = counts.most_common(1)
-    if count < SAME * scored or points[answer] >= SAME * count:
-        return []
-    shown = answer if len(answer) <= 40 else f"{answer[:40]}…"
-    return [f"gives one answer, {shown!r}, to {count} of {scored} test examples; a constant scores as much"]
 
 
 def mean_secondary(notes: Sequence[Mapping[str, object]]) -> dict[str, float]:

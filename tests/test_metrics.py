@@ -5,8 +5,9 @@ from dataclasses import replace
 import dspy
 import pytest
 
+from eval.constant import constant_warning
 from eval.labels import LabelScore, label_notes, mean_labels, rare_and_frequent
-from eval.secondary import mean_secondary, one_answer, secondary
+from eval.secondary import mean_secondary, secondary
 from programs.metrics import metric_for
 from programs.score import Row
 from programs.task import Task
@@ -91,21 +92,25 @@ def test_second_opinions_of_a_cell() -> None:
     assert secondary(task_of("exact_match"), [dspy.Example(id="0", label="a")], [row(0, "a")]) == {}
 
 
-def test_an_arm_that_always_says_the_same_is_told_of() -> None:
-    task = task_of("accuracy")
+def test_an_arm_that_cannot_be_told_from_a_constant_is_told_of() -> None:
+    def told(answers: str, right: str, metric: str = "accuracy") -> list[str]:
+        pairs = list(enumerate(zip(answers, right, strict=True)))
+        rows = [replace(row(i, a), score=float(a == r)) for i, (a, r) in pairs]
+        return constant_warning(task_of(metric), [dspy.Example(id=str(i), label=r) for i, (_, r) in pairs], rows)
 
-    def rows(answers: str, right: str) -> list[Row]:
-        return [replace(row(i, a), score=float(a == r)) for i, (a, r) in enumerate(zip(answers, right, strict=True))]
-
-    half = "ab" * 15
-    told = "gives one answer, 'a', to {} of 30 test examples; a constant scores as much"
-    assert one_answer(task, rows("a" * 30, half)) == [told.format(30)]
-    assert one_answer(task, rows("a" * 27 + "bcd", half)) == [told.format(27)]
-    assert one_answer(task, rows("a" * 26 + "bcde", half)) == []
-    # One label for nearly all is what such data asks for; of few rows nothing can be told, of failed ones neither.
-    assert one_answer(task, rows("a" * 30, "a" * 29 + "b")) == []
-    assert one_answer(task, rows("a" * 19, "b" * 19)) == []
-    assert one_answer(task, [row(i, None) for i in range(30)]) == []
+    half = "a" * 15 + "b" * 15
+    always = "cannot be told from answering 'a' to everything, which scores 0.500"
+    assert told("a" * 30, half) == [always]
+    # Two more right answers may be chance, ten are not; other answers that are wrong do not help.
+    assert told("a" * 28 + "bb", half) == [always]
+    assert told("a" * 20 + "b" * 10, half) == []
+    assert told("a" * 20 + "c" * 10, half) == [always]
+    # Of answers that differ, of few rows, and of a metric that may cost something nothing is told.
+    assert told("abc" * 10, half) == []
+    assert told("a" * 19, "b" * 19) == []
+    task, rows = replace(task_of("accuracy"), metric_name="mine.py:f@0123"), [row(i, "a") for i in range(30)]
+    assert constant_warning(task, [], rows) == []
+    assert constant_warning(task_of("accuracy"), [], [row(i, None) for i in range(30)]) == []
 
 
 def test_labels_are_scored_beside_their_frequency() -> None:
