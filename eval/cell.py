@@ -114,11 +114,13 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
     if (judge := work.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)
         seconds = without_judge(seconds, rows)
+    constant = constant_warning(started.task, test, rows)
+    measures |= {"constant": constant} if constant else {}
     return Result(
         key=started.key, cell=cell, split_sha256=work.keys.identities[cell.task]["split_sha256"],
         rows=rows, serve_seconds=seconds, latency=Latency((), 1),
         fit=fitted.spent, local=model.local, notes=fitted.notes | measures,
-        warnings=[*fitted.warnings, *constant_warning(started.task, test, rows)],
+        warnings=[*fitted.warnings, constant] if constant else fitted.warnings,
         integrity=audit(cell.method.name, fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
         hits=passages.hits(test, cell.knowledge.test) if cell.knowledge.test == "retrieved" else {},

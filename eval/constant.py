@@ -14,25 +14,25 @@ USUAL, FEWEST = 0.5, 20
 """Share of equal answers from which an arm is held against that answer, and the rows below which nothing is told."""
 
 
-def constant_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> list[str]:
-    """Return a warning when an arm gives mostly one answer and cannot be told from giving it always.
+def constant_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> str:
+    """Return a warning when an arm gives mostly one answer and cannot be told from giving it always, else nothing.
 
     Such an arm has learnt what is frequent and nothing else, and can still top a table: where most texts hold no
     entity, silence is mostly right. Metrics of the user's own and judges are not asked: they may cost something.
     """
     scores = {r.id: r.score for r in rows if r.score is not None}
     if len(scores) < FEWEST or task.metric_name not in metric_names():
-        return []
+        return ""
     output = task.outputs[0]
     ((answer, count),) = Counter(str(r.output.get(output, "")) for r in rows if r.score is not None).most_common(1)
     if count < USUAL * len(scores):
-        return []
+        return ""
     always = dspy.Prediction(**{output: answer})
     examples = {str(e["id"]): e for e in test if str(e["id"]) in scores}
     constant = {i: float(task.metric(e, always)) for i, e in examples.items()}
     clusters = {i: str(e["cluster"]) for i, e in examples.items() if "cluster" in e}
     if paired_difference({i: scores[i] for i in constant}, constant, clusters=clusters or None).low > 0:
-        return []
+        return ""
     shown = answer if len(answer) <= 40 else f"{answer[:40]}…"
     mean = sum(constant.values()) / len(constant)
-    return [f"cannot be told from answering {shown!r} to everything, which scores {mean:.3f}"]
+    return f"cannot be told from answering {shown!r} to everything, which scores {mean:.3f}"

@@ -93,24 +93,24 @@ def test_second_opinions_of_a_cell() -> None:
 
 
 def test_an_arm_that_cannot_be_told_from_a_constant_is_told_of() -> None:
-    def told(answers: str, right: str, metric: str = "accuracy") -> list[str]:
+    def told(answers: str, right: str, metric: str = "accuracy") -> str:
         pairs = list(enumerate(zip(answers, right, strict=True)))
         rows = [replace(row(i, a), score=float(a == r)) for i, (a, r) in pairs]
         return constant_warning(task_of(metric), [dspy.Example(id=str(i), label=r) for i, (_, r) in pairs], rows)
 
     half = "a" * 15 + "b" * 15
     always = "cannot be told from answering 'a' to everything, which scores 0.500"
-    assert told("a" * 30, half) == [always]
+    assert told("a" * 30, half) == always
     # Two more right answers may be chance, ten are not; other answers that are wrong do not help.
-    assert told("a" * 28 + "bb", half) == [always]
-    assert told("a" * 20 + "b" * 10, half) == []
-    assert told("a" * 20 + "c" * 10, half) == [always]
+    assert told("a" * 28 + "bb", half) == always
+    assert told("a" * 20 + "b" * 10, half) == ""
+    assert told("a" * 20 + "c" * 10, half) == always
     # Of answers that differ, of few rows, and of a metric that may cost something nothing is told.
-    assert told("abc" * 10, half) == []
-    assert told("a" * 19, "b" * 19) == []
+    assert told("abc" * 10, half) == ""
+    assert told("a" * 19, "b" * 19) == ""
     task, rows = replace(task_of("accuracy"), metric_name="mine.py:f@0123"), [row(i, "a") for i in range(30)]
-    assert constant_warning(task, [], rows) == []
-    assert constant_warning(task_of("accuracy"), [], [row(i, None) for i in range(30)]) == []
+    assert constant_warning(task, [], rows) == ""
+    assert constant_warning(task_of("accuracy"), [], [row(i, None) for i in range(30)]) == ""
 
 
 def test_labels_are_scored_beside_their_frequency() -> None:

@@ -50,6 +50,13 @@ def test_the_cheapest_of_tied_arms_is_chosen_and_the_tie_named() -> None:
     assert "the cheapest of those not significantly worse than the best, which is retrieved_demos" in v.because
 
 
+def test_a_chosen_arm_that_is_as_good_as_a_constant_is_chosen_with_low_confidence() -> None:
+    silent = replace(sft(right(240, 300)), notes={"constant": "cannot be told from answering 'none' to everything"})
+    assert judge(zero(right(60, 300)), silent).confidence == "low"
+    # What the others are says nothing about it.
+    assert judge(replace(zero(right(60, 300)), notes=silent.notes), sft(right(240, 300))).confidence == "high"
+
+
 def test_volume_decides_between_fitting_and_serving() -> None:
     arms = demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=3)
     assert judge(*arms, volume_per_month=1_000).choose == "retrieved_demos"

@@ -84,10 +84,12 @@ class Arm:
     latency: Quantiles
     tokens: Tokens
     warnings: tuple[str, ...] = ()
+    constant: bool = False
+    """In every seed it cannot be told from one answer to everything."""
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
     train_examples: int | None = None
-    """Examples that the pool truly held; None where no fit told."""
+    """Examples that the pool held; None where no fit told."""
     secondary: Mapping[str, float] = field(default_factory=dict)
     """Measures that the task is not scored by: macro-F1, knowledge-F1; the mean over seeds."""
     labels: Mapping[str, LabelScore] = field(default_factory=dict)
@@ -229,6 +231,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         latency=_quantiles(results),
         tokens=_tokens(results),
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
+        constant=all(r.notes.get("constant") for r in results),
         integrity=tuple(dict.fromkeys(integrity)),
         train_examples=results[0].notes.get("train_examples", cell.train_size),
         secondary=mean_secondary([r.notes for r in results]),
@@ -271,8 +274,7 @@ def _score_where(scores: Mapping[str, float], result: Result, *, found: bool) ->
 
 def _request_usd(results: Sequence[Result], prices: Prices) -> Mapping[str, float] | None:
     """Return the mean over seeds of each example's price, or None when one is unknown."""
-    unpriced = any(Rows.of(r.rows).unpriced for r in results)
-    return None if unpriced else RequestCosts(results, prices)
+    return None if any(Rows.of(r.rows).unpriced for r in results) else RequestCosts(results, prices)
 
 
 def _quantiles(results: Sequence[Result]) -> Quantiles:
@@ -293,8 +295,5 @@ def _quantiles(results: Sequence[Result]) -> Quantiles:
 def _tokens(results: Sequence[Result]) -> Tokens:
     """Return the mean over seeds of the tokens of the accuracy pass."""
     tables = [Rows.of(r.rows) for r in results]
-
-    def mean(name: str) -> int:
-        return round(sum(sum(t.counts[name]) for t in tables) / len(tables))
-
-    return Tokens(prompt=mean("prompt_tokens"), cached=mean("cached_tokens"), completion=mean("completion_tokens"))
+    names = "prompt_tokens", "cached_tokens", "completion_tokens"
+    return Tokens(*(round(sum(sum(t.counts[n]) for t in tables) / len(tables)) for n in names))

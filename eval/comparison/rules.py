@@ -151,6 +151,10 @@ def _need_unsure(case: Case) -> bool:
     return slow or (needs.min_score is not None and chosen.score.low < needs.min_score)
 
 
+def _constant(case: Case) -> bool:
+    return case.near()[0].constant
+
+
 def _blurred_tie(case: Case) -> bool:
     return any(c.difference.low < -TELLING / 2 for c in case.ties())
 
@@ -197,6 +201,7 @@ ABSTAIN: tuple[tuple[str, Callable[[Case], str]], ...] = (
 DOUBTS: tuple[tuple[str, Confidence, Callable[[Case], bool]], ...] = (
     ("the price of a tied arm is unknown", "low", _price_unknown),
     ("the interval of the chosen arm's score or p95 reaches across the need", "low", _need_unsure),
+    ("the chosen arm cannot be told from one answer to everything", "low", _constant),
     ("arms were dropped in the race that lost to one which the needs rule out", "low", _beaten_by_none_left),
     ("the chosen arm may be more than 0.05 worse than a tied one", "low", _blurred_tie),
     ("the chosen arm may be worse than a tied one by more than the margin", "moderate", _open_tie),
