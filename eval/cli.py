@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from eval.verbs.index import index
 from eval.verbs.init import init
 from eval.verbs.options import experiment_of, experiment_options, gate_options, limit_options, store_option
 from eval.verbs.report import deliver, report, wanted_of
+from eval.verbs.stages import compile_, finetune
 from eval.verbs.sync import sync
 
 if TYPE_CHECKING:
@@ -83,36 +85,58 @@ def crossover() -> None:
     """
 
 
+def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags of the verbs that measure."""
+    for add in (
+        store_option,
+        click.option("--no-progress", is_flag=True, help="No progress."),
+        click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store; `none` for no tracking."),
+        click.option(
+            "-o", "--output", multiple=True, type=click.Path(path_type=Path),
+            help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1."),
+        gate_options,
+        limit_options,
+        click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls."),
+        experiment_options,
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
 @crossover.command()
-@experiment_options
-@click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls of the accuracy pass.")
+@measuring_options
 @click.option("--dry-run", is_flag=True, help="Print the missing cells, what they take at most, and stop.")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; what was measured is kept aside.")
-@limit_options
-@gate_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
-@click.option(
-    "-o",
-    "--output",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
-)
-@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store; `none` for no tracking.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too.")
-@click.option("--no-progress", is_flag=True, help="No progress.")
-@store_option
-def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, **flags: Any) -> int:
+def run(file: Path | None, dry_run: bool, fresh: bool, **flags: Any) -> int:
     """Measure every cell of the experiment, compare them and reach a verdict.
 
     Without FILE: crossover.yaml of this folder, else the quickstart. The same command again resumes.
 
     Example: crossover run intents.yaml --seeds 0,1,2 -o result.html
     """
+    if dry_run:
+        return _dry_run(experiment_of(file, flags), flags["store"])
+    return _measure(file, flags, fresh=fresh)
+
+
+@crossover.command("eval")
+@measuring_options
+def evaluate(file: Path | None, **flags: Any) -> int:
+    """Measure and compare the cells that `compile`, `finetune` or a run has fitted, and fit no other.
+
+    Example: crossover eval intents.yaml
+    """
+    return _measure(file, flags, fitted_only=True)
+
+
+def _measure(file: Path | None, flags: dict[str, Any], **how: bool) -> int:
+    """Run the experiment and print and write what came of it."""
+    store: Path = flags["store"]
     experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
-    if flags["dry_run"]:
-        return _dry_run(experiment, store)
     if flags["verbose"]:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from eval.progress import Progress
@@ -123,13 +147,9 @@ def run(file: Path | None, store: Path, threads: int, tracking_uri: str | None, 
     progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
     try:
         comparison = run_experiment(
-            experiment,
-            store=store,
-            tracking_uri=tracking_uri,
-            threads=threads,
-            progress=progress,
-            fresh=flags["fresh"],
-        )
+            experiment, store=store, tracking_uri=flags["tracking_uri"], threads=flags["threads"], progress=progress,
+            **how,
+        )  # fmt: skip
     finally:
         progress.close()
     as_json: bool = flags["as_json"]
@@ -241,6 +261,8 @@ def doctor(store: Path) -> int:
     return EXIT_CANNOT_RUN if bad else 0
 
 
+crossover.add_command(compile_)
+crossover.add_command(finetune)
 crossover.add_command(compare)
 crossover.add_command(recommend)
 crossover.add_command(report)

@@ -14,7 +14,7 @@ from eval.methods import method_of
 from eval.prepare import prepare
 from eval.progress import Progress
 from eval.race import race_cells
-from eval.store.cells import is_finished, is_unsent, load_standing, reopen, set_aside
+from eval.store.cells import is_finished, is_fitted, is_unsent, load_standing, reopen, set_aside
 from eval.store.faults import refusal, storing
 from eval.store.lock import holding
 from eval.store.recorded import changed_tasks, record
@@ -33,12 +33,15 @@ def run_experiment(
     threads: int,
     progress: Progress,
     fresh: bool = False,
+    fitted_only: bool = False,
 ) -> Comparison:
     """Run what is missing, compare everything, and track it; a fresh run sets aside what is there.
 
+    Of the cells, `fitted_only` leaves out those that were never fitted.
+
     Raises:
-        UserError: the tasks have errors, no cell could be measured, another run measures the same cells, or the store
-            cannot be written.
+        UserError: the tasks have errors, nothing was fitted, no cell could be measured, another run measures the same
+            cells, or the store cannot be written.
         KeyboardInterrupt: Ctrl-C ended the run before a cell was measured.
     """
     # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
@@ -48,6 +51,10 @@ def run_experiment(
     keyed = prepare(experiment, store=store, note=progress.note, load=models)
     work = Work(experiment, store, threads, progress, keyed, allowance, models)
     cells = {keyed.of(c): c for c in plan(experiment)}
+    if fitted_only:
+        cells = {k: c for k, c in cells.items() if is_fitted(store, k)}
+        if not cells:
+            raise UserError(f"no cell of {experiment.name} is fitted in {store}; run `compile` or `finetune` first")
     for task in changed_tasks(store, experiment.name, keyed.split_sha256):
         progress.note(f"warning: {task}: its data is not that of the last run; nothing measured on the old is used")
     racing = experiment.racing

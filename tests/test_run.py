@@ -260,3 +260,40 @@ def test_other_tasks_are_scored_before_and_after_a_training(
     assert kept["low"] <= kept["after"] - kept["before"] <= kept["high"]
     assert kept["gain_before"] > 0.5
     assert len(list(store.glob("retention/*.json"))) == 2
+
+
+def test_stages_come_to_what_a_run_comes_to(
+    experiment: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(experiment), "--store", str(store)]
+    assert main(["eval", *names]) == 2
+    assert f"no cell of intents is fitted in {store}; run `compile` or `finetune` first" in capsys.readouterr().err
+    assert main(["compile", *names, "--only", "few_shot", "--no-progress"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("intents  embedded  few_shot demos=2, seed=0: ")
+    assert (Path(line.split()[-1]) / "program.json").exists()
+    assert main(["finetune", *names]) == 0
+    done = capsys.readouterr()
+    assert [x.split("  ")[2][:4] for x in done.out.splitlines()] == ["sft "]
+    assert "training step" in done.err
+    # Neither zero_shot nor retrieved_demos was fitted, and what was trained is not trained again.
+    assert main(["eval", *names, "--json"]) == 0
+    done = capsys.readouterr()
+    arms = {a["method"]: a["score"]["mean"] for a in json.loads(done.out)["arms"]}
+    assert set(arms) == {"few_shot demos=2", "sft epochs=1 rank=4"}
+    assert "training step" not in done.err
+    assert main(["finetune", *names]) == 0
+    assert capsys.readouterr().out == "1 finished before\n"
+    assert run(experiment, tmp_path / "whole", "--json") == 0
+    whole = {a["method"]: a["score"]["mean"] for a in json.loads(capsys.readouterr().out)["arms"]}
+    assert {m: whole[m] for m in arms} == arms
+
+
+def test_a_stage_without_cells_or_out_of_time_says_so(
+    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(experiment), "--store", str(store)]
+    assert main(["finetune", *names, "--only", "few_shot"]) == 2
+    assert "intents has no method that adapts in weights" in capsys.readouterr().err
+    assert main(["compile", *names, "--max-minutes", "0"]) == 2
+    assert "3 cells are left for the next time" in capsys.readouterr().err

@@ -164,6 +164,11 @@ def save_fitted(folder: Path, fitted: Fitted) -> bool:
     return stale
 
 
+def is_fitted(store: Path, key: str) -> bool:
+    """Return whether a cell was fitted, whether or not it was measured since."""
+    return (cell_folder(store, key) / "fit.json").exists()
+
+
 def check_fitted(folder: Path) -> None:
     """Hold a fitted program and its weights against their hash.
 

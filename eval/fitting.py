@@ -1,0 +1,88 @@
+"""Fit the cells of an experiment without measuring them; `run` and `eval` take up what was fitted."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eval.cell import start_cell
+from eval.comparison.arm import Kind, kind_of
+from eval.experiment import Cell, Experiment, plan
+from eval.interrupt import interruptible
+from eval.prepare import prepare
+from eval.progress import Progress, duration
+from eval.store.cells import cell_folder, is_finished
+from eval.store.faults import refusal, storing
+from eval.store.lock import holding
+from eval.table import money
+from eval.work import Models, Work
+from models.allowance import Allowance, Stopped
+from programs.task import Spent, UserError
+
+WORDS: dict[Kind, str] = {"context": "in context", "weights": "in weights"}
+
+
+@dataclass(frozen=True)
+class Fits:
+    """What came of fitting."""
+
+    fitted: Sequence[tuple[Cell, Path, Spent]]
+    """Each cell with the folder that holds its program and weights, and what fitting it took."""
+    failures: Sequence[str]
+    finished: int
+    """Cells that were fitted and measured before."""
+    missing: int
+    """Cells that a limit or Ctrl-C left out."""
+    stopped: str
+    """What ended it early, or nothing."""
+
+
+def fit_experiment(experiment: Experiment, kind: Kind, *, store: Path, threads: int, progress: Progress) -> Fits:
+    """Fit the experiment's cells that adapt in context, or in weights, and are not finished.
+
+    What was fitted is kept: `run` pays for no call and no training step of it again.
+
+    Raises:
+        UserError: the tasks have errors, no method is of this kind, another run measures the same cells, or the store
+            cannot be written.
+    """
+    logging.getLogger("dspy").setLevel(logging.ERROR)
+    allowance = Allowance(**asdict(experiment.limits))
+    models = Models(allowance, progress.note)
+    keyed = prepare(experiment, store=store, note=progress.note, load=models)
+    work = Work(experiment, store, threads, progress, keyed, allowance, models)
+    wanted = {keyed.of(c): c for c in plan(experiment) if _kind(c) == kind}
+    if not wanted:
+        raise UserError(f"{experiment.name} has no method that adapts {WORDS[kind]}; `crossover ls methods` lists them")
+    left = {k: c for k, c in wanted.items() if not is_finished(store, k)}
+    progress.total_cells, fitted = len(left), list[tuple[Cell, Path, Spent]]()
+    try:
+        with holding(store, list(left), experiment.name), interruptible(allowance.stop), storing(store):
+            for key, cell in left.items():
+                work.begin(cell)
+                if (started := start_cell(work, cell)) is not None:
+                    fitted.append((cell, cell_folder(store, key), started.fitted.spent))
+                progress.finish_cell()
+    except Stopped as e:
+        if refusal(e) is not None:
+            raise
+    missing = len(left) - len(fitted) - len(work.failures)
+    return Fits(fitted, work.failures, len(wanted) - len(left), missing, allowance.stopped if missing else "")
+
+
+def _kind(cell: Cell) -> Kind:
+    """Return `weights` for a cell of which any step trains."""
+    return "weights" if any(kind_of(s.name) == "weights" for s in cell.method.steps) else "context"
+
+
+def fits_lines(fits: Fits) -> list[str]:
+    """Return a line for each cell, and what is to be said of the others."""
+    lines = []
+    for cell, folder, spent in fits.fitted:
+        tokens = spent.prompt_tokens + spent.completion_tokens + spent.train_tokens
+        paid = f"${money(spent.usd)} for APIs" if spent.usd is not None else "APIs of unknown price"
+        took = f"{duration(spent.seconds)}, {tokens:,} tokens, {paid}"
+        lines.append(f"{cell.task}  {cell.model.name}  {cell.title}: {took}  {folder}")
+    if fits.finished:
+        lines.append(f"{fits.finished} finished before")
+    return lines
