@@ -1,6 +1,7 @@
 """What the tests share: the embedded model, loaded once, and a store of their own."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )  # fmt: skip
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+# A shell that starts the tests in the background makes them deaf to Ctrl-C, and with them the runs that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from openings import write_openings
 
