@@ -13,8 +13,6 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )  # fmt: skip
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-# A shell that starts the tests in the background makes them deaf to Ctrl-C, and with them the runs that they interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from openings import write_openings
 
@@ -22,6 +20,9 @@ from eval.cli import main
 from eval.tracking.tracker import Tracker
 from models.load import LoadedModel, load_model
 from models.spec import ModelSpec
+
+# A shell that starts the tests in the background makes them deaf to Ctrl-C, and with them the runs that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -154,8 +154,8 @@ def test_all_faults_of_all_files_come_at_once(tmp_path):
         "error: gone.jsonl: data.val: no such file; check the path, which starts at the experiment file",
         "error: test.jsonl:60: 'text' is empty; fill it or delete the row",
         "error: intents: unknown metric 'f1'; did you mean 'token_f1'? "
-        "choose from exact_match, token_f1, accuracy, label_accuracy, rouge_l, bleu, chrf, ter, numeric_match, entity_f1 "
-        "or ./file.py:function",
+        "choose from exact_match, token_f1, accuracy, label_accuracy, rouge_l, bleu, chrf, ter, numeric_match, "
+        "entity_f1 or ./file.py:function",
     ]
 
 

@@ -146,8 +146,8 @@ def test_users_metric_gets_the_arguments_it_takes(tmp_path, signature):
         (
             "exactmatch",
             "unknown metric 'exactmatch'; did you mean 'exact_match'? "
-            "choose from exact_match, token_f1, accuracy, label_accuracy, rouge_l, bleu, chrf, ter, numeric_match, entity_f1 "
-            "or ./file.py:function",
+            "choose from exact_match, token_f1, accuracy, label_accuracy, rouge_l, bleu, chrf, ter, numeric_match, "
+            "entity_f1 or ./file.py:function",
         ),
         ("m.py:one", "m.py:one takes 1 arguments; a metric takes at least gold and prediction"),
         ("m.py:two", "m.py:two is a int; a metric is a function of gold and prediction"),
