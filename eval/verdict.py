@@ -126,7 +126,8 @@ def _data(case: Case, chosen: Arm, other: Arm) -> str:
     if contrast is None or contrast.verdict != "inconclusive":
         return ""
     more = examples_needed(contrast.difference, margin=case.margin)
-    return f"about {rounded(more)} more test examples would tell {chosen.name} from {other.name}" if more else ""
+    examples = "one more test example" if more == 1 else f"about {rounded(more)} more test examples"
+    return f"{examples} would tell {chosen.name} from {other.name}" if more else ""
 
 
 def _price_words(case: Case, arm: Arm) -> str:
