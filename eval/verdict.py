@@ -126,8 +126,10 @@ def _data(case: Case, chosen: Arm, other: Arm) -> str:
     if contrast is None or contrast.verdict != "inconclusive":
         return ""
     more = examples_needed(contrast.difference, margin=case.margin)
+    if not more:
+        return ""
     examples = "one more test example" if more == 1 else f"about {rounded(more)} more test examples"
-    return f"{examples} would tell {chosen.name} from {other.name}" if more else ""
+    return f"{examples} would tell {chosen.name} from {other.name}"
 
 
 def _price_words(case: Case, arm: Arm) -> str:
