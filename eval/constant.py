@@ -14,7 +14,7 @@ FEWEST = 20
 
 
 def constant_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> str:
-    """Return a warning when an arm gives mostly one answer and cannot be told from giving it always, else nothing.
+    """Return a warning when an arm gives mostly one answer and is not shown to be better than it.
 
     Such an arm has learnt what is frequent and nothing else, and can still top a table: where most texts hold no
     entity, silence is mostly right. Metrics of the user's own and judges are not asked: they may cost something.
@@ -35,7 +35,7 @@ def constant_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Ro
         return ""
     shown = answer if len(answer) <= 40 else f"{answer[:40]}…"
     mean = sum(constant.values()) / len(constant)
-    return f"cannot be told from answering {shown!r} to everything, which scores {mean:.3f}"
+    return f"is not shown to be better than answering {shown!r} to everything, which scores {mean:.3f}"
 
 
 def _majority(answers: Iterable[str]) -> str:

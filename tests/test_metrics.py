@@ -99,7 +99,7 @@ def test_an_arm_that_cannot_be_told_from_a_constant_is_told_of() -> None:
         return constant_warning(task_of(metric), [dspy.Example(id=str(i), label=r) for i, (_, r) in pairs], rows)
 
     half = "a" * 15 + "b" * 15
-    always = "cannot be told from answering 'a' to everything, which scores 0.500"
+    always = "is not shown to be better than answering 'a' to everything, which scores 0.500"
     assert told("a" * 30, half) == always
     # Two more right answers may be chance, ten are not; other answers that are wrong do not help.
     assert told("a" * 28 + "bb", half) == always

@@ -85,7 +85,7 @@ class Arm:
     tokens: Tokens
     warnings: tuple[str, ...] = ()
     constant: bool = False
-    """In every seed it cannot be told from one answer to everything."""
+    """In every seed it is not shown to be better than one answer to everything."""
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
     train_examples: int | None = None

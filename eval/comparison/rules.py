@@ -201,7 +201,7 @@ ABSTAIN: tuple[tuple[str, Callable[[Case], str]], ...] = (
 DOUBTS: tuple[tuple[str, Confidence, Callable[[Case], bool]], ...] = (
     ("the price of a tied arm is unknown", "low", _price_unknown),
     ("the interval of the chosen arm's score or p95 reaches across the need", "low", _need_unsure),
-    ("the chosen arm cannot be told from one answer to everything", "low", _constant),
+    ("the chosen arm is not shown to be better than one answer to everything", "low", _constant),
     ("arms were dropped in the race that lost to one which the needs rule out", "low", _beaten_by_none_left),
     ("the chosen arm may be more than 0.05 worse than a tied one", "low", _blurred_tie),
     ("the chosen arm may be worse than a tied one by more than the margin", "moderate", _open_tie),
