@@ -51,7 +51,9 @@ def test_the_cheapest_of_tied_arms_is_chosen_and_the_tie_named() -> None:
 
 
 def test_a_chosen_arm_that_is_as_good_as_a_constant_is_chosen_with_low_confidence() -> None:
-    silent = replace(sft(right(240, 300)), notes={"constant": "is not shown to be better than answering 'none' to everything"})
+    silent = replace(
+        sft(right(240, 300)), notes={"constant": "is not shown to be better than answering 'none' to everything"}
+    )
     assert judge(zero(right(60, 300)), silent).confidence == "low"
     # What the others are says nothing about it.
     assert judge(replace(zero(right(60, 300)), notes=silent.notes), sft(right(240, 300))).confidence == "high"
