@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
+from eval.interrupt import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, INTERRUPTED
 from eval.verbs.compare import compare, recommend
 from eval.verbs.export import export
 from eval.verbs.human_sheet import human_sheet
@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
-EXIT_FAULT, EXIT_CANNOT_RUN = 1, 2
+EXIT_FAULT = 1
 
 
 class _Verbs(click.Group):

@@ -1,22 +1,20 @@
 """Fit the cells of an experiment without measuring them; `run` and `eval` take up what was fitted."""
 
-import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from eval.cell import start_cell
 from eval.comparison.arm import Kind, kind_of
 from eval.experiment import Cell, Experiment, plan
 from eval.interrupt import interruptible
-from eval.prepare import prepare
 from eval.progress import Progress, duration
 from eval.store.cells import cell_folder, is_finished
 from eval.store.faults import refusal, storing
 from eval.store.lock import holding
 from eval.table import money
-from eval.work import Models, Work
-from models.allowance import Allowance, Stopped
+from eval.work import Work
+from models.allowance import Stopped
 from programs.task import Spent, UserError
 
 WORDS: dict[Kind, str] = {"context": "in context", "weights": "in weights"}
@@ -46,18 +44,14 @@ def fit_experiment(experiment: Experiment, kind: Kind, *, store: Path, threads: 
         UserError: the tasks have errors, no method is of this kind, another run measures the same cells, or the store
             cannot be written.
     """
-    logging.getLogger("dspy").setLevel(logging.ERROR)
-    allowance = Allowance(**asdict(experiment.limits))
-    models = Models(allowance, progress.note)
-    keyed = prepare(experiment, store=store, note=progress.note, load=models)
-    work = Work(experiment, store, threads, progress, keyed, allowance, models)
-    wanted = {keyed.of(c): c for c in plan(experiment) if _kind(c) == kind}
+    work = Work.of(experiment, store=store, threads=threads, progress=progress)
+    wanted = {work.keys.of(c): c for c in plan(experiment) if kind_of(*(s.name for s in c.method.steps)) == kind}
     if not wanted:
         raise UserError(f"{experiment.name} has no method that adapts {WORDS[kind]}; `crossover ls methods` lists them")
     left = {k: c for k, c in wanted.items() if not is_finished(store, k)}
     progress.total_cells, fitted = len(left), list[tuple[Cell, Path, Spent]]()
     try:
-        with holding(store, list(left), experiment.name), interruptible(allowance.stop), storing(store):
+        with holding(store, list(left), experiment.name), interruptible(work.allowance.stop), storing(store):
             for key, cell in left.items():
                 work.begin(cell)
                 if (started := start_cell(work, cell)) is not None:
@@ -67,12 +61,7 @@ def fit_experiment(experiment: Experiment, kind: Kind, *, store: Path, threads: 
         if refusal(e) is not None:
             raise
     missing = len(left) - len(fitted) - len(work.failures)
-    return Fits(fitted, work.failures, len(wanted) - len(left), missing, allowance.stopped if missing else "")
-
-
-def _kind(cell: Cell) -> Kind:
-    """Return `weights` for a cell of which any step trains."""
-    return "weights" if any(kind_of(s.name) == "weights" for s in cell.method.steps) else "context"
+    return Fits(fitted, work.failures, len(wanted) - len(left), missing, work.allowance.stopped if missing else "")
 
 
 def fits_lines(fits: Fits) -> list[str]:

@@ -9,7 +9,7 @@ from types import FrameType
 
 INTERRUPTED = "Ctrl-C"
 """Why a run stopped that the person at the keyboard ended."""
-EXIT_INTERRUPTED = 130
+EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 2, 130
 STDERR = 2
 """File descriptor."""
 

@@ -1,8 +1,7 @@
 """Run an experiment: every missing cell is fitted and measured, then all are compared."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from eval.cell import Measured, finish_group, measure_cells
@@ -11,7 +10,6 @@ from eval.experiment import Cell, Experiment, plan
 from eval.interrupt import INTERRUPTED, interruptible
 from eval.measure import Result
 from eval.methods import method_of
-from eval.prepare import prepare
 from eval.progress import Progress
 from eval.race import race_cells
 from eval.store.cells import is_finished, is_fitted, is_unsent, load_standing, reopen, set_aside
@@ -20,8 +18,8 @@ from eval.store.lock import holding
 from eval.store.recorded import changed_tasks, record
 from eval.tracking.outbox import Unsent, waiting
 from eval.tracking.safe_tracker import SafeTracker
-from eval.work import Models, Work
-from models.allowance import Allowance, Stopped
+from eval.work import Work
+from models.allowance import Stopped
 from programs.task import UserError
 
 
@@ -44,12 +42,8 @@ def run_experiment(
             cells, or the store cannot be written.
         KeyboardInterrupt: Ctrl-C ended the run before a cell was measured.
     """
-    # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
-    logging.getLogger("dspy").setLevel(logging.ERROR)
-    allowance = Allowance(**asdict(experiment.limits))
-    models = Models(allowance, progress.note)
-    keyed = prepare(experiment, store=store, note=progress.note, load=models)
-    work = Work(experiment, store, threads, progress, keyed, allowance, models)
+    work = Work.of(experiment, store=store, threads=threads, progress=progress)
+    keyed = work.keys
     cells = {keyed.of(c): c for c in plan(experiment)}
     if fitted_only:
         cells = {k: c for k, c in cells.items() if is_fitted(store, k)}
@@ -61,7 +55,7 @@ def run_experiment(
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
     track = SafeTracker(store, tracking_uri, progress)
     if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
-        with holding(store, pending, experiment.name), interruptible(allowance.stop), storing(store):
+        with holding(store, pending, experiment.name), interruptible(work.allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
             # Another run may have finished some since.

@@ -1,7 +1,8 @@
 """What the cells of one run share: models loaded once, passages found once, limits, budgets."""
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import dspy
 from eval.experiment import Cell, Experiment, JudgeSpec
 from eval.keys import Keys
 from eval.passages import Passages
+from eval.prepare import prepare
 from eval.progress import Progress
 from eval.retention import Retention
 from eval.splits import sample, sample_val
@@ -71,6 +73,20 @@ class Work:
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
     _begun: int = 0
     _told: float = 0.0
+
+    @classmethod
+    def of(cls, experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> "Work":
+        """Load the experiment's tasks, hold its models to its limits, and give its cells their keys.
+
+        Raises:
+            UserError: the tasks have errors.
+        """
+        # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
+        logging.getLogger("dspy").setLevel(logging.ERROR)
+        allowance = Allowance(**asdict(experiment.limits))
+        models = Models(allowance, progress.note)
+        keyed = prepare(experiment, store=store, note=progress.note, load=models)
+        return cls(experiment, store, threads, progress, keyed, allowance, models)
 
     @property
     def tasks(self) -> Mapping[str, Task]:

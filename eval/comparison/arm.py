@@ -154,9 +154,9 @@ def _found(cell: Cell) -> str:
     return cell.retrieval.label if cell.retrieval else ""
 
 
-def kind_of(method: str) -> Kind:
-    """Return `weights` for a method that has a file in finetune/, `context` for any other."""
-    return "weights" if adapts_weights(method) else "context"
+def kind_of(*methods: str) -> Kind:
+    """Return `weights` where one of the methods, the steps of an arm, has a file in finetune/, else `context`."""
+    return "weights" if any(map(adapts_weights, methods)) else "context"
 
 
 def _same_examples(results: Sequence[Result]) -> None:
@@ -215,7 +215,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         task=cell.task,
         model=cell.model.name,
         method=cell.method.label,
-        kind="weights" if any(kind_of(s.name) == "weights" for s in cell.method.steps) else "context",
+        kind=kind_of(*(s.name for s in cell.method.steps)),
         train_size=cell.train_size,
         knowledge=cell.knowledge.label,
         seeds=tuple(r.cell.seed for r in results),

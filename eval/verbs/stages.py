@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from eval.interrupt import EXIT_INTERRUPTED, INTERRUPTED
+from eval.interrupt import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, INTERRUPTED
 from eval.verbs.options import experiment_of, experiment_options, limit_options, store_option
-
-EXIT_CANNOT_RUN = 2
 
 
 def _stage(name: str, kind: Any, text: str) -> click.Command:
