@@ -20,7 +20,7 @@ SEAMS = {
     "mlflow": ["eval/tracking/tracker.py", "eval/tracking/registered.py"],
     "torch": ["models/", "finetune/"],
     "transformers": ["models/", "finetune/", "programs/retrieval/embedding.py"],
-    "sentence_transformers": ["programs/retrieval/embedding.py"],
+    "sentence_transformers": ["programs/retrieval/embedding.py", "models/embedded/meaning.py"],
     "peft": ["models/", "finetune/"],
     "trl": ["models/", "finetune/"],
     "weaviate": ["programs/retrieval/weaviate"],

@@ -2,19 +2,33 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from models.embedded.batches import Batches, Encoder, grow, kind_weights, train_tokenizer
 from models.embedded.config import Config
 from models.embedded.corpus import Corpus, Levels, read_wordnet
-from models.embedded.pretrain import train
+from models.embedded.meaning import Meaning, reduced, token_vectors
+from models.embedded.pretrain import READER, Training, build_model, train
+from models.embedded.route import (
+    BEGINS,
+    FETCH_LAYER,
+    HEAD,
+    MATCH_LAYER,
+    Route,
+    main,
+    slower_positions,
+    widened,
+)
 
 TINY = Config(width=32, layers=1, heads=2, feed_forward=64, vocabulary=600, context=512, batch_tokens=256, longest=256)
-KINDS = ("lookup", "neighbour", "many", "describe", "extract", "recall", "topics", "scattered")
+KINDS = ("lookup", "neighbour", "many", "describe", "extract", "recall", "topics", "scattered", "clusters")
+ROUTED = replace(TINY, width=6 * HEAD, heads=6, layers=4)
 LONG = 1 << 20
 
 
@@ -40,7 +54,14 @@ def wordnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(wordnet: Path) -> Corpus:
     rng = np.random.default_rng(0)
     size = len(read_wordnet(wordnet))
-    return Corpus(wordnet, [list(rng.permutation(size)[:12]) for _ in range(size)])
+    found = Corpus(wordnet, [list(rng.permutation(size)[:12]) for _ in range(size)])
+    found.meaning = Meaning(
+        found.texts,
+        reduced(rng.normal(size=(len(found.texts), 200)).astype(np.float32)),
+        rng.integers(0, 30, len(found.texts)),
+        rng.integers(0, 4, 30),
+    )
+    return found
 
 
 def test_wordnet_is_read(wordnet: Path) -> None:
@@ -59,7 +80,7 @@ def test_episodes_are_encoded_as_the_chat_template_renders_them(kind: str, corpu
     levels = Levels(lookup=6, noise=0.3, spread=5, label=3, passages=3)
     for _ in range(20):
         episode = getattr(corpus, kind)(rng, levels)
-        ids, mask, spans = encoder.episode(episode, LONG)
+        ids, mask, spans, asked = encoder.episode(episode, LONG)
         turns = [(("user", t.user), ("assistant", t.answer)) for t in episode.turns]
         messages = [{"role": role, "content": text} for pair in turns for role, text in pair]
         if episode.instruction:
@@ -68,6 +89,10 @@ def test_episodes_are_encoded_as_the_chat_template_renders_them(kind: str, corpu
         answers = [t.answer for t in episode.turns if t.learn]
         assert [tokenizer.decode(ids[a : b - 1]).strip() for a, b in spans] == [a.strip() for a in answers]
         assert sum(mask) == sum(b - a for a, b in spans)
+        assert [t for _, t in asked] == [t.text for t in episode.turns if t.text >= 0]
+        assert all(ids[place] == encoder.id["<|assistant|>"] for place, _ in asked)
+        if kind in ("clusters", "topics"):
+            assert [set(t.user.split()) & set(corpus.texts[t.text].split()) != set() for t in episode.turns]
 
 
 def test_an_episode_is_cut_between_turns_and_never_dropped(corpus: Corpus) -> None:
@@ -75,20 +100,21 @@ def test_an_episode_is_cut_between_turns_and_never_dropped(corpus: Corpus) -> No
     cut = 0
     for _ in range(20):
         episode = corpus.scattered(rng, Levels(lookup=6, label=2))
-        whole, _, _ = encoder.episode(episode, LONG)
-        ids, mask, spans = encoder.episode(episode, 300)
+        whole, _, _, _ = encoder.episode(episode, LONG)
+        ids, mask, spans, asked = encoder.episode(episode, 300)
         assert ids == whole[: len(ids)]
         assert len(ids) <= 300
         assert ids[-1] == encoder.id["<|end|>"]
         assert len(mask) == len(ids)
         assert all(b <= len(ids) for _, b in spans)
+        assert all(place < len(ids) for place, _ in asked)
         cut += len(ids) < len(whole)
     assert cut
 
 
 def test_what_is_learned_can_be_told_from_the_context(corpus: Corpus) -> None:
     rng, levels = random.Random(2), Levels(lookup=6, spread=6, label=3)
-    for kind in ("lookup", "neighbour", "many", "topics", "scattered"):
+    for kind in ("lookup", "neighbour", "many", "topics", "scattered", "clusters"):
         for _ in range(30):
             seen = set[str]()
             for turn in getattr(corpus, kind)(rng, levels).turns:
@@ -112,7 +138,8 @@ def test_batches_hold_their_token_bound(corpus: Corpus) -> None:
     levels = Levels(copy=20, lookup=2)
     batches = iter(Batches(corpus, Encoder(train_tokenizer(corpus, TINY)), TINY, levels, seed=0))
     for _ in range(20):
-        ids, mask, rows = next(batches)
+        ids, mask, rows, asked = next(batches)
+        assert asked.shape[1] == 3
         assert ids.shape == mask.shape
         assert ids.numel() <= max(TINY.batch_tokens, ids.shape[1])
         assert len(rows) == len(ids)
@@ -127,3 +154,93 @@ def test_a_stopped_training_goes_on(wordnet: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     assert AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.bfloat16
+
+
+def test_the_meaning_of_a_text_is_asked_for_and_learned(corpus: Corpus, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(corpus, TINY)
+    run = Training(TINY, tokenizer, corpus.meaning.vectors, tmp_path, "cpu", 1.0)
+    run.levels.lookup = 2  # the full rates
+    ids, mask, _, _ = Encoder(tokenizer).episode(corpus.clusters(random.Random(0), Levels(lookup=8)), 256)
+    x, m, asked = torch.tensor([ids]), torch.tensor([mask]).bool(), torch.tensor([[0, 5, 3], [0, 9, 3]])
+    misread = []
+    for _ in range(40):
+        run.step(x, m, asked, 1.0)
+        misread.append(run._misread(asked).item())
+    assert misread[-1] < 0.5 * misread[0]
+    assert float(run._misread(asked[:0])) == 0
+
+
+def test_token_vectors_add_up_to_what_texts_mean() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(50, 8))
+    texts = [rng.integers(0, 50, rng.integers(5, 20)).tolist() for _ in range(4000)]
+    vectors = np.stack([true[t].sum(0) / np.sqrt(len(t)) for t in texts])
+    found = token_vectors(texts, vectors, 51)
+    np.testing.assert_allclose(found[:50], true, rtol=0.1, atol=0.1)
+    assert not found[50].any()
+
+
+def test_positions_turn_as_before_at_the_square_of_the_base() -> None:
+    """A head that uses even pairs alone sees the same at both bases."""
+    torch.manual_seed(0)
+    config = replace(ROUTED, layers=1)
+    before = build_model(config).eval()
+    state = before.state_dict()
+    for name, w in state.items():
+        if "q_proj" in name or "k_proj" in name:
+            w.view(-1, HEAD // 2, w.shape[-1])[:, 1::2] = 0
+    after = build_model(replace(config, rotary_base=config.rotary_base**2)).eval()
+    after.load_state_dict(slower_positions(state, HEAD))
+    ids = torch.randint(6, 600, (1, 300))
+    with torch.no_grad():
+        torch.testing.assert_close(after(ids).logits, before(ids).logits, atol=1e-4, rtol=1e-3)
+
+
+def test_the_route_leads_from_a_question_to_answers_of_like_texts(corpus: Corpus) -> None:
+    """Laid into weights that know nothing, it finds the answers whose texts share the question's meaning."""
+    torch.manual_seed(0)
+    encoder, rng = Encoder(train_tokenizer(corpus, ROUTED)), random.Random(4)
+    tokens = np.random.default_rng(1).normal(size=(600, 30)).astype(np.float32)
+    route = Route(
+        ROUTED, {k: v for k, v in build_model(ROUTED).state_dict().items() if "head" not in k}, tokens, encoder
+    )
+    drawn = [encoder.episode(corpus.clusters(rng, Levels(lookup=8, label=1)), 500) for _ in range(30)]
+    episodes = [(torch.tensor([ids]), torch.tensor([a for a, _ in spans])) for ids, _, spans, _ in drawn if spans]
+    route.lay([ids for ids, _ in episodes[:3]])
+    route.name_what_is_seen(episodes)
+    words = [" ".join(rng.sample(corpus.words, 12)) for _ in range(3)]
+    text = "".join(f"<|user|>{words[n]}<|end|><|assistant|>label{n}<|end|>" for n in (0, 1, 2, 1, 0, 2, 0, 1))
+    ids = torch.tensor([encoder.tokenizer.encode(f"<|begin|>{text}<|user|>{words[2]}<|end|><|assistant|>")])
+    with torch.no_grad():
+        streams = route.model.model(ids, output_hidden_states=True).hidden_states
+    firsts = [i + 1 for i, t in enumerate(ids[0, :-1].tolist()) if t == encoder.id["<|assistant|>"]]
+    fetched = streams[FETCH_LAYER + 1][0]
+    marks = fetched[:, route.at(BEGINS)]
+    assert marks[firsts].median() > marks[[i for i in range(1, len(marks)) if i not in firsts]].max()
+    entering = route.model.model.layers[MATCH_LAYER].input_layernorm(streams[MATCH_LAYER])[0].detach()
+    alike = torch.nn.functional.cosine_similarity(entering[firsts, route.earlier], entering[-1:, route.gist])
+    assert alike[[2, 5]].min() > alike[[0, 1, 3, 4, 6, 7]].max()
+
+    named = sum(
+        route.weight(MATCH_LAYER, "o", h) @ route.weight(MATCH_LAYER, "v", h) @ entering[firsts].T for h in (-2, -1)
+    )
+    said = (route.model.model.embed_tokens.weight @ named).argmax(0).detach()
+    assert (said == ids[0, firsts]).float().mean() >= 0.5
+
+
+def test_a_laid_route_is_trained_on(wordnet: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "trained", tmp_path / "routed"
+    train(ROUTED, wordnet, first, minutes=0.02, seed=0, device="cpu")
+    assert main([str(first), "--wordnet", str(wordnet), "--out", str(second)]) == 0
+    kept = json.loads((second / "state.json").read_text())
+    assert kept["config"]["width"] == ROUTED.width + 64
+    train(TINY, wordnet, second, minutes=0.02, seed=0, device="cpu")
+    gone_on = json.loads((second / "state.json").read_text())
+    assert gone_on["step"] > kept["step"]
+    assert gone_on["config"] == kept["config"]
+    assert READER not in load_file(second / "model.safetensors")
+    with pytest.raises(ValueError, match="more than 3 layers"):
+        widened(TINY)
+    with pytest.raises(FileNotFoundError, match="no training is kept there"):
+        main([str(tmp_path / "none"), "--wordnet", str(wordnet), "--out", str(second)])

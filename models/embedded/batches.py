@@ -25,8 +25,12 @@ from models.embedded.corpus import (
     Levels,
 )
 
-Encoded = tuple[list[int], list[int], list[tuple[int, int]]]
-"""Ids, a 0/1 mask of the tokens that carry loss, and the (start, end) of each learned answer."""
+Encoded = tuple[list[int], list[int], list[tuple[int, int]], list[tuple[int, int]]]
+"""Ids, a 0/1 mask of the tokens that carry loss, the (start, end) of each learned answer, and for each text whose
+meaning is known the place of the token before its answer, and the text's number."""
+Batch = tuple[torch.Tensor, torch.Tensor, list[tuple[str, int, list[tuple[int, int]]]], torch.Tensor]
+"""Ids (B, T), loss mask (B, T), for each row its kind, row number and answer spans, and one (row, place, text) for
+each text whose meaning is known, (N, 3)."""
 
 
 def train_tokenizer(corpus: Corpus, config: Config) -> PreTrainedTokenizerFast:
@@ -64,14 +68,14 @@ class Encoder:
         self.vocabulary = len(tokenizer)
 
     def episode(self, e: Episode, longest: int) -> Encoded:
-        """Return ids, a 0/1 mask of the tokens that carry loss, and the (start, end) of each learned answer.
+        """Encode an episode of at most `longest` tokens.
 
         Turns beyond `longest` tokens are left out. Leaving out the whole episode instead kept the long ones from ever
         being seen: the model then fell apart at many demonstrations.
         """
         texts = [x for t in e.turns for x in (t.user, t.answer)] + [e.instruction]
         encoded = self.tokenizer._tokenizer.encode_batch(texts, add_special_tokens=False)
-        ids, spans, mask = [self.id[BEGIN]], [], [0]
+        ids, spans, asked = [self.id[BEGIN]], list[tuple[int, int]](), list[tuple[int, int]]()
         if e.instruction:
             ids += [self.id[SYSTEM], *encoded[-1].ids, self.id[END]]
         for k, turn in enumerate(e.turns):
@@ -79,13 +83,15 @@ class Encoder:
             if len(ids) + len(user) + len(answer) + 4 > longest:
                 break
             ids += [self.id[USER], *user, self.id[END], self.id[ASSISTANT]]
+            if turn.text >= 0:
+                asked.append((len(ids) - 1, turn.text))
             if turn.learn:
                 spans.append((len(ids), len(ids) + len(answer) + 1))
             ids += [*answer, self.id[END]]
         mask = [0] * len(ids)
         for a, b in spans:
             mask[a:b] = [1] * (b - a)
-        return ids, mask, spans
+        return ids, mask, spans, asked
 
     def copy(self, rng: random.Random, lv: Levels) -> Encoded:
         """Return a block of random tokens, twice: the raw material of induction.
@@ -97,7 +103,7 @@ class Encoder:
         block = [rng.randrange(len(SPECIAL), self.vocabulary) for _ in range(n)]
         span = (n + 2, 2 * n + 1)
         ids = [self.id[BEGIN], *block, *block]
-        return ids, [int(span[0] <= i < span[1]) for i in range(len(ids))], [span]
+        return ids, [int(span[0] <= i < span[1]) for i in range(len(ids))], [span], []
 
 
 UNLOCK: dict[str, Callable[[Levels], bool]] = {
@@ -109,11 +115,12 @@ UNLOCK: dict[str, Callable[[Levels], bool]] = {
     "extract": lambda lv: lv.lookup >= 8,
     "recall": lambda lv: lv.lookup >= 8,
     "topics": lambda lv: lv.lookup >= 8,
+    "clusters": lambda lv: lv.lookup >= 8,
     "scattered": lambda lv: lv.lookup >= 8,
 }
 WEIGHT = {
-    "copy": 0.03, "lookup": 0.12, "describe": 0.3, "many": 0.08, "neighbour": 0.2, "extract": 0.04, "recall": 0.15,
-    "topics": 0.08, "scattered": 0.08,
+    "copy": 0.03, "lookup": 0.12, "describe": 0.4, "many": 0.08, "neighbour": 0.2, "extract": 0.04, "recall": 0.15,
+    "topics": 0.15, "scattered": 0.08, "clusters": 0.25,
 }  # fmt: skip
 
 
@@ -161,8 +168,8 @@ class Batches:
         self.corpus, self.encoder, self.config, self.lv = corpus, encoder, config, lv
         self.rng = random.Random(seed)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[tuple[str, int, list[tuple[int, int]]]]]]:
-        """Yield ids (B, T), loss mask (B, T), and for each row its kind, row number and answer spans."""
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches without end."""
         while True:
             drawn = []
             size = batch_size(self.config, self.lv)
@@ -191,10 +198,12 @@ class Batches:
                 length = max(len(i[0]) for _, i in g)
                 ids = torch.full((len(g), length), self.encoder.id[PAD])
                 mask = torch.zeros((len(g), length), dtype=torch.bool)
-                for r, (_, (x, m, _)) in enumerate(g):
+                asked = [(r, place, text) for r, (_, e) in enumerate(g) for place, text in e[3]]
+                for r, (_, (x, m, _, _)) in enumerate(g):
                     ids[r, : len(x)] = torch.tensor(x)
                     mask[r, : len(m)] = torch.tensor(m, dtype=torch.bool)
-                yield ids, mask, [(kind, r, i[2]) for r, (kind, i) in enumerate(g)]
+                rows = [(kind, r, i[2]) for r, (kind, i) in enumerate(g)]
+                yield ids, mask, rows, torch.tensor(asked, dtype=torch.long).reshape(-1, 3)
 
 
 def grow_levels(lv: Levels, right: torch.Tensor, rows: list[tuple[str, int, list[tuple[int, int]]]]) -> None:

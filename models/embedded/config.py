@@ -11,8 +11,11 @@ class Config:
     layers: int = 4
     heads: int = 6
     feed_forward: int = 512
+    rotary_base: float = 1e4
     vocabulary: int = 8192
     context: int = 4096
+    read_by: int = 2
+    """Layers by whose end the token before an answer is asked to tell what the text before it means."""
     batch_tokens: int = 2048
     """Tokens of one step while copying is learned, when the number of steps counts; twice as many later."""
     longest: int = 4096
@@ -26,5 +29,5 @@ class Config:
 
 CONFIGS = {
     "small": Config(),
-    "large": Config(width=384, layers=7, heads=6, feed_forward=1024, batch_tokens=16384),
+    "large": Config(width=384, layers=7, heads=12, feed_forward=1024, batch_tokens=16384),
 }

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.embedded.meaning import Meaning
+
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL = [PAD, BEGIN, END, SYSTEM, USER, ASSISTANT]
@@ -33,6 +35,11 @@ INPUT_NAMES = ["text", "text", "text", "input", "question", "query", "sentence",
 INSTRUCTIONS = [
     "Classify the text.", "Give the label.", "Name the category.", "Answer the question from the passages.",
     "Answer with the name.", "Choose the right label for the text.", "Give a short answer.",
+]  # fmt: skip
+WRAPPERS = [
+    "what is {}?", "how do I {}?", "why {}?", "when {}?", "can you tell me about {}", "I want to know: {}",
+    "please explain {}", "I am looking for {}", "is it {}?", "my {}, what now?", "help me with {}", "{}, please",
+    "we need {}", "there is {} and I am not sure", "{}. Thanks!", "where can I find {}?",
 ]  # fmt: skip
 RECALL = [
     "Name the field of the thing described.",
@@ -100,6 +107,8 @@ class Turn:
     answer: str
     learn: bool = True
     """Whether the context so far can tell the answer; only such answers carry loss."""
+    text: int = -1
+    """Which of the corpus's texts is asked about, when it is (nearly) whole; -1 when none is."""
 
 
 @dataclass
@@ -133,6 +142,9 @@ class Levels:
 class Corpus:
     """Draw episodes; every kind is a method of the same shape."""
 
+    meaning: Meaning
+    """What `texts` mean; set before episodes are drawn that need it."""
+
     def __init__(self, folder: Path, neighbours: Sequence[Sequence[int]] | None = None) -> None:
         """Read WordNet from `folder`; `neighbours[i]` lists the entries most similar to entry i, best first."""
         by_key = read_wordnet(folder)
@@ -148,6 +160,7 @@ class Corpus:
             single = [w.lower() for w in s.words if w.isalpha()]
             for w in single:
                 self.synonyms[w].extend(x for x in single if x != w)
+        self.texts = [s.definition for s in self.synsets] + [e for s in self.synsets for e in s.examples]
         self.class_names = [self._depth_class(i) for i in range(len(self.synsets))]
         below = Counter(a for s in self.synsets for a in self._ancestors(s))
         frequent = {a for a, n in below.items() if n >= 100}
@@ -170,6 +183,10 @@ class Corpus:
         for i, name in enumerate(names):
             found[name].append(i)
         return {name: entries for name, entries in found.items() if 1200 * len(entries) >= len(names)}
+
+    def _class(self, i: int, grain: int) -> str:
+        """Return the entry's class: field, grand-parent, parent, or what the encoder puts together."""
+        return self.class_names[i][grain] if grain < 3 else str(self.meaning.fine[i])
 
     def _depth_class(self, i: int) -> tuple[str, str, str]:
         """Return the entry's class at three grains: lexicographer file, grand-parent, parent."""
@@ -258,22 +275,22 @@ class Corpus:
         """The most similar entries with the label of their class, best last: give the class of the question."""
         assert self.neighbours is not None
         k = rng.randint(1, max(4, round(1.5 * lv.spread)))
-        grain = rng.randrange(3)
+        grain = rng.randrange(4)
         while True:
             q = rng.randrange(len(self.synsets))
             near = [int(i) for i in self.neighbours[q]][: max(k, 8)]
-            classes = [self.class_names[i][grain] for i in near]
-            if self.class_names[q][grain] in classes[:k]:
+            classes = [self._class(i, grain) for i in near]
+            if self._class(q, grain) in classes[:k]:
                 break
         chosen = list(reversed(near[:k])) if rng.random() < 0.8 else rng.sample(near[:k], len(near[:k]))
-        names = sorted({self.class_names[i][grain] for i in chosen})
+        names = sorted({self._class(i, grain) for i in chosen})
         symbols = dict(zip(names, self.labels(rng, len(names), max(1, round(lv.label))), strict=True))
         name, limit = rng.choice(INPUT_NAMES), rng.choice([12, 20, 40])
         turns, seen = [], set[str]()
         for i in [*chosen, q]:
-            c = self.class_names[i][grain]
+            c = self._class(i, grain)
             text = " ".join(self.synsets[i].definition.split()[:limit])
-            turns.append(Turn(f"{name}: {text}", symbols[c], learn=c in seen))
+            turns.append(Turn(f"{name}: {text}", symbols[c], learn=c in seen, text=i))
             seen.add(c)
         return Episode("neighbour", turns, self._instruction(rng))
 
@@ -311,10 +328,38 @@ class Corpus:
             drawn = sorted(drawn[:half]) + drawn[half:]  # sorted by label, as data files often are
         turns, seen = [], set[int]()
         for c in drawn:
-            text = " ".join(self.synsets[rng.choice(grouped[classes[c]])].definition.split()[:limit])
-            turns.append(Turn(f"{name}: {text}", symbols[c], learn=c in seen))
+            i = rng.choice(grouped[classes[c]])
+            text = " ".join(self.synsets[i].definition.split()[:limit])
+            turns.append(Turn(f"{name}: {text}", symbols[c], learn=c in seen, text=i))
             seen.add(c)
         return Episode("topics", turns, self._instruction(rng))
+
+    def clusters(self, rng: random.Random, lv: Levels) -> Episode:
+        """Texts of up to 80 classes that a sentence encoder puts together, far from each other or all of one subject.
+
+        The classes of a real task: told by meaning and not by a word, many, and often much alike; definitions beside
+        sentences, some wrapped in the phrases of a question.
+        """
+        m, n = self.meaning, self._demonstrations(rng, 4)
+        subject = rng.choice(list(m.within.values())) if rng.random() < 0.4 else m.usable
+        wanted = round(2 * math.exp(rng.random() * math.log(40)))
+        classes = rng.sample(subject, min(wanted, len(subject), max(2, n // 2)))
+        symbols = self.labels(rng, len(classes), max(1, round(lv.label)))
+        name, limit = rng.choice(INPUT_NAMES), rng.choice([8, 12, 20, 30])
+        wrapped = 0.6 if rng.random() < 0.5 else 0.0
+        drawn = [rng.randrange(len(classes)) for _ in range(n)]
+        if rng.random() < 0.25:
+            half = 3 * n // 4
+            drawn = sorted(drawn[:half]) + drawn[half:]
+        turns, seen = [], set[int]()
+        for c in drawn:
+            i = rng.choice(m.members[classes[c]])
+            text = " ".join(self.texts[i].split()[:limit])
+            if rng.random() < wrapped:
+                text = rng.choice(WRAPPERS).format(text)
+            turns.append(Turn(f"{name}: {text}", symbols[c], learn=c in seen, text=i))
+            seen.add(c)
+        return Episode("clusters", turns, self._instruction(rng))
 
     def scattered(self, rng: random.Random, lv: Levels) -> Episode:
         """Many unlike texts, each under its own label, and now and then one that resembles an earlier text.
@@ -338,7 +383,7 @@ class Corpus:
         noise, turns, seen = lv.noise * rng.random(), list[Turn](), set[int]()
         for g, i in order:
             text = self.corrupt(rng, " ".join(self.synsets[i].definition.split()[:limit]), noise * rng.random())
-            turns.append(Turn(f"{name}: {text}", symbols[g], learn=g in seen))
+            turns.append(Turn(f"{name}: {text}", symbols[g], learn=g in seen, text=i))
             seen.add(g)
         return Episode("scattered", turns, self._instruction(rng))
 
@@ -419,7 +464,7 @@ class Corpus:
         for _ in range(rng.choice([1, 1, 2, 4, 8, 16])):
             i = rng.randrange(len(self.synsets))
             text = self.corrupt(rng, " ".join(self.synsets[i].definition.split()[:30]), lv.noise * rng.random() / 2)
-            turns.append(Turn(f"{name}: {text}", self.kinds[i] if grain else self.synsets[i].category))
+            turns.append(Turn(f"{name}: {text}", self.kinds[i] if grain else self.synsets[i].category, text=i))
         return Episode("recall", turns, RECALL[grain])
 
     def _passage_group(self, rng: random.Random, n: int) -> list[int]:

@@ -2,7 +2,9 @@
 
 Copying is learned first (repeated random tokens), then label look-up on one-word texts, then the full mixture; each
 kind grows harder whenever its accuracy on fresh episodes passes a bar, so accuracy moves the stages, not the clock.
-A run that was stopped goes on from `FOLDER/state.safetensors` and `FOLDER/state.json`.
+Before every answer the model is also asked, by a linear map, what the text before it means to a sentence encoder.
+A run that was stopped, or prepared by `models.embedded.route`, goes on from `FOLDER/state.safetensors` and
+`FOLDER/state.json`, in the shape that stands there.
 """
 
 import argparse
@@ -22,12 +24,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from models.embedded.batches import Batches, Encoder, grow_levels, train_tokenizer
 from models.embedded.config import CONFIGS, Config
 from models.embedded.corpus import SPECIAL, USER, Corpus, Levels
+from models.embedded.meaning import read_meaning
 
 DECAY_SHARE = 0.7
 """Last part of the time, in which the learning rate falls to zero."""
 TEXT_SHARE, TEXT_WEIGHT = 0.12, 0.25
 """Share of the tokens outside of answers that carry loss too, once look-up works, and the weight of their mean: they
 teach what words mean; all of them would double the work, for the vocabulary is half of it."""
+MAIN = 30
+"""Main directions of the encoder's vectors that are asked for."""
+READER = "reader.weight"
+"""Name of the map from the residual stream to the meaning, in the kept state; it does not ship."""
 
 
 def build_model(config: Config) -> LlamaForCausalLM:
@@ -39,7 +46,7 @@ def build_model(config: Config) -> LlamaForCausalLM:
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         max_position_embeddings=config.context,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": config.rotary_base},
         tie_word_embeddings=True,
         pad_token_id=0,
         bos_token_id=1,
@@ -83,42 +90,69 @@ def nearest_entries(corpus: Corpus, cache: Path, k: int = 30) -> np.ndarray:
     return nearest
 
 
+def kept_config(folder: Path) -> Config | None:
+    """Return the shape of the run that is kept in a folder; None when there is none."""
+    file = folder / "state.json"
+    return Config(**json.loads(file.read_text(encoding="utf-8"))["config"]) if file.exists() else None
+
+
 class Training:
     """The model, its optimizers and how far they came."""
 
     def __init__(
-        self, config: Config, tokenizer: PreTrainedTokenizerFast, out: Path, device: str, later_rate: float
+        self,
+        config: Config,
+        tokenizer: PreTrainedTokenizerFast,
+        meaning: np.ndarray,
+        out: Path,
+        device: str,
+        later_rate: float,
     ) -> None:
-        """Start anew, or where the run in `out` stopped; `later_rate` scales the rates once look-up works."""
+        """Start anew, or where the run in `out` stopped; `later_rate` scales the rates once look-up works.
+
+        `meaning` holds the encoder's vector of each text of the corpus, (texts, MAIN or more).
+        """
         self.later_rate = later_rate
         self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
         self.user_id = int(tokenizer.convert_tokens_to_ids(USER))
         self.model: Any = build_model(config).to(device)
+        self.reader = torch.nn.Linear(config.width, MAIN, bias=False, device=device)
+        self.meaning = torch.from_numpy(meaning[:, :MAIN]).to(device)
+        self.read = torch.empty(0)
+        layer = self.model.model.layers[min(config.read_by, config.layers) - 1]
+        layer.register_forward_hook(lambda _layer, _given, made: setattr(self, "read", made))
         named = [(n, p) for n, p in self.model.named_parameters() if "lm_head" not in n]
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         self.rest = [p for n, p in named if p.ndim != 2 or "embed" in n]
+        self.rest.append(self.reader.weight)
         muon: Any = torch.optim.Muon
         self.muon = muon(matrices, lr=0.0, momentum=0.95, weight_decay=config.decay, adjust_lr_fn="original")
         self.adam = torch.optim.AdamW(self.rest, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
         self.levels, self.tokens, self.steps, self.fresh_steps = Levels(), 0, 0, 0
         if (out / "state.json").exists():
             state = json.loads((out / "state.json").read_text(encoding="utf-8"))
-            self.model.load_state_dict(load_file(out / "state.safetensors"), strict=False)
+            kept = load_file(out / "state.safetensors")
+            self.reader.load_state_dict({"weight": kept.pop(READER)})
+            self.model.load_state_dict(kept, strict=False)
             self.levels, self.tokens, self.steps = Levels(**state["levels"]), state["tokens"], state["step"]
             print(f"resumed at {self.tokens / 1e6:.1f} M tokens", file=sys.stderr)
 
-    def step(self, ids: torch.Tensor, mask: torch.Tensor, left: float) -> tuple[float, torch.Tensor]:
+    def step(
+        self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor, left: float
+    ) -> tuple[float, torch.Tensor]:
         """Take one step on ids (B, T) with loss where mask (B, T) is true; `left` is the share of time left.
+
+        Each row of `asked` (N, 3) names a row and a place in ids, and the text that has been read there.
 
         Returns:
             The loss on the answers, and for each token (B, T) whether it was predicted and right.
         """
         # Copying needs large steps, above all of the embeddings; what comes after needs smaller ones.
-        factor = min(1.0, left / DECAY_SHARE) * min(1.0, (self.fresh_steps + 1) / 50)
+        factor = min(1.0, left / DECAY_SHARE) * min(1.0, (self.fresh_steps + 1) / 200)
         factor *= 1.0 if self.levels.lookup < 2 else self.later_rate
         for optimizer, lr in ((self.muon, self.config.muon_lr), (self.adam, self.config.adam_lr)):
             optimizer.param_groups[0]["lr"] = lr * factor
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        ids, mask, asked = ids.to(self.device), mask.to(self.device), asked.to(self.device)
         with torch.autocast(self.device, dtype=torch.bfloat16):
             hidden = self.model.model(input_ids=ids[:, :-1]).last_hidden_state
             # The vocabulary is half of the model's work: only answers, and a few other tokens, pass through it.
@@ -130,6 +164,7 @@ class Training:
         answer_loss = float(loss.detach())
         if len(text_logits):
             loss = loss + TEXT_WEIGHT * torch.nn.functional.cross_entropy(text_logits.float(), ids[:, 1:][text])
+        loss = loss + self._misread(asked[asked[:, 1] < ids.shape[1] - 1])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
         for optimizer in (self.muon, self.adam):
@@ -139,6 +174,14 @@ class Training:
         right = torch.zeros_like(mask)
         right[mask] = logits.argmax(-1) == target
         return answer_loss, right.cpu()
+
+    def _misread(self, asked: torch.Tensor) -> torch.Tensor:
+        """Return how far the texts (N, 3) were read from what they mean, the mean of 1 - cosine; 0 when none is."""
+        if not len(asked):
+            return torch.zeros((), device=self.device)
+        said = self.reader(self.read[asked[:, 0], asked[:, 1]].float())
+        alike: torch.Tensor = torch.nn.functional.cosine_similarity(said, self.meaning[asked[:, 2]])
+        return (1 - alike).mean()
 
     def _text_sample(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Choose which tokens outside of answers carry loss, (B, T - 1); none while look-up is being learned."""
@@ -151,6 +194,7 @@ class Training:
     def save(self) -> None:
         """Write what a resumed run needs, in float32, and the model as it ships: bf16 safetensors and tokenizer."""
         weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
+        weights[READER] = self.reader.weight.detach().cpu().clone()
         save_file(weights, self.out / "state.safetensors")
         state = {
             "levels": asdict(self.levels),
@@ -181,19 +225,20 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     corpus = Corpus(wordnet)
     corpus.neighbours = nearest_entries(corpus, out / "neighbours.npy").tolist()
+    corpus.meaning = read_meaning(corpus.texts, out / "meaning.npz")
     if (out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
         tokenizer = train_tokenizer(corpus, config)
-    run = Training(config, tokenizer, out, device, later_rate)
+    run = Training(kept_config(out) or config, tokenizer, corpus.meaning.vectors, out, device, later_rate)
     start = shown = saved = time.monotonic()
     first, losses = run.tokens, list[float]()
-    for ids, mask, rows in Batches(corpus, Encoder(tokenizer), config, run.levels, seed + run.steps):
+    for ids, mask, rows, asked in Batches(corpus, Encoder(tokenizer), run.config, run.levels, seed + run.steps):
         now = time.monotonic()
         left = 1 - (now - start) / (60 * minutes)
         if left <= 0:
             break
-        loss, right = run.step(ids, mask, left)
+        loss, right = run.step(ids, mask, asked, left)
         grow_levels(run.levels, right, rows)
         losses.append(loss)
         if now - shown > 20:
