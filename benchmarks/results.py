@@ -6,6 +6,7 @@ interrupted goes on, and what is finished is only printed.
 """
 
 import argparse
+import hashlib
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "results.md"
+WEIGHTS = ROOT / "models" / "embedded" / "weights" / "model.safetensors"
 BASE = "python -m models.embedded.evaluate --data $CROSSOVER_DATA --only"
 TABLES = {
     "quickstart": ("crossover run --limit 120", ""),
@@ -39,11 +41,13 @@ TABLES = {
     "retrieval_multihop": ("crossover run benchmarks/experiments/retrieval_multihop.yaml --limit 60", "MULTIHOP"),
     "retrieval_speed": ("python benchmarks/retrieval.py --passages 1000000", ""),
 }
+WITHOUT_MODEL = {"overhead", "recall_squad", "recall_multihop", "retrieval_speed"}
 HEAD = """# Measured results
 
 Every table came out of the command above it, run by `python benchmarks/results.py`. Dollars price this machine at the
 default `machine_hour_usd`. The model is the embedded one: scores compare methods, they are not what a large model
-would reach.
+would reach. Its weights are `{weights}` now; a table that names others was measured on earlier ones, one
+that names none asks no model.
 """
 
 
@@ -57,14 +61,33 @@ def measure(command: str, store: Path) -> str:
     return text.partition("\nevery run, row")[0].strip()
 
 
+def weights() -> str:
+    """Return the hash of the embedded weights, 8 hex digits."""
+    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:8]
+
+
+def read() -> dict[str, str]:
+    """Return what the document says below each table's name."""
+    text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+    return dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+
+
+def keep(name: str, table: str) -> None:
+    """Put a table into the document, below its command and the weights that it was measured on."""
+    command, needed = TABLES[name]
+    given = "".join(f"{v}=… " for v in needed.split())
+    on = "" if name in WITHOUT_MODEL else f"\nWeights `{weights()}`."
+    kept = read() | {name: f"`{given}{command}`{on}\n\n```\n{table}\n```"}
+    body = "".join(f"## {n}\n\n{kept[n].strip()}\n\n" for n in TABLES if n in kept)
+    DOCUMENT.write_text(f"{HEAD.format(weights=weights())}\n{body.rstrip()}\n", encoding="utf-8")
+
+
 def main() -> int:
     """Measure the tables that are asked for, all by default, and rewrite the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*TABLES, []])
     parser.add_argument("--store", type=Path, help="keep the cells of runs here")
     flags = parser.parse_args()
-    text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-    kept = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
     for name in flags.names or TABLES:
         command, needed = TABLES[name]
         if missing := [v for v in needed.split() if not os.environ.get(v)]:
@@ -72,12 +95,7 @@ def main() -> int:
             continue
         print(f"{name}: {command}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as passing:
-            table = measure(command, flags.store or Path(passing))
-        given = "".join(f"{v}=… " for v in needed.split())
-        kept[name] = f"\n`{given}{command}`\n\n```\n{table}\n```\n\n"
-        body = "".join(f"## {n}\n\n{kept[n].strip()}\n\n" for n in TABLES if n in kept)
-        DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(f"{HEAD}\n{body.rstrip()}\n", encoding="utf-8")
+            keep(name, measure(command, flags.store or Path(passing)))
     return 0
 
 
