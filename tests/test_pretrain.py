@@ -233,6 +233,8 @@ def test_a_laid_route_is_trained_on(wordnet: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "trained", tmp_path / "routed"
     train(ROUTED, wordnet, first, minutes=0.02, seed=0, device="cpu")
     assert main([str(first), "--wordnet", str(wordnet), "--out", str(second)]) == 0
+    laid = load_file(second / "state.safetensors")
+    assert all((w != 0).any(-1).all() for name, w in laid.items() if w.ndim == 2), "DoRA divides by each row's norm"
     kept = json.loads((second / "state.json").read_text())
     assert kept["config"]["width"] == ROUTED.width + 64
     train(TINY, wordnet, second, minutes=0.02, seed=0, device="cpu")

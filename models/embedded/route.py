@@ -76,6 +76,18 @@ def widened(config: Config) -> Config:
     )
 
 
+def without_zeros(state: dict[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Fill the rows of matrices that are all zero with small noise, of standard deviation 1e-3.
+
+    A head that is zero on both sides never gets a gradient, and DoRA divides by the norm of each row.
+    """
+    generator, filled = torch.Generator().manual_seed(seed), dict[str, torch.Tensor]()
+    for name, w in state.items():
+        empty = (w == 0).all(-1, keepdim=True) if w.ndim == 2 else torch.zeros_like(w, dtype=torch.bool)
+        filled[name] = torch.where(empty, 1e-3 * torch.randn(w.shape, generator=generator), w)
+    return filled
+
+
 class Route:
     """The wider model, and where things are in it."""
 
@@ -192,7 +204,7 @@ class Route:
         reader = torch.zeros(MAIN, self.config.width)
         reader[:, self.gist] = torch.eye(MAIN)
         weights = {k: v.clone() for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
-        return weights | {READER: reader}
+        return without_zeros(weights) | {READER: reader}
 
 
 def laid(trained: Path, wordnet: Path, seed: int) -> Route:
