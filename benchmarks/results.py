@@ -23,7 +23,7 @@ TABLES = {
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
     "library": ("crossover run benchmarks/experiments/library.yaml", ""),
     "banking77": ("crossover run benchmarks/experiments/banking77.yaml --limit 400", "BANKING77"),
-    "curves": ("crossover run benchmarks/experiments/curves.yaml --limit 400", "BANKING77"),
+    "curves": ("crossover run benchmarks/experiments/curves.yaml --limit 400 --seeds 0", "BANKING77"),
     "early_search": ("python benchmarks/early_search.py $BANKING77", "BANKING77"),
     "knowledge": ("crossover run benchmarks/experiments/knowledge.yaml --limit 200", "SQUAD"),
     "entities": ("crossover run benchmarks/experiments/wnut17.yaml", "WNUT17"),
