@@ -92,7 +92,6 @@ def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
         engine = engine_of(lm)
         return held_like(local_lm(f"{lm.model}+{engine.add_adapter(folder)}", engine, **settings), lm)
     full = LocalEngine.load(folder)
-    full = LocalEngine.load(folder)
     return whole_lm(lm, full)
 
 
