@@ -162,7 +162,9 @@ def can_share(model: Any) -> bool:
             return False
         finally:
             model.train(was_training)
-    return bool((plain - shared).abs().max() <= 0.02 * plain.std())
+    # Half precision rounds the two ways differently, by a tenth of the deviation; a wrong mask is off by several.
+    tolerance = 0.02 if model.dtype == torch.float32 else 0.5
+    return bool((plain - shared).abs().max() <= tolerance * plain.std())
 
 
 def stop_tokens(model: Any, tokenizer: Any, at_line: bool) -> frozenset[int]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 
@@ -13,10 +13,33 @@ def device_name() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_weights(folder: str | Path, *, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Return model, ready to serve on the device, and tokenizer: float32 on the CPU, bfloat16 on a GPU.
+LARGE = 10_000_000
+"""Parameters from which a processor that computes in bfloat16 serves faster in it (benchmarks/precision.py); below,
+what surrounds the products takes longer than they save, and float32 repeats itself more exactly."""
 
-    `folder` may be a hub id. Weights are read from safetensors only.
+
+def serving_dtype(parameters: int) -> torch.dtype:
+    """Return what a model of that size computes in on this machine's device."""
+    if device_name() == "cuda":
+        return torch.bfloat16
+    known = torch.cpu.get_capabilities() if device_name() == "cpu" else {}
+    able = any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if able and parameters >= LARGE else torch.float32
+
+
+def parameters_of(folder: str | Path, *, trust_remote_code: bool) -> int:
+    """Return how many parameters a model has, without reading them."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return int(model.num_parameters())
+
+
+def load_weights(folder: str | Path, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Return model, ready to serve on the device, and tokenizer.
+
+    It computes in bfloat16 on a GPU, and on a processor where that is faster, else in float32. `folder` may be a hub
+    id. Weights are read from safetensors only.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -24,7 +47,7 @@ def load_weights(folder: str | Path, *, trust_remote_code: bool) -> tuple[Any, A
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+        dtype=serving_dtype(parameters_of(folder, trust_remote_code=trust_remote_code)),
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
     )

@@ -3,7 +3,6 @@
 import contextlib
 import queue
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from dspy import lm15
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from models.adapters import attach, switch
 from models.batching import Job, alike, batches
 from models.choices import Trie, build_trie, choices_of
 from models.decode import Prompt, can_share, decode, stop_tokens
@@ -66,16 +66,15 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._coming = 0
+        self._active: str | None = BASE
+        """The adapter that the model runs with; None where that is not known."""
         self._sampled: Counter[int] = Counter()
         self._tries: dict[tuple[str, ...], Trie] = {}
         self._worker: threading.Thread | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> "LocalEngine":
-        """Load weights (safetensors only) and tokenizer from a folder or a hub id.
-
-        float32 on the CPU, bfloat16 on a GPU.
-        """
+        """Load weights (safetensors only) and tokenizer from a folder or a hub id."""
         model, tokenizer = load_weights(folder, trust_remote_code=trust_remote_code)
         engine = cls(model, tokenizer)
         engine.folder = Path(folder) if Path(folder).is_dir() else Path(str(model.config._name_or_path))
@@ -96,17 +95,9 @@ class LocalEngine:
 
     def add_adapter(self, folder: Path) -> str:
         """Attach a LoRA adapter to the base and return its name, which holds the hash of its weights."""
-        from peft import PeftModel
-
         name = folder_sha256(folder)[:12]
-        with self._lock, warnings.catch_warnings():
-            # PEFT still reads a property that transformers has renamed.
-            warnings.simplefilter("ignore", FutureWarning)
-            if not isinstance(self.model, PeftModel):
-                self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name)
-            elif name not in self.model.peft_config:
-                self.model.load_adapter(str(folder), adapter_name=name)
-            self.model.eval()
+        with self._lock:
+            self.model, self._active = attach(self.model, folder, name), None
         return name
 
     def logits(self, ids: Sequence[int], adapter: str = BASE) -> torch.Tensor:
@@ -282,17 +273,11 @@ class LocalEngine:
                 for row, new in decode(self.model, prefix, prompts, self._stop):
                     batch[row].answer.set_result((new, "stop" if new[-1] in self._stop else "length"))
 
-    def _using(self, adapter: str) -> Any:
-        """Return a context in which the model runs with the adapter, or bare."""
-        from peft import PeftModel
-
-        if self.in_training:
-            return contextlib.nullcontext()
-        if not isinstance(self.model, PeftModel):
-            if adapter:
-                raise ValueError(f"adapter {adapter} is not loaded on this model")
-            return contextlib.nullcontext()
-        if not adapter:
-            return self.model.disable_adapter()
-        self.model.set_adapter(adapter, inference_mode=True)
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _using(self, adapter: str) -> Iterator[None]:
+        """Let the model run with the adapter, or bare; the caller holds the lock."""
+        if adapter != self._active and not self.in_training:
+            self._active = None  # where a switch breaks off, the next request makes its own
+            switch(self.model, adapter)
+            self._active = adapter
+        yield

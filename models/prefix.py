@@ -19,6 +19,10 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "shared_prefix"
 """Name under which transformers finds the attention of this file."""
 
+SHORT = 512
+"""Tokens up to which a processor trains attention in float32, whatever else is in bfloat16: the backward pass of
+torch's bfloat16 kernel takes 3.6 times as long for rows of 32 tokens, 2.2 times for 128, as long for 512."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
@@ -94,10 +98,11 @@ def shared_prefix_attention(
     """Attend as SDPA does, and to the active prefix when there is one; signature of transformers' interface."""
     prefix = _active.get()
     if prefix is None:
-        out: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **options
-        )
-        return out
+        short = query.requires_grad and query.device.type == "cpu" and query.shape[2] <= SHORT
+        with torch.autocast("cpu", enabled=False) if short else contextlib.nullcontext():
+            attended = [t.float() for t in (query, key, value)] if short else [query, key, value]
+            out, none = sdpa_attention_forward(module, *attended, attention_mask, scaling=scaling, **options)
+        return out.to(value.dtype), none
     layer: Any = module.layer_idx
     b, h, q, d = query.shape
     kv_heads = key.shape[1]

@@ -13,9 +13,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralCo
 
 from models.batching import Job, alike
 from models.decode import Batch, Prompt, can_share, decode
+from models.device import LARGE, serving_dtype
 from models.load import EMBEDDED
 from models.local import LocalEngine
-from models.prefix import Prefix, PrefixStore, extend
+from models.prefix import SHORT, Prefix, PrefixStore, extend
 
 VOCABULARY = 211
 SHAPE = {
@@ -242,3 +243,52 @@ def test_a_stream_tells_the_same_answer_piece_by_piece() -> None:
         assert len(pieces) <= whole.usage.output_tokens
     with pytest.raises(lm15.ContextLengthError):
         list(engine.stream(ask(engine, "word " * 5000)))
+
+
+def test_switching_adapters_leaves_base_and_adapters_what_they_were(two_adapters: list[Path]) -> None:
+    engine, ids = LocalEngine.load(EMBEDDED), tokens(random.Random(7), 20)
+    bare = engine.logits(ids)
+    names = [engine.add_adapter(f) for f in two_adapters]
+    alone = [LocalEngine.load(EMBEDDED) for _ in names]
+    told = {"": bare} | {n: e.logits(ids, e.add_adapter(f)) for n, e, f in zip(names, alone, two_adapters, strict=True)}
+    for name in ["", names[1], names[1], names[0], "", "", names[0], names[1], ""]:
+        assert torch.equal(engine.logits(ids, name), told[name])
+    with pytest.raises(ValueError, match="none"):
+        engine.logits(ids, "none")
+    assert torch.equal(engine.logits(ids), bare)
+
+
+@pytest.mark.skipif(serving_dtype(LARGE) != torch.bfloat16, reason="this machine serves nothing in bfloat16")
+def test_a_large_model_is_served_in_bfloat16_with_shared_prefixes(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    config = LlamaConfig(**SHAPE | {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1536})
+    exact = LlamaForCausalLM(config).eval()
+    assert exact.num_parameters() >= LARGE
+    exact.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(tmp_path)
+    engine = LocalEngine.load(tmp_path)
+    assert engine.model.dtype == torch.bfloat16
+    assert engine.prefixes.max_bytes > 0
+    ids = tokens(random.Random(8), 60)
+    with torch.inference_mode():
+        true = exact(torch.tensor([ids])).logits[0, -1]
+        shared = Batch(engine.model, extend(engine.model, None, ids[:40], ""), [Prompt(ids[40:], 1)]).logits[0]
+    # As far from float32 as bfloat16 is without a prefix.
+    off = (engine.logits(ids) - true).abs().mean()
+    assert off < 0.02 * true.std()
+    assert (shared - true).abs().mean() < 2 * off
+
+
+@pytest.mark.parametrize("tokens_in_row", [40, SHORT + 8])
+def test_training_on_a_processor_has_the_gradients_of_float32(tokens_in_row: int) -> None:
+    ids = torch.tensor([tokens(random.Random(9), tokens_in_row) for _ in range(2)])
+    mask = torch.ones_like(ids)
+    mask[1, -5:] = 0
+    gradients = []
+    for mixed in (False, True):
+        model = small_model()
+        assert can_share(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            model(input_ids=ids, attention_mask=mask).logits[:, :-5].float().square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999
