@@ -12,7 +12,8 @@ from section import markdown_table, write_section
 
 from eval.comparison.racing import race_of_means
 from eval.comparison.seeds import difference_error, widen_difference
-from eval.stats import Difference, classify_difference, holm, paired_difference, quantile_interval, score_interval
+from eval.findings import classify_difference, holm
+from eval.stats import Difference, paired_difference, quantile_interval, score_interval
 
 Draw = Callable[[np.random.Generator], tuple[bool, bool]]
 """Returns whether the interval held the truth, and whether a true null was rejected."""

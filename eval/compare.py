@@ -11,8 +11,9 @@ from eval.comparison.rules import MARGIN, eligible
 from eval.comparison.seeds import difference_error, widen_difference
 from eval.cost import pareto_front
 from eval.experiment import Needs, Prices
+from eval.findings import classify_difference, holm
 from eval.measure import Result
-from eval.stats import Difference, classify_difference, holm, paired_difference
+from eval.stats import Difference, paired_difference
 from eval.verdict import Verdict, decide
 
 __all__ = ["Arm", "Comparison", "Contrast", "Verdict", "compare"]

@@ -149,7 +149,8 @@ def measure_accuracy(
     answers, paces = None if model.local else file.with_name("serving.jsonl"), file.with_name("pace.jsonl")
     lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
     try:
-        with dspy.context(lm=lm, adapter=model.adapter):
+        # The rows tell what was asked and answered; DSPy would keep ten thousand prompts once more, and their traces.
+        with dspy.context(lm=lm, adapter=model.adapter, disable_history=True, trace=None):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
                 table.append(vars(row))

@@ -1,4 +1,4 @@
-"""Turn scores into intervals, differences and tests; scipy and statsmodels do the mathematics.
+"""Turn scores into intervals, differences and tests; scipy does the mathematics.
 
 Failed rows are absent from the scores, never zeros. Intervals speak of the test examples as a sample of a larger
 population; eval/comparison/seeds.py widens them where several seeds were run.
@@ -7,18 +7,15 @@ population; eval/comparison/seeds.py widens them where several seeds were run.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from programs.task import UserError
 
 Floats = NDArray[np.float64]
-Finding = Literal["better", "worse", "equivalent", "inconclusive"]
 
 ALPHA = 0.05
 """Error rate of every interval and test."""
@@ -87,7 +84,7 @@ def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = 
     binary = clusters is None and set(scores) <= {0.0, 1.0}
     if binary or len(units) < FEW or np.ptp(units) < 1e-12:
         count = len(units) if clusters is None else _effective(units, mean, n)
-        low, high = proportion_confint(mean * count, count, alpha=ALPHA, method="wilson")
+        low, high = _wilson(mean, count)
     else:
         low, high = _intervals(units, seed)[0]
     return Estimate(mean, max(0.0, float(low)), min(1.0, float(high)), n)
@@ -142,43 +139,6 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
         return Estimate(mean, -math.inf, math.inf, len(x))
     low, high = (mean, mean) if np.ptp(x) <= 1e-9 * abs(mean) else _intervals(x, seed)[0]
     return Estimate(mean, low, high, len(x))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p values adjusted by Holm's method for a family of tests, in the order given."""
-    # statsmodels has it too, and collects garbage first: a second in a process that has loaded models.
-    adjusted, most = [0.0] * len(p_values), 0.0
-    for rank, n in enumerate(np.argsort(p_values, kind="stable")):
-        adjusted[n] = most = max(most, min(1.0, (len(p_values) - rank) * p_values[n]))
-    return adjusted
-
-
-def classify_difference(difference: Difference, p_holm: float, *, margin: float) -> Finding:
-    """Return what the first arm is, compared with the second.
-
-    Better or worse: adjusted p at most 0.05 and the 95 % interval clear of 0. Equivalent: the 90 % interval lies
-    within the margin on both sides. Everything else is inconclusive.
-    """
-    if p_holm <= ALPHA and difference.low > 0:
-        return "better"
-    if p_holm <= ALPHA and difference.high < 0:
-        return "worse"
-    if -margin < difference.low90 and difference.high90 < margin:
-        return "equivalent"
-    return "inconclusive"
-
-
-def examples_needed(difference: Difference, *, margin: float = 0.0) -> int | None:
-    """Return about how many more examples would find a difference as large as the observed one, or the margin.
-
-    The larger of the two counts, for a difference below the margin does not matter; None when no number of examples
-    would: both are 0, or the seeds hide a difference of that size.
-    """
-    target, d = max(abs(difference.delta), margin), difference
-    if target <= d.from_seeds:
-        return None
-    share = (d.detectable**2 - d.from_seeds**2) / (target**2 - d.from_seeds**2)
-    return max(0, math.ceil(d.n * share) - d.n)
 
 
 def quantile_interval(seconds: Sequence[float], q: float) -> Estimate:
@@ -273,10 +233,20 @@ def _within_one(low: float, high: float) -> tuple[float, float]:
     return max(-1.0, low), min(1.0, high)
 
 
+def _wilson(mean: float, count: float) -> tuple[float, float]:
+    """Return the interval of Wilson (1927) of a share; `count` need not be whole, as scipy's must.
+
+    statsmodels has it, and takes a third of a second to import.
+    """
+    z = float(stats.norm.ppf(1 - ALPHA / 2))
+    middle, room = mean + z * z / (2 * count), z * math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
+    return (middle - room) / (1 + z * z / count), (middle + room) / (1 + z * z / count)
+
+
 def _mcnemar(differences: Sequence[float]) -> float:
-    """Return the exact p of as many wins and losses."""
+    """Return the exact p of as many wins and losses: McNemar's test is the sign test of the pairs that differ."""
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return float(mcnemar([[0, wins], [losses, 0]], exact=True).pvalue)
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins or losses else 1.0
 
 
 def _no_difference(units: Floats, seed: int) -> tuple[float, str]:

@@ -7,7 +7,7 @@ from eval.comparison.arm import Arm, Contrast, Kind
 from eval.comparison.rules import ABSTAIN, DOUBTS, FORGETS, MARGIN, Case, Confidence, case_of, eligible, rounded, usd
 from eval.cost import BreakEven, break_even, start_usd
 from eval.experiment import Needs
-from eval.stats import examples_needed
+from eval.findings import examples_needed
 
 
 @dataclass(frozen=True)

@@ -42,5 +42,11 @@ def harvest() -> tuple[Documented, ...]:
 
 def mask(text: str, names: Collection[str]) -> str:
     """Return the text with each of the names, as a whole word in any case, replaced by `___`."""
+    if text.isascii():
+        # Most names are not in the text, and a pattern takes longer to compile than to search with.
+        lower = text.lower()
+        names = [n for n in names if n.lower() in lower]
+    if not any(names):
+        return text
     pattern = "|".join(re.escape(n) for n in sorted(names, key=lambda n: (-len(n), n)) if n)
     return re.sub(rf"(?<![^\W_])(?:{pattern})(?![^\W_])", "___", text, flags=re.IGNORECASE)

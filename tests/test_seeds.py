@@ -11,8 +11,9 @@ from statsmodels.stats.weightstats import DescrStatsW
 from eval.compare import Comparison, compare
 from eval.comparison.seeds import difference_error, seed_error, widen_difference, widen_estimate
 from eval.experiment import Needs, Prices
+from eval.findings import classify_difference
 from eval.measure import Result
-from eval.stats import classify_difference, paired_difference, score_interval
+from eval.stats import paired_difference, score_interval
 
 
 def named(values: NDArray[np.float64]) -> dict[str, float]:

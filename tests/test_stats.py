@@ -12,16 +12,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from eval.stats import (
-    Difference,
-    classify_difference,
-    examples_needed,
-    holm,
-    mean_interval,
-    paired_difference,
-    quantile_interval,
-    score_interval,
-)
+from eval.findings import classify_difference, examples_needed, holm
+from eval.stats import Difference, mean_interval, paired_difference, quantile_interval, score_interval
 from programs.task import UserError
 
 

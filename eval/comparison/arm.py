@@ -9,11 +9,12 @@ from eval.comparison.ledger import adapts_weights
 from eval.comparison.seeds import widen_estimate
 from eval.cost import Cost, RequestCosts, cost_of, mean_cost
 from eval.experiment import Cell, Prices
+from eval.findings import Finding
 from eval.labels import LabelScore, mean_labels
 from eval.measure import Result
 from eval.ranking import Ranking
 from eval.secondary import mean_secondary
-from eval.stats import Difference, Estimate, Finding, quantile_interval, score_interval
+from eval.stats import Difference, Estimate, quantile_interval, score_interval
 from eval.store.rows import Rows
 from programs.task import UserError
 

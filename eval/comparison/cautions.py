@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from eval.comparison.arm import Arm, Contrast
 from eval.comparison.rules import MARGIN, rounded
-from eval.stats import ALPHA, FEW, examples_needed
+from eval.findings import examples_needed
+from eval.stats import ALPHA, FEW
 
 LEAST_SEEDS = 3
 """With fewer, the spread of the seeds is unknown or known too badly to be of use."""

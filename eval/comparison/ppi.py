@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.inter_rater import cohens_kappa
 
 from eval.stats import ALPHA, Estimate, Floats
 
@@ -67,6 +66,8 @@ def kappa(pairs: Sequence[tuple[str, str]], grades: Sequence[str]) -> float:
 
     NaN where both gave one and the same grade to everything: chance alone would agree as well.
     """
+    from statsmodels.stats.inter_rater import cohens_kappa  # slow to import, and few runs have people's grades
+
     table = np.zeros((len(grades), len(grades)))
     for one, other in pairs:
         table[grades.index(one), grades.index(other)] += 1

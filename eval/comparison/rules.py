@@ -8,7 +8,7 @@ from typing import Literal
 from eval.comparison.arm import Arm, Contrast
 from eval.cost import monthly_usd
 from eval.experiment import Needs
-from eval.stats import Finding, examples_needed
+from eval.findings import Finding, examples_needed
 
 Confidence = Literal["high", "moderate", "low", "abstain"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import NormalDist
 
 from eval.compare import Arm, Comparison
-from eval.stats import ALPHA, holm, paired_difference
+from eval.findings import holm
+from eval.stats import ALPHA, paired_difference
 from eval.store.cells import load_result
 from programs.task import UserError
 
