@@ -1,6 +1,7 @@
 """Many-shot serving: this engine against what a user would wire to DSPy today.
 
-`python benchmarks/many_shot.py [--questions N]` prints questions per second, the ratios, and the peak memory:
+`python benchmarks/many_shot.py [--questions N] [--long TOKENS]` prints questions per second, the ratios, and the peak
+memory; beyond the embedded model's context a model of its shape with random weights serves:
 (a) transformers' `generate`, one request at a time, behind DSPy; (b) transformers' continuous batching on the same
 prompts, without DSPy; (c) this engine behind DSPy; and the floor: each distinct token once through a plain forward
 pass, then decoding in one full batch, without DSPy.
@@ -18,7 +19,7 @@ from typing import Any
 import dspy
 import torch
 from dspy import lm15
-from transformers import DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from models.load import EMBEDDED, local_lm
 from models.local import LocalEngine
@@ -35,9 +36,9 @@ MAX_TOKENS = 8
 class OneAtATime:
     """The engine a user writes in ten lines: the chat template, then `generate`."""
 
-    def __init__(self, engine: LocalEngine) -> None:
-        """Take the model and the tokenizer of a loaded engine."""
-        self.model, self.tokenizer, self.context = engine.model, engine.tokenizer, engine.context
+    def __init__(self, engine: LocalEngine, model: Any) -> None:
+        """Take a model, and the tokenizer of a loaded engine."""
+        self.model, self.tokenizer, self.context = model, engine.tokenizer, engine.context
         self.encode = engine.encode
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OneAtATime":
@@ -82,6 +83,14 @@ def prepare(engine: LocalEngine, demos: int, questions: int) -> Work:
         prompts = [engine.encode(first_messages(fitted.program, e)) for e in chosen]
     shared = next(n for n in range(len(prompts[0])) if len({tuple(p[: n + 1]) for p in prompts}) > 1)
     return Work(task, fitted.program, chosen, prompts, shared)
+
+
+def random_engine(context: int) -> LocalEngine:
+    """Return an engine on random weights of the embedded model's shape, with that context."""
+    config = AutoConfig.from_pretrained(EMBEDDED, max_position_embeddings=context)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return LocalEngine(model, AutoTokenizer.from_pretrained(EMBEDDED))
 
 
 def through_dspy(work: Work, engine: Any, threads: int) -> None:
@@ -129,6 +138,27 @@ def seconds(action: Callable[[], None], repeats: int) -> float:
     return best
 
 
+def measured(engine: LocalEngine, model: Any, work: Work, few: int, repeats: int) -> str:
+    """Return the line of one size; `model` is another copy of the engine's."""
+    model.set_attn_implementation("sdpa")
+    questions, first = len(work.questions), Work(work.task, work.program, work.questions[:few], [], work.shared)
+
+    def cold() -> None:
+        engine.prefixes.clear()
+        through_dspy(work, engine, 32)
+
+    through_dspy(first, engine, 32)
+    engine_rate = questions / seconds(cold, repeats)
+    floor_rate = questions / seconds(lambda: floor(work, model), repeats)
+    single = few / seconds(lambda: through_dspy(first, OneAtATime(engine, model), 1), 1)
+    batched = questions / seconds(lambda: continuous(work, model), 1)
+    longest = max(len(p) for p in work.prompts)
+    return (
+        f"{longest:13d}  {single:16.2f}  {batched:16.2f}  {engine_rate:12.1f}  {floor_rate:7.1f}"
+        f"  {engine_rate / single:5.1f}  {engine_rate / batched:5.1f}  {floor_rate / engine_rate:16.2f}"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every size and print the table."""
     p = argparse.ArgumentParser(description=__doc__)
@@ -136,31 +166,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--few", type=int, default=8, help="questions for (a), which is slow")
     p.add_argument("--demos", type=int, nargs="*", default=[16, 64, 1000])
     p.add_argument("--repeats", type=int, default=2)
+    p.add_argument("--long", type=int, help="also fill a context of so many tokens, with random weights")
     a = p.parse_args(argv)
     logging.getLogger("dspy").setLevel(logging.ERROR)  # answers cut at MAX_TOKENS are meant to be
-    plain, engine = LocalEngine.load(EMBEDDED), LocalEngine.load(EMBEDDED)
-    plain.model.set_attn_implementation("sdpa")
     print("prompt tokens  (a) one by one/s  (b) continuous/s  (c) engine/s  floor/s    c/a    c/b  floor time ratio")
+    engine, plain = LocalEngine.load(EMBEDDED), LocalEngine.load(EMBEDDED)
     for demos in a.demos:
-        work = prepare(engine, demos, a.questions)
-        few = Work(work.task, work.program, work.questions[: a.few], work.prompts[: a.few], work.shared)
-
-        def cold(work: Work = work) -> None:
-            engine.prefixes.clear()
-            through_dspy(work, engine, 32)
-
-        through_dspy(few, engine, 32)
-        engine_rate = a.questions / seconds(cold, a.repeats)
-        floor_rate = a.questions / seconds(lambda work=work: floor(work, plain.model), a.repeats)
-        single = len(few.prompts) / seconds(lambda few=few: through_dspy(few, OneAtATime(plain), 1), 1)
-        batched = a.questions / seconds(lambda work=work: continuous(work, plain.model), 1)
-        plain.model.set_attn_implementation("sdpa")
-        longest = max(len(p) for p in work.prompts)
-        print(
-            f"{longest:13d}  {single:16.2f}  {batched:16.2f}  {engine_rate:12.1f}  {floor_rate:7.1f}"
-            f"  {engine_rate / single:5.1f}  {engine_rate / batched:5.1f}  {floor_rate / engine_rate:16.2f}",
-            flush=True,
-        )
+        print(measured(engine, plain.model, prepare(engine, demos, a.questions), a.few, a.repeats), flush=True)
+    if a.long:
+        engine, plain = random_engine(a.long), random_engine(a.long)
+        work = prepare(engine, 10_000, a.questions)
+        print(measured(engine, plain.model, work, a.few, a.repeats), "random weights", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"peak memory {peak:.2f} GB, {torch.get_num_threads()} threads")
     return 0

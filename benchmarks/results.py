@@ -34,14 +34,15 @@ TABLES = {
     "overhead": ("python benchmarks/overhead.py --repeats 9", ""),
     "sft_speed": ("python benchmarks/sft.py --rows 64", ""),
     "start": ("python benchmarks/start.py", ""),
-    "many_shot": ("python benchmarks/many_shot.py --questions 32 --few 3", ""),
+    "many_shot": ("python benchmarks/many_shot.py --questions 32 --few 3 --long 16384", ""),
+    "precision": ("python benchmarks/precision.py", ""),
     "recall_squad": ("python benchmarks/recall.py $SQUAD", "SQUAD"),
     "recall_multihop": ("python benchmarks/recall.py $MULTIHOP", "MULTIHOP"),
     "retrieval": ("crossover run benchmarks/experiments/retrieval.yaml --limit 200", "SQUAD"),
     "retrieval_multihop": ("crossover run benchmarks/experiments/retrieval_multihop.yaml --limit 60", "MULTIHOP"),
     "retrieval_speed": ("python benchmarks/retrieval.py --passages 1000000", ""),
 }
-WITHOUT_MODEL = {"overhead", "recall_squad", "recall_multihop", "retrieval_speed"}
+WITHOUT_MODEL = {"overhead", "precision", "recall_squad", "recall_multihop", "retrieval_speed"}
 HEAD = """# Measured results
 
 Every table came out of the command above it, run by `python benchmarks/results.py`. Dollars price this machine at the
