@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,7 @@ def measure(command: str, store: Path) -> str:
     return text.partition("\nevery run, row")[0].strip()
 
 
+@cache
 def weights() -> str:
     """Return the hash of the embedded weights, 8 hex digits."""
     return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:8]

@@ -12,7 +12,7 @@ import copy
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,27 @@ def nearest_entries(corpus: Corpus, cache: Path, k: int = 30) -> np.ndarray:
     return nearest
 
 
-def kept_config(folder: Path) -> Config | None:
-    """Return the shape of the run that is kept in a folder; None when there is none."""
-    file = folder / "state.json"
-    return Config(**json.loads(file.read_text(encoding="utf-8"))["config"]) if file.exists() else None
+@dataclass(frozen=True)
+class Progress:
+    """How far a run came, in the shape that its model has: what stands beside its weights in `state.json`."""
+
+    config: Config
+    levels: Levels = field(default_factory=Levels)
+    tokens: int = 0
+    step: int = 0
+
+    @classmethod
+    def kept(cls, folder: Path) -> "Progress | None":
+        """Return the progress of the run that is kept in a folder; None when there is none."""
+        file = folder / "state.json"
+        if not file.exists():
+            return None
+        state = json.loads(file.read_text(encoding="utf-8"))
+        return cls(Config(**state.pop("config")), Levels(**state.pop("levels")), **state)
+
+    def keep(self, folder: Path) -> None:
+        """Write it."""
+        (folder / "state.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
 class Training:
@@ -128,13 +145,13 @@ class Training:
         muon: Any = torch.optim.Muon
         self.muon = muon(matrices, lr=0.0, momentum=0.95, weight_decay=config.decay, adjust_lr_fn="original")
         self.adam = torch.optim.AdamW(self.rest, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
-        self.levels, self.tokens, self.steps, self.fresh_steps = Levels(), 0, 0, 0
-        if (out / "state.json").exists():
-            state = json.loads((out / "state.json").read_text(encoding="utf-8"))
+        before = Progress.kept(out)
+        progress = before or Progress(config)
+        self.levels, self.tokens, self.steps, self.fresh_steps = progress.levels, progress.tokens, progress.step, 0
+        if before is not None:
             kept = load_file(out / "state.safetensors")
             self.reader.load_state_dict({"weight": kept.pop(READER)})
             self.model.load_state_dict(kept, strict=False)
-            self.levels, self.tokens, self.steps = Levels(**state["levels"]), state["tokens"], state["step"]
             print(f"resumed at {self.tokens / 1e6:.1f} M tokens", file=sys.stderr)
 
     def step(
@@ -196,13 +213,7 @@ class Training:
         weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
         weights[READER] = self.reader.weight.detach().cpu().clone()
         save_file(weights, self.out / "state.safetensors")
-        state = {
-            "levels": asdict(self.levels),
-            "tokens": self.tokens,
-            "step": self.steps,
-            "config": asdict(self.config),
-        }
-        (self.out / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        Progress(self.config, self.levels, self.tokens, self.steps).keep(self.out)
         copy.deepcopy(self.model).to(torch.bfloat16).cpu().save_pretrained(self.out)
         self.tokenizer.save_pretrained(self.out)
 
@@ -230,7 +241,8 @@ def train(
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
         tokenizer = train_tokenizer(corpus, config)
-    run = Training(kept_config(out) or config, tokenizer, corpus.meaning.vectors, out, device, later_rate)
+    before = Progress.kept(out)
+    run = Training(before.config if before else config, tokenizer, corpus.meaning.vectors, out, device, later_rate)
     start = shown = saved = time.monotonic()
     first, losses = run.tokens, list[float]()
     for ids, mask, rows, asked in Batches(corpus, Encoder(tokenizer), run.config, run.levels, seed + run.steps):

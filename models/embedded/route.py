@@ -13,12 +13,11 @@ weights, and training goes on from there (`python -m models.embedded.pretrain --
 """
 
 import argparse
-import json
 import math
 import random
 import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from models.embedded.batches import Encoder
 from models.embedded.config import Config
 from models.embedded.corpus import ASSISTANT, SPECIAL, Corpus, Levels
 from models.embedded.meaning import read_meaning, token_vectors
-from models.embedded.pretrain import MAIN, READER, build_model, kept_config
+from models.embedded.pretrain import MAIN, READER, Progress, build_model
 
 NEW, HEAD = 64, 32
 """Numbers that the residual stream grows by, and numbers of a head."""
@@ -207,23 +206,18 @@ class Route:
         return without_zeros(weights) | {READER: reader}
 
 
-def laid(trained: Path, wordnet: Path, seed: int) -> Route:
-    """Return the route laid into the training that is kept in a folder.
+def laid(trained: Path, config: Config, levels: Levels, wordnet: Path, seed: int) -> Route:
+    """Return the route laid into the training of that shape that is kept in a folder.
 
     Raises:
-        FileNotFoundError: If no training is kept there.
         ValueError: If its shape has no room for the route.
     """
-    config = kept_config(trained)
-    if config is None:
-        raise FileNotFoundError(f"{trained / 'state.json'}: no training is kept there")
     corpus, rng = Corpus(wordnet), random.Random(seed)
     corpus.meaning = read_meaning(corpus.texts, trained / "meaning.npz")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(trained)
     encoder = Encoder(tokenizer)
     state = load_file(trained / "state.safetensors")
     state.pop(READER, None)
-    levels = Levels(**json.loads((trained / "state.json").read_text(encoding="utf-8"))["levels"])
     ids = [e.ids for e in tokenizer._tokenizer.encode_batch(corpus.texts, add_special_tokens=False)]
     tokens = token_vectors(ids, corpus.meaning.vectors, config.vocabulary)[:, :MAIN]
     route = Route(config, state, tokens, encoder)
@@ -237,22 +231,27 @@ def laid(trained: Path, wordnet: Path, seed: int) -> Route:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and lay the route."""
+    """Parse the command line and lay the route.
+
+    Raises:
+        FileNotFoundError: If no training is kept where the route is to be laid.
+    """
     p = argparse.ArgumentParser(prog="python -m models.embedded.route", description=__doc__)
     p.add_argument("trained", type=Path, help="what models.embedded.pretrain wrote")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args(argv)
-    route = laid(a.trained, a.wordnet, a.seed)
+    kept = Progress.kept(a.trained)
+    if kept is None:
+        raise FileNotFoundError(f"{a.trained / 'state.json'}: no training is kept there")
+    route = laid(a.trained, kept.config, kept.levels, a.wordnet, a.seed)
     a.out.mkdir(parents=True, exist_ok=True)
-    kept = json.loads((a.trained / "state.json").read_text(encoding="utf-8"))
-    kept["config"] = asdict(route.config)
     for file in a.trained.glob("*.np[yz]"):
         shutil.copy(file, a.out)
     route.encoder.tokenizer.save_pretrained(a.out)
     save_file(route.state(), a.out / "state.safetensors")
-    (a.out / "state.json").write_text(json.dumps(kept), encoding="utf-8")
+    replace(kept, config=route.config).keep(a.out)
     print(f"{a.out}: go on by python -m models.embedded.pretrain --out {a.out} --later-rate 0.1", file=sys.stderr)
     return 0
 
