@@ -101,8 +101,8 @@ def shared_prefix_attention(
         short = query.requires_grad and query.device.type == "cpu" and query.shape[2] <= SHORT
         with torch.autocast("cpu", enabled=False) if short else contextlib.nullcontext():
             attended = [t.float() for t in (query, key, value)] if short else [query, key, value]
-            out, none = sdpa_attention_forward(module, *attended, attention_mask, scaling=scaling, **options)
-        return out.to(value.dtype), none
+            out, _ = sdpa_attention_forward(module, *attended, attention_mask, scaling=scaling, **options)
+        return out.to(value.dtype), None
     layer: Any = module.layer_idx
     b, h, q, d = query.shape
     kv_heads = key.shape[1]
