@@ -9,35 +9,32 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from models.decode import Prompt, can_share, decode
 
-SHAPES = ((8192, 256, 4), (8192, 512, 4), (32_000, 512, 8), (32_000, 768, 12))
-"""Vocabulary, width, layers; the first is the embedded model's."""
+SHAPES = ((8192, 256, 4, 8), (8192, 512, 4, 8), (32_000, 512, 8, 8), (32_000, 768, 12, 12))
+"""Vocabulary, width, layers, heads; the first is the embedded model's."""
 ROWS, TOKENS, NEW = 8, 300, 16
 
 
-def model_of(shape: tuple[int, int, int], dtype: torch.dtype) -> LlamaForCausalLM:
+def model_of(shape: tuple[int, int, int, int], dtype: torch.dtype) -> Any:
     """Return random weights."""
-    vocabulary, width, layers = shape
-    heads = width // 64
+    vocabulary, width, layers, heads = shape
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True, torch_dtype=dtype,
+        num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True,
     )  # fmt: skip
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    model = LlamaForCausalLM(config).eval()
-    torch.set_default_dtype(before)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     can_share(model)
     return model
 
 
-def seconds(model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], new: int) -> float:
+def seconds(model: Any, prompts: Sequence[Sequence[int]], new: int) -> float:
     """Return the time of answering the prompts in one batch."""
     start = time.perf_counter()
     with torch.inference_mode():

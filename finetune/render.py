@@ -80,7 +80,8 @@ def perplexity(text: TrainingText, lm: dspy.LM, *, most: int = 256) -> float:
     for row in text.rows[:most]:
         given = len(engine.encode(row["prompt"]))
         ids = torch.tensor([row_ids(engine.tokenizer, [*row["prompt"], *row["completion"]])])
-        with engine._lock, torch.inference_mode(), engine._using(BASE):
+        with engine._lock, torch.inference_mode():
+            engine.use(BASE)
             ids = ids.to(engine.model.device)
             logits = engine.model(ids).logits[0, given - 1 : -1].float()
         total += float(torch.nn.functional.cross_entropy(logits, ids[0, given:], reduction="sum"))

@@ -14,8 +14,8 @@ def device_name() -> str:
 
 
 LARGE = 10_000_000
-"""Parameters from which a processor that computes in bfloat16 serves faster in it (benchmarks/precision.py); below,
-what surrounds the products takes longer than they save, and float32 repeats itself more exactly."""
+"""Parameters from which a processor that computes in bfloat16 serves in it (benchmarks/precision.py); below, requests
+are fast anyhow, and in float32 an answer hardly ever depends on the rows beside it."""
 
 
 def serving_dtype(parameters: int) -> torch.dtype:

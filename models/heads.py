@@ -91,7 +91,8 @@ class HeadEngine:
         """Return the pooled states of the rows, on the CPU in float32."""
         found: dict[int, torch.Tensor] = {}
         for batch in batches_of([len(r) for r in rows], self.engine.batch_tokens):
-            with self.engine._lock, torch.inference_mode(), self.engine._using(self.adapter):
+            with self.engine._lock, torch.inference_mode():
+                self.engine.use(self.adapter)
                 states = pooled(self.engine.model, [rows[n] for n in batch], self.pooling).cpu()
             found |= dict(zip(batch, states, strict=True))
         return torch.stack([found[n] for n in range(len(rows))])

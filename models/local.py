@@ -102,7 +102,8 @@ class LocalEngine:
 
     def logits(self, ids: Sequence[int], adapter: str = BASE) -> torch.Tensor:
         """Return the float32 logits after a prompt, shape (vocabulary,)."""
-        with self._lock, torch.inference_mode(), self._using(adapter):
+        with self._lock, torch.inference_mode():
+            self.use(adapter)
             out: torch.Tensor = self.model(torch.tensor([list(ids)], device=self.model.device)).logits
             return out[0, -1].float().cpu()
 
@@ -225,14 +226,16 @@ class LocalEngine:
         apart: dict[str, list[Job]] = {}
         for group, shared in alike(jobs):
             adapter = group[0].adapter
-            with self._failing(group), self._lock, torch.inference_mode(), self._using(adapter):
+            with self._failing(group), self._lock, torch.inference_mode():
+                self.use(adapter)
                 prefix = self._prefix(group, shared)
                 if prefix is not None:
                     self._decode(group, prefix)
                 else:
                     apart.setdefault(adapter, []).extend(group)
         for adapter, rest in apart.items():
-            with self._failing(rest), self._lock, torch.inference_mode(), self._using(adapter):
+            with self._failing(rest), self._lock, torch.inference_mode():
+                self.use(adapter)
                 self._decode(rest, None)
 
     @contextlib.contextmanager
@@ -273,11 +276,9 @@ class LocalEngine:
                 for row, new in decode(self.model, prefix, prompts, self._stop):
                     batch[row].answer.set_result((new, "stop" if new[-1] in self._stop else "length"))
 
-    @contextlib.contextmanager
-    def _using(self, adapter: str) -> Iterator[None]:
-        """Let the model run with the adapter, or bare; the caller holds the lock."""
+    def use(self, adapter: str) -> None:
+        """Let the model run with the adapter, or bare, from here on; the caller holds the lock."""
         if adapter != self._active and not self.in_training:
             self._active = None  # where a switch breaks off, the next request makes its own
             switch(self.model, adapter)
             self._active = adapter
-        yield

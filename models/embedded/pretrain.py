@@ -125,11 +125,14 @@ class Training:
         device: str,
         later_rate: float,
     ) -> None:
-        """Start anew, or where the run in `out` stopped; `later_rate` scales the rates once look-up works.
+        """Start anew, or where the run in `out` stopped, in its shape.
 
-        `meaning` holds the encoder's vector of each text of the corpus, (texts, MAIN or more).
+        `later_rate` scales the rates once look-up works; `meaning` holds the encoder's vector of each text of the
+        corpus, (texts, MAIN or more).
         """
-        self.later_rate = later_rate
+        before = Progress.kept(out)
+        progress = before or Progress(config)
+        config, self.later_rate = progress.config, later_rate
         self.config, self.tokenizer, self.out, self.device = config, tokenizer, out, device
         self.user_id = int(tokenizer.convert_tokens_to_ids(USER))
         self.model: Any = build_model(config).to(device)
@@ -145,8 +148,6 @@ class Training:
         muon: Any = torch.optim.Muon
         self.muon = muon(matrices, lr=0.0, momentum=0.95, weight_decay=config.decay, adjust_lr_fn="original")
         self.adam = torch.optim.AdamW(self.rest, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
-        before = Progress.kept(out)
-        progress = before or Progress(config)
         self.levels, self.tokens, self.steps, self.fresh_steps = progress.levels, progress.tokens, progress.step, 0
         if before is not None:
             kept = load_file(out / "state.safetensors")
@@ -241,8 +242,7 @@ def train(
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
         tokenizer = train_tokenizer(corpus, config)
-    before = Progress.kept(out)
-    run = Training(before.config if before else config, tokenizer, corpus.meaning.vectors, out, device, later_rate)
+    run = Training(config, tokenizer, corpus.meaning.vectors, out, device, later_rate)
     start = shown = saved = time.monotonic()
     first, losses = run.tokens, list[float]()
     for ids, mask, rows, asked in Batches(corpus, Encoder(tokenizer), run.config, run.levels, seed + run.steps):
