@@ -16,17 +16,17 @@ import dspy
 import numpy as np
 from scipy.stats import spearmanr
 
-from eval.experiment import TaskSpec
-from eval.splits import sample, train_pool
-from finetune.render import render_training_text
-from finetune.search import Plan, Tried, search, top_shared
-from finetune.sft import Sft
-from finetune.targets import gold_calls
-from finetune.training import Ground
-from models.load import load_model
-from models.spec import ModelSpec
-from programs.data import load_task
-from programs.task import Budget
+from crossover.eval.experiment.spec import TaskSpec
+from crossover.eval.experiment.splits import sample, train_pool
+from crossover.finetune.sft import Sft
+from crossover.finetune.training.hyperparameters import Plan, Tried, search, top_shared
+from crossover.finetune.training.render import render_training_text
+from crossover.finetune.training.targets import gold_calls
+from crossover.finetune.training.train import Ground
+from crossover.models.load import load_model
+from crossover.models.spec import ModelSpec
+from crossover.programs.data import load_task
+from crossover.programs.task import Budget
 
 FIELDS = {"id": "id", "text": "input", "label": "output"}
 FILES = {"train": "train.jsonl", "val": "dev.jsonl", "test": "test.jsonl"}

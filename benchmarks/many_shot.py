@@ -21,14 +21,14 @@ import torch
 from dspy import lm15
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from models.load import EMBEDDED, local_lm
-from models.local import LocalEngine
-from models.plain import PlainAdapter
-from models.prompt import first_messages
-from optimizers.many_shot import ManyShot
-from programs.load import builtin_task
-from programs.score import score_examples
-from programs.task import Budget, Task
+from crossover.models.load import EMBEDDED, local_lm
+from crossover.models.local import LocalEngine
+from crossover.models.plain import PlainAdapter
+from crossover.models.prompt import first_messages
+from crossover.optimizers.many_shot import ManyShot
+from crossover.programs.load import builtin_task
+from crossover.programs.score import score_examples
+from crossover.programs.task import Budget, Task
 
 MAX_TOKENS = 8
 

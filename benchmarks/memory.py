@@ -8,9 +8,9 @@ from pathlib import Path
 
 from section import write_section
 
-from eval.measure import append_rows, read_rows
-from eval.store.rows import read_table
-from programs.score import Row
+from crossover.eval.store.result import append_rows, read_rows
+from crossover.eval.store.rows import read_table
+from crossover.programs.score import Row
 
 MOST = 100
 """Megabytes by which the process may grow."""

@@ -18,13 +18,14 @@ from typing import Any
 import dspy
 from dspy import lm15
 
-from eval.measure import measure_accuracy
-from eval.progress import Progress
-from models.load import LoadedModel, local_lm
-from models.plain import PlainAdapter
-from models.spec import ModelSpec
-from programs.load import builtin_task
-from programs.task import Fitted, Spent, Task
+from crossover.eval.run.measure import measure_accuracy
+from crossover.eval.run.progress import Progress
+from crossover.models.load import LoadedModel, local_lm
+from crossover.models.plain import PlainAdapter
+from crossover.models.spec import ModelSpec
+from crossover.models.usage import Usage
+from crossover.programs.load import builtin_task
+from crossover.programs.task import Fitted, Task
 
 SECONDS, THREADS = 0.2, 64
 
@@ -55,7 +56,7 @@ def crossover(task: Task, examples: list[dspy.Example], seconds: float, threads:
     """Return the seconds of the accuracy pass, rows written to the disk."""
     lm = local_lm("local/canned", Canned(seconds), 8, 0.0)
     model = LoadedModel(ModelSpec("canned"), lm, PlainAdapter(), "", True, 4096, lambda usage: 0.0)
-    fitted, progress = Fitted(task.program(), lm, Spent(), Path()), Progress(total_cells=1, enabled=False)
+    fitted, progress = Fitted(task.program(), lm, Usage(), Path()), Progress(total_cells=1, enabled=False)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         rows, _ = measure_accuracy(

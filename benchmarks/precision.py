@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from models.decode import Prompt, can_share, decode
+from crossover.models.decode import Prompt, can_share, decode
 
 SHAPES = ((8192, 256, 4, 8), (8192, 512, 4, 8), (32_000, 512, 8, 8), (32_000, 768, 12, 12))
 """Vocabulary, width, layers, heads; the first is the embedded model's."""
@@ -26,9 +26,14 @@ def model_of(shape: tuple[int, int, int, int], dtype: torch.dtype) -> Any:
     vocabulary, width, layers, heads = shape
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        tie_word_embeddings=True,
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     can_share(model)
     return model

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from section import markdown_table, write_section
 
-from eval.comparison.racing import Floats, race_of_means
-from eval.store.recorded import read_recorded
+from crossover.eval.analysis.racing import Floats, race_of_means
+from crossover.eval.store.recorded import read_recorded
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 REPLAYS = 100

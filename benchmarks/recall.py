@@ -9,10 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from eval.experiment import Retrieval, TaskSpec
-from eval.passages import Indexes, Passages
-from eval.stats import score_interval
-from programs.data import load_task
+from crossover.eval.analysis.stats import score_interval
+from crossover.eval.experiment.spec import Retrieval, TaskSpec
+from crossover.eval.run.passages import Indexes, Passages
+from crossover.programs.data import load_task
 
 DEPTHS = (1, 3, 5)
 FIELDS = {"id": "id", "question": "input", "answers": "output", "gold_passage_ids": "gold"}

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from eval.cli import main as crossover
+from crossover.eval.cli.main import main as crossover
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 NOUNS = [

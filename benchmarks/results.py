@@ -56,9 +56,11 @@ that names none asks no model.
 def measure(command: str, store: Path) -> str:
     """Return what the command prints; a run keeps its cells in the store."""
     program, *words = os.path.expandvars(command).split()
-    words = [sys.executable, *words] if program == "python" else [
-        str(Path(sys.executable).parent / program), *words, "--store", str(store)
-    ]  # fmt: skip
+    words = (
+        [sys.executable, *words]
+        if program == "python"
+        else [str(Path(sys.executable).parent / program), *words, "--store", str(store)]
+    )
     text = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     return text.partition("\nevery run, row")[0].strip()
 

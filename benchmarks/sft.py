@@ -21,17 +21,17 @@ from pathlib import Path
 
 import dspy
 
-from eval.passages import Indexes, Passages
-from finetune.render import render_training_text
-from finetune.settings import sft_config
-from finetune.sft import Sft, learning_rate
-from finetune.targets import targets_of
-from finetune.training import Ground, train_model
-from models.load import EMBEDDED, load_model
-from models.prompt import engine_of
-from models.spec import ModelSpec
-from programs.load import builtin_task
-from programs.task import Budget
+from crossover.eval.run.passages import Indexes, Passages
+from crossover.finetune.sft import Sft, learning_rate
+from crossover.finetune.training.render import render_training_text
+from crossover.finetune.training.settings import sft_config
+from crossover.finetune.training.targets import targets_of
+from crossover.finetune.training.train import Ground, train_model
+from crossover.models.load import EMBEDDED, load_model
+from crossover.models.prompt import engine_of
+from crossover.models.spec import ModelSpec
+from crossover.programs.load import builtin_task
+from crossover.programs.task import Budget
 
 SEED = 0
 
@@ -50,21 +50,52 @@ def trl_command(name: str, data: Path, config: object, options: Sft, tokens: int
     """Train by `trl sft` in a process of its own."""
     c = vars(config)
     command = [
-        str(Path(sys.executable).parent / "trl"), "sft", "--model_name_or_path", str(EMBEDDED), "--dtype", "float32",
-        "--dataset_name", str(data), "--use_peft", "--lora_r", str(options.rank), "--lora_alpha", str(options.alpha),
-        "--lora_target_modules", "all-linear", "--lora_dropout", str(options.dropout), "--report_to", "none",
-        "--output_dir", str(data / "out"), "--save_strategy", "no", "--disable_tqdm", "true",
+        str(Path(sys.executable).parent / "trl"),
+        "sft",
+        "--model_name_or_path",
+        str(EMBEDDED),
+        "--dtype",
+        "float32",
+        "--dataset_name",
+        str(data),
+        "--use_peft",
+        "--lora_r",
+        str(options.rank),
+        "--lora_alpha",
+        str(options.alpha),
+        "--lora_target_modules",
+        "all-linear",
+        "--lora_dropout",
+        str(options.dropout),
+        "--report_to",
+        "none",
+        "--output_dir",
+        str(data / "out"),
+        "--save_strategy",
+        "no",
+        "--disable_tqdm",
+        "true",
         *(
             w
             for k in (
-                "num_train_epochs", "per_device_train_batch_size", "learning_rate", "lr_scheduler_type",
-                "warmup_steps", "max_length", "bf16", "use_cpu", "seed", "data_seed", "logging_steps",
-                "gradient_checkpointing", "dataloader_pin_memory",
+                "num_train_epochs",
+                "per_device_train_batch_size",
+                "learning_rate",
+                "lr_scheduler_type",
+                "warmup_steps",
+                "max_length",
+                "bf16",
+                "use_cpu",
+                "seed",
+                "data_seed",
+                "logging_steps",
+                "gradient_checkpointing",
+                "dataloader_pin_memory",
             )
             for w in (f"--{k}", str(getattr(c[k], "value", c[k])))
         ),
         *extra,
-    ]  # fmt: skip
+    ]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env=dict(os.environ, HF_HUB_OFFLINE="1")
     )

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from section import markdown_table, write_section
 
-from eval.comparison.racing import race_of_means
-from eval.comparison.seeds import difference_error, widen_difference
-from eval.findings import classify_difference, holm
-from eval.stats import Difference, paired_difference, quantile_interval, score_interval
+from crossover.eval.analysis.findings import classify_difference, holm
+from crossover.eval.analysis.racing import race_of_means
+from crossover.eval.analysis.seeds import difference_error, widen_difference
+from crossover.eval.analysis.stats import Difference, paired_difference, quantile_interval, score_interval
 
 Draw = Callable[[np.random.Generator], tuple[bool, bool]]
 """Returns whether the interval held the truth, and whether a true null was rejected."""

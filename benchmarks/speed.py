@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from section import write_section
 
-from eval.experiment import Cell, plan
-from eval.measure import Latency, Result
-from eval.parse.experiment import read_experiment
-from eval.prepare import prepare
-from eval.store.cells import cell_folder, save_result
-from eval.store.recorded import record
-from programs.task import Spent
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import Cell, plan
+from crossover.eval.run.prepare import prepare
+from crossover.eval.store.cells import cell_folder, save_result
+from crossover.eval.store.recorded import record
+from crossover.eval.store.result import Latency, Result
+from crossover.models.usage import Usage
 
 LABELS = 77
 FILE = """\
@@ -71,7 +71,7 @@ def write_store(file: Path, store: Path, rows: int) -> list[str]:
 def write_cell(store: Path, key: str, cell: Cell, split: str, rate: float, rows: int, rng: np.random.Generator) -> None:
     """Write one finished cell that is right at this rate."""
     latency = Latency(tuple(rng.lognormal(-3, 0.3, 100)), 1)
-    save_result(store, Result(key, cell, split, [], 600.0, latency, Spent(seconds=10), True))
+    save_result(store, Result(key, cell, split, [], 600.0, latency, Usage(seconds=10), True))
     right, tokens = rng.random(rows) < rate, rng.integers(50, 400, rows)
     with (cell_folder(store, key) / "rows.jsonl").open("w", encoding="utf-8") as file:
         for i in range(rows):
@@ -103,7 +103,7 @@ def main() -> int:
         folder = Path(name)
         file, store = write_task(folder, flags.rows, flags.arms), folder / "mlruns"
         keys = write_store(file, store, flags.rows)
-        crossover = [sys.executable, "-m", "eval.cli"]
+        crossover = [sys.executable, "-m", "crossover.eval.cli.main"]
         page = str(folder / "report.html")
         commands = {
             "compare": [*crossover, "compare", *keys, "--json", "--store", str(store)],

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from section import write_section
 
-from eval.stats import mean_interval
-from eval.tracking.tracker import Tracker
+from crossover.eval.analysis.stats import mean_interval
+from crossover.eval.tracking.tracker import Tracker
 
 METHODS = "[zero_shot, {few_shot: {demos: 2}}, {few_shot: {demos: 4}}, {retrieved_demos: {demos: 2}}]"
 MOST = 0.03
@@ -53,7 +53,18 @@ def of_tests(name: str) -> ModuleType:
 
 def timed(file: Path, store: Path, uri: str) -> Cost:
     """Return what one run in a process of its own took."""
-    command = [sys.executable, "-m", "eval.cli", "run", str(file), "--store", str(store), "-q", "-j", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "crossover.eval.cli.main",
+        "run",
+        str(file),
+        "--store",
+        str(store),
+        "-q",
+        "-j",
+        "4",
+    ]
     command += ["--tracking-uri", uri] if uri else []
     environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     start = time.perf_counter()

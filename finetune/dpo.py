@@ -6,7 +6,8 @@ from typing import Any
 
 import dspy
 
-from programs.task import Budget, Fitted, Metric, UserError
+from crossover.models.errors import UserError
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Dpo:
         budget: Budget,
     ) -> Fitted:
         """Answer `train` several times, learn to prefer what is right, and keep the epoch that scores best on `val`."""
-        from finetune.preferences import preferences, train_preferences
-        from finetune.sft import Sft, check_local, without_demos
-        from finetune.training import Ground, fitted_with
+        from crossover.finetune.sft import Sft, check_local, without_demos
+        from crossover.finetune.training.preferences import preferences, train_preferences
+        from crossover.finetune.training.train import Ground, fitted_with
 
         check_local(lm, "dpo")
         if len(program.named_predictors()) != 1:

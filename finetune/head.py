@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from programs.task import Budget, Fitted, Metric, Spent, UserError
+from crossover.models.errors import UserError
+from crossover.models.usage import Usage
+from crossover.programs.task import Budget, Fitted, Metric
 
 if TYPE_CHECKING:
     import torch
 
-    from models.heads import HeadEngine
+    from crossover.models.heads import HeadEngine
 
 BASES = ("frozen", "lora", "full")
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -60,10 +62,10 @@ class Head:
         budget: Budget,
     ) -> Fitted:
         """Learn the labels of `train`, select on `val`, and answer through the same prompt and the same parser."""
-        from finetune.sft import check_local, without_demos
-        from finetune.training import Ground
-        from models.allowance import held_like
-        from models.load import local_lm
+        from crossover.finetune.sft import check_local, without_demos
+        from crossover.finetune.training.train import Ground
+        from crossover.models.allowance import held_like
+        from crossover.models.load import local_lm
 
         check_local(lm, "head")
         ground = Ground(without_demos(program), val, metric, lm, seed, budget)
@@ -81,14 +83,14 @@ class Head:
             fitted.warnings.append("most labels of the head stand in one training row alone; is this classification?")
         return fitted
 
-    def _frozen(self, data: "Labelled", ground: Any) -> tuple["HeadEngine", dict[str, Any], Spent]:
+    def _frozen(self, data: "Labelled", ground: Any) -> tuple["HeadEngine", dict[str, Any], Usage]:
         """Return a logistic regression on the states of the base as it is."""
         import torch
 
-        from finetune.training import spent_on
-        from models.heads import HeadEngine
-        from models.prompt import engine_of
-        from programs.score import mean_score
+        from crossover.finetune.training.train import spent_on
+        from crossover.models.heads import HeadEngine
+        from crossover.models.prompt import engine_of
+        from crossover.programs.score import mean_score
 
         base, width = engine_of(ground.lm), torch.zeros(1, 1)
         reader = HeadEngine(base, width, width[0], data.answers, pooling=self.pooling)
@@ -100,12 +102,12 @@ class Head:
             rows = score_val(engine, ground)
             tried.append((mean_score(rows), engine, ridge, spent_on(rows)))
         best = max(tried, key=lambda t: t[0])
-        spent = sum((t[3] for t in tried), Spent(prompt_tokens=sum(map(len, data.rows)), calls=len(data.rows)))
+        spent = sum((t[3] for t in tried), Usage(prompt_tokens=sum(map(len, data.rows)), calls=len(data.rows)))
         return best[1], {"ridge": best[2], "val_scores": [t[0] for t in tried]}, spent
 
-    def _trained(self, data: "Labelled", ground: Any) -> tuple["HeadEngine", dict[str, Any], Spent]:
+    def _trained(self, data: "Labelled", ground: Any) -> tuple["HeadEngine", dict[str, Any], Usage]:
         """Return a head trained along with the base, and served on what became of it."""
-        from finetune.head_training import serve_trained, train_head
+        from crossover.finetune.training.head_training import serve_trained, train_head
 
         run = train_head(self, data, ground)
         engine = serve_trained(self, run, data, ground)
@@ -132,8 +134,8 @@ def labelled(program: dspy.Module, examples: Sequence[dspy.Example], lm: dspy.LM
     Raises:
         UserError: the program is more than one predictor of one answer, or an example lacks a field of it.
     """
-    from models.prompt import engine_of, first_messages
-    from programs.demos import fields_of
+    from crossover.models.prompt import engine_of, first_messages
+    from crossover.programs.demos import fields_of
 
     predictors = program.named_predictors()
     if len(predictors) != 1 or len(predictors[0][1].signature.output_fields) != 1:
@@ -159,9 +161,9 @@ def labelled(program: dspy.Module, examples: Sequence[dspy.Example], lm: dspy.LM
 
 def score_val(engine: "HeadEngine", ground: Any) -> list[Any]:
     """Return the rows of val, answered and scored as a test would be."""
-    from models.allowance import held_like
-    from models.load import local_lm
-    from programs.score import score_examples
+    from crossover.models.allowance import held_like
+    from crossover.models.load import local_lm
+    from crossover.programs.score import score_examples
 
     served = local_lm(f"{ground.lm.model}+head-on-val", engine, ground.lm.kwargs["max_tokens"], 0.0)
     with dspy.context(lm=held_like(served, ground.lm)):

@@ -9,7 +9,8 @@ from typing import Any
 
 import dspy
 
-from programs.task import Budget, Fitted, Metric, UserError
+from crossover.models.errors import UserError
+from crossover.programs.task import Budget, Fitted, Metric
 
 SOURCES = ("gold", "teacher", "self")
 ADAPTERS = ("lora", "dora", "qlora", "none")
@@ -69,13 +70,13 @@ class Sft:
         if self.adapter == "qlora" and (missing := four_bits_missing()):
             raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
         if self.accelerate_file:
-            from finetune.launch import processes_of
+            from crossover.finetune.training.launch import processes_of
 
             if self.search is not None or self.patience:
                 raise UserError("sft accelerate_file trains every epoch to its end; leave out `search` and `patience`")
             processes_of(Path(self.accelerate_file))
         if self.search is not None:
-            from finetune.search import plan_of
+            from crossover.finetune.training.hyperparameters import plan_of
 
             plan_of(self.search)
 
@@ -91,11 +92,11 @@ class Sft:
         budget: Budget,
     ) -> Fitted:
         """Train on all of `train`, keep the epoch that scores best on `val`, and serve it by the same engine."""
-        from finetune.mix import with_general
-        from finetune.render import perplexity, render_training_text, write_jsonl
-        from finetune.search import search
-        from finetune.targets import targets_of
-        from finetune.training import Ground, checkpoints_of, fitted_with, train_model
+        from crossover.finetune.training.hyperparameters import search
+        from crossover.finetune.training.mix import with_general
+        from crossover.finetune.training.render import perplexity, render_training_text, write_jsonl
+        from crossover.finetune.training.targets import targets_of
+        from crossover.finetune.training.train import Ground, checkpoints_of, fitted_with, train_model
 
         check_local(lm, "sft")
         ground = Ground(without_demos(program), val, metric, lm, seed, budget)
@@ -104,11 +105,15 @@ class Sft:
         text = with_general(own, Path(self.mix_file), self.mix, lm, seed) if self.mix else own
         write_jsonl(text, budget.workdir / "train.jsonl")
         notes: dict[str, Any] = {
-            "rows": len(own.rows), "general_rows": len(text.rows) - len(own.rows),
-            "target_perplexity": perplexity(own, lm), "solved": targets.solved,
-            "longest_row_tokens": max(text.lengths), "truncated": 0, "dropped_too_long": text.dropped,
+            "rows": len(own.rows),
+            "general_rows": len(text.rows) - len(own.rows),
+            "target_perplexity": perplexity(own, lm),
+            "solved": targets.solved,
+            "longest_row_tokens": max(text.lengths),
+            "truncated": 0,
+            "dropped_too_long": text.dropped,
             "train_tokens_sha256": text.sha256,
-        }  # fmt: skip
+        }
         if targets.teacher_usd != 0:
             notes["teacher"] = {"usd": targets.teacher_usd}
         spent, place = targets.spent, checkpoints_of(budget) / "sft"
@@ -141,8 +146,8 @@ def check_local(lm: dspy.LM, method: str) -> None:
     Raises:
         UserError: the model is served elsewhere, answers with labels alone, or is an adapter on its base.
     """
-    from models.local import LocalEngine
-    from models.prompt import engine_of
+    from crossover.models.local import LocalEngine
+    from crossover.models.prompt import engine_of
 
     if not isinstance(engine_of(lm), LocalEngine):
         raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `local:` or `embedded`")
@@ -160,8 +165,8 @@ def without_demos(program: dspy.Module) -> dspy.Module:
 
 def serve(folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
     """Return the model with the trained weights, and the largest change of a logit on the probe prompt."""
-    from models.load import tuned_lm
-    from models.prompt import engine_of
+    from crossover.models.load import tuned_lm
+    from crossover.models.prompt import engine_of
 
     engine = engine_of(lm)
     ids = engine.encode(probe)

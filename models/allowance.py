@@ -14,9 +14,9 @@ import dspy
 from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
-from models.price import api_price
-from models.prompt import engine_of, messages_of
-from models.wrapping import WrappingEngine
+from crossover.models.price import api_price
+from crossover.models.prompt import engine_of, messages_of
+from crossover.models.wrapping import WrappingEngine
 
 
 class Stopped(BaseException):

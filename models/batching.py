@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from dspy import lm15
 
-from models.choices import Trie
-from models.prefix import shared_tokens
+from crossover.models.choices import Trie
+from crossover.models.prefix import shared_tokens
 
 FEWEST_SHARED = 32
 """Shorter common beginnings are not looked for."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from models.choices import Trie
-from models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend
+from crossover.models.choices import Trie
+from crossover.models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,13 @@ class Batch:
             mask = mask if self.prefix is None else mask.view(len(ids), 1, 1, self.width)
         with attending_to(self.prefix):
             out = self.model(
-                input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache,
-                use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: torch.Tensor = out.logits[:, -1].float()
         return logits
 

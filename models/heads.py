@@ -12,7 +12,7 @@ import torch
 from dspy import lm15
 from safetensors.torch import load_file, save_file
 
-from models.local import BASE, LocalEngine
+from crossover.models.local import BASE, LocalEngine
 
 POOLINGS = ("last", "mean")
 
@@ -112,9 +112,12 @@ class HeadEngine:
         if len(ids) > self.context:
             raise lm15.ContextLengthError(f"prompt of {len(ids)} tokens exceeds the model's context of {self.context}")
         return lm15.Response(
-            id=None, model=request.model, message=lm15.Message.assistant(self.answers[self._label(ids)]),
-            finish_reason="stop", usage=lm15.Usage(input_tokens=len(ids), output_tokens=0, total_tokens=len(ids)),
-        )  # fmt: skip
+            id=None,
+            model=request.model,
+            message=lm15.Message.assistant(self.answers[self._label(ids)]),
+            finish_reason="stop",
+            usage=lm15.Usage(input_tokens=len(ids), output_tokens=0, total_tokens=len(ids)),
+        )
 
     def _label(self, ids: list[int]) -> int:
         """Return the label of a prompt; who comes first answers for all that wait."""

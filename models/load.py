@@ -8,12 +8,12 @@ from typing import Any
 
 import dspy
 
-from models.allowance import held_like
-from models.price import Usage, api_price
-from models.remote import Connection, RemoteEngine
-from models.secret import reference
-from models.spec import ModelSpec
-from models.weights import folder_sha256
+from crossover.models.allowance import held_like
+from crossover.models.price import TokenCounts, api_price
+from crossover.models.remote import Connection, RemoteEngine
+from crossover.models.secret import reference
+from crossover.models.spec import ModelSpec
+from crossover.models.weights import folder_sha256
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 """Folder of the model that ships with the project."""
@@ -32,7 +32,7 @@ class LoadedModel:
     """It runs in this process, and is priced by machine time."""
     context: int
     """Tokens that fit; 0 where unknown."""
-    price: Callable[[Usage], float | None]
+    price: Callable[[TokenCounts], float | None]
     """Turns usage into dollars; None where the price is unknown."""
 
 
@@ -45,7 +45,7 @@ def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
     """
     if not spec.runs_here:
         return _remote_model(spec)
-    from models.local import LocalEngine
+    from crossover.models.local import LocalEngine
 
     source = folder or (EMBEDDED if spec.name == "embedded" else spec.name.removeprefix("local:"))
     engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
@@ -84,8 +84,8 @@ def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
 
     It is held to the limits of the model that it was made of.
     """
-    from models.local import LocalEngine
-    from models.prompt import engine_of
+    from crossover.models.local import LocalEngine
+    from crossover.models.prompt import engine_of
 
     settings: dict[str, Any] = {"max_tokens": lm.kwargs["max_tokens"], "temperature": lm.kwargs["temperature"]}
     if (folder / "adapter_config.json").exists():
@@ -110,10 +110,10 @@ def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:
     if decode and name != "plain":
         raise ValueError(f"decode: {decode} needs the bare answers of `adapter: plain`, not {name!r}")
     if name == "plain":
-        from models.plain import PlainAdapter
+        from crossover.models.plain import PlainAdapter
 
         return PlainAdapter(decode)
-    from models.markers import SafeChatAdapter, SafeJSONAdapter
+    from crossover.models.markers import SafeChatAdapter, SafeJSONAdapter
 
     if name == "chat":
         return SafeChatAdapter(use_json_adapter_fallback=False)

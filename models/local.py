@@ -13,14 +13,14 @@ import torch
 from dspy import lm15
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.adapters import attach, switch
-from models.batching import Job, alike, batches
-from models.choices import Trie, build_trie, choices_of
-from models.decode import Prompt, can_share, decode, stop_tokens
-from models.device import load_weights
-from models.prefix import Prefix, PrefixStore, extend
-from models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
-from models.weights import folder_sha256
+from crossover.models.adapters import attach, switch
+from crossover.models.batching import Job, alike, batches
+from crossover.models.choices import Trie, build_trie, choices_of
+from crossover.models.decode import Prompt, can_share, decode, stop_tokens
+from crossover.models.device import load_weights
+from crossover.models.prefix import Prefix, PrefixStore, extend
+from crossover.models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
+from crossover.models.weights import folder_sha256
 
 BASE = ""
 """Adapter name of the untouched base."""

@@ -17,11 +17,11 @@ import dspy
 from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
-from models.allowance import Stopped
-from models.lines import whole_lines
-from models.price import api_price
-from models.prompt import engine_of
-from models.wrapping import WrappingEngine
+from crossover.models.allowance import Stopped
+from crossover.models.lines import whole_lines
+from crossover.models.price import api_price
+from crossover.models.prompt import engine_of
+from crossover.models.wrapping import WrappingEngine
 
 
 class BudgetSpent(BaseException):
@@ -188,8 +188,12 @@ class MeteredEngine(WrappingEngine):
             line = None
             try:
                 response: lm15.Response = self.inner.complete(request)
-                line = {"request": key, "text": response.message.text or "", "finish": response.finish_reason,
-                        "usage": usage_dict(response)}  # fmt: skip
+                line = {
+                    "request": key,
+                    "text": response.message.text or "",
+                    "finish": response.finish_reason,
+                    "usage": usage_dict(response),
+                }
             finally:
                 self.meter.end(request.model, line, self._usd(request, line), replayed=False)
             return response
@@ -210,9 +214,14 @@ def _key(request: lm15.Request) -> str:
 def _response(request: lm15.Request, line: dict[str, Any]) -> lm15.Response:
     usage, details = line["usage"], line["usage"].get("prompt_tokens_details") or {}
     return lm15.Response(
-        id=None, model=request.model, message=lm15.Message.assistant(line["text"] or " "), finish_reason=line["finish"],
+        id=None,
+        model=request.model,
+        message=lm15.Message.assistant(line["text"] or " "),
+        finish_reason=line["finish"],
         usage=lm15.Usage(
-            input_tokens=usage.get("prompt_tokens"), output_tokens=usage.get("completion_tokens"),
-            cache_read_tokens=details.get("cached_tokens"), cache_write_tokens=details.get("cache_creation_tokens"),
+            input_tokens=usage.get("prompt_tokens"),
+            output_tokens=usage.get("completion_tokens"),
+            cache_read_tokens=details.get("cached_tokens"),
+            cache_write_tokens=details.get("cache_creation_tokens"),
         ),
-    )  # fmt: skip
+    )

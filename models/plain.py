@@ -13,7 +13,7 @@ import dspy
 from dspy.adapters.utils import parse_value
 from dspy.utils.exceptions import AdapterParseError
 
-from models.choices import choice_format
+from crossover.models.choices import choice_format
 
 
 def _render(value: Any) -> str:

@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-Usage = dict[str, dict[str, Any]]
+TokenCounts = dict[str, dict[str, Any]]
 """Model name to its token counts, as DSPy tracks them."""
 
 ANTHROPIC_WRITE, ANTHROPIC_READ = 1.25, 0.1
 """Anthropic's rates for a prompt written to and read from its five-minute cache, as multiples of the input rate."""
 
 
-def api_price(usage: Usage) -> float | None:
+def api_price(usage: TokenCounts) -> float | None:
     """Return the dollars of the usage, None when a model or a kind of token has no known price."""
     total = 0.0
     for name, counts in usage.items():

@@ -5,7 +5,7 @@ from typing import Any
 import dspy
 from dspy import lm15
 
-from models.remote import RemoteEngine
+from crossover.models.remote import RemoteEngine
 
 
 def first_messages(program: dspy.Module, example: dspy.Example, predictor: Any = None) -> list[dict[str, str]]:

@@ -11,9 +11,9 @@ from typing import Any
 from dspy import lm15
 from dspy.clients.engines.litellm_engine import LiteLLMEngine
 
-from models.limit import AdaptiveLimit
-from models.price import table_entry
-from models.secret import redact
+from crossover.models.limit import AdaptiveLimit
+from crossover.models.price import table_entry
+from crossover.models.secret import redact
 
 OVERLOADED = (lm15.RateLimitError, lm15.ServerError, lm15.TimeoutError)
 """The provider pushes back: try again, and with fewer requests at once."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import NO_BOUND, Search
-from programs.demos import drawn, with_demos
-from programs.task import Budget, Fitted, Metric
+from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.programs.demos import drawn, with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ class Bootstrap:
         order = drawn(train, seed)
         with search:
             optimizer = dspy.BootstrapFewShot(
-                metric=search.metric, metric_threshold=self.threshold, teacher_settings={"lm": search.teacher},
-                max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled, max_rounds=self.rounds,
+                metric=search.metric,
+                metric_threshold=self.threshold,
+                teacher_settings={"lm": search.teacher},
+                max_bootstrapped_demos=self.bootstrapped,
+                max_labeled_demos=self.labelled,
+                max_rounds=self.rounds,
                 max_errors=NO_BOUND,
-            )  # fmt: skip
+            )
             search.found = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
         fitted = search.taken()
         if not any(d.get("augmented") for p in (search.found or program).predictors() for d in p.demos):

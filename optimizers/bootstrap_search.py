@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import NO_BOUND, Search
-from programs.demos import drawn, with_demos
-from programs.task import Budget, Fitted, Metric
+from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.programs.demos import drawn, with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,16 @@ class BootstrapSearch:
         order = drawn(train, seed)
         with search:
             optimizer = dspy.BootstrapFewShotWithRandomSearch(
-                metric=search.metric, metric_threshold=self.threshold, teacher_settings={"lm": search.teacher},
-                max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled, max_rounds=self.rounds,
-                num_candidate_programs=self.candidates, num_threads=search.threads,
+                metric=search.metric,
+                metric_threshold=self.threshold,
+                teacher_settings={"lm": search.teacher},
+                max_bootstrapped_demos=self.bootstrapped,
+                max_labeled_demos=self.labelled,
+                max_rounds=self.rounds,
+                num_candidate_programs=self.candidates,
+                num_threads=search.threads,
                 max_errors=NO_BOUND,
-            )  # fmt: skip
+            )
             search.found = optimizer.compile(
                 with_demos(program, []), trainset=search.sparing(order, readings=self.candidates + 1), valset=search.val
             )

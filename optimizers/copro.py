@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import Search
-from programs.task import Budget, Fitted, Metric
+from crossover.optimizers.common.search import Search
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,12 @@ class Copro:
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         with search:
             optimizer = dspy.COPRO(
-                prompt_model=search.teacher, metric=search.metric, breadth=self.breadth, depth=self.depth,
+                prompt_model=search.teacher,
+                metric=search.metric,
+                breadth=self.breadth,
+                depth=self.depth,
                 init_temperature=self.temperature,
-            )  # fmt: skip
+            )
             # What COPRO calls trainset, it selects on; no proposal is shown an example.
             search.found = optimizer.compile(
                 program.deepcopy(), trainset=search.val, eval_kwargs={"num_threads": search.threads}

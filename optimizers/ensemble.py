@@ -8,9 +8,10 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from programs.demos import last_output, with_demos
-from programs.splits import fold
-from programs.task import Budget, Fitted, Metric, Spent
+from crossover.models.usage import Usage
+from crossover.programs.demos import last_output, with_demos
+from crossover.programs.splits import fold
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
@@ -63,4 +64,4 @@ class Ensemble:
         draw = random.Random(seed)
         sets = [draw.sample(list(train), min(self.demos, len(train))) for _ in range(self.members)]
         vote = Vote([with_demos(program, chosen) for chosen in sets])
-        return Fitted(program=vote, lm=lm, spent=Spent(), notes={"members": self.members, "demos": self.demos})
+        return Fitted(program=vote, lm=lm, spent=Usage(), notes={"members": self.members, "demos": self.demos})

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import dspy
 
-from programs.demos import drawn, with_demos
-from programs.task import Budget, Fitted, Metric, Spent
+from crossover.models.usage import Usage
+from crossover.programs.demos import drawn, with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -29,4 +30,4 @@ class FewShot:
     ) -> Fitted:
         """Show `demos` examples of train, drawn by seed."""
         chosen = drawn(train, seed, self.demos)
-        return Fitted(program=with_demos(program, chosen), lm=lm, spent=Spent(), notes={"demos": len(chosen)})
+        return Fitted(program=with_demos(program, chosen), lm=lm, spent=Usage(), notes={"demos": len(chosen)})

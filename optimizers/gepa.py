@@ -7,9 +7,10 @@ from typing import Any
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
 
-from optimizers.search import Search
-from programs.fields import answers_of
-from programs.task import Budget, Fitted, Metric, UserError
+from crossover.models.errors import UserError
+from crossover.optimizers.common.search import Search
+from crossover.programs.fields import answers_of
+from crossover.programs.task import Budget, Fitted, Metric
 
 SIZES = ("light", "medium", "heavy")
 
@@ -57,11 +58,17 @@ class Gepa:
 
         with search:
             optimizer = dspy.GEPA(
-                metric=explained, auto=None if search.left else self.auto, max_metric_calls=search.left,
-                reflection_minibatch_size=self.minibatch, reflection_lm=search.teacher, use_merge=self.merge,
-                instruction_proposer=InstructionProposer(adapter=search.teacher_adapter), num_threads=search.threads,
-                seed=seed, warn_on_score_mismatch=False,
-            )  # fmt: skip
+                metric=explained,
+                auto=None if search.left else self.auto,
+                max_metric_calls=search.left,
+                reflection_minibatch_size=self.minibatch,
+                reflection_lm=search.teacher,
+                use_merge=self.merge,
+                instruction_proposer=InstructionProposer(adapter=search.teacher_adapter),
+                num_threads=search.threads,
+                seed=seed,
+                warn_on_score_mismatch=False,
+            )
             search.found = optimizer.compile(program.deepcopy(), trainset=list(train), valset=search.val)
         return search.fitted()
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import dspy
 
-from optimizers.context import fits_context, leading_that_fit
-from optimizers.nearest import NearestDemos, demo_index
-from programs.demos import drawn, with_demos
-from programs.task import Budget, Fitted, Metric, Spent
+from crossover.models.usage import Usage
+from crossover.optimizers.common.context import fits_context, leading_that_fit
+from crossover.optimizers.common.nearest import NearestDemos, demo_index
+from crossover.programs.demos import drawn, with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 BLOCK = 0.75
 """Of the context, what the block may fill: the rest is for what each question retrieves."""
@@ -53,11 +54,16 @@ class Hybrid:
         block = block[: leading_that_fit(program, block, [*val, *train], lm, share=BLOCK)]
         rest = order[len(block) :]
         nearest = NearestDemos(
-            with_demos(program, block), rest, self.demos, fits_context(lm),
-            index=self.index, options=self.index_options, folder=budget.shared,
-        )  # fmt: skip
+            with_demos(program, block),
+            rest,
+            self.demos,
+            fits_context(lm),
+            index=self.index,
+            options=self.index_options,
+            folder=budget.shared,
+        )
         notes = {"fixed": len(block), "demos": self.demos, "pool": len(rest)}
-        fitted = Fitted(program=nearest, lm=lm, spent=Spent(), notes=notes)
+        fitted = Fitted(program=nearest, lm=lm, spent=Usage(), notes=notes)
         if len(block) < min(self.fixed, len(order)):
             fitted.warnings.append(f"{len(block)} of {self.fixed} demonstrations of the block fit the model's context")
         if not rest:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import NO_BOUND, Search
-from programs.demos import drawn, with_demos
-from programs.task import Budget, Fitted, Metric
+from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.programs.demos import drawn, with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,16 @@ class InferRules:
         with search:
             search.score_start()
             optimizer = dspy.InferRules(
-                num_candidates=self.candidates, num_rules=self.rules, num_threads=search.threads,
-                teacher_settings={"lm": search.teacher}, metric=search.metric, metric_threshold=self.threshold,
-                max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled,
+                num_candidates=self.candidates,
+                num_rules=self.rules,
+                num_threads=search.threads,
+                teacher_settings={"lm": search.teacher},
+                metric=search.metric,
+                metric_threshold=self.threshold,
+                max_bootstrapped_demos=self.bootstrapped,
+                max_labeled_demos=self.labelled,
                 max_errors=NO_BOUND,
-            )  # fmt: skip
+            )
             optimizer.rules_induction_program.rng = random.Random(seed)
             search.found = optimizer.compile(
                 with_demos(program, []), trainset=search.sparing(order, readings=1), valset=search.val

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import NO_BOUND, Search
-from programs.demos import drawn, with_demos
-from programs.task import Budget, Fitted, Metric
+from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.programs.demos import drawn, with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 MINIBATCH_FROM = 50
 """With more val examples than this, trials are scored on 35 of them and only the most promising on all (DSPy's)."""
@@ -51,16 +51,27 @@ class Mipro:
         trials = self.trials or int(max(2 * variables * math.log2(self.candidates), 1.5 * self.candidates))
         with search:
             optimizer = dspy.MIPROv2(
-                metric=search.metric, metric_threshold=self.threshold, prompt_model=search.teacher,
-                task_model=search.student, teacher_settings={"lm": search.teacher}, auto=None,
-                num_candidates=self.candidates, num_threads=search.threads, seed=seed,
-                max_bootstrapped_demos=self.bootstrapped, max_labeled_demos=self.labelled,
-                init_temperature=self.temperature, max_errors=NO_BOUND,
-            )  # fmt: skip
+                metric=search.metric,
+                metric_threshold=self.threshold,
+                prompt_model=search.teacher,
+                task_model=search.student,
+                teacher_settings={"lm": search.teacher},
+                auto=None,
+                num_candidates=self.candidates,
+                num_threads=search.threads,
+                seed=seed,
+                max_bootstrapped_demos=self.bootstrapped,
+                max_labeled_demos=self.labelled,
+                init_temperature=self.temperature,
+                max_errors=NO_BOUND,
+            )
             search.found = optimizer.compile(
-                start.deepcopy(), trainset=search.sparing(order, readings=self.candidates - 2), valset=search.val,
-                num_trials=trials, minibatch=len(search.val) > MINIBATCH_FROM,
-            )  # fmt: skip
+                start.deepcopy(),
+                trainset=search.sparing(order, readings=self.candidates - 2),
+                valset=search.val,
+                num_trials=trials,
+                minibatch=len(search.val) > MINIBATCH_FROM,
+            )
         if zero_shot and search.found is not None:
             # DSPy bootstraps in the zero-shot form too, and has let such demonstrations through (DSPy #9039).
             search.found = with_demos(search.found, [])

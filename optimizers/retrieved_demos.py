@@ -6,10 +6,11 @@ from typing import Any
 
 import dspy
 
-from optimizers.context import fits_context
-from optimizers.nearest import NearestDemos, demo_index
-from programs.demos import with_demos
-from programs.task import Budget, Fitted, Metric, Spent
+from crossover.models.usage import Usage
+from crossover.optimizers.common.context import fits_context
+from crossover.optimizers.common.nearest import NearestDemos, demo_index
+from crossover.programs.demos import with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,12 @@ class RetrievedDemos:
     ) -> Fitted:
         """Index train and let every question choose its own demonstrations."""
         nearest = NearestDemos(
-            with_demos(program, []), train, self.demos, fits_context(lm),
-            index=self.index, options=self.index_options, folder=budget.shared,
-        )  # fmt: skip
-        return Fitted(program=nearest, lm=lm, spent=Spent(), notes={"demos": self.demos, "pool": len(train)})
+            with_demos(program, []),
+            train,
+            self.demos,
+            fits_context(lm),
+            index=self.index,
+            options=self.index_options,
+            folder=budget.shared,
+        )
+        return Fitted(program=nearest, lm=lm, spent=Usage(), notes={"demos": self.demos, "pool": len(train)})

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import dspy
 
-from optimizers.search import Search
-from programs.demos import drawn
-from programs.task import Budget, Fitted, Metric
+from crossover.optimizers.common.search import Search
+from crossover.programs.demos import drawn
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,14 @@ class Simba:
             search.score_start()
             steps, pool = self._plan(search.left, len(train), len(val))
             optimizer = dspy.SIMBA(
-                metric=search.metric, bsize=min(self.batch, pool), num_candidates=self.candidates, max_steps=steps,
-                max_demos=self.demos, prompt_model=search.teacher, num_threads=search.threads,
-            )  # fmt: skip
+                metric=search.metric,
+                bsize=min(self.batch, pool),
+                num_candidates=self.candidates,
+                max_steps=steps,
+                max_demos=self.demos,
+                prompt_model=search.teacher,
+                num_threads=search.threads,
+            )
             search.found = optimizer.compile(program.deepcopy(), trainset=search.examples(order[:pool]), seed=seed)
         return search.fitted()
 

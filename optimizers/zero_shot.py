@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import dspy
 
-from programs.demos import with_demos
-from programs.task import Budget, Fitted, Metric, Spent
+from crossover.models.usage import Usage
+from crossover.programs.demos import with_demos
+from crossover.programs.task import Budget, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -25,4 +26,4 @@ class ZeroShot:
         budget: Budget,
     ) -> Fitted:
         """Return the program without demonstrations."""
-        return Fitted(program=with_demos(program, []), lm=lm, spent=Spent(), notes={"demos": 0})
+        return Fitted(program=with_demos(program, []), lm=lm, spent=Usage(), notes={"demos": 0})

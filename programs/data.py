@@ -9,14 +9,15 @@ from typing import Any, Protocol
 
 import dspy
 
-from programs.entities import read_entities
-from programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
-from programs.load import builtin_task, is_reference, load_program, unknown
-from programs.metrics import metric_for
-from programs.rows import Record, fault, few, hf_splits, read_source
-from programs.splits import fold, fraction
-from programs.task import Metric, Passage, Problem, Task, UserError
-from programs.validate import validate
+from crossover.models.errors import UserError
+from crossover.programs.entities import read_entities
+from crossover.programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
+from crossover.programs.load import builtin_task, is_reference, load_program, unknown
+from crossover.programs.metrics import metric_for
+from crossover.programs.rows import Record, fault, few, hf_splits, read_source
+from crossover.programs.splits import fold, fraction
+from crossover.programs.task import Metric, Passage, Problem, Task
+from crossover.programs.validate import validate
 
 SPLITS = ("train", "val", "test")
 VAL_SHARE, VAL_MOST = 0.1, 200
@@ -124,16 +125,29 @@ def _users_task(source: TaskSource, base: Path, problems: list[Problem]) -> Task
         metric, metric_name = _metric(source, output, base)
     with _collecting(source.name, problems):
         program = load_program(
-            source.program, inputs=columns.inputs, output=output, labels=labels, base=base,
+            source.program,
+            inputs=columns.inputs,
+            output=output,
+            labels=labels,
+            base=base,
             instructions=source.instructions,
-        )  # fmt: skip
+        )
     if not where:
         return None
     train, val, test = (tuple(splits[name]) for name in SPLITS)
     return Task(
-        name=source.name, program=program, inputs=columns.inputs, outputs=tuple(columns.outputs.values()),
-        train=train, val=val, test=test, metric=metric, metric_name=metric_name, corpus=corpus, where=where,
-    )  # fmt: skip
+        name=source.name,
+        program=program,
+        inputs=columns.inputs,
+        outputs=tuple(columns.outputs.values()),
+        train=train,
+        val=val,
+        test=test,
+        metric=metric,
+        metric_name=metric_name,
+        corpus=corpus,
+        where=where,
+    )
 
 
 def _columns(source: TaskSource, records: Mapping[str, Sequence[Record]]) -> Columns:

@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 
-from programs.splits import fold
+from crossover.programs.splits import fold
 
 
 def drawn(examples: Sequence[dspy.Example], seed: int, count: int | None = None) -> list[dspy.Example]:

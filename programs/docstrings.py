@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from programs.splits import fold
+from crossover.programs.splits import fold
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from typing import Any
 
 import dspy
 
-from programs.entities import entities_of
-from programs.load import is_reference, unknown
-from programs.rows import Record, fault, few
-from programs.task import Problem, UserError
+from crossover.models.errors import UserError
+from crossover.programs.entities import entities_of
+from crossover.programs.load import is_reference, unknown
+from crossover.programs.rows import Record, fault, few
+from crossover.programs.task import Problem
 
 RETRIEVING = ("rag", "multihop", "dialogue")
 """Programs whose examples carry passages."""
@@ -21,9 +22,14 @@ HISTORY = "history"
 """The input that may be empty: a conversation starts without any."""
 ROLES = ("input", "output", "gold", "id", "ignored")
 OBVIOUS = {
-    "text": "input", "question": "input", "label": "output", "answer": "output", "answers": "output",
-    "gold_passage_ids": "gold", "id": "id",
-}  # fmt: skip
+    "text": "input",
+    "question": "input",
+    "label": "output",
+    "answer": "output",
+    "answers": "output",
+    "gold_passage_ids": "gold",
+    "id": "id",
+}
 """Roles of well-known columns, for a task that names no fields."""
 RESERVED = ("id", "gold", "cluster", "passages")
 """Names that an example uses for itself."""

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import dspy
 
-from programs.fields import answers_of, text_of
-from programs.task import Spent
+from crossover.models.usage import Usage
+from crossover.programs.fields import answers_of, text_of
 
 CRITERIA = {
     "accuracy": "Is what the answer says right, judged by the reference? A contradiction of the reference is a no.",
@@ -76,7 +76,7 @@ class Judge:
     def __post_init__(self) -> None:
         """Make the question."""
         self._ask, self._lock = dspy.Predict(judge_signature(self.criteria)), threading.Lock()
-        self.spent = Spent()
+        self.spent = Usage()
 
     def __call__(
         self,
@@ -97,20 +97,26 @@ class Judge:
         with dspy.context(lm=lm, adapter=adapter), dspy.track_usage() as tracker:
             try:
                 said = self._ask(
-                    question=question, first_answer=first, second_answer=second,
+                    question=question,
+                    first_answer=first,
+                    second_answer=second,
                     reference_is="first_answer" if ahead else "second_answer",
-                )  # fmt: skip
+                )
             finally:
                 seconds = time.perf_counter() - start
                 usage = tracker.get_total_tokens()
                 usd, tokens = price(usage), {k: _tokens(usage, k) for k in ("prompt_tokens", "completion_tokens")}
                 with self._lock:
-                    self.spent += Spent(calls=1, seconds=seconds, usd=usd, **tokens)
+                    self.spent += Usage(calls=1, seconds=seconds, usd=usd, **tokens)
         grades = {name: str(said[name]) for name in self.criteria}
         facts = {
-            "grades": grades, "rationales": {name: str(said[f"{name}_rationale"]) for name in self.criteria},
-            "reference_first": ahead, "usd": usd, "seconds": seconds, **tokens,
-        }  # fmt: skip
+            "grades": grades,
+            "rationales": {name: str(said[f"{name}_rationale"]) for name in self.criteria},
+            "reference_first": ahead,
+            "usd": usd,
+            "seconds": seconds,
+            **tokens,
+        }
         return Judged(sum(GRADES[g] for g in grades.values()) / len(grades), facts)
 
 

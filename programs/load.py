@@ -14,20 +14,21 @@ from typing import Any
 
 import dspy
 
-import programs.modules
-import programs.tasks
-from programs.rows import one_line
-from programs.task import Task, UserError
+import crossover.programs.modules
+import crossover.programs.tasks
+from crossover.models.errors import UserError
+from crossover.programs.rows import one_line
+from crossover.programs.task import Task
 
 
 def program_names() -> list[str]:
     """Return the names of the built-in programs: the files of programs/modules/."""
-    return sorted(m.name for m in pkgutil.iter_modules(programs.modules.__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(crossover.programs.modules.__path__))
 
 
 def task_names() -> list[str]:
     """Return the names of the built-in tasks: the files of programs/tasks/."""
-    return sorted(m.name for m in pkgutil.iter_modules(programs.tasks.__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(crossover.programs.tasks.__path__))
 
 
 def unknown(what: str, name: str, known: Iterable[str], others: str = "") -> UserError:
@@ -42,7 +43,7 @@ def builtin_task(name: str) -> Task:
     """Return the built-in task of that name."""
     if name not in task_names():
         raise unknown("task", name, task_names(), ", or give the task `program` and `data`")
-    task = importlib.import_module(f"programs.tasks.{name}").load()
+    task = importlib.import_module(f"crossover.programs.tasks.{name}").load()
     if not isinstance(task, Task):
         raise UserError(f"programs/tasks/{name}.py: load() returned a {type(task).__name__}; return a Task")
     return task
@@ -56,7 +57,7 @@ def load_program(
         return _users_program(name, base)
     if name not in program_names():
         raise unknown("program", name, program_names(), " or ./file.py:Class")
-    build = importlib.import_module(f"programs.modules.{name}").build
+    build = importlib.import_module(f"crossover.programs.modules.{name}").build
     return partial(build, tuple(inputs), output=output, labels=tuple(labels), instructions=instructions)
 
 

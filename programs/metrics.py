@@ -10,10 +10,11 @@ from typing import Any
 
 import dspy
 
-from programs.entities import entity_f1
-from programs.load import is_reference, load_object, unknown
-from programs.task import Metric, UserError
-from programs.text_metrics import bleu, chrf, numeric_match, rouge_l, ter
+from crossover.models.errors import UserError
+from crossover.programs.entities import entity_f1
+from crossover.programs.load import is_reference, load_object, unknown
+from crossover.programs.task import Metric
+from crossover.programs.text_metrics import bleu, chrf, numeric_match, rouge_l, ter
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

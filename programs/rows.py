@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from programs.task import Problem, UserError
+from crossover.models.errors import UserError
+from crossover.programs.task import Problem
 
 HF_KEYS = ("hf", "name", "split", "revision")
 """What a Hugging Face source may say: the repository, its configuration, the split and the revision."""

@@ -12,8 +12,8 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from programs.judge import Judged
-from programs.task import Metric
+from crossover.programs.judge import Judged
+from crossover.programs.task import Metric
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,17 @@ def score_example(
 
     cached = sum(int((e.get("prompt_tokens_details") or {}).get("cached_tokens") or 0) for e in entries)
     return Row(
-        id=str(example["id"]), score=score, failure=failure, prompt_tokens=total("prompt_tokens"), cached_tokens=cached,
-        completion_tokens=total("completion_tokens"), calls=len(entries), seconds=seconds,
-        usd=price(tracker.get_total_tokens()), output=output,
-    )  # fmt: skip
+        id=str(example["id"]),
+        score=score,
+        failure=failure,
+        prompt_tokens=total("prompt_tokens"),
+        cached_tokens=cached,
+        completion_tokens=total("completion_tokens"),
+        calls=len(entries),
+        seconds=seconds,
+        usd=price(tracker.get_total_tokens()),
+        output=output,
+    )
 
 
 def score_examples(

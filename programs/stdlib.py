@@ -18,11 +18,33 @@ from types import ModuleType
 
 SKIPPED = frozenset(
     (
-        "__main__", "antigravity", "cgitb", "distutils", "encodings", "ensurepip", "genericpath", "idle_test",
-        "idlelib", "lib2to3", "msilib", "nt", "ntpath", "nturl2path", "posix", "pydoc_data", "readline",
-        "rlcompleter", "site", "test", "tests", "this", "tkinter", "turtle", "turtledemo",
+        "__main__",
+        "antigravity",
+        "cgitb",
+        "distutils",
+        "encodings",
+        "ensurepip",
+        "genericpath",
+        "idle_test",
+        "idlelib",
+        "lib2to3",
+        "msilib",
+        "nt",
+        "ntpath",
+        "nturl2path",
+        "posix",
+        "pydoc_data",
+        "readline",
+        "rlcompleter",
+        "site",
+        "test",
+        "tests",
+        "this",
+        "tkinter",
+        "turtle",
+        "turtledemo",
     )
-)  # fmt: skip
+)
 """Modules that act when imported, need a display, hold tests, or repeat another module."""
 
 PUBLIC_HOME = {"posix": "os", "posixpath": "os.path", "_collections_abc": "collections.abc", "_pydecimal": "decimal"}

@@ -1,4 +1,4 @@
-"""The nouns that every room shares: Task, Method, Fitted, UserError."""
+"""The nouns that every package shares: Task, Method, Fitted."""
 
 import hashlib
 import json
@@ -9,9 +9,7 @@ from typing import Any, Protocol
 
 import dspy
 
-
-class UserError(Exception):
-    """What a person did that cannot work: what was wrong, where, the value, and the next step, in one line."""
+from crossover.models.usage import Usage
 
 
 class Metric(Protocol):
@@ -105,39 +103,6 @@ class Task:
 
 
 @dataclass
-class Spent:
-    """What was paid to get somewhere; adds up with `+`."""
-
-    calls: int = 0
-    """Language-model calls."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    train_tokens: int = 0
-    """Tokens seen by training steps."""
-    seconds: float = 0.0
-    """Wall time."""
-    usd: float | None = 0.0
-    """Dollars for API calls; None when a price is unknown. Machine time is priced by the judge, from `seconds`."""
-    metric_calls: int = 0
-    """Predictions scored while searching."""
-
-    def __add__(self, other: "Spent") -> "Spent":
-        """Return the sum; an unknown price makes the sum unknown."""
-        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
-        return Spent(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.train_tokens + other.train_tokens,
-            self.seconds + other.seconds,
-            usd,
-            self.metric_calls + other.metric_calls,
-        )
-
-
-@dataclass
 class Fitted:
     """What a method made of a program."""
 
@@ -145,7 +110,7 @@ class Fitted:
     """The adapted program; its language model comes from the context it is called in."""
     lm: dspy.LM
     """The model that the program runs on: the one given, or the fine-tuned variant of it."""
-    spent: Spent
+    spent: Usage
     artifact: Path | None = None
     """Folder with the trained weights, where there are any."""
     notes: dict[str, Any] = field(default_factory=dict)

@@ -5,11 +5,11 @@ from itertools import zip_longest
 
 import dspy
 
-from programs.demos import question_key
-from programs.fields import answers_of
-from programs.modules.classify import Classify
-from programs.rows import fault, few, one_line
-from programs.task import Problem, Task
+from crossover.programs.demos import question_key
+from crossover.programs.fields import answers_of
+from crossover.programs.modules.classify import Classify
+from crossover.programs.rows import fault, few, one_line
+from crossover.programs.task import Problem, Task
 
 FEWEST_TEST = 50
 """With fewer test examples, intervals are too wide to tell arms apart."""

@@ -117,15 +117,24 @@ def chromium(profile: Path) -> Iterator[Page]:
     """Yield a page of a headless Chromium that ends with the block."""
     to_browser, from_browser = os.pipe(), os.pipe()
     flags = [
-        "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--no-first-run", "--disable-extensions", "--disable-background-networking", "--hide-scrollbars",
+        "--headless=new",
+        "--remote-debugging-pipe",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-extensions",
+        "--disable-background-networking",
+        "--hide-scrollbars",
         f"--user-data-dir={profile}",
-    ]  # fmt: skip
+    ]
     ours = (to_browser[0], from_browser[1])
     process = subprocess.Popen(
-        [sys.executable, "-c", START, *map(str, ours), str(CHROMIUM), *flags], pass_fds=ours,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-c", START, *map(str, ours), str(CHROMIUM), *flags],
+        pass_fds=ours,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(to_browser[0])
     os.close(from_browser[1])
     try:

@@ -9,17 +9,20 @@ import dspy
 import pytest
 
 os.environ.update(
-    LITELLM_LOCAL_MODEL_COST_MAP="True", MLFLOW_DISABLE_TELEMETRY="true", HF_HUB_OFFLINE="1", DO_NOT_TRACK="true",
+    LITELLM_LOCAL_MODEL_COST_MAP="True",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    HF_HUB_OFFLINE="1",
+    DO_NOT_TRACK="true",
     TOKENIZERS_PARALLELISM="false",
-)  # fmt: skip
+)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 from openings import write_openings
 
-from eval.cli import main
-from eval.tracking.tracker import Tracker
-from models.load import LoadedModel, load_model
-from models.spec import ModelSpec
+from crossover.eval.cli.main import main
+from crossover.eval.tracking.tracker import Tracker
+from crossover.models.load import LoadedModel, load_model
+from crossover.models.spec import ModelSpec
 
 # A shell that starts the tests in the background makes them deaf to Ctrl-C, and with them the runs that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import dspy
 
-from eval.experiment import Cell, Knowledge, MethodSpec
-from eval.measure import Latency, Result
-from models.spec import ModelSpec
-from programs.score import Row
-from programs.task import Passage, Spent, Task
+from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec
+from crossover.eval.store.result import Latency, Result
+from crossover.models.spec import ModelSpec
+from crossover.models.usage import Usage
+from crossover.programs.score import Row
+from crossover.programs.task import Passage, Task
 
 
 def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | None = 0.0) -> Row:
@@ -25,7 +26,7 @@ def make_result(
     scores: Sequence[float | None],
     *,
     serve_seconds: float = 10.0,
-    fit: Spent | None = None,
+    fit: Usage | None = None,
     usd: float | None = 0.0,
     ms: float = 40.0,
     local: bool = True,
@@ -34,7 +35,7 @@ def make_result(
     rows = [make_row(i, s, usd=usd) for i, s in enumerate(scores)]
     latency = Latency(tuple((ms + i % 10) / 1000 for i in range(100)), 1)
     return Result(
-        f"key-{cell.method.name}-{cell.seed}", cell, "ab" * 32, rows, serve_seconds, latency, fit or Spent(), local
+        f"key-{cell.method.name}-{cell.seed}", cell, "ab" * 32, rows, serve_seconds, latency, fit or Usage(), local
     )
 
 
@@ -51,5 +52,15 @@ def task_with_corpus(corpus: Sequence[Passage] = (), test: Sequence[dspy.Example
         dspy.Example(id=str(n), question=f"what is {p.title}?", answer=p.title, gold=[p.id]).with_inputs("question")
         for n, p in enumerate(corpus)
     )
-    return Task("t", lambda: dspy.Predict("question -> answer"), ("question",), ("answer",), examples, examples[:1],
-                tuple(test) or examples[1:], lambda *a, **k: 1.0, "exact_match", corpus)  # fmt: skip
+    return Task(
+        "t",
+        lambda: dspy.Predict("question -> answer"),
+        ("question",),
+        ("answer",),
+        examples,
+        examples[:1],
+        tuple(test) or examples[1:],
+        lambda *a, **k: 1.0,
+        "exact_match",
+        corpus,
+    )

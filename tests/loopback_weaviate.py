@@ -20,10 +20,19 @@ from weaviate.proto.v1 import aggregate_pb2, batch_delete_pb2, batch_pb2, search
 
 PROPERTY = {"indexFilterable": True, "indexSearchable": True, "indexRangeFilters": False}
 HNSW = {
-    "cleanupIntervalSeconds": 300, "distance": "cosine", "dynamicEfMin": 100, "dynamicEfMax": 500, "dynamicEfFactor": 8,
-    "ef": -1, "efConstruction": 128, "filterStrategy": "sweeping", "flatSearchCutoff": 40000, "maxConnections": 32,
-    "skip": False, "vectorCacheMaxObjects": 1000000000000,
-}  # fmt: skip
+    "cleanupIntervalSeconds": 300,
+    "distance": "cosine",
+    "dynamicEfMin": 100,
+    "dynamicEfMax": 500,
+    "dynamicEfFactor": 8,
+    "ef": -1,
+    "efConstruction": 128,
+    "filterStrategy": "sweeping",
+    "flatSearchCutoff": 40000,
+    "maxConnections": 32,
+    "skip": False,
+    "vectorCacheMaxObjects": 1000000000000,
+}
 """What a server fills in of a schema."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.load import EMBEDDED
+from crossover.models.load import EMBEDDED
 
 PRICED, UNPRICED = "gpt-4o-mini", "house-model"
 """Names that the embedded model is served by: one that stands in the table of prices, and one that does not."""
@@ -29,8 +29,11 @@ def model_server(folder: Path, seconds: float = 120) -> Iterator[str]:
     with (folder / "served.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "transformers.cli.transformers", *argv],
-            cwd=folder, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
     try:
         deadline = time.monotonic() + seconds
         while not _healthy(port):

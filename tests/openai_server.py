@@ -109,8 +109,11 @@ def openai_server(
 
         def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int = 0) -> None:
             self.send_response(status)
-            fixed = {"Content-Type": "application/json", "Content-Length": str(length or len(body)),
-                     "Connection": "close"}  # fmt: skip
+            fixed = {
+                "Content-Type": "application/json",
+                "Content-Length": str(length or len(body)),
+                "Connection": "close",
+            }
             for name, value in (fixed | (headers or {})).items():
                 self.send_header(name, value)
             self.end_headers()
@@ -150,8 +153,12 @@ def relayed(url: str, raw: bytes) -> Iterator[bytes]:
 def completion(body: dict[str, Any], text: str) -> bytes:
     """Return the answer in OpenAI's form; a token is a word here."""
     words = sum(len(m["content"].split()) for m in body["messages"])
-    usage = {"prompt_tokens": words, "completion_tokens": len(text.split()), "total_tokens": words + len(text.split()),
-             "prompt_tokens_details": {"cached_tokens": words // 2}}  # fmt: skip
+    usage = {
+        "prompt_tokens": words,
+        "completion_tokens": len(text.split()),
+        "total_tokens": words + len(text.split()),
+        "prompt_tokens_details": {"cached_tokens": words // 2},
+    }
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     said = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
     return json.dumps(said | {"usage": usage}).encode()

@@ -10,11 +10,26 @@ from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([
-    "eval.run", "eval.cli", "eval.table", "eval.parse.experiment", "eval.report.page", "eval.tracking.tracker",
-    "optimizers.search", "finetune.training", "finetune.loss", "finetune.targets", "models.local", "peft.tuners.lora",
-    "mlflow.store.tracking.sqlalchemy_store", "openai.resources.chat.completions", "litellm", "processes",
-])  # fmt: skip
+FORKS.set_forkserver_preload(
+    [
+        "crossover.eval.run.run",
+        "crossover.eval.cli.main",
+        "crossover.eval.report.table",
+        "crossover.eval.experiment.read",
+        "crossover.eval.report.page",
+        "crossover.eval.tracking.tracker",
+        "crossover.optimizers.common.search",
+        "crossover.finetune.training.train",
+        "crossover.finetune.training.loss",
+        "crossover.finetune.training.targets",
+        "crossover.models.local",
+        "peft.tuners.lora",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "openai.resources.chat.completions",
+        "litellm",
+        "processes",
+    ]
+)
 
 
 UNTRACKED = ("--tracking-uri", "none")
@@ -23,7 +38,7 @@ UNTRACKED = ("--tracking-uri", "none")
 
 def command(folder: str, output: str, argv: list[str], environment: dict[str, str]) -> None:
     """Run the command line in this process and end it with its exit code."""
-    from eval.cli import main
+    from crossover.eval.cli.main import main
 
     os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | environment)
     os.chdir(folder)

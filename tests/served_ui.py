@@ -20,7 +20,7 @@ def served_ui(store: Path) -> Iterator[str]:
     command = [
         sys.executable,
         "-c",
-        f"{heed}; from eval.cli import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
+        f"{heed}; from crossover.eval.cli.main import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as ui:
         try:

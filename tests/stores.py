@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.experiment import Experiment, plan
-from eval.measure import Latency, Result, append_rows
-from eval.parse.experiment import read_experiment
-from eval.prepare import load_tasks
-from eval.store.cells import cell_folder, program_sha256, save_result
-from models.load import model_sha256
-from programs.score import Row
-from programs.task import Spent
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import Experiment, plan
+from crossover.eval.run.prepare import load_tasks
+from crossover.eval.store.cells import cell_folder, program_sha256, save_result
+from crossover.eval.store.result import Latency, Result, append_rows
+from crossover.models.load import model_sha256
+from crossover.models.usage import Usage
+from crossover.programs.score import Row
 
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\u202e @someone | `tick` \x00"
 """What data can hold: markup, control characters, a right-to-left override, Markdown."""
@@ -83,9 +83,12 @@ def write_store(file: Path, store: Path, *, only: Sequence[str] = tuple(MADE), w
             continue
         made, at = MADE[cell.method.name], SIZES.index(cell.train_size) if cell.train_size else 0
         key = cell.key(
-            split_sha256=task.split_sha256(), program_sha256=program_sha256(task.program()), limit=None,
-            model_sha256=model_sha256(cell.model), retriever="",
-        )  # fmt: skip
+            split_sha256=task.split_sha256(),
+            program_sha256=program_sha256(task.program()),
+            limit=None,
+            model_sha256=model_sha256(cell.model),
+            retriever="",
+        )
         draw = random.Random(f"{cell.method.name} {cell.train_size}")
         rows = []
         for e in task.test:
@@ -97,8 +100,18 @@ def write_store(file: Path, store: Path, *, only: Sequence[str] = tuple(MADE), w
         folder.mkdir(parents=True)
         append_rows(folder / "rows.jsonl", rows)
         seconds = tuple((made.ms + draw.expovariate(0.2)) / 1000 for _ in range(100))
-        save_result(store, Result(
-            key, cell, task.split_sha256(), rows, made.serve_seconds, Latency(seconds, 1),
-            Spent(seconds=made.fit_seconds[at]), True, mlflow_run_id=key * 2,
-        ))  # fmt: skip
+        save_result(
+            store,
+            Result(
+                key,
+                cell,
+                task.split_sha256(),
+                rows,
+                made.serve_seconds,
+                Latency(seconds, 1),
+                Usage(seconds=made.fit_seconds[at]),
+                True,
+                mlflow_run_id=key * 2,
+            ),
+        )
     return experiment

@@ -9,8 +9,8 @@ from openai_server import Messages, asked_fields, in_chat_frame, openai_server
 from processes import UNTRACKED
 from remote_experiment import first_word, write_remote
 
-from eval.cli import main
-from models.price import api_price
+from crossover.eval.cli.main import main
+from crossover.models.price import api_price
 
 METHODS = """
   - copro: {breadth: 3, depth: 2}

@@ -7,18 +7,19 @@ import dspy
 import pytest
 from factories import make_cell, make_result, right
 
-from eval.audit import audit
-from eval.catalog import searches
-from eval.comparison.arm import arms_of
-from eval.experiment import Cell, Knowledge, MethodSpec, Prices
-from eval.methods import method_of
-from models.load import EMBEDDED, LoadedModel, tuned_lm
-from models.local import LocalEngine
-from models.prompt import engine_of
-from models.spec import ModelSpec
-from programs.modules.classify import Classify
-from programs.score import mean_score, score_examples
-from programs.task import Budget, Fitted, UserError
+from crossover.eval.analysis.arm import arms_of
+from crossover.eval.experiment.catalog import searches
+from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec, Prices
+from crossover.eval.run.audit import audit
+from crossover.eval.run.methods import method_of
+from crossover.models.errors import UserError
+from crossover.models.load import EMBEDDED, LoadedModel, tuned_lm
+from crossover.models.local import LocalEngine
+from crossover.models.prompt import engine_of
+from crossover.models.spec import ModelSpec
+from crossover.programs.modules.classify import Classify
+from crossover.programs.score import mean_score, score_examples
+from crossover.programs.task import Budget, Fitted
 
 SFT = {"name": "sft", "options": {"epochs": 1, "rank": 4}}
 BOOTSTRAP = {"name": "bootstrap", "options": {"bootstrapped": 2, "labelled": 3}}
@@ -34,9 +35,14 @@ def fit(
 ) -> Fitted:
     budget = Budget(metric_calls=metric_calls, workdir=folder, answers=folder / "answers.jsonl", threads=4)
     return method_of("chain", {"steps": steps}).fit(
-        Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+        Classify(["text"], "label", []),
+        train=examples[:20],
+        val=examples[20:],
+        metric=metric,
+        lm=model.lm,
+        seed=0,
         budget=budget,
-    )  # fmt: skip
+    )
 
 
 def test_weights_then_prompt_runs_on_the_trained_weights(
@@ -109,8 +115,9 @@ def test_the_steps_of_a_chain_share_one_budget(
     fitted = fit([SEARCH, SEARCH], intents, spoken, tmp_path)
     assert fitted.spent.metric_calls <= 30
     assert sorted(f.name for f in tmp_path.glob("*.jsonl")) == [
-        "1-bootstrap_search-answers.jsonl", "2-bootstrap_search-answers.jsonl",
-    ]  # fmt: skip
+        "1-bootstrap_search-answers.jsonl",
+        "2-bootstrap_search-answers.jsonl",
+    ]
 
 
 def test_a_chain_with_training_is_an_arm_in_weights() -> None:

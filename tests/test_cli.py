@@ -7,14 +7,15 @@ from pathlib import Path
 import click
 import pytest
 
-from eval.cli import crossover, main
+from crossover.eval.cli.main import crossover, main
 
 HEAVY = ("torch", "transformers", "trl", "dspy", "mlflow", "datasets", "litellm", "peft", "scipy", "pandas")
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["ls"], ["ls", "methods"]])
 def test_help_and_ls_load_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
-    code = f"import sys, eval.cli; eval.cli.main({argv}); sys.exit(', '.join({{*{HEAVY}}} & set(sys.modules)) or 0)"
+    loaded = f"', '.join({{*{HEAVY}}} & set(sys.modules))"
+    code = f"import sys, crossover.eval.cli.main as cli; cli.main({argv}); sys.exit({loaded} or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
@@ -60,8 +61,9 @@ def test_dry_run_prints_the_cells_and_leaves_nothing(
     head, *cells, together = captured.out.splitlines()
     assert head.split("  ")[0] == "cell"
     assert [c.partition(" seed")[0] for c in cells][::2] == [
-        "stdlib_module  embedded  zero_shot,", "stdlib_rag  embedded  zero_shot, retrieved, bm25 k=3,",
-    ]  # fmt: skip
+        "stdlib_module  embedded  zero_shot,",
+        "stdlib_rag  embedded  zero_shot, retrieved, bm25 k=3,",
+    ]
     assert together.startswith("together, at most")
     assert captured.err == "4 cells\n"
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
 import pytest
 from factories import make_cell, make_result, make_row
 
-from eval.cost import (
+from crossover.eval.analysis.cost import (
     Cost,
     break_even,
     break_even_requests,
@@ -14,8 +14,8 @@ from eval.cost import (
     pareto_front,
     request_costs,
 )
-from eval.experiment import Prices
-from programs.task import Spent
+from crossover.eval.experiment.spec import Prices
+from crossover.models.usage import Usage
 
 PRICES = Prices(machine_hour_usd=3.60)
 
@@ -29,7 +29,7 @@ def test_an_hour_costs_its_price() -> None:
 
 
 def test_a_local_model_costs_machine_time() -> None:
-    result = make_result(make_cell("sft"), [1.0] * 100, serve_seconds=10, fit=Spent(seconds=500, usd=0.25))
+    result = make_result(make_cell("sft"), [1.0] * 100, serve_seconds=10, fit=Usage(seconds=500, usd=0.25))
     c = cost_of(result, PRICES)
     assert c.fit == pytest.approx(0.75)
     assert c.per_1k_requests == pytest.approx(0.10)
@@ -37,7 +37,7 @@ def test_a_local_model_costs_machine_time() -> None:
 
 
 def test_an_api_model_costs_what_it_charged_and_no_machine_time() -> None:
-    result = make_result(make_cell(), [1.0] * 10, fit=Spent(seconds=500, usd=0.20), usd=0.003, local=False)
+    result = make_result(make_cell(), [1.0] * 10, fit=Usage(seconds=500, usd=0.20), usd=0.003, local=False)
     c = cost_of(result, PRICES)
     assert (c.fit, c.per_1k_requests, c.paid) == pytest.approx((0.20, 3.0, 0.23))
 
@@ -46,7 +46,7 @@ def test_an_unknown_price_is_never_0() -> None:
     result = make_result(make_cell(), [1.0] * 10, usd=0.003, local=False)
     result.rows[3] = make_row(3, 1.0, usd=None)
     assert cost_of(result, PRICES) == Cost(0.0, None, None)
-    unpriced_fit = make_result(make_cell(), [1.0], fit=Spent(usd=None))
+    unpriced_fit = make_result(make_cell(), [1.0], fit=Usage(usd=None))
     assert cost_of(unpriced_fit, PRICES).fit is None
     assert cost_of(unpriced_fit, PRICES).paid is None
 

@@ -9,9 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from eval.experiment import TaskSpec
-from programs.data import load_and_check, load_task
-from programs.task import UserError
+from crossover.eval.experiment.spec import TaskSpec
+from crossover.models.errors import UserError
+from crossover.programs.data import load_and_check, load_task
 
 LABELS = ("card_arrival", "age_limit", "exchange_rate")
 
@@ -224,16 +224,23 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fields": {"text": "inptu"}}, "unknown role of field 'text': 'inptu'; did you mean 'input'? "
-                                        "choose from input, output, gold, id, ignored"),
+        (
+            {"fields": {"text": "inptu"}},
+            "unknown role of field 'text': 'inptu'; did you mean 'input'? choose from input, output, gold, id, ignored",
+        ),
         ({"fields": {"text": "input"}}, "`fields` names no output; give one column that role"),
-        ({"fields": {"text": "input", "id": "output", "label": "output"}},
-         "outputs id, label; use one, or a program and a metric of your own"),
+        (
+            {"fields": {"text": "input", "id": "output", "label": "output"}},
+            "outputs id, label; use one, or a program and a metric of your own",
+        ),
         ({"fields": {"id": "input", "label": "output"}}, "column 'id' cannot be a field name; rename it in the data"),
-        ({"program": "rga"}, "unknown program 'rga'; did you mean 'rag'? "
-                             "choose from classify, dialogue, extract, multihop, rag, translate or ./file.py:Class"),
+        (
+            {"program": "rga"},
+            "unknown program 'rga'; did you mean 'rag'? "
+            "choose from classify, dialogue, extract, multihop, rag, translate or ./file.py:Class",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_mapping_says_what_to_write(tmp_path, changes, message):
     assert f"error: intents: {message}" in problems(spec(tmp_path, **changes), tmp_path)
 
@@ -294,16 +301,26 @@ def test_a_metric_that_fails_on_gold_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b'id,text,label\n1,"a\nb",x\n2,y\n', "t.csv:4: 2 cells under 3 columns; "
-                                                        "quote cells that hold commas"),
-        ("t.csv", b"\xff\xfe\n", "t.csv: cannot be read: 'utf-8' codec can't decode byte 0xff in position 0: "
-                                 "invalid start byte; save it again, text as UTF-8"),
+        (
+            "t.csv",
+            b'id,text,label\n1,"a\nb",x\n2,y\n',
+            "t.csv:4: 2 cells under 3 columns; quote cells that hold commas",
+        ),
+        (
+            "t.csv",
+            b"\xff\xfe\n",
+            "t.csv: cannot be read: 'utf-8' codec can't decode byte 0xff in position 0: "
+            "invalid start byte; save it again, text as UTF-8",
+        ),
         ("t.jsonl", b"\n", "t.jsonl: data.test has no rows; give it at least one"),
         ("t.xlsx", b"", "t.xlsx: data.test is a .xlsx file; use .jsonl, .csv, .parquet or {hf: org/name}"),
-        ("t.jsonl", b'{"text": {"a": 1}, "label": "x", "id": 1}', "t.jsonl:1: 'text' holds a dict, not text; "
-                                                                  "fill it or delete the row"),
+        (
+            "t.jsonl",
+            b'{"text": {"a": 1}, "label": "x", "id": 1}',
+            "t.jsonl:1: 'text' holds a dict, not text; fill it or delete the row",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_be_used_says_why(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     source = spec(tmp_path)

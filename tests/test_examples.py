@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import catalog
-from eval.cli import main
-from eval.parse.experiment import QUICKSTART, read_experiment
+from crossover.eval.cli.main import main
+from crossover.eval.experiment import catalog
+from crossover.eval.experiment.read import QUICKSTART, read_experiment
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted([*ROOT.glob("examples/*.yaml"), *ROOT.glob("benchmarks/experiments/*.yaml")])

@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eval.cli import main
-from models.load import EMBEDDED
-from programs.modules.classify import Classify
+from crossover.eval.cli.main import main
+from crossover.models.load import EMBEDDED
+from crossover.programs.modules.classify import Classify
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,14 @@ def test_what_cannot_be_exported_is_refused(
     assert "zz: neither a file nor a finished cell of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("method", "damaged"), [
-    ("sft", "fit/best/adapter_model.safetensors"), ("head", "fit/best/head.safetensors"), ("few_shot", "program.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "damaged"),
+    [
+        ("sft", "fit/best/adapter_model.safetensors"),
+        ("head", "fit/best/head.safetensors"),
+        ("few_shot", "program.json"),
+    ],
+)
 def test_what_was_damaged_since_is_not_exported(
     finished: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, damaged: str
 ) -> None:

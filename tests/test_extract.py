@@ -11,10 +11,10 @@ import pytest
 from dspy.utils import DummyLM
 from pyarrow import parquet
 
-from eval.experiment import TaskSpec
-from programs.data import load_and_check
-from programs.entities import entities_of, entity_f1, entity_lines, micro_f1, read_entities
-from programs.load import load_program
+from crossover.eval.experiment.spec import TaskSpec
+from crossover.programs.data import load_and_check
+from crossover.programs.entities import entities_of, entity_f1, entity_lines, micro_f1, read_entities
+from crossover.programs.load import load_program
 
 TWO = "person: Ada Lovelace\nlocation: Turku"
 
@@ -67,10 +67,15 @@ def test_what_holds_no_entities_is_refused(value: Any) -> None:
 def rows(split: str) -> list[dict[str, Any]]:
     """Return texts of which every third has no entity."""
     return [
-        {"id": f"{split}{i}", "text": f"{split} {i}: Ada went to Turku", "entities": [] if i % 3 == 0 else
-         [{"type": "person", "text": "Ada", "start": 3}, {"type": "place", "text": "Turku"}][: i % 3]}
+        {
+            "id": f"{split}{i}",
+            "text": f"{split} {i}: Ada went to Turku",
+            "entities": []
+            if i % 3 == 0
+            else [{"type": "person", "text": "Ada", "start": 3}, {"type": "place", "text": "Turku"}][: i % 3],
+        }
         for i in range(60)
-    ]  # fmt: skip
+    ]
 
 
 def source(program: str = "extract") -> TaskSpec:

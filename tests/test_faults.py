@@ -19,14 +19,16 @@ from openings import write_openings
 from processes import FORKS, UNTRACKED, command, ended, start
 from remote_experiment import first_word, write_remote
 
-from eval.cli import main
-from eval.measure import append_rows, read_rows
-from eval.store.cells import check_fitted, inside, load_result, save_fitted
-from eval.store.lock import holding
-from eval.store.recorded import read_recorded
-from models.load import LoadedModel
-from programs.modules.classify import Classify
-from programs.task import Fitted, Spent, UserError
+from crossover.eval.cli.main import main
+from crossover.eval.store.cells import check_fitted, inside, load_result, save_fitted
+from crossover.eval.store.lock import holding
+from crossover.eval.store.recorded import read_recorded
+from crossover.eval.store.result import append_rows, read_rows
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel
+from crossover.models.usage import Usage
+from crossover.programs.modules.classify import Classify
+from crossover.programs.task import Fitted
 
 
 def run(file: Path, *flags: str) -> int:
@@ -207,7 +209,7 @@ def test_another_fit_does_not_continue_the_rows_of_the_first(tmp_path: Path, emb
     def fitted(*demos: dict[str, str]) -> Fitted:
         program = Classify(["text"], "label", [])
         program.predictors()[0].demos = list(demos)
-        return Fitted(program, embedded.lm, Spent())
+        return Fitted(program, embedded.lm, Usage())
 
     assert not save_fitted(tmp_path, fitted())
     append_rows(tmp_path / "rows.jsonl", [make_row(0, 1.0)])
@@ -222,7 +224,7 @@ def test_a_corrupt_adapter_is_named(tmp_path: Path, embedded: LoadedModel) -> No
     weights = tmp_path / "fit" / "best"
     weights.mkdir(parents=True)
     (weights / "adapter_model.safetensors").write_bytes(bytes(100))
-    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), embedded.lm, Spent(), artifact=weights))
+    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), embedded.lm, Usage(), artifact=weights))
     check_fitted(tmp_path)
     (weights / "adapter_model.safetensors").write_bytes(bytes(99))
     with pytest.raises(UserError, match="program or weights are not those that were fitted"):
@@ -234,7 +236,7 @@ def test_no_name_in_an_artifact_leads_out_of_its_folder(tmp_path: Path, embedded
     (tmp_path / "link").symlink_to("/etc")
     with pytest.raises(UserError, match="leads out of the folder"):
         inside(tmp_path, name)
-    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), embedded.lm, Spent()))
+    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), embedded.lm, Usage()))
     facts = json.loads((tmp_path / "fit.json").read_text())
     (tmp_path / "fit.json").write_text(json.dumps(facts | {"artifact": name}))
     with pytest.raises(UserError, match="leads out of the folder"):

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.cli import main
-from eval.compare import Comparison, compare
-from eval.comparison.arm import Arm
-from eval.comparison.racing import race_of_means
-from eval.store.recorded import Recorded, read_recorded
-from eval.verdict import Verdict
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.compare import Comparison, compare
+from crossover.eval.analysis.racing import race_of_means
+from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.cli.main import main
+from crossover.eval.store.recorded import Recorded, read_recorded
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

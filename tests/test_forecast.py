@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.experiment import Experiment
-from eval.forecast import forecast, forecast_table
-from eval.parse.experiment import read_experiment
-from eval.store.finished import finished
-from models.spec import ModelSpec
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import Experiment
+from crossover.eval.run.forecast import forecast, forecast_table
+from crossover.eval.run.prepare import finished
+from crossover.models.spec import ModelSpec
 
 
 @pytest.fixture

@@ -12,34 +12,57 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.experiment import TaskSpec
-from eval.measure import read_rows
-from eval.parse.experiment import read_partly
-from eval.store.foreign import read_operands
-from eval.store.rows import read_table
-from programs.data import load_and_check
-from programs.task import UserError
+from crossover.eval.experiment.read import read_partly
+from crossover.eval.experiment.spec import TaskSpec
+from crossover.eval.store.foreign import read_operands
+from crossover.eval.store.result import read_rows
+from crossover.eval.store.rows import read_table
+from crossover.models.errors import UserError
+from crossover.programs.data import load_and_check
 
 SOUND: dict[str, Any] = {
-    "version": 1, "name": "n",
+    "version": 1,
+    "name": "n",
     "tasks": ["stdlib_module", {"name": "t", "program": "classify", "data": {"train": "a.jsonl"}}],
-    "models": ["embedded", {"name": "openai/x", "max_tokens": 3}], "methods": ["zero_shot", {"few_shot": {"demos": 2}}],
-    "train_sizes": [4], "knowledge": ["none"], "retrieval": {"backend": "bm25", "k": 3}, "seeds": [0],
-    "limits": {"usd": 1}, "needs": {"volume_per_month": 10}, "prices": {"machine_hour_usd": 1}, "budget": {"usd": 1},
+    "models": ["embedded", {"name": "openai/x", "max_tokens": 3}],
+    "methods": ["zero_shot", {"few_shot": {"demos": 2}}],
+    "train_sizes": [4],
+    "knowledge": ["none"],
+    "retrieval": {"backend": "bm25", "k": 3},
+    "seeds": [0],
+    "limits": {"usd": 1},
+    "needs": {"volume_per_month": 10},
+    "prices": {"machine_hour_usd": 1},
+    "budget": {"usd": 1},
     "teacher": "openai/y",
-}  # fmt: skip
+}
 ROW: dict[str, Any] = {
-    "id": "a", "score": 1.0, "failure": "", "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1, "calls": 1,
-    "seconds": 0.1, "usd": 0.0, "output": {"label": "x"}, "text": "some text", "label": "x",
-}  # fmt: skip
+    "id": "a",
+    "score": 1.0,
+    "failure": "",
+    "prompt_tokens": 1,
+    "cached_tokens": 0,
+    "completion_tokens": 1,
+    "calls": 1,
+    "seconds": 0.1,
+    "usd": 0.0,
+    "output": {"label": "x"},
+    "text": "some text",
+    "label": "x",
+}
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=12),
     st.sampled_from(["${X}", "../..", "1e999"]),
-)  # fmt: skip
+)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @st.composite
@@ -63,9 +86,10 @@ def changed(draw: st.DrawFn, sound: dict[str, Any]) -> Any:
 
 
 TEXTS = st.one_of(
-    changed(SOUND).map(lambda d: yaml.safe_dump(d).encode()), st.binary(max_size=200),
+    changed(SOUND).map(lambda d: yaml.safe_dump(d).encode()),
+    st.binary(max_size=200),
     st.text(max_size=200).map(str.encode),
-)  # fmt: skip
+)
 SOUND_LINE, DAMAGED_LINE = st.just(json.dumps(ROW).encode()), changed(ROW).map(lambda d: json.dumps(d).encode())
 LINES = st.lists(DAMAGED_LINE | st.binary(max_size=60) | SOUND_LINE, max_size=6).map(b"\n".join)
 

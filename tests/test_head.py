@@ -10,15 +10,16 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from eval.methods import method_of
-from finetune.head import labelled, logistic_regression
-from models.heads import HeadEngine, pooled
-from models.load import LoadedModel, local_lm
-from models.prompt import engine_of
-from programs.modules.classify import Classify
-from programs.modules.multihop import Multihop
-from programs.score import mean_score, score_examples
-from programs.task import Budget, Fitted, UserError
+from crossover.eval.run.methods import method_of
+from crossover.finetune.head import labelled, logistic_regression
+from crossover.models.errors import UserError
+from crossover.models.heads import HeadEngine, pooled
+from crossover.models.load import LoadedModel, local_lm
+from crossover.models.prompt import engine_of
+from crossover.programs.modules.classify import Classify
+from crossover.programs.modules.multihop import Multihop
+from crossover.programs.score import mean_score, score_examples
+from crossover.programs.task import Budget, Fitted
 
 
 def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -27,9 +28,14 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
 
 def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any) -> Fitted:
     return method_of("head", options).fit(
-        Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+        Classify(["text"], "label", []),
+        train=examples[:20],
+        val=examples[20:],
+        metric=metric,
+        lm=model.lm,
+        seed=0,
         budget=Budget(workdir=folder, threads=4),
-    )  # fmt: skip
+    )
 
 
 def test_the_regression_finds_the_least_loss_that_another_solver_finds() -> None:

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from openai_server import Messages, Served, asked_fields, in_chat_frame, openai_server
 
-from eval.cli import main
-from eval.comparison.human import item_of
-from eval.comparison.ppi import corrected_mean, kappa
-from eval.cost import cost_of
-from eval.experiment import Prices
-from eval.parse.experiment import read_experiment
-from eval.parse.judge import JUDGE_TOKENS
-from eval.prepare import load_tasks
-from eval.store.recorded import read_recorded
-from models.load import load_model
-from models.spec import ModelSpec
-from programs.judge import CRITERIA, Judge, Judged, reference_first
-from programs.splits import fraction
+from crossover.eval.analysis.cost import cost_of
+from crossover.eval.analysis.human import item_of
+from crossover.eval.analysis.ppi import corrected_mean, kappa
+from crossover.eval.cli.main import main
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.read_judge import JUDGE_TOKENS
+from crossover.eval.experiment.spec import Prices
+from crossover.eval.run.prepare import load_tasks
+from crossover.eval.store.recorded import read_recorded
+from crossover.models.load import load_model
+from crossover.models.spec import ModelSpec
+from crossover.programs.judge import CRITERIA, Judge, Judged, reference_first
+from crossover.programs.splits import fraction
 
 FILE = """\
 version: 1
@@ -179,8 +179,11 @@ def test_people_grade_a_blind_sheet_and_correct_the_judge(folder: Path, capsys: 
 
 
 def test_a_grade_that_is_none_and_a_foreign_sheet_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text, said in (("item,accuracy,completeness\nabc,maybe,\n", "'maybe'"), ("item,accuracy\n", ""),
-                       ("item,accuracy,completeness\nabc,yes,\n", "no answer of these runs")):  # fmt: skip
+    for text, said in (
+        ("item,accuracy,completeness\nabc,maybe,\n", "'maybe'"),
+        ("item,accuracy\n", ""),
+        ("item,accuracy,completeness\nabc,yes,\n", "no answer of these runs"),
+    ):
         (folder / "bad.csv").write_text(text)
         flags = [str(folder / "answers.yaml"), "--store", str(folder / "mlruns"), "--import", str(folder / "bad.csv")]
         assert main(["human-sheet", *flags]) == (2 if said else 0)

@@ -5,11 +5,12 @@ from statistics import median
 
 import dspy
 
-from eval.latency import Probe, measure_latency
-from eval.measure import Latency
-from models.load import LoadedModel
-from programs.modules.classify import Classify
-from programs.task import Fitted, Spent
+from crossover.eval.run.latency import Probe, measure_latency
+from crossover.eval.store.result import Latency
+from crossover.models.load import LoadedModel
+from crossover.models.usage import Usage
+from crossover.programs.modules.classify import Classify
+from crossover.programs.task import Fitted
 
 
 def probe(model: LoadedModel, demos: int) -> Probe:
@@ -18,7 +19,7 @@ def probe(model: LoadedModel, demos: int) -> Probe:
         {"text": f"thing number {n} of a long list of things", "label": f"l{n}"} for n in range(demos)
     ]
     asked = [dspy.Example(id=str(n), text=f"thing number {n}").with_inputs("text") for n in range(5)]
-    return Probe(Fitted(program, model.lm, Spent(), Path()), model, asked, None)
+    return Probe(Fitted(program, model.lm, Usage(), Path()), model, asked, None)
 
 
 def test_a_kept_prefix_makes_many_shot_fast_and_forgetting_it_shows_what_the_first_request_costs(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from factories import make_cell, make_result
 
-from eval.compare import Comparison, compare
-from eval.comparison.learning import learning_sentences
-from eval.comparison.saturation import NEVER, enough, fit_curves, flat, overtakes
-from eval.experiment import Needs, Prices
-from eval.table import render, to_json
+from crossover.eval.analysis.compare import Comparison, compare
+from crossover.eval.analysis.learning import learning_sentences
+from crossover.eval.analysis.saturation import NEVER, enough, fit_curves, flat, overtakes
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.report.table import render, to_json
 
 SIZES = (64, 128, 256, 512, 1024)
 

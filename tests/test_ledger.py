@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from factories import make_cell, make_result, make_row, right
 
-from eval.compare import compare
-from eval.comparison.caching import SECONDS_A_MONTH, RequestTokens, TokenPrice, hit_rate, request_usd, tokens_of
-from eval.comparison.ledger import Ledger, ledger_of
-from eval.comparison.sensitivity import sensitivity, sensitivity_lines
-from eval.cost import Cost, break_even_requests, cost_of, monthly_usd
-from eval.experiment import Needs, Prices
-from eval.measure import Result
-from programs.task import Spent
+from crossover.eval.analysis.caching import SECONDS_A_MONTH, RequestTokens, TokenPrice, hit_rate, request_usd, tokens_of
+from crossover.eval.analysis.compare import compare
+from crossover.eval.analysis.cost import Cost, break_even_requests, cost_of, monthly_usd
+from crossover.eval.analysis.ledger import Ledger, ledger_of
+from crossover.eval.analysis.sensitivity import sensitivity, sensitivity_lines
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.result import Result
+from crossover.models.usage import Usage
 
 PRICES = Prices(machine_hour_usd=3.60, label_usd=0.10, tuned_hosting_usd_per_month=20.0)
 
 
 def result(method: str, notes: dict[str, Any], *, usd: float | None = 0.0, seconds: float = 1000) -> Result:
-    found = make_result(make_cell(method), right(80, 100), fit=Spent(seconds=seconds, usd=usd))
+    found = make_result(make_cell(method), right(80, 100), fit=Usage(seconds=seconds, usd=usd))
     found.notes |= notes
     return found
 
@@ -29,9 +29,13 @@ def result(method: str, notes: dict[str, Any], *, usd: float | None = 0.0, secon
 def test_training_is_charged_with_labels_discarded_trials_and_hosting() -> None:
     trained = result("sft", {"train_examples": 200, "val_examples": 40, "discarded_seconds": 600})
     assert ledger_of(trained, PRICES) == Ledger(
-        labels=pytest.approx(24.0), optimizer=0.0, teacher=0.0, training=pytest.approx(0.4),
-        discarded=pytest.approx(0.6), hosting_per_month=20.0,
-    )  # fmt: skip
+        labels=pytest.approx(24.0),
+        optimizer=0.0,
+        teacher=0.0,
+        training=pytest.approx(0.4),
+        discarded=pytest.approx(0.6),
+        hosting_per_month=20.0,
+    )
     assert cost_of(trained, PRICES).fit == pytest.approx(25.0)
     assert cost_of(trained, PRICES).paid == pytest.approx(1.0 + 0.01)
 
@@ -108,7 +112,7 @@ def test_the_shortest_prompt_stands_for_the_prefix() -> None:
 def arms() -> list[Result]:
     many = make_result(make_cell("many_shot"), right(240, 300), serve_seconds=30)
     many.rows[:] = [replace(r, prompt_tokens=3000 + i % 7) for i, r in enumerate(many.rows)]
-    return [many, make_result(make_cell("sft"), right(240, 300), serve_seconds=3, fit=Spent(seconds=10_000))]
+    return [many, make_result(make_cell("sft"), right(240, 300), serve_seconds=3, fit=Usage(seconds=10_000))]
 
 
 def test_prices_and_traffic_move_the_choice() -> None:
@@ -132,8 +136,11 @@ def test_caching_is_shown_over_traffic_and_prefix() -> None:
     lines = sensitivity_lines("intents", sensitivity(comparison, arms(), needs=Needs(), prices=prices)["intents"])
     table = [line.split() for line in lines[lines.index("") + 3 :]]
     assert [(row[0], row[1]) for row in table[:4]] == [
-        ("3,000", "1,000"), ("3,000", "100,000"), ("3,000", "10,000,000"), ("12,000", "1,000"),
-    ]  # fmt: skip
+        ("3,000", "1,000"),
+        ("3,000", "100,000"),
+        ("3,000", "10,000,000"),
+        ("12,000", "1,000"),
+    ]
     seldom, often = table[0], table[2]
     assert float(seldom[3]) > float(seldom[4]) > float(often[3])
     saving = 1000 * request_usd(RequestTokens(3000, 3, 5), TokenPrice(3, 15), hits=1.0) - 0.036

@@ -14,11 +14,11 @@ from openai_server import Messages, openai_server
 from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
-from eval.cli import main
-from models.allowance import Allowance, Stopped, Weight
-from models.load import LoadedModel, load_model
-from models.price import api_price
-from models.spec import ModelSpec
+from crossover.eval.cli.main import main
+from crossover.models.allowance import Allowance, Stopped, Weight
+from crossover.models.load import LoadedModel, load_model
+from crossover.models.price import api_price
+from crossover.models.spec import ModelSpec
 
 ALL = 2 * (12 + 2 + 30)
 """Calls of the experiment: test, warm-up and timed requests of two arms."""

@@ -11,8 +11,8 @@ from openai_server import Messages, openai_server
 from processes import FORKS, UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
-from eval.store.lock import holding
-from programs.task import UserError
+from crossover.eval.store.lock import holding
+from crossover.models.errors import UserError
 
 
 def hold(store: str) -> None:

@@ -8,12 +8,12 @@ from datasets import Dataset
 from transformers import AutoTokenizer, LlamaForCausalLM
 from trl import SFTTrainer
 
-from finetune.loss import CompletionLossTrainer
-from finetune.render import TrainingText
-from finetune.settings import sft_config
-from finetune.sft import Sft
-from finetune.training import quiet
-from models.load import EMBEDDED
+from crossover.finetune.sft import Sft
+from crossover.finetune.training.loss import CompletionLossTrainer
+from crossover.finetune.training.render import TrainingText
+from crossover.finetune.training.settings import sft_config
+from crossover.finetune.training.train import quiet
+from crossover.models.load import EMBEDDED
 
 TEXT = "a card that was lost on the way to the bank and never came back"
 WORDS = TEXT.split()

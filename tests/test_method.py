@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.comparison.rules import ABSTAIN, DOUBTS, OUT
+from crossover.eval.analysis.rules import ABSTAIN, DOUBTS, OUT
 
 TEXT = (Path(__file__).parent.parent / "docs" / "method.md").read_text(encoding="utf-8")
 FLOWING = " ".join(TEXT.split())

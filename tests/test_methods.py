@@ -9,17 +9,18 @@ import dspy
 import pytest
 from dspy import lm15
 
-from eval.audit import audit
-from eval.catalog import methods, searches
-from eval.methods import method_of
-from eval.store.cells import program_state
-from models.load import LoadedModel
-from models.prompt import engine_of, first_messages
-from optimizers.ensemble import Vote
-from optimizers.nearest import NearestDemos
-from programs.modules.classify import Classify
-from programs.score import mean_score, score_examples
-from programs.task import Budget, Fitted, UserError
+from crossover.eval.experiment.catalog import methods, searches
+from crossover.eval.run.audit import audit
+from crossover.eval.run.methods import method_of
+from crossover.eval.store.cells import program_state
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel
+from crossover.models.prompt import engine_of, first_messages
+from crossover.optimizers.common.nearest import NearestDemos
+from crossover.optimizers.ensemble import Vote
+from crossover.programs.modules.classify import Classify
+from crossover.programs.score import mean_score, score_examples
+from crossover.programs.task import Budget, Fitted
 
 METRIC_CALLS = 50
 OPTIONS: dict[str, Any] = {
@@ -92,9 +93,12 @@ class Recorder:
     def complete(self, request: lm15.Request) -> lm15.Response:
         self.seen.append(repr((request.system, request.messages)))
         return lm15.Response(
-            id=None, model=request.model, message=lm15.Message.assistant("a"), finish_reason="stop",
+            id=None,
+            model=request.model,
+            message=lm15.Message.assistant("a"),
+            finish_reason="stop",
             usage=lm15.Usage(input_tokens=1, output_tokens=1),
-        )  # fmt: skip
+        )
 
 
 def prompts(program: dspy.Module, examples: list[dspy.Example]) -> list[str]:
@@ -210,9 +214,14 @@ def test_many_shot_fills_the_context_and_no_more(
     copies = [e.copy(id=f"{e['id']}-{n}") for n in range(40) for e in intents[:20]]
     method = method_of("many_shot", {})
     fitted = method.fit(
-        Classify(["text"], "label", []), train=copies, val=intents[20:], metric=metric, lm=spoken.lm, seed=0,
+        Classify(["text"], "label", []),
+        train=copies,
+        val=intents[20:],
+        metric=metric,
+        lm=spoken.lm,
+        seed=0,
         budget=Budget(workdir=tmp_path),
-    )  # fmt: skip
+    )
     engine = engine_of(spoken.lm)
     used = len(engine.encode(first_messages(fitted.program, intents[-1])))
     assert engine.context * 0.9 < used <= engine.context - 16
@@ -263,9 +272,9 @@ def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dsp
 
 
 def test_training_and_serving_share_every_token(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
-    from finetune.render import render_training_text
-    from finetune.targets import gold_calls
-    from finetune.training import check_tokens
+    from crossover.finetune.training.render import render_training_text
+    from crossover.finetune.training.targets import gold_calls
+    from crossover.finetune.training.train import check_tokens
 
     program, engine = Classify(["text"], "label", []), engine_of(spoken.lm)
     text = render_training_text(program, gold_calls(program, intents), spoken.lm)

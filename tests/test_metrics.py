@@ -5,13 +5,13 @@ from dataclasses import replace
 import dspy
 import pytest
 
-from eval.constant import constant_warning
-from eval.labels import LabelScore, label_notes, mean_labels, rare_and_frequent
-from eval.secondary import mean_secondary, secondary
-from programs.metrics import metric_for
-from programs.score import Row
-from programs.task import Task
-from programs.text_metrics import bleu, chrf, macro_f1, numeric_match, rouge_l, ter
+from crossover.eval.analysis.constant import constant_warning
+from crossover.eval.analysis.labels import LabelScore, label_notes, mean_labels, rare_and_frequent
+from crossover.eval.analysis.secondary import mean_secondary, secondary
+from crossover.programs.metrics import metric_for
+from crossover.programs.score import Row
+from crossover.programs.task import Task
+from crossover.programs.text_metrics import bleu, chrf, macro_f1, numeric_match, rouge_l, ter
 
 
 def test_rouge_l_is_that_of_lins_example() -> None:
@@ -121,8 +121,9 @@ def test_labels_are_scored_beside_their_frequency() -> None:
     rows = [replace(row(i, "a"), score=s) for i, s in enumerate((1.0, 0.0, 1.0, None, 0.0))]
     found = label_notes(task, examples("aaab"), examples("aabba"), rows)
     assert found == {
-        "a": {"train": 3, "test": 3, "score": pytest.approx(1 / 3)}, "b": {"train": 1, "test": 2, "score": 1.0},
-    }  # fmt: skip
+        "a": {"train": 3, "test": 3, "score": pytest.approx(1 / 3)},
+        "b": {"train": 1, "test": 2, "score": 1.0},
+    }
     other = {"label_scores": {y: x | {"train": x["train"] + 1, "score": 0.0} for y, x in found.items()}}
     mean = mean_labels([{"label_scores": found}, other, {}])
     assert mean == {"a": LabelScore(3.5, 3, pytest.approx(1 / 6)), "b": LabelScore(1.5, 2, 0.5)}

@@ -9,13 +9,14 @@ import dspy
 import pytest
 from factories import make_cell
 
-from eval.experiment import MethodSpec
-from eval.keys import _files
-from eval.methods import method_of
-from finetune.mix import read_general
-from models.load import LoadedModel
-from programs.modules.classify import Classify
-from programs.task import Budget, UserError
+from crossover.eval.experiment.spec import MethodSpec
+from crossover.eval.run.keys import _files
+from crossover.eval.run.methods import method_of
+from crossover.finetune.training.mix import read_general
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel
+from crossover.programs.modules.classify import Classify
+from crossover.programs.task import Budget
 
 
 def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -34,9 +35,14 @@ def test_the_share_of_general_rows_is_the_one_asked_for(
     file = general(tmp_path / "general.jsonl", 30)
     options = {"mix": 0.2, "mix_file": str(file), "epochs": 1, "rank": 4}
     fitted = method_of("sft", options).fit(
-        Classify(["text"], "label", []), train=intents[:20], val=intents[20:], metric=metric, lm=spoken.lm, seed=0,
+        Classify(["text"], "label", []),
+        train=intents[:20],
+        val=intents[20:],
+        metric=metric,
+        lm=spoken.lm,
+        seed=0,
         budget=Budget(workdir=tmp_path / "fit", threads=4),
-    )  # fmt: skip
+    )
     rows = [json.loads(line) for line in (tmp_path / "fit" / "train.jsonl").read_text().splitlines()]
     mixed = [r for r in rows if r["prompt"][0]["content"].startswith("count ")]
     assert (len(rows), len(mixed)) == (25, 5)

@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Page, chromium
 from served_ui import served_ui
 
-from eval.tracking.tracker import Tracker
+from crossover.eval.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM: MLflow's pages are not looked at")
 PICTURES = os.environ.get("CROSSOVER_PICTURES", "")
@@ -58,9 +58,12 @@ def test_the_runs_table_sorted_by_score_names_the_arms(page: Page, address: str,
 def test_the_compare_view_sets_arms_side_by_side(page: Page, address: str, runs: dict[str, str]) -> None:
     ids = quote(json.dumps([runs[m] for m in ARMS]))
     text = see(
-        page, f"{address}/#/compare-runs?runs={ids}&experiments={quote(json.dumps([runs['experiment']]))}",
-        "Comparing 3 Runs", "p95_ms", "crossover.kind",
-    )  # fmt: skip
+        page,
+        f"{address}/#/compare-runs?runs={ids}&experiments={quote(json.dumps([runs['experiment']]))}",
+        "Comparing 3 Runs",
+        "p95_ms",
+        "crossover.kind",
+    )
     # One key stands for all arms: no metric is named after one of them.
     for key in ("score", "score_low", "score_high", "fit_usd", "macro_f1", "p95_ms"):
         assert key in text.split(), key

@@ -8,14 +8,14 @@ import dspy
 import pytest
 import torch
 
-from models.load import EMBEDDED, LoadedModel, load_model, prompt_frame
-from models.local import LocalEngine
-from models.plain import PlainAdapter
-from models.price import api_price
-from models.prompt import engine_of
-from models.spec import ModelSpec
-from models.text import safe_messages
-from programs.modules.classify import build as classify
+from crossover.models.load import EMBEDDED, LoadedModel, load_model, prompt_frame
+from crossover.models.local import LocalEngine
+from crossover.models.plain import PlainAdapter
+from crossover.models.price import api_price
+from crossover.models.prompt import engine_of
+from crossover.models.spec import ModelSpec
+from crossover.models.text import safe_messages
+from crossover.programs.modules.classify import build as classify
 
 
 def ask(text: str) -> list[dict[str, str]]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.experiment import Knowledge, Limits, MethodSpec, Retrieval, plan
-from eval.parse.experiment import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
-from models.spec import ModelSpec
-from programs.task import UserError
+from crossover.eval.experiment.read import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
+from crossover.eval.experiment.spec import Knowledge, Limits, MethodSpec, Retrieval, plan
+from crossover.models.errors import UserError
+from crossover.models.spec import ModelSpec
 
 SOUND = """version: 1
 tasks: [stdlib_module]

@@ -7,13 +7,13 @@ import dspy
 import pytest
 from factories import task_with_corpus
 
-from eval.experiment import Experiment, Knowledge, MethodSpec, Retrieval, TaskSpec, plan
-from eval.parse.experiment import read_experiment
-from eval.passages import Indexes, Passages
-from eval.ranking import Ranking, ndcg, rank_quality, reciprocal_rank
-from models.spec import ModelSpec
-from programs.retrieval.chunks import chunked
-from programs.task import Passage
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import Experiment, Knowledge, MethodSpec, Retrieval, TaskSpec, plan
+from crossover.eval.run.passages import Indexes, Passages
+from crossover.models.spec import ModelSpec
+from crossover.programs.retrieval.chunks import chunked
+from crossover.programs.retrieval.ranking import Ranking, ndcg, rank_quality, reciprocal_rank
+from crossover.programs.task import Passage
 
 
 def passages_of(store: Path, retrieval: Retrieval | None = None) -> Passages:
@@ -103,16 +103,22 @@ def test_ranking_measures_match_their_definitions() -> None:
 
 def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
     experiment = Experiment(
-        "x", (TaskSpec("t", program="rag"),), (ModelSpec("embedded"),), (MethodSpec("few_shot"),),
+        "x",
+        (TaskSpec("t", program="rag"),),
+        (ModelSpec("embedded"),),
+        (MethodSpec("few_shot"),),
         knowledge=(Knowledge("none", "none"), Knowledge("retrieved", "retrieved"), Knowledge("noisy", "gold")),
         retrieval=(Retrieval(k=1), Retrieval("hybrid", 1, options={"alpha": 0.3})),
-    )  # fmt: skip
+    )
     cells = plan(experiment)
     labels = [(c.knowledge.label, c.retrieval.label if c.retrieval else "") for c in cells]
     assert labels == [
-        ("none", ""), ("retrieved", "bm25 k=1"), ("retrieved", "hybrid k=1 alpha=0.3"),
-        ("noisy>gold", "bm25 k=1"), ("noisy>gold", "hybrid k=1 alpha=0.3"),
-    ]  # fmt: skip
+        ("none", ""),
+        ("retrieved", "bm25 k=1"),
+        ("retrieved", "hybrid k=1 alpha=0.3"),
+        ("noisy>gold", "bm25 k=1"),
+        ("noisy>gold", "hybrid k=1 alpha=0.3"),
+    ]
     hashes = {"split_sha256": "s", "program_sha256": "p", "model_sha256": "m", "limit": None}
     assert len({c.key(**hashes, retriever="") for c in cells}) == 5
     assert cells[2].key(**hashes, retriever="a") != cells[2].key(**hashes, retriever="b")
@@ -120,13 +126,18 @@ def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
 
 def test_what_train_reads_is_no_factor_of_an_untrained_arm() -> None:
     experiment = Experiment(
-        "x", (TaskSpec("t", program="rag"),), (ModelSpec("embedded"),), (MethodSpec("zero_shot"), MethodSpec("sft")),
+        "x",
+        (TaskSpec("t", program="rag"),),
+        (ModelSpec("embedded"),),
+        (MethodSpec("zero_shot"), MethodSpec("sft")),
         knowledge=(Knowledge("gold", "retrieved"), Knowledge("none", "retrieved"), Knowledge("noisy", "gold")),
-        train_sizes=(8,), seeds=(0, 1),
-    )  # fmt: skip
+        train_sizes=(8,),
+        seeds=(0, 1),
+    )
     assert [c.title for c in plan(experiment) if c.method.name == "zero_shot"] == [
-        "zero_shot, retrieved, bm25 k=3, seed=0", "zero_shot, gold, seed=0",
-    ]  # fmt: skip
+        "zero_shot, retrieved, bm25 k=3, seed=0",
+        "zero_shot, gold, seed=0",
+    ]
     assert len(plan(experiment)) == 2 + 3 * 2
 
 

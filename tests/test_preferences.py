@@ -6,16 +6,17 @@ from typing import Any
 import dspy
 import pytest
 
-from eval.methods import method_of
-from finetune.preferences import preferences
-from finetune.provider import trainable
-from models.load import LoadedModel
-from models.prompt import engine_of
-from models.weights import folder_sha256
-from programs.demos import with_demos
-from programs.modules.classify import Classify
-from programs.score import mean_score, score_examples
-from programs.task import Budget, UserError
+from crossover.eval.run.methods import method_of
+from crossover.finetune.training.preferences import preferences
+from crossover.finetune.training.provider import trainable
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel
+from crossover.models.prompt import engine_of
+from crossover.models.weights import folder_sha256
+from crossover.programs.demos import with_demos
+from crossover.programs.modules.classify import Classify
+from crossover.programs.score import mean_score, score_examples
+from crossover.programs.task import Budget
 
 
 def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -24,33 +25,51 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
 
 def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     pairs = preferences(
-        Classify(["text"], "label", []), intents, metric=metric, lm=spoken.lm,
-        budget=Budget(workdir=tmp_path, threads=4), attempts=1,
-    )  # fmt: skip
+        Classify(["text"], "label", []),
+        intents,
+        metric=metric,
+        lm=spoken.lm,
+        budget=Budget(workdir=tmp_path, threads=4),
+        attempts=1,
+    )
     labels = {f"text: {e['text']}": e["label"] for e in intents}
     assert len(pairs.rows) + pairs.never_wrong == len(intents)
     for row in pairs.rows:
         assert row["chosen"][0]["content"] == labels[row["prompt"][-1]["content"]] != row["rejected"][0]["content"]
     with pytest.raises(UserError, match="dpo has no pairs: none of 3 train examples was answered wrongly"):
         preferences(
-            Classify(["text"], "label", []), intents[:3], metric=lambda *a, **k: 1.0, lm=spoken.lm,
-            budget=Budget(workdir=tmp_path), attempts=1,
-        )  # fmt: skip
+            Classify(["text"], "label", []),
+            intents[:3],
+            metric=lambda *a, **k: 1.0,
+            lm=spoken.lm,
+            budget=Budget(workdir=tmp_path),
+            attempts=1,
+        )
 
 
 def test_dpo_widens_the_margin(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     fitted = method_of("dpo", {"epochs": 4, "attempts": 1, "rank": 4, "bf16": False}).fit(
-        Classify(["text"], "label", []), train=intents[:20], val=intents[20:], metric=metric, lm=spoken.lm, seed=0,
+        Classify(["text"], "label", []),
+        train=intents[:20],
+        val=intents[20:],
+        metric=metric,
+        lm=spoken.lm,
+        seed=0,
         budget=Budget(workdir=tmp_path, threads=4),
-    )  # fmt: skip
+    )
     assert fitted.notes["margins"][-1] > fitted.notes["margins"][0] + 0.1
     assert fitted.notes["loss"][-1] < fitted.notes["loss"][0]
     assert fitted.notes["logit_change"] > 1e-3
     with pytest.raises(UserError, match=r"dpo starts from whole weights, and .*; write both as one `chain`"):
         method_of("dpo", {}).fit(
-            Classify(["text"], "label", []), train=intents, val=intents, metric=metric, lm=fitted.lm, seed=0,
+            Classify(["text"], "label", []),
+            train=intents,
+            val=intents,
+            metric=metric,
+            lm=fitted.lm,
+            seed=0,
             budget=Budget(workdir=tmp_path),
-        )  # fmt: skip
+        )
 
 
 def test_dspys_bootstrap_finetune_trains_a_local_model(

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.embedded.batches import Batches, Encoder, grow, kind_weights, train_tokenizer
-from models.embedded.config import Config
-from models.embedded.corpus import Corpus, Levels, read_wordnet
-from models.embedded.meaning import Meaning, reduced, token_vectors
-from models.embedded.pretrain import READER, Training, build_model, train
-from models.embedded.route import (
+from crossover.models.embedded.batches import Batches, Encoder, grow, kind_weights, train_tokenizer
+from crossover.models.embedded.config import Config
+from crossover.models.embedded.corpus import Corpus, Levels, read_wordnet
+from crossover.models.embedded.meaning import Meaning, reduced, token_vectors
+from crossover.models.embedded.pretrain import READER, Training, build_model, train
+from crossover.models.embedded.route import (
     BEGINS,
     FETCH_LAYER,
     HEAD,

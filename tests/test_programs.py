@@ -5,17 +5,18 @@ from pathlib import Path
 import dspy
 import pytest
 
-import programs.modules
-import programs.tasks
-from programs.docstrings import harvest, mask
-from programs.load import builtin_task, load_object, load_program, program_names, task_names
-from programs.metrics import exact_match, metric_for, metric_names, normalise, token_f1
-from programs.modules.classify import Classify
-from programs.modules.rag import Rag
-from programs.retrieval.bm25 import Bm25
-from programs.splits import fold, opening, split_by_hash
-from programs.task import Passage, UserError
-from programs.validate import validate
+import crossover.programs.modules
+import crossover.programs.tasks
+from crossover.models.errors import UserError
+from crossover.programs.docstrings import harvest, mask
+from crossover.programs.load import builtin_task, load_object, load_program, program_names, task_names
+from crossover.programs.metrics import exact_match, metric_for, metric_names, normalise, token_f1
+from crossover.programs.modules.classify import Classify
+from crossover.programs.modules.rag import Rag
+from crossover.programs.retrieval.bm25 import Bm25
+from crossover.programs.splits import fold, opening, split_by_hash
+from crossover.programs.task import Passage
+from crossover.programs.validate import validate
 
 BUILTIN = ["stdlib_module", "stdlib_rag"]
 
@@ -44,10 +45,10 @@ def test_rag_reads_passages_first_and_takes_instructions():
 
 def test_programs_and_tasks_are_the_files_of_their_folders(tmp_path, monkeypatch):
     assert {"classify", "rag"} <= set(program_names())
-    (tmp_path / "echo.py").write_text("from programs.modules.rag import build\n")
-    (tmp_path / "my_task.py").write_text("from programs.tasks.stdlib_rag import load\n")
-    monkeypatch.setattr(programs.modules, "__path__", [*programs.modules.__path__, str(tmp_path)])
-    monkeypatch.setattr(programs.tasks, "__path__", [*programs.tasks.__path__, str(tmp_path)])
+    (tmp_path / "echo.py").write_text("from crossover.programs.modules.rag import build\n")
+    (tmp_path / "my_task.py").write_text("from crossover.programs.tasks.stdlib_rag import load\n")
+    monkeypatch.setattr(crossover.programs.modules, "__path__", [*crossover.programs.modules.__path__, str(tmp_path)])
+    monkeypatch.setattr(crossover.programs.tasks, "__path__", [*crossover.programs.tasks.__path__, str(tmp_path)])
     assert isinstance(build("echo"), Rag)
     assert "my_task" in task_names()
     assert builtin_task("my_task").name == "stdlib_rag"
@@ -218,7 +219,7 @@ def test_mask_hides_whole_words_in_any_case():
 def test_harvest_is_not_touched_by_what_others_patch_into_the_standard_library():
     code = (
         "import logging\ndef shout(self):\n  'Say a thing very loudly.'\nlogging.Logger.shout = shout\n"
-        "from programs.docstrings import harvest; print(*(i.name for i in harvest()))"
+        "from crossover.programs.docstrings import harvest; print(*(i.name for i in harvest()))"
     )
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
     assert "logging.Logger.shout" not in names
@@ -244,7 +245,7 @@ def test_near_duplicates_of_a_builtin_task_stay_on_one_side(name):
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_builtin_task_is_the_same_in_every_process(name):
-    code = f"from programs.load import builtin_task; print(builtin_task({name!r}).split_sha256())"
+    code = f"from crossover.programs.load import builtin_task; print(builtin_task({name!r}).split_sha256())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == builtin_task(name).split_sha256()
 

@@ -2,7 +2,7 @@
 
 import io
 
-from eval.progress import Progress, duration
+from crossover.eval.run.progress import Progress, duration
 
 
 class Terminal(io.StringIO):

@@ -8,11 +8,11 @@ import pytest
 from factories import make_cell, make_result, right
 from openings import write_openings
 
-from eval.cli import main
-from eval.compare import compare
-from eval.experiment import Needs, Prices
-from eval.measure import read_rows
-from eval.parse.experiment import read_experiment
+from crossover.eval.analysis.compare import compare
+from crossover.eval.cli.main import main
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.result import read_rows
 
 METHODS = "[zero_shot, few_shot: {demos: 3}, retrieved_demos: {demos: 3}]"
 

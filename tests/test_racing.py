@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.comparison.racing import Floats, Racer, race_of_means
+from crossover.eval.analysis.racing import Floats, Racer, race_of_means
 
 
 def grid(rng: np.random.Generator, rates: list[float], n: int) -> Floats:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from eval.measure import Result, read_rows
-from eval.parse.experiment import read_experiment
-from eval.prepare import load_tasks
-from eval.store.cells import cell_folder
-from eval.store.recorded import read_recorded
-from eval.tracking.portable import NotPortableError, copy_rooms, pack
-from eval.tracking.tracker import Tracker
-from models.spec import ModelSpec
-from programs.task import Task
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.run.prepare import load_tasks
+from crossover.eval.store.cells import cell_folder
+from crossover.eval.store.recorded import read_recorded
+from crossover.eval.store.result import Result, read_rows
+from crossover.eval.tracking.portable import NotPortableError, copy_package, pack
+from crossover.eval.tracking.tracker import Tracker
+from crossover.models.spec import ModelSpec
+from crossover.programs.task import Task
 
 ROOT = Path(__file__).parent.parent
 SECRET = "sk-keep-me-out-of-the-model"
@@ -26,8 +26,8 @@ LOAD = """
 import json, sys
 import mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1])
-import eval.tracking.portable
-assert not eval.tracking.portable.__file__.startswith(sys.argv[2]), eval.portable.__file__
+import crossover.eval.tracking.portable
+assert not crossover.__file__.startswith(sys.argv[2]), crossover.__file__
 print("ANSWERS", json.dumps(model.predict(json.loads(sys.argv[3]))))
 """
 
@@ -75,7 +75,7 @@ def test_a_fine_tuned_arm_travels_with_its_adapter(openings_run: Path, tracker: 
         part.mkdir()
     pack(openings_run / "mlruns", result, task_of(openings_run), arm)
     assert (arm / "weights" / "adapter_model.safetensors").exists()
-    tracker.register("tuned", result.mlflow_run_id, result.key, arm, copy_rooms(rooms), work)
+    tracker.register("tuned", result.mlflow_run_id, result.key, arm, [str(copy_package(rooms))], work)
     asked = {str(e["id"]): {"text": e["text"]} for e in task_of(openings_run).test}
     rows = [r for r in result.rows if not r.failure][:8]
     again = answers("models:/tuned@winner", openings_run / "mlruns", elsewhere, [asked[r.id] for r in rows])

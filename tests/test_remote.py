@@ -15,16 +15,16 @@ import pytest
 from dspy import lm15
 from openai_server import WORD_SECONDS, Messages, asked_fields, obedient_student, openai_server
 
-from eval.cli import main
-from models.first_token import noting_first_token
-from models.limit import AdaptiveLimit
-from models.load import LoadedModel, load_model
-from models.price import api_price, price_source
-from models.remote import Connection, RemoteEngine, retry_after
-from models.secret import redact, reference
-from models.spec import ModelSpec
-from programs.modules.classify import Classify
-from programs.score import score_examples
+from crossover.eval.cli.main import main
+from crossover.models.first_token import noting_first_token
+from crossover.models.limit import AdaptiveLimit
+from crossover.models.load import LoadedModel, load_model
+from crossover.models.price import api_price, price_source
+from crossover.models.remote import Connection, RemoteEngine, retry_after
+from crossover.models.secret import redact, reference
+from crossover.models.spec import ModelSpec
+from crossover.programs.modules.classify import Classify
+from crossover.programs.score import score_examples
 
 KEY = "sk-test-4f1d9a77c0ffee"
 FAULTS = ["", "429", "", "500", "", "half", "", "garbage", "hang", ""]
@@ -93,9 +93,15 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
 
 @pytest.mark.parametrize(
     ("fault", "kind", "times"),
-    [("401", "LMAuthError", 1), ("429", "LMRateLimitError", 3), ("hang", "LMTimeoutError", 3),
-     ("500", "LMServerError", 3), ("half", "LMServerError", 3), ("garbage", "LMServerError", 3)],
-)  # fmt: skip
+    [
+        ("401", "LMAuthError", 1),
+        ("429", "LMRateLimitError", 3),
+        ("hang", "LMTimeoutError", 3),
+        ("500", "LMServerError", 3),
+        ("half", "LMServerError", 3),
+        ("garbage", "LMServerError", 3),
+    ],
+)
 def test_a_failure_that_stays_is_a_typed_row(fault: str, kind: str, times: int) -> None:
     with openai_server(first_word, [fault] * 9) as served:
         model = remote(served.url, retries=2)
@@ -119,9 +125,17 @@ def test_nobody_asks_again_before_the_time_that_a_refusal_names() -> None:
 
 @pytest.mark.parametrize(
     ("said", "low", "high"),
-    [("7", 7, 7), ("0.5", 0.5, 0.5), ("-3", 0, 0), ("nan", 0, 0), ("soon", 0, 0), ("", 0, 0),
-     (format_datetime(datetime.now(UTC) + timedelta(days=1)), 80_000, 86_400), ("Sat, 01 Jan 2000 00:00:00 GMT", 0, 0)],
-)  # fmt: skip
+    [
+        ("7", 7, 7),
+        ("0.5", 0.5, 0.5),
+        ("-3", 0, 0),
+        ("nan", 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+        (format_datetime(datetime.now(UTC) + timedelta(days=1)), 80_000, 86_400),
+        ("Sat, 01 Jan 2000 00:00:00 GMT", 0, 0),
+    ],
+)
 def test_retry_after_is_a_number_or_a_date(said: str, low: float, high: float) -> None:
     class Refusal(Exception):
         litellm_response_headers = {"retry-after": said}  # noqa: RUF012

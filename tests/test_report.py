@@ -16,20 +16,20 @@ import pytest
 from browser import CHROMIUM, Page, chromium
 from stores import HOSTILE, MADE, write_experiment, write_store
 
-from eval.cli import main
-from eval.compare import compare
-from eval.experiment import Experiment, Needs, Prices
-from eval.parse.experiment import read_experiment
-from eval.report.curves import crossing, crossing_words, learning_curves
-from eval.report.evidence import Evidence, checks, ledger
-from eval.report.examples import disagreements, label_lines
-from eval.report.figures import colours, learning
-from eval.report.markdown import MOST, markdown
-from eval.report.page import html_page
-from eval.report.text import cut, visible
-from eval.report.volumes import states
-from eval.store.finished import finished
-from eval.verbs.gates import Gates, apply_gates
+from crossover.eval.analysis.compare import compare
+from crossover.eval.analysis.gates import Gates, apply_gates
+from crossover.eval.cli.main import main
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import Experiment, Needs, Prices
+from crossover.eval.report.curves import crossing, crossing_words, learning_curves
+from crossover.eval.report.evidence import Evidence, checks, ledger
+from crossover.eval.report.examples import disagreements, label_lines
+from crossover.eval.report.figures import colours, learning
+from crossover.eval.report.markdown import MOST, markdown
+from crossover.eval.report.page import html_page
+from crossover.eval.report.text import cut, visible
+from crossover.eval.report.volumes import states
+from crossover.eval.run.prepare import finished
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +210,10 @@ def test_a_stated_volume_is_where_the_slider_stands(folder: Path, evidence: Evid
 def test_the_crossing_lies_between_the_sizes_that_disagree(evidence: Evidence) -> None:
     curves = learning_curves(evidence, "intents")
     assert {c.name: len(c.arms) for c in curves if not c.constant} == {
-        "few_shot demos=4": 3, "retrieved_demos demos=8": 3, "sft rank=16": 3,
-    }  # fmt: skip
+        "few_shot demos=4": 3,
+        "retrieved_demos demos=8": 3,
+        "sft rank=16": 3,
+    }
     cross = crossing(curves)
     assert cross is not None
     assert (cross.below, cross.above, cross.ahead_after) == (256, 1024, "weights")
@@ -239,8 +241,12 @@ def test_learning_curves_are_drawn_with_bands_and_the_sizes_where_one_overtakes(
     assert size.value is not None
     assert size.low is not None
     assert (ring["x"], ring["error_x"]["arrayminus"]) == ([size.value], [size.value - size.low])
-    assert all(abs(p.score - ring["y"][0]) < 0.1 for c in found.curves for p in c.line if abs(p.size - size.value) < 40
-               and c.name in ("sft rank=16", "retrieved_demos demos=8"))  # fmt: skip
+    assert all(
+        abs(p.score - ring["y"][0]) < 0.1
+        for c in found.curves
+        for p in c.line
+        if abs(p.size - size.value) < 40 and c.name in ("sft rank=16", "retrieved_demos demos=8")
+    )
     page = html_page(evidence).partition("plotly.js v")[0]
     assert 'class="sizes overtakings"' in page
     assert f'<td class="n">{size.value:,.0f}</td>' in page

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from factories import make_cell, make_result, right
 
-from eval.compare import compare
-from eval.experiment import Needs, Prices
-from eval.retention import Kept, told
+from crossover.eval.analysis.compare import compare
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.run.retention import Kept, told
 
 FINE = Kept("stdlib_module", 0.50, 0.49, -0.06, 0.04, 0.20, 0.18, 100)
 

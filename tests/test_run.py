@@ -8,14 +8,15 @@ import dspy
 import pytest
 from factories import task_with_corpus
 
-from eval.audit import audit
-from eval.cli import main
-from eval.measure import append_rows, read_rows
-from eval.splits import sample, train_pool
-from models.load import LoadedModel
-from programs.modules.classify import Classify
-from programs.score import Row, score_examples
-from programs.task import Fitted, Spent
+from crossover.eval.cli.main import main
+from crossover.eval.experiment.splits import sample, train_pool
+from crossover.eval.run.audit import audit
+from crossover.eval.store.result import append_rows, read_rows
+from crossover.models.load import LoadedModel
+from crossover.models.usage import Usage
+from crossover.programs.modules.classify import Classify
+from crossover.programs.score import Row, score_examples
+from crossover.programs.task import Fitted
 
 EXPERIMENT = """
 version: 1
@@ -70,8 +71,10 @@ def test_a_run_ends_in_table_verdict_and_json(
     for arm in data["arms"]:
         labels = arm["labels"]
         assert {y: (x["train"], x["test"]) for y, x in labels.items()} == {
-            "close_account": (4, 2), "exchange_rate": (2, 2), "refund_late": (2, 2),
-        }  # fmt: skip
+            "close_account": (4, 2),
+            "exchange_rate": (2, 2),
+            "refund_late": (2, 2),
+        }
         assert sum(x["score"] for x in labels.values()) / 3 == pytest.approx(arm["score"]["mean"], abs=1e-5)
     assert "rare labels  other labels" in text
     assert data["verdict"][0]["confidence"] == "abstain"
@@ -197,7 +200,7 @@ def test_train_pools_are_nested() -> None:
 def test_the_audit_finds_what_is_unfair(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
     program = Classify(["text"], "label", [])
     program.predictors()[0].demos = [{"text": intents[5]["text"], "label": "card_lost"}]
-    leaky = Fitted(program, spoken.lm, Spent(), notes={"logit_change": 0.0})
+    leaky = Fitted(program, spoken.lm, Usage(), notes={"logit_change": 0.0})
     assert audit("zero_shot", leaky, intents[4:], spoken) == [
         "1 demonstrations are test questions",
         "zero-shot shows demonstrations",

@@ -8,12 +8,12 @@ from factories import make_cell, make_result, right
 from numpy.typing import NDArray
 from statsmodels.stats.weightstats import DescrStatsW
 
-from eval.compare import Comparison, compare
-from eval.comparison.seeds import difference_error, seed_error, widen_difference, widen_estimate
-from eval.experiment import Needs, Prices
-from eval.findings import classify_difference
-from eval.measure import Result
-from eval.stats import paired_difference, score_interval
+from crossover.eval.analysis.compare import Comparison, compare
+from crossover.eval.analysis.findings import classify_difference
+from crossover.eval.analysis.seeds import difference_error, seed_error, widen_difference, widen_estimate
+from crossover.eval.analysis.stats import paired_difference, score_interval
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.result import Result
 
 
 def named(values: NDArray[np.float64]) -> dict[str, float]:

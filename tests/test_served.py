@@ -13,13 +13,13 @@ from openai_server import openai_server
 from openings import write_openings
 from processes import UNTRACKED
 
-from eval.cli import main
-from eval.store.rows import read_table
-from models.load import EMBEDDED, load_model
-from models.price import api_price
-from models.spec import ModelSpec
-from programs.modules.classify import Classify
-from programs.score import score_examples
+from crossover.eval.cli.main import main
+from crossover.eval.store.rows import read_table
+from crossover.models.load import EMBEDDED, load_model
+from crossover.models.price import api_price
+from crossover.models.spec import ModelSpec
+from crossover.programs.modules.classify import Classify
+from crossover.programs.score import score_examples
 
 SHARE = 0.3
 """Of the calls that meet a fault."""

@@ -12,9 +12,15 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from eval.findings import classify_difference, examples_needed, holm
-from eval.stats import Difference, mean_interval, paired_difference, quantile_interval, score_interval
-from programs.task import UserError
+from crossover.eval.analysis.findings import classify_difference, examples_needed, holm
+from crossover.eval.analysis.stats import (
+    Difference,
+    mean_interval,
+    paired_difference,
+    quantile_interval,
+    score_interval,
+)
+from crossover.models.errors import UserError
 
 
 def named(values: Iterable[float]) -> dict[str, float]:

@@ -14,10 +14,10 @@ from openai_server import openai_server
 from processes import ended, start
 from remote_experiment import first_word, write_remote
 
-from eval.cli import main
-from eval.tracking import safe_tracker
-from eval.tracking.outbox import send, unfinished, waiting
-from eval.tracking.tracker import Tracker
+from crossover.eval.cli.main import main
+from crossover.eval.tracking import safe_tracker
+from crossover.eval.tracking.outbox import send, unfinished, waiting
+from crossover.eval.tracking.tracker import Tracker
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import math
 import pytest
 from factories import make_cell, make_result, right
 
-from eval.compare import Comparison, compare
-from eval.experiment import Needs, Prices
-from eval.table import WIDTH, money, render, to_json
-from programs.task import Spent
+from crossover.eval.analysis.compare import Comparison, compare
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.report.table import WIDTH, money, render, to_json
+from crossover.models.usage import Usage
 
 GOLDEN = """\
 experiment support
@@ -50,10 +50,10 @@ retrieved_demos      +0.010  -0.009 to +0.029       0.5  inconclusive       0.03
 def comparison() -> Comparison:
     """Return four arms, one of which failed on ten examples and broke a rule."""
     results = [
-        make_result(make_cell("zero_shot"), right(40, 200), fit=Spent(seconds=1)),
+        make_result(make_cell("zero_shot"), right(40, 200), fit=Usage(seconds=1)),
         make_result(make_cell("few_shot"), [*right(90, 190), *[None] * 10]),
         make_result(make_cell("retrieved_demos"), right(150, 200, shift=3), serve_seconds=60, ms=90),
-        make_result(make_cell("sft"), right(152, 200, shift=1), fit=Spent(seconds=300), serve_seconds=9, ms=20),
+        make_result(make_cell("sft"), right(152, 200, shift=1), fit=Usage(seconds=300), serve_seconds=9, ms=20),
     ]
     results[1].integrity.append("1 demonstrations are test questions")
     return compare(results, needs=Needs(), prices=Prices(), experiment="support")

@@ -10,15 +10,16 @@ import dspy
 import pytest
 import torch
 
-from eval.methods import method_of
-from finetune.render import perplexity, render_training_text
-from finetune.targets import Targets, gold_calls, targets_of
-from models.load import LoadedModel
-from models.prompt import engine_of
-from programs.demos import with_demos
-from programs.modules.classify import Classify
-from programs.modules.multihop import Multihop
-from programs.task import Budget, UserError
+from crossover.eval.run.methods import method_of
+from crossover.finetune.training.render import perplexity, render_training_text
+from crossover.finetune.training.targets import Targets, gold_calls, targets_of
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel
+from crossover.models.prompt import engine_of
+from crossover.programs.demos import with_demos
+from crossover.programs.modules.classify import Classify
+from crossover.programs.modules.multihop import Multihop
+from crossover.programs.task import Budget
 
 
 def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -29,9 +30,7 @@ def build(
     source: str, examples: list[dspy.Example], model: LoadedModel, budget: Budget, *, attempts: int = 2
 ) -> Targets:
     shown = with_demos(Classify(["text"], "label", []), examples[1::2])
-    return targets_of(
-        source, shown, examples[::2], metric=metric, lm=model.lm, budget=budget, attempts=attempts
-    )  # fmt: skip
+    return targets_of(source, shown, examples[::2], metric=metric, lm=model.lm, budget=budget, attempts=attempts)
 
 
 def test_own_answers_are_kept_only_if_they_are_right(
@@ -72,10 +71,11 @@ def test_a_teacher_answers_in_its_own_frame(spoken: LoadedModel, intents: list[d
 
 def test_every_call_of_a_program_of_several_steps_is_a_row(spoken: LoadedModel, tmp_path: Path) -> None:
     asked = [
-        dspy.Example(id=str(n), question=f"who wrote {w}?", answer=f"the author of {w}", passages=[f"{w} is a book"])
-        .with_inputs("question", "passages")
+        dspy.Example(
+            id=str(n), question=f"who wrote {w}?", answer=f"the author of {w}", passages=[f"{w} is a book"]
+        ).with_inputs("question", "passages")
         for n, w in enumerate(("alpha", "beta", "gamma", "delta"))
-    ]  # fmt: skip
+    ]
 
     def even(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
         return float(int(gold.id) % 2 == 0)
@@ -85,9 +85,14 @@ def test_every_call_of_a_program_of_several_steps_is_a_row(spoken: LoadedModel, 
 
     with dspy.context(rm=rm):
         fitted = method_of("sft", {"epochs": 1, "rank": 4, "attempts": 1}).fit(
-            Multihop(["question"], "answer"), train=asked, val=asked[:1], metric=even, lm=spoken.lm, seed=0,
+            Multihop(["question"], "answer"),
+            train=asked,
+            val=asked[:1],
+            metric=even,
+            lm=spoken.lm,
+            seed=0,
             budget=Budget(workdir=tmp_path, threads=4),
-        )  # fmt: skip
+        )
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     answered = [r for r in rows if r["completion"][0]["content"].startswith("the author of")]
     # Four gold answers, read after the second passage; the queries of the two whose trace scored 1.
@@ -116,8 +121,13 @@ def test_nothing_right_is_nothing_to_learn(spoken: LoadedModel, intents: list[ds
     method = method_of("sft", {"targets": "self", "attempts": 1})
     with pytest.raises(UserError, match="none of 3 train examples was answered with a score of 1"):
         method.fit(
-            Classify(["text"], "label", []), train=intents[:3], val=intents[3:], metric=lambda *a, **k: 0.0,
-            lm=spoken.lm, seed=0, budget=Budget(workdir=tmp_path),
-        )  # fmt: skip
+            Classify(["text"], "label", []),
+            train=intents[:3],
+            val=intents[3:],
+            metric=lambda *a, **k: 0.0,
+            lm=spoken.lm,
+            seed=0,
+            budget=Budget(workdir=tmp_path),
+        )
     with pytest.raises(UserError, match="sft targets 'mine' is not one of gold, teacher, self"):
         method_of("sft", {"targets": "mine"})

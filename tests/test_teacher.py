@@ -9,15 +9,15 @@ import dspy
 import pytest
 from openai_server import Messages, Teacher, obedient_student, openai_server
 
-from eval.methods import method_of
-from models.load import LoadedModel, load_model
-from models.plain import PlainAdapter
-from models.spec import ModelSpec
-from optimizers.gepa import feedback
-from optimizers.search import Search
-from programs.demos import with_demos
-from programs.modules.classify import Classify
-from programs.task import Budget, Fitted
+from crossover.eval.run.methods import method_of
+from crossover.models.load import LoadedModel, load_model
+from crossover.models.plain import PlainAdapter
+from crossover.models.spec import ModelSpec
+from crossover.optimizers.common.search import Search
+from crossover.optimizers.gepa import feedback
+from crossover.programs.demos import with_demos
+from crossover.programs.modules.classify import Classify
+from crossover.programs.task import Budget, Fitted
 
 GOOD = ("Answer with the first letter of the text.", "Answer with the last word of the text.")
 BAD = ("Answer with the first letter of the text.", "First letter, please: the first letter.")
@@ -62,10 +62,14 @@ def fit(
         student, capable = remote("openai/gpt-4o-mini", served.url), remote("openai/gpt-4o", served.url, max_tokens=500)
         with dspy.context(lm=student.lm, adapter=PlainAdapter()):
             fitted = method_of(method, OPTIONS[method]).fit(
-                program or Classify(["text"], "label", []), train=examples()[:12], val=examples()[12:], metric=metric,
-                lm=student.lm, seed=0,
+                program or Classify(["text"], "label", []),
+                train=examples()[:12],
+                val=examples()[12:],
+                metric=metric,
+                lm=student.lm,
+                seed=0,
                 budget=Budget(metric_calls=120, usd=usd, workdir=folder, threads=4, teacher=capable.lm),
-            )  # fmt: skip
+            )
     if told is not None:
         told += [m["content"] for b in served.bodies if b["model"] == "gpt-4o" for m in b["messages"]]
     return fitted

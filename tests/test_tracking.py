@@ -11,17 +11,17 @@ import pytest
 from factories import make_cell, make_result, right
 from served_ui import served_ui
 
-from eval.compare import compare
-from eval.cost import cost_of
-from eval.experiment import Needs, Prices
-from eval.table import render, to_json
-from eval.tracking.logged import rows_table
-from eval.tracking.tracker import Tracker, TrackingError, store_uri
-from programs.task import Spent
+from crossover.eval.analysis.compare import compare
+from crossover.eval.analysis.cost import cost_of
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.report.table import render, to_json
+from crossover.eval.tracking.logged import rows_table
+from crossover.eval.tracking.tracker import Tracker, TrackingError, store_uri
+from crossover.models.usage import Usage
 
 RESULTS = [
     make_result(make_cell("zero_shot"), [*right(12, 58), None, None]),
-    make_result(make_cell("sft"), right(40, 60), fit=Spent(seconds=90, train_tokens=5)),
+    make_result(make_cell("sft"), right(40, 60), fit=Usage(seconds=90, train_tokens=5)),
 ]
 
 
@@ -59,8 +59,12 @@ def test_a_cell_is_a_child_with_params_metrics_rows_and_program(tracker: Tracker
     artifacts = {a.path for a in tracker.client.list_artifacts(run_id)}
     assert artifacts == {"rows.json", "notes.json", "program", "weights"}
     assert {run.data.tags[t] for t in ("task", "method", "model", "size", "seed")} == {
-        "intents", "zero_shot", "embedded", "all", "0",
-    }  # fmt: skip
+        "intents",
+        "zero_shot",
+        "embedded",
+        "all",
+        "0",
+    }
     assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["intents"]
 
 

@@ -14,13 +14,14 @@ import torch
 from processes import FORKS
 from safetensors.torch import load_file
 
-from eval.methods import method_of
-from finetune.search import early_agreement
-from models.allowance import Allowance, Stopped, allowance_of
-from models.load import LoadedModel, load_model
-from models.spec import ModelSpec
-from programs.modules.classify import Classify
-from programs.task import Budget, Fitted, UserError
+from crossover.eval.run.methods import method_of
+from crossover.finetune.training.hyperparameters import early_agreement
+from crossover.models.allowance import Allowance, Stopped, allowance_of
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel, load_model
+from crossover.models.spec import ModelSpec
+from crossover.programs.modules.classify import Classify
+from crossover.programs.task import Budget, Fitted
 
 
 def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -29,9 +30,14 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
 
 def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, progress: Any = len, **options: Any) -> Fitted:
     return method_of("sft", {"rank": 4, "bf16": False, **options}).fit(
-        Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=model.lm, seed=0,
+        Classify(["text"], "label", []),
+        train=examples[:20],
+        val=examples[20:],
+        metric=metric,
+        lm=model.lm,
+        seed=0,
         budget=Budget(workdir=folder, threads=4, progress=progress),
-    )  # fmt: skip
+    )
 
 
 OPTIONS = {
@@ -95,9 +101,14 @@ def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: Allowa
     options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
     with dspy.context(lm=lm, adapter=model.adapter):
         return method_of("dpo" if what == "dpo" else "sft", options).fit(
-            Classify(["text"], "label", []), train=examples[:20], val=examples[20:], metric=metric, lm=lm, seed=0,
+            Classify(["text"], "label", []),
+            train=examples[:20],
+            val=examples[20:],
+            metric=metric,
+            lm=lm,
+            seed=0,
             budget=Budget(workdir=folder, checkpoints=folder / "checkpoints", threads=4, progress=progress),
-        )  # fmt: skip
+        )
 
 
 def fit_and_tell(what: str, folder: str, lines: Connection) -> None:
@@ -298,8 +309,10 @@ def test_a_configuration_of_accelerate_that_does_not_apply_is_one_line(tmp_path:
     refused("num_processes is 1; leave it out", num_processes=1)
     refused("no configuration of accelerate .*; let `accelerate config", num_processes=None)
     if torch.cuda.device_count() < 2:
-        refused("MULTI_GPU needs several GPUs, and this machine has . CUDA devices; leave it out",
-                distributed_type="MULTI_GPU")  # fmt: skip
+        refused(
+            "MULTI_GPU needs several GPUs, and this machine has . CUDA devices; leave it out",
+            distributed_type="MULTI_GPU",
+        )
     with pytest.raises(UserError, match="trains every epoch to its end; leave out `search` and `patience`"):
         method_of("sft", {"accelerate_file": str(accelerate_file(tmp_path)), "patience": 1})
 

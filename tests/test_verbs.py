@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from factories import make_cell, make_result, right
 
-from eval.cli import main
-from eval.experiment import Experiment, Needs, Prices
-from eval.measure import Result, append_rows
-from eval.store.cells import cell_folder, save_result
-from eval.store.foreign import read_scores
-from eval.store.recorded import find_cell, read_recorded, record
-from programs.task import Spent, UserError
+from crossover.eval.cli.main import main
+from crossover.eval.experiment.spec import Experiment, Needs, Prices
+from crossover.eval.store.cells import cell_folder, save_result
+from crossover.eval.store.foreign import read_scores
+from crossover.eval.store.recorded import find_cell, read_recorded, record
+from crossover.eval.store.result import Result, append_rows
+from crossover.models.errors import UserError
+from crossover.models.usage import Usage
 
 
 def write_scores(file: Path, scores: Iterable[float | None], **extra: object) -> str:
@@ -34,7 +35,7 @@ def recorded(store: Path) -> Path:
     """Return a store where a prompt that is dear to serve and training that is dear to start are as good."""
     results = [
         replace(make_result(make_cell("retrieved_demos"), right(240, 300), serve_seconds=30, ms=90), key="aa11"),
-        replace(make_result(make_cell("sft"), right(240, 300), serve_seconds=3, fit=Spent(seconds=10_000)), key="bb22"),
+        replace(make_result(make_cell("sft"), right(240, 300), serve_seconds=3, fit=Usage(seconds=10_000)), key="bb22"),
         replace(make_result(make_cell("zero_shot"), right(60, 300), serve_seconds=1), key="bb33"),
     ]
     keep(store, *results)

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from factories import make_cell, make_result, right
 
-from eval.compare import compare
-from eval.comparison.arm import kind_of
-from eval.comparison.rules import ABSTAIN, DOUBTS, OUT
-from eval.experiment import Needs, Prices
-from eval.measure import Result
-from eval.verdict import Verdict
-from programs.task import Spent, UserError
+from crossover.eval.analysis.compare import compare
+from crossover.eval.analysis.rules import ABSTAIN, DOUBTS, OUT
+from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.experiment.spec import Needs, Prices, kind_of
+from crossover.eval.store.result import Result
+from crossover.models.errors import UserError
+from crossover.models.usage import Usage
 
 PRICES = Prices(machine_hour_usd=3.60)
-COSTLY_FIT = Spent(seconds=10_000)
+COSTLY_FIT = Usage(seconds=10_000)
 
 
 def judge(*results: Result, **needs: float) -> Verdict:

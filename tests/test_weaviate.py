@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from loopback_weaviate import Loopback, serve
 
-from eval.cli import main
-from programs.retrieval import weaviate as backend
-from programs.retrieval.base import Indexed, RetrievalFailed
-from programs.retrieval.weaviate import Weaviate
-from programs.task import Passage, UserError
+from crossover.eval.cli.main import main
+from crossover.models.errors import UserError
+from crossover.programs.retrieval import weaviate as backend
+from crossover.programs.retrieval.base import Indexed, RetrievalFailed
+from crossover.programs.retrieval.weaviate import Weaviate
+from crossover.programs.task import Passage
 
 CORPUS = [Passage(f"p{n}", f"fact number{n} about the {w}") for n, w in enumerate(("sea", "sun", "moon", "wind"))]
 DOCKER = "docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:1.30.5"
@@ -197,8 +198,10 @@ def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
 ) -> None:
     server = start(fail_searches=10**6)
     for split in ("train", "val", "test"):
-        rows = [{"id": f"{split}{n}", "question": f"what of {split} {n}?", "answer": "x", "gold_passage_ids": ["p0"]}
-                for n in range(4)]  # fmt: skip
+        rows = [
+            {"id": f"{split}{n}", "question": f"what of {split} {n}?", "answer": "x", "gold_passage_ids": ["p0"]}
+            for n in range(4)
+        ]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"id": p.id, "text": p.text}) for p in CORPUS))
     (tmp_path / "x.yaml").write_text(

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from eval.compare import Arm
-from eval.comparison.arm import Kind
-from eval.comparison.learning import Point, curve_names, is_constant
-from eval.report.evidence import Evidence
+from crossover.eval.analysis.compare import Arm
+from crossover.eval.analysis.learning import Point, curve_names, is_constant
+from crossover.eval.experiment.spec import Kind
+from crossover.eval.report.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,9 @@ def learning_curves(evidence: Evidence, task: str) -> list[Curve]:
     names, found = curve_names(arms), evidence.comparison.learning.get(task)
     lines = {c.name: c.line for c in found.curves} if found else {}
     curves = [
-        Curve(
-            name, family[0].kind, tuple(_size(a, pool) for a in family), tuple(family), False, lines.get(name, ())
-        )
+        Curve(name, family[0].kind, tuple(_size(a, pool) for a in family), tuple(family), False, lines.get(name, ()))
         for name, family in ((names[f], families[f]) for f in names if f in families)
-    ]  # fmt: skip
+    ]
     flat = [a for a in arms if is_constant(a)]
     return curves + [Curve(names[a.family], a.kind, (sizes[0], sizes[-1]), (a, a), True) for a in flat]
 

@@ -4,16 +4,17 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 
-from eval.compare import Arm, Comparison, Verdict
-from eval.comparison.arm import MOST_FAILED
-from eval.comparison.ledger import Ledger, ledger_of, mean_ledger
-from eval.cost import Cost
-from eval.experiment import METHODOLOGY_VERSION, Experiment, plan
-from eval.measure import Result
-from eval.store.finished import Finished
-from eval.verbs.doctor import PACKAGES
-from eval.verbs.gates import Outcome
-from programs.task import Spent
+from crossover.eval.analysis.arm import MOST_FAILED
+from crossover.eval.analysis.compare import Arm, Comparison, Verdict
+from crossover.eval.analysis.cost import Cost
+from crossover.eval.analysis.gates import Outcome
+from crossover.eval.analysis.ledger import Ledger, ledger_of, mean_ledger
+from crossover.eval.experiment.spec import METHODOLOGY_VERSION, Experiment, plan
+from crossover.eval.store.result import Finished, Result
+from crossover.models.usage import Usage
+
+PACKAGES = ("torch", "dspy", "transformers", "peft", "trl", "mlflow", "weaviate-client", "bm25s", "click")
+"""Packages whose versions a report names."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LedgerLine:
     """What one arm costs, by the one ledger: means over its seeds, but for the work and what was paid in all."""
 
     arm: str
-    work: Spent
+    work: Usage
     """Calls, tokens and seconds of fitting, all seeds together."""
     kinds: Ledger
     cost: Cost
@@ -68,12 +69,15 @@ def ledger(evidence: Evidence, task: str) -> list[LedgerLine]:
         known = None not in (paid, kinds.fit)
         lines.append(
             LedgerLine(
-                arm.name, sum((r.fit for r in results), Spent()), kinds, arm.cost,
+                arm.name,
+                sum((r.fit for r in results), Usage()),
+                kinds,
+                arm.cost,
                 test_usd=(paid or 0.0) + kinds.labels - (kinds.fit or 0.0) if known else None,
                 per_1k_correct=arm.cost.per_1k_correct(arm.score.mean),
                 paid_usd=None if paid is None else paid * len(results),
             )
-        )  # fmt: skip
+        )
     return lines
 
 

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.compare import Arm
-from eval.labels import gold_of, recur
-from eval.report.evidence import Evidence
-from eval.report.text import field_text
-from eval.splits import sample
-from programs.task import Task
+from crossover.eval.analysis.compare import Arm
+from crossover.eval.analysis.labels import gold_of, recur
+from crossover.eval.experiment.splits import sample
+from crossover.eval.report.evidence import Evidence
+from crossover.eval.report.text import field_text
+from crossover.programs.task import Task
 
 MOST_DISAGREEMENTS = 12
 """Examples of one task that a report shows."""
@@ -88,10 +88,12 @@ def disagreements(evidence: Evidence, task: str, arms: Sequence[Arm]) -> tuple[l
         answers = [(a, rows[a.name][i]) for a in arms if i in rows[a.name]]
         found.append(
             Disagreement(
-                i, inputs, gold_of(source, e),
+                i,
+                inputs,
+                gold_of(source, e),
                 tuple(Answer(a.name, r.failure or _output(source, r.output), r.score) for a, r in answers),
             )
-        )  # fmt: skip
+        )
     return found, len(split)
 
 

@@ -5,15 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from eval.compare import Arm
-from eval.comparison.learning import Overtaking, Point, size_words
-from eval.comparison.rules import rounded
-from eval.comparison.saturation import REACH
-from eval.cost import monthly_usd
-from eval.report.curves import Curve, crossing
-from eval.report.text import dollars, visible
-from eval.report.volumes import State
-from eval.stats import Estimate
+from crossover.eval.analysis.compare import Arm
+from crossover.eval.analysis.cost import monthly_usd
+from crossover.eval.analysis.learning import Overtaking, Point, size_words
+from crossover.eval.analysis.rules import rounded
+from crossover.eval.analysis.saturation import REACH
+from crossover.eval.analysis.stats import Estimate
+from crossover.eval.report.curves import Curve, crossing
+from crossover.eval.report.text import dollars, visible
+from crossover.eval.report.volumes import State
 
 Figure = dict[str, Any]
 
@@ -54,13 +54,19 @@ def pareto(arms: Sequence[Arm], front: Sequence[str], *, by: str) -> Figure | No
     fills = [hue if a.name in front else "@paper" for a, hue in zip(shown, hues, strict=True)]
     inks = ["@paper" if a.name in front else hue for a, hue in zip(shown, hues, strict=True)]
     trace = {
-        "type": "scatter", "mode": "markers+text", "cliponaxis": False, "x": xs, "y": [a.score.mean for a in shown],
+        "type": "scatter",
+        "mode": "markers+text",
+        "cliponaxis": False,
+        "x": xs,
+        "y": [a.score.mean for a in shown],
         "error_y": _errors([a.score for a in shown], "@line"),
-        "text": [str(rank) for rank, _, _ in points], "textfont": {"color": inks},
+        "text": [str(rank) for rank, _, _ in points],
+        "textfont": {"color": inks},
         "marker": {"size": 22, "color": fills, "line": {"width": 2, "color": hues}, "opacity": 1},
         "hovertext": [f"{label(a.name)}<br>score {_range(a.score)}<br>{_value(x, by)}" for _, a, x in points],
-        "hoverinfo": "text", "showlegend": False,
-    }  # fmt: skip
+        "hoverinfo": "text",
+        "showlegend": False,
+    }
     title = "dollars per 1,000 requests" if by == "usd" else "p95 latency, milliseconds"
     axis = {"title": {"text": title}, **_scale(xs), **_ticks(xs, by)}
     return {"data": [trace], "layout": {"xaxis": axis, "yaxis": _score_axis(shown)}}
@@ -108,9 +114,14 @@ def _score_axis(arms: Sequence[Arm]) -> Figure:
 
 def _errors(estimates: Sequence[Estimate], colour: str) -> Figure:
     return {
-        "type": "data", "symmetric": False, "array": [e.high - e.mean for e in estimates],
-        "arrayminus": [e.mean - e.low for e in estimates], "color": colour, "thickness": 1.5, "width": 4,
-    }  # fmt: skip
+        "type": "data",
+        "symmetric": False,
+        "array": [e.high - e.mean for e in estimates],
+        "arrayminus": [e.mean - e.low for e in estimates],
+        "color": colour,
+        "thickness": 1.5,
+        "width": 4,
+    }
 
 
 def _range(e: Estimate) -> str:
@@ -126,9 +137,12 @@ def learning(curves: Sequence[Curve], hues: dict[str, str], overtakings: Sequenc
     sizes = sorted({n for c in curves for n in c.sizes})
     room = 0.06 * math.log10(sizes[-1] / sizes[0])
     axis = {
-        "title": {"text": "training examples"}, "type": "log", "tickvals": sizes, "ticktext": [f"{n:,}" for n in sizes],
+        "title": {"text": "training examples"},
+        "type": "log",
+        "tickvals": sizes,
+        "ticktext": [f"{n:,}" for n in sizes],
         "range": [math.log10(sizes[0]) - room, math.log10(sizes[-1]) + room],
-    }  # fmt: skip
+    }
     layout: Figure = {"xaxis": axis, "yaxis": _score_axis([a for c in curves for a in c.arms]), "showlegend": False}
     traces = [_band(c, hues[c.arms[0].name]) for c in curves if c.line or c.constant]
     traces += [_line(c, hues[c.arms[0].name]) for c in curves if c.line]
@@ -146,19 +160,28 @@ def _band(curve: Curve, colour: str) -> Figure:
     score = curve.arms[0].score
     points = curve.line or [Point(n, score.mean, score.low, score.high) for n in curve.sizes]
     return {
-        "type": "scatter", "mode": "none", "fill": "toself", "fillcolor": colour, "opacity": 0.13, "hoverinfo": "skip",
+        "type": "scatter",
+        "mode": "none",
+        "fill": "toself",
+        "fillcolor": colour,
+        "opacity": 0.13,
+        "hoverinfo": "skip",
         "x": [p.size for p in points] + [p.size for p in reversed(points)],
         "y": [p.high for p in points] + [p.low for p in reversed(points)],
-    }  # fmt: skip
+    }
 
 
 def _line(curve: Curve, colour: str) -> Figure:
     """Return a fitted curve."""
     return {
-        "type": "scatter", "mode": "lines", "meta": curve.name, "x": [p.size for p in curve.line],
-        "y": [p.score for p in curve.line], "line": {"color": colour, "width": 2.5, "dash": DASH[curve.kind]},
+        "type": "scatter",
+        "mode": "lines",
+        "meta": curve.name,
+        "x": [p.size for p in curve.line],
+        "y": [p.score for p in curve.line],
+        "line": {"color": colour, "width": 2.5, "dash": DASH[curve.kind]},
         "hoverinfo": "skip",
-    }  # fmt: skip
+    }
 
 
 def _measured(curve: Curve, colour: str) -> Figure:
@@ -166,7 +189,11 @@ def _measured(curve: Curve, colour: str) -> Figure:
     mode = "lines" if curve.constant else "markers" if curve.line else "lines+markers"
     scores = [a.score for a in curve.arms]
     trace = {
-        "type": "scatter", "mode": mode, "x": list(curve.sizes), "y": [s.mean for s in scores], "cliponaxis": False,
+        "type": "scatter",
+        "mode": mode,
+        "x": list(curve.sizes),
+        "y": [s.mean for s in scores],
+        "cliponaxis": False,
         "line": {"color": colour, "width": 2.5, "dash": DASH[curve.kind]},
         "marker": {"size": 9, "color": colour, "symbol": "diamond" if curve.kind == "weights" else "circle"},
         "hovertext": [
@@ -174,7 +201,7 @@ def _measured(curve: Curve, colour: str) -> Figure:
             for n, s in zip(curve.sizes, scores, strict=True)
         ],
         "hoverinfo": "text",
-    }  # fmt: skip
+    }
     if not curve.line:
         trace["meta"] = curve.name
     return trace if curve.constant else trace | {"error_y": _errors(scores, colour)}
@@ -186,15 +213,23 @@ def _ring(o: Overtaking, colour: str) -> Figure:
     far = REACH * o.measured
     low, high = (far if x is None else x for x in (o.size.low, o.size.high))
     return {
-        "type": "scatter", "mode": "markers", "x": [value], "y": [o.score],
+        "type": "scatter",
+        "mode": "markers",
+        "x": [value],
+        "y": [o.score],
         "error_x": {
-            "type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - min(low, value)],
-            "color": colour, "thickness": 1, "width": 5,
+            "type": "data",
+            "symmetric": False,
+            "array": [high - value],
+            "arrayminus": [value - min(low, value)],
+            "color": colour,
+            "thickness": 1,
+            "width": 5,
         },
         "marker": {"size": 13, "symbol": "circle-open", "color": colour, "line": {"width": 2}},
         "hovertext": [f"{label(o.weights)}<br>overtakes {label(o.context)}<br>at {size_words(o.size)} examples"],
         "hoverinfo": "text",
-    }  # fmt: skip
+    }
 
 
 def break_even(arms: Sequence[Arm], verdicts: Sequence[State], *, spread: float) -> Figure | None:
@@ -211,28 +246,38 @@ def break_even(arms: Sequence[Arm], verdicts: Sequence[State], *, spread: float)
     for a in shown:
         again = any(t["line"]["color"] == hues[a.name] for t in traces)
         months = [monthly_usd(a.cost, x, months=spread) or 0.0 for x in xs]
-        traces.append({
-            "type": "scatter", "mode": "lines", "meta": a.name, "x": xs,
-            "y": [1000 * usd / x for x, usd in zip(xs, months, strict=True)],
-            "line": {"color": hues[a.name], "width": 2.5, "dash": "dot" if again else DASH[a.kind]},
-            "hovertext": [
-                f"{label(a.name)}<br>{rounded(x)} requests a month<br>"
-                f"{dollars(1000 * usd / x)} per 1,000, {dollars(usd)} a month"
-                for x, usd in zip(xs, months, strict=True)
-            ],
-            "hoverinfo": "text",
-        })  # fmt: skip
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "meta": a.name,
+                "x": xs,
+                "y": [1000 * usd / x for x, usd in zip(xs, months, strict=True)],
+                "line": {"color": hues[a.name], "width": 2.5, "dash": "dot" if again else DASH[a.kind]},
+                "hovertext": [
+                    f"{label(a.name)}<br>{rounded(x)} requests a month<br>"
+                    f"{dollars(1000 * usd / x)} per 1,000, {dollars(usd)} a month"
+                    for x, usd in zip(xs, months, strict=True)
+                ],
+                "hoverinfo": "text",
+            }
+        )
     decades = range(round(math.log10(xs[0])), round(math.log10(xs[-1])) + 1)
     axis = {
-        "title": {"text": "requests a month"}, "type": "log", "range": [math.log10(xs[0]), math.log10(xs[-1])],
-        "tickvals": [10**d for d in decades], "ticktext": [_short(10**d) for d in decades],
-    }  # fmt: skip
+        "title": {"text": "requests a month"},
+        "type": "log",
+        "range": [math.log10(xs[0]), math.log10(xs[-1])],
+        "tickvals": [10**d for d in decades],
+        "ticktext": [_short(10**d) for d in decades],
+    }
     ys = [y for t in traces for y in t["y"] if y > 0] or [1.0]
     room = 0.06 * math.log10(max(ys) / min(ys)) + 0.02
     price = {
-        "title": {"text": "dollars per 1,000 requests"}, "type": "log", **_dollar_ticks(ys),
+        "title": {"text": "dollars per 1,000 requests"},
+        "type": "log",
+        **_dollar_ticks(ys),
         "range": [math.log10(min(ys)) - room, math.log10(max(ys)) + room],
-    }  # fmt: skip
+    }
     layout = {"xaxis": axis, "yaxis": price, "showlegend": False, "shapes": [_upright(xs[0], "@ink", "solid")]}
     return {"data": traces, "layout": layout}
 

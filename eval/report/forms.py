@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from eval.report.evidence import Evidence, checks
-from eval.report.markdown import markdown
-from eval.report.page import html_page
-from eval.report.text import visible
-from eval.table import arm_json, render, to_json
-from programs.task import UserError
+from crossover.eval.report.evidence import Evidence, checks
+from crossover.eval.report.markdown import markdown
+from crossover.eval.report.page import html_page
+from crossover.eval.report.table import arm_json, render, to_json
+from crossover.eval.report.text import visible
+from crossover.models.errors import UserError
 
 
 def table(evidence: Evidence) -> str:
@@ -41,9 +41,7 @@ def junit(evidence: Evidence) -> str:
     root = ElementTree.Element("testsuites", name=visible(f"crossover {evidence.comparison.experiment}"))
     for task in evidence.comparison.split_sha256:
         cases = [(f"{c.subject}: {c.name}", c.failure) for c in checks(evidence, task)]
-        cases += [
-            (f"gate {o.gate}", "" if o.passed else o.found) for o in evidence.outcomes if o.task == task
-        ]  # fmt: skip
+        cases += [(f"gate {o.gate}", "" if o.passed else o.found) for o in evidence.outcomes if o.task == task]
         failures = sum(bool(failure) for _, failure in cases)
         suite = ElementTree.SubElement(
             root, "testsuite", name=visible(task), tests=str(len(cases)), failures=str(failures), errors="0"

@@ -2,11 +2,11 @@
 
 import re
 
-from eval.compare import Contrast, Verdict
-from eval.report.evidence import Evidence, checks, ledger, together, versions
-from eval.report.examples import disagreements
-from eval.report.text import cut, dollars, visible
-from eval.table import break_even_line
+from crossover.eval.analysis.compare import Contrast, Verdict
+from crossover.eval.report.evidence import Evidence, checks, ledger, together, versions
+from crossover.eval.report.examples import disagreements
+from crossover.eval.report.table import break_even_line
+from crossover.eval.report.text import cut, dollars, visible
 
 MOST = 65_000
 """Characters that a comment on a pull request holds, with some room."""
@@ -123,13 +123,36 @@ def _checks(evidence: Evidence, task: str) -> str:
 
 
 def _ledger(evidence: Evidence, task: str) -> str:
-    head = ["arm", "labels", "optimizer", "teacher", "training", "discarded", "fit in all", "test", "all seeds",
-            "per 1,000", "1,000 right", "hosting a month"]  # fmt: skip
+    head = [
+        "arm",
+        "labels",
+        "optimizer",
+        "teacher",
+        "training",
+        "discarded",
+        "fit in all",
+        "test",
+        "all seeds",
+        "per 1,000",
+        "1,000 right",
+        "hosting a month",
+    ]
     rows = [_row(head), "|---|" + "---:|" * (len(head) - 1)]
     for line in ledger(evidence, task):
         k, c = line.kinds, line.cost
-        usd = [k.labels, k.optimizer, k.teacher, k.training, k.discarded, c.fit, line.test_usd, line.paid_usd,
-               c.per_1k_requests, line.per_1k_correct, c.hosting_per_month]  # fmt: skip
+        usd = [
+            k.labels,
+            k.optimizer,
+            k.teacher,
+            k.training,
+            k.discarded,
+            c.fit,
+            line.test_usd,
+            line.paid_usd,
+            c.per_1k_requests,
+            line.per_1k_correct,
+            c.hosting_per_month,
+        ]
         rows.append(_row([_text(line.arm), *map(dollars, usd)]))
     return "\n".join(rows)
 

@@ -11,18 +11,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from eval.compare import Arm, Contrast, Verdict
-from eval.comparison.learning import number_words
-from eval.comparison.rules import MARGIN
-from eval.comparison.saturation import REACH
-from eval.report import figures
-from eval.report.curves import crossing_words, learning_curves
-from eval.report.evidence import Evidence, checks, ledger, together, versions
-from eval.report.examples import disagreements, label_lines
-from eval.report.text import cut, dollars, visible
-from eval.report.volumes import State, states
-from eval.stats import Estimate
-from eval.table import break_even_line, human_words
+from crossover.eval.analysis.compare import Arm, Contrast, Verdict
+from crossover.eval.analysis.learning import number_words
+from crossover.eval.analysis.rules import MARGIN
+from crossover.eval.analysis.saturation import REACH
+from crossover.eval.analysis.stats import Estimate
+from crossover.eval.report import figures
+from crossover.eval.report.curves import crossing_words, learning_curves
+from crossover.eval.report.evidence import Evidence, checks, ledger, together, versions
+from crossover.eval.report.examples import disagreements, label_lines
+from crossover.eval.report.table import break_even_line, human_words
+from crossover.eval.report.text import cut, dollars, visible
+from crossover.eval.report.volumes import State, states
 
 MOST_COLUMNS = 6
 """Arms in the table of labels and in the examples."""
@@ -53,15 +53,26 @@ class Row:
 def html_page(evidence: Evidence) -> str:
     """Return the whole page. The same evidence gives the same bytes."""
     environment = Environment(
-        loader=PackageLoader("eval.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("crossover.eval.report", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
-        "usd": dollars, "human": human_words, "cut": cut, "percent": _percent, "bar": _bar, "breakable": _breakable,
-        "score": lambda x: f"{x:.3f}", "signed": lambda x: f"{x:+.3f}", "count": lambda x: f"{x:,.0f}",
+        "usd": dollars,
+        "human": human_words,
+        "cut": cut,
+        "percent": _percent,
+        "bar": _bar,
+        "breakable": _breakable,
+        "score": lambda x: f"{x:.3f}",
+        "signed": lambda x: f"{x:+.3f}",
+        "count": lambda x: f"{x:,.0f}",
         "examples": number_words,
-    }  # fmt: skip
-    source = files("eval.report") / "template"
+    }
+    source = files("crossover.eval.report") / "template"
     script = (source / "page.js").read_text(encoding="utf-8")
     plotly = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
@@ -112,21 +123,38 @@ def _task(evidence: Evidence, verdict: Verdict, number: int) -> dict[str, Any]:
         "breakeven": figures.break_even(arms, there, spread=evidence.experiment.needs.refresh_months),
     }
     return {
-        "number": number, "name": task, "verdict": verdict, "arms": arms, "shown": shown, "front": front,
-        "ranks": {a.name: rank for rank, a in enumerate(arms, 1)}, "legends": _legends(charts, hues),
-        "by_name": {a.name: a for a in arms}, "hues": {name: hue.removeprefix("@") for name, hue in hues.items()},
-        "states": there, "at": next(i for i, s in enumerate(there) if s.stated), "volumes": [s.volume for s in there],
-        "words": [_volume_words(s) for s in there], "ends": [_end(there[0].volume), _end(there[-1].volume)],
+        "number": number,
+        "name": task,
+        "verdict": verdict,
+        "arms": arms,
+        "shown": shown,
+        "front": front,
+        "ranks": {a.name: rank for rank, a in enumerate(arms, 1)},
+        "legends": _legends(charts, hues),
+        "by_name": {a.name: a for a in arms},
+        "hues": {name: hue.removeprefix("@") for name, hue in hues.items()},
+        "states": there,
+        "at": next(i for i, s in enumerate(there) if s.stated),
+        "volumes": [s.volume for s in there],
+        "words": [_volume_words(s) for s in there],
+        "ends": [_end(there[0].volume), _end(there[-1].volume)],
         "break_even": break_even_line(verdict.break_even) if verdict.break_even else "",
-        "crossing": "" if found else crossing_words(curves), "learning": found,
+        "crossing": "" if found else crossing_words(curves),
+        "learning": found,
         "charts": {k: _json(c) for k, c in charts.items() if c is not None},
-        "forest": rows, "span": _span(rows), "columns": few, "labels": label_lines(evidence, task, few),
-        "samples": samples, "disagreeing": disagreeing, "ledger": ledger(evidence, task),
+        "forest": rows,
+        "span": _span(rows),
+        "columns": few,
+        "labels": label_lines(evidence, task, few),
+        "samples": samples,
+        "disagreeing": disagreeing,
+        "ledger": ledger(evidence, task),
         "prices": list(dict.fromkeys(a.price_source for a in arms if a.price_source)),
         "measures": sorted({m for a in arms for m in a.secondary}),
         "cautions": evidence.comparison.cautions.get(task, ()),
-        "checks": together(checks(evidence, task)), "split": evidence.comparison.split_sha256[task],
-    }  # fmt: skip
+        "checks": together(checks(evidence, task)),
+        "split": evidence.comparison.split_sha256[task],
+    }
 
 
 def _few(arms: list[Arm], shown: Arm) -> list[Arm]:

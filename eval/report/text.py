@@ -1,7 +1,7 @@
 """Text that comes from data, made safe to look at: what cannot be seen is shown, what is long is cut."""
 
-from eval.table import money
-from eval.visible import visible
+from crossover.eval.report.table import money
+from crossover.eval.report.visible import visible
 
 __all__ = ["cut", "dollars", "field_text", "visible"]
 

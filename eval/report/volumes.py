@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from eval.compare import Arm, Contrast, Verdict, contrasts_of
-from eval.comparison.rules import eligible
-from eval.cost import monthly_usd
-from eval.experiment import Needs
-from eval.report.evidence import Evidence
-from eval.verdict import decide
+from crossover.eval.analysis.compare import Arm, Contrast, Verdict, contrasts_of
+from crossover.eval.analysis.cost import monthly_usd
+from crossover.eval.analysis.rules import eligible
+from crossover.eval.analysis.verdict import decide
+from crossover.eval.experiment.spec import Needs
+from crossover.eval.report.evidence import Evidence
 
 LOWEST, HIGHEST = 3, 8
 """Decades of requests a month that are always offered: a thousand to a hundred million."""

@@ -11,12 +11,14 @@ from typing import Any
 
 import dspy
 
-from eval.experiment import Cell, Knowledge, MethodSpec, Retrieval
-from eval.measure import MOVE_AWAY, Latency, Result
-from eval.store.rows import read_table
-from models.spec import ModelSpec
-from models.weights import folder_sha256
-from programs.task import Fitted, Spent, UserError
+from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec, Retrieval
+from crossover.eval.store.result import MOVE_AWAY, Latency, Result
+from crossover.eval.store.rows import read_table
+from crossover.models.errors import UserError
+from crossover.models.spec import ModelSpec
+from crossover.models.usage import Usage
+from crossover.models.weights import folder_sha256
+from crossover.programs.task import Fitted
 
 UNSENT, TRACKED = "unsent.json", "tracked.json"
 """Files of a cell that is not in MLflow yet, and of one that is."""
@@ -121,7 +123,7 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
         ),
         rows=read_table(folder / "rows.jsonl"),
         latency=_latency(data.pop("latency")),
-        fit=Spent(**data.pop("fit")),
+        fit=Usage(**data.pop("fit")),
         human=_read_human(folder / HUMAN),
         **data,
     )

@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.experiment import Cell, Knowledge, MethodSpec
-from eval.measure import Latency, Result
-from eval.store.recorded import find_cell
-from models.spec import ModelSpec
-from programs.score import Row
-from programs.task import Spent, UserError
+from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec
+from crossover.eval.store.recorded import find_cell
+from crossover.eval.store.result import Latency, Result
+from crossover.models.errors import UserError
+from crossover.models.spec import ModelSpec
+from crossover.models.usage import Usage
+from crossover.programs.score import Row
 
 TEST_SPLITS = ("", "test")
 
@@ -84,7 +85,7 @@ def read_scores(file: Path) -> list[Result]:
             rows=list(rows.values()),
             serve_seconds=0.0,
             latency=Latency(tuple(r.seconds for r in rows.values() if r.seconds > 0), 1),
-            fit=Spent(usd=None),
+            fit=Usage(usd=None),
             local=False,
             clusters=clusters,
         )

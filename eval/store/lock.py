@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from eval.store.faults import storing
-from programs.task import UserError
+from crossover.eval.store.faults import storing
+from crossover.models.errors import UserError
 
 
 @contextlib.contextmanager

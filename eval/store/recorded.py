@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.experiment import Experiment, Needs, Prices, params_of
-from eval.measure import Result
-from eval.store.cells import load_result, write_json
-from programs.task import UserError
+from crossover.eval.experiment.spec import Experiment, Needs, Prices, params_of
+from crossover.eval.store.cells import load_result, write_json
+from crossover.eval.store.result import Result
+from crossover.models.errors import UserError
 
 
 @dataclass(frozen=True)

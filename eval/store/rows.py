@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from programs.score import Row
+from crossover.programs.score import Row
 
 _COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "calls")
 # Made once: `json.dumps` with options makes an encoder for every row.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eval.comparison.arm import Arm
-from eval.cost import Cost
-from eval.measure import Result
-from eval.stats import quantile_interval, score_interval
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.cost import Cost
+from crossover.eval.analysis.stats import quantile_interval, score_interval
+from crossover.eval.store.result import Result
 
 
 def train_examples(result: Result) -> int:
@@ -35,11 +35,17 @@ def tags_of(result: Result) -> dict[str, str]:
     cell, left = result.cell, result.dropped
     dropped = {"dropped": f"after {left['after']} of {left['of']}"} if left else {}
     return {
-        "crossover.kind": "cell", "crossover.cell": result.key, "crossover.rows": result.rows_sha256,
-        "task": cell.task, "method": cell.method.label,
-        "model": cell.model.name, "size": str(cell.train_size or "all"), "seed": str(cell.seed),
-        "knowledge": cell.knowledge.label, **dropped,
-    }  # fmt: skip
+        "crossover.kind": "cell",
+        "crossover.cell": result.key,
+        "crossover.rows": result.rows_sha256,
+        "task": cell.task,
+        "method": cell.method.label,
+        "model": cell.model.name,
+        "size": str(cell.train_size or "all"),
+        "seed": str(cell.seed),
+        "knowledge": cell.knowledge.label,
+        **dropped,
+    }
 
 
 def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
@@ -54,9 +60,13 @@ def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
 def curve_metrics(arm: Arm) -> dict[str, float]:
     """Return what changes with the train size, under the keys that cells use; means over seeds."""
     found = {
-        "score": arm.score.mean, "score_low": arm.score.low, "score_high": arm.score.high, "fit_usd": arm.cost.fit,
-        "usd_per_1k": arm.cost.per_1k_requests, "p95_ms": arm.latency.p95.mean,
-    }  # fmt: skip
+        "score": arm.score.mean,
+        "score_low": arm.score.low,
+        "score_high": arm.score.high,
+        "fit_usd": arm.cost.fit,
+        "usd_per_1k": arm.cost.per_1k_requests,
+        "p95_ms": arm.latency.p95.mean,
+    }
     return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
 
 
@@ -66,13 +76,21 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
     clusters = [result.clusters[i] for i in scores] if result.clusters else None
     score = score_interval(list(scores.values()), clusters=clusters)
     found: dict[str, float | None] = {
-        "score": score.mean, "score_low": score.low, "score_high": score.high, "n": len(scores),
-        "failed": len(result.rows) - len(scores), "fit_seconds": result.fit.seconds, "fit_usd": cost.fit,
-        "fit_calls": result.fit.calls, "fit_metric_calls": result.fit.metric_calls,
+        "score": score.mean,
+        "score_low": score.low,
+        "score_high": score.high,
+        "n": len(scores),
+        "failed": len(result.rows) - len(scores),
+        "fit_seconds": result.fit.seconds,
+        "fit_usd": cost.fit,
+        "fit_calls": result.fit.calls,
+        "fit_metric_calls": result.fit.metric_calls,
         "fit_tokens": result.fit.prompt_tokens + result.fit.completion_tokens,
-        "usd_per_1k": cost.per_1k_requests, "prompt_tokens": sum(r.prompt_tokens for r in result.rows),
-        "completion_tokens": sum(r.completion_tokens for r in result.rows), "serve_seconds": result.serve_seconds,
-    }  # fmt: skip
+        "usd_per_1k": cost.per_1k_requests,
+        "prompt_tokens": sum(r.prompt_tokens for r in result.rows),
+        "completion_tokens": sum(r.completion_tokens for r in result.rows),
+        "serve_seconds": result.serve_seconds,
+    }
     found |= {f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")}
     found |= result.notes.get("secondary", {})
     found["retrieval_ms"] = result.notes.get("retrieval_ms")

@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.compare import Comparison
-from eval.cost import cost_of
-from eval.experiment import Experiment, Prices, params_of
-from eval.measure import MOVE_AWAY, Result
-from eval.store.cells import TRACKED, UNSENT, cell_folder, check_fitted, load_result, write_json
-from eval.table import render, to_json
-from eval.tracking.tracker import Tracker
-from models.secret import redact
-from programs.retrieval.base import silent
-from programs.task import UserError
+from crossover.eval.analysis.compare import Comparison
+from crossover.eval.analysis.cost import cost_of
+from crossover.eval.experiment.spec import Experiment, Prices, params_of
+from crossover.eval.report.table import render, to_json
+from crossover.eval.store.cells import TRACKED, UNSENT, cell_folder, check_fitted, load_result, write_json
+from crossover.eval.store.result import MOVE_AWAY, Result
+from crossover.eval.tracking.tracker import Tracker
+from crossover.models.errors import UserError
+from crossover.models.secret import redact
+from crossover.programs.retrieval.base import silent
 
 PARENTS = "unfinished"
 """Folder of the marks of experiments."""

@@ -12,20 +12,21 @@ from typing import Any
 
 import dspy
 
-from eval.catalog import ROOT
-from eval.experiment import MethodSpec
-from eval.measure import Result
-from eval.store.cells import cell_folder, check_fitted, write_json
-from models.load import EMBEDDED, load_model, tuned_lm
-from models.spec import ModelSpec
-from models.weights import folder_sha256
-from optimizers.context import fits_context
-from optimizers.ensemble import Vote
-from optimizers.nearest import BM25, NearestDemos
-from programs.load import load_object
-from programs.task import Task, UserError
+from crossover.eval.experiment.catalog import ROOT
+from crossover.eval.experiment.spec import MethodSpec
+from crossover.eval.store.cells import cell_folder, check_fitted, write_json
+from crossover.eval.store.result import Result
+from crossover.models.errors import UserError
+from crossover.models.load import EMBEDDED, load_model, tuned_lm
+from crossover.models.spec import ModelSpec
+from crossover.models.weights import folder_sha256
+from crossover.optimizers.common.context import fits_context
+from crossover.optimizers.common.nearest import BM25, NearestDemos
+from crossover.optimizers.ensemble import Vote
+from crossover.programs.load import load_object
+from crossover.programs.task import Task
 
-ROOMS = ("models", "programs", "optimizers", "eval")
+SUBPACKAGES = ("models", "programs", "optimizers", "eval")
 RECIPE, PROGRAM, WEIGHTS, BASE = "recipe.json", "program.json", "weights", "base"
 
 
@@ -58,17 +59,30 @@ def pack(store: Path, result: Result, task: Task, folder: Path) -> None:
     if cell.model.name == "embedded":
         shutil.copytree(EMBEDDED, folder / BASE)
     inputs = [*task.inputs, *(["passages"] if task.corpus else [])]
-    write_json(folder / RECIPE, {
-        "cell": result.key, "task": cell.task, "method": cell.method.label, "seed": cell.seed, "lm": lm,
-        "model": asdict(cell.model), "program": program, "inputs": inputs, "outputs": list(task.outputs),
-    })  # fmt: skip
+    write_json(
+        folder / RECIPE,
+        {
+            "cell": result.key,
+            "task": cell.task,
+            "method": cell.method.label,
+            "seed": cell.seed,
+            "lm": lm,
+            "model": asdict(cell.model),
+            "program": program,
+            "inputs": inputs,
+            "outputs": list(task.outputs),
+        },
+    )
 
 
-def copy_rooms(folder: Path) -> list[str]:
-    """Copy the code that `unpack` needs, without weights, and return the copied folders."""
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("weights", "__pycache__"))
-    return [str(folder / room) for room in ROOMS]
+def copy_package(folder: Path) -> Path:
+    """Copy the part of this package that `unpack` needs, without weights, and return the copy."""
+    package = folder / ROOT.name
+    package.mkdir()
+    shutil.copy(ROOT / "__init__.py", package)
+    for name in SUBPACKAGES:
+        shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    return package
 
 
 def unpack(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -127,7 +141,7 @@ def _module(task: Task) -> str:
 
 def _build_facts(task: Task, folder: Path) -> dict[str, Any]:
     """Return how the task's program is built; a file of the user's is copied beside it."""
-    if isinstance(task.program, partial) and _module(task).startswith("programs.modules."):
+    if isinstance(task.program, partial) and _module(task).startswith("crossover.programs.modules."):
         return {"module": _module(task), "inputs": list(task.program.args[0]), **task.program.keywords}
     if isinstance(task.program, type) and (source := inspect.getsourcefile(task.program)):
         shutil.copy(source, folder / "program.py")

@@ -13,7 +13,7 @@ class RegisteredArm(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
 
     def load_context(self, context: Any) -> None:
         """Load model, weights and program from the folder that travelled along."""
-        from eval.tracking.portable import unpack
+        from crossover.eval.tracking.portable import unpack
 
         self.answer = unpack(Path(context.artifacts["arm"]))
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 
-from eval.compare import Comparison
-from eval.measure import Result
-from eval.progress import Progress
-from eval.tracking.logged import curves
-from eval.tracking.outbox import Unsent, finish, send, unfinished
-from eval.tracking.tracker import Tracker, store_uri
-from eval.tracking.winner import register_winners
-from programs.task import Task
+from crossover.eval.analysis.compare import Comparison
+from crossover.eval.store.result import Result
+from crossover.eval.tracking.logged import curves
+from crossover.eval.tracking.outbox import Unsent, finish, send, unfinished
+from crossover.eval.tracking.tracker import Tracker, store_uri
+from crossover.eval.tracking.winner import register_winners
+from crossover.programs.task import Task
 
 NONE = "none"
 """URI of a run that is not tracked; `crossover sync` can still send it."""
@@ -26,9 +25,9 @@ REMOTE_SECONDS, REMOTE_SHARE = 10.0, 0.03
 class SafeTracker:
     """Track results in order, in a thread of its own; the first failure ends tracking for the rest of the run."""
 
-    def __init__(self, store: Path, tracking_uri: str | None, progress: Progress) -> None:
+    def __init__(self, store: Path, tracking_uri: str | None, note: Callable[[str], None]) -> None:
         """Start the thread; it opens the tracking store in good time."""
-        self.store, self.progress = store, progress
+        self.store, self.note = store, note
         self._uri = tracking_uri
         self._tracker: Tracker | None = None
         self._told = set[str]()
@@ -67,7 +66,7 @@ class SafeTracker:
         def rest(parent: str) -> None:
             for arms in curves(comparison.arms):
                 self._opened().curve(parent, arms)
-            register_winners(self._opened(), self.store, comparison, results, tasks, self.progress.note)
+            register_winners(self._opened(), self.store, comparison, results, tasks, self.note)
 
         def job() -> None:
             left = {u.name: u for u in unfinished(self.store, store_uri(self.store, self._uri))}
@@ -113,5 +112,5 @@ class SafeTracker:
     def _fail(self, why: str) -> None:
         self._failure = why
         remedy = "the rows are in the store; tracking is off for this run; send them later: crossover sync"
-        self.progress.note(f"warning: MLflow: {why}; {remedy}")
+        self.note(f"warning: MLflow: {why}; {remedy}")
         self._changed.notify_all()

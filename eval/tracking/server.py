@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from eval.tracking.tracker import store_uri
-from models.secret import redact
-from programs.task import UserError
+from crossover.eval.tracking.tracker import store_uri
+from crossover.models.errors import UserError
+from crossover.models.secret import redact
 
 READY_SECONDS = 120
 ENVIRONMENT = {

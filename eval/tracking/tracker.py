@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eval.comparison.arm import Arm
-from eval.cost import Cost
-from eval.measure import Result
-from eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
-from models.secret import redact
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.cost import Cost
+from crossover.eval.store.result import Result
+from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
+from crossover.models.secret import redact
 
 WINNER = "winner"
 """Alias of the version that the last verdict chose."""
@@ -137,12 +137,16 @@ class Tracker:
             began = now - int(1000 * (result.fit.seconds + result.serve_seconds))
             run_id = str(self.client.create_run(experiment, start_time=began, tags=tags).info.run_id)
             params = {
-                "task": cell.task, "model": cell.model.name, "method": cell.method.name,
-                "train_size": train_examples(result), "knowledge": cell.knowledge.label, "seed": cell.seed,
+                "task": cell.task,
+                "model": cell.model.name,
+                "method": cell.method.name,
+                "train_size": train_examples(result),
+                "knowledge": cell.knowledge.label,
+                "seed": cell.seed,
                 "retrieval": cell.retrieval.label if cell.retrieval else "none",
                 "split_sha256": result.split_sha256,
                 **{f"option.{k}": v for k, v in cell.method.options.items()},
-            }  # fmt: skip
+            }
             metrics = [Metric(k, v, now, train_examples(result)) for k, v in metrics_of(result, cost).items()]
             self.client.log_batch(run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in params.items()])
             split = Dataset(
@@ -190,9 +194,13 @@ class Tracker:
                 # It wants an example to run the model on, which would load it once more.
                 warnings.simplefilter("ignore")
                 save_model(
-                str(work / "model"), python_model=str(Path(__file__).with_name("registered.py")), code_paths=list(code),
-                artifacts={"arm": str(arm)}, pip_requirements=requirements(), signature=ModelSignature(Schema(columns)),
-            )  # fmt: skip
+                    str(work / "model"),
+                    python_model=str(Path(__file__).with_name("registered.py")),
+                    code_paths=list(code),
+                    artifacts={"arm": str(arm)},
+                    pip_requirements=requirements(),
+                    signature=ModelSignature(Schema(columns)),
+                )
             self.client.log_artifacts(run_id, str(work / "model"), "model")
             with contextlib.suppress(MlflowException):  # it has a version already
                 self.client.create_registered_model(name)
@@ -215,9 +223,12 @@ class Tracker:
 
         first = arms[0]
         facts = {
-            "crossover.kind": "curve", "task": first.task, "method": first.method, "model": first.model,
+            "crossover.kind": "curve",
+            "task": first.task,
+            "method": first.method,
+            "model": first.model,
             "knowledge": first.knowledge,
-        }  # fmt: skip
+        }
         with _typed():
             experiment = self.client.get_run(parent).info.experiment_id
             tags = {"mlflow.parentRunId": parent, **facts}

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from eval.compare import Comparison
-from eval.measure import Result
-from eval.tracking.outbox import is_tracked
-from eval.tracking.portable import NotPortableError, copy_rooms, pack
-from eval.tracking.tracker import Tracker, registered_name
-from programs.task import Task
+from crossover.eval.analysis.compare import Comparison
+from crossover.eval.store.result import Result
+from crossover.eval.tracking.outbox import is_tracked
+from crossover.eval.tracking.portable import NotPortableError, copy_package, pack
+from crossover.eval.tracking.tracker import Tracker, registered_name
+from crossover.programs.task import Task
 
 
 def register_winners(
@@ -48,4 +48,4 @@ def _register(tracker: Tracker, store: Path, name: str, result: Result, task: Ta
         for part in (arm, rooms, work):
             part.mkdir()
         pack(store, result, task, arm)
-        return tracker.register(name, result.mlflow_run_id, result.key, arm, copy_rooms(rooms), work)
+        return tracker.register(name, result.mlflow_run_id, result.key, arm, [str(copy_package(rooms))], work)

@@ -9,8 +9,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from models.embedded.config import Config
-from models.embedded.corpus import (
+from crossover.models.embedded.config import Config
+from crossover.models.embedded.corpus import (
     ASSISTANT,
     BEGIN,
     CHAT_TEMPLATE,
@@ -52,10 +52,15 @@ def train_tokenizer(corpus: Corpus, config: Config) -> PreTrainedTokenizerFast:
     )
     t.train_from_iterator(corpus.tokenizer_text(), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=t, bos_token=BEGIN, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
-        additional_special_tokens=[SYSTEM, USER, ASSISTANT], clean_up_tokenization_spaces=False,
+        tokenizer_object=t,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
         model_max_length=config.context,
-    )  # fmt: skip
+    )
 
 
 class Encoder:
@@ -119,9 +124,17 @@ UNLOCK: dict[str, Callable[[Levels], bool]] = {
     "scattered": lambda lv: lv.lookup >= 8,
 }
 WEIGHT = {
-    "copy": 0.03, "lookup": 0.12, "describe": 0.4, "many": 0.08, "neighbour": 0.2, "extract": 0.04, "recall": 0.15,
-    "topics": 0.15, "scattered": 0.08, "clusters": 0.25,
-}  # fmt: skip
+    "copy": 0.03,
+    "lookup": 0.12,
+    "describe": 0.4,
+    "many": 0.08,
+    "neighbour": 0.2,
+    "extract": 0.04,
+    "recall": 0.15,
+    "topics": 0.15,
+    "scattered": 0.08,
+    "clusters": 0.25,
+}
 
 
 def kind_weights(lv: Levels) -> dict[str, float]:

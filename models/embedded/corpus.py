@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.embedded.meaning import Meaning
+from crossover.models.embedded.meaning import Meaning
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
@@ -33,14 +33,32 @@ PRE_TOKEN = r" ?\p{L}+|[_.]\p{L}+|\p{N}|\n| ?[^\s\p{L}\p{N}]+|\s+"
 
 INPUT_NAMES = ["text", "text", "text", "input", "question", "query", "sentence", "message", "description", "utterance"]
 INSTRUCTIONS = [
-    "Classify the text.", "Give the label.", "Name the category.", "Answer the question from the passages.",
-    "Answer with the name.", "Choose the right label for the text.", "Give a short answer.",
-]  # fmt: skip
+    "Classify the text.",
+    "Give the label.",
+    "Name the category.",
+    "Answer the question from the passages.",
+    "Answer with the name.",
+    "Choose the right label for the text.",
+    "Give a short answer.",
+]
 WRAPPERS = [
-    "what is {}?", "how do I {}?", "why {}?", "when {}?", "can you tell me about {}", "I want to know: {}",
-    "please explain {}", "I am looking for {}", "is it {}?", "my {}, what now?", "help me with {}", "{}, please",
-    "we need {}", "there is {} and I am not sure", "{}. Thanks!", "where can I find {}?",
-]  # fmt: skip
+    "what is {}?",
+    "how do I {}?",
+    "why {}?",
+    "when {}?",
+    "can you tell me about {}",
+    "I want to know: {}",
+    "please explain {}",
+    "I am looking for {}",
+    "is it {}?",
+    "my {}, what now?",
+    "help me with {}",
+    "{}, please",
+    "we need {}",
+    "there is {} and I am not sure",
+    "{}. Thanks!",
+    "where can I find {}?",
+]
 RECALL = [
     "Name the field of the thing described.",
     "Name the kind of the thing described.",

@@ -20,7 +20,7 @@ from typing import Any
 import bm25s
 import yaml
 
-from models.embedded.corpus import Corpus
+from crossover.models.embedded.corpus import Corpus
 
 Row = dict[str, Any]
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64)
@@ -80,7 +80,17 @@ def run(model: Row, folder: Path, name: str, settings: Row, *flags: str) -> list
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({"version": 1, "name": name, "models": [model], **settings}), encoding="utf-8")
     print(f"{name} …", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "eval.cli", "run", str(file), "--json", "--store", str(folder / "store"), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "crossover.eval.cli.main",
+        "run",
+        str(file),
+        "--json",
+        "--store",
+        str(folder / "store"),
+        *flags,
+    ]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     arms: list[Row] = json.loads(done.stdout)["arms"]
     return arms

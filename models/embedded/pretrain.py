@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from models.embedded.batches import Batches, Encoder, grow_levels, train_tokenizer
-from models.embedded.config import CONFIGS, Config
-from models.embedded.corpus import SPECIAL, USER, Corpus, Levels
-from models.embedded.meaning import read_meaning
+from crossover.models.embedded.batches import Batches, Encoder, grow_levels, train_tokenizer
+from crossover.models.embedded.config import CONFIGS, Config
+from crossover.models.embedded.corpus import SPECIAL, USER, Corpus, Levels
+from crossover.models.embedded.meaning import read_meaning
 
 DECAY_SHARE = 0.7
 """Last part of the time, in which the learning rate falls to zero."""

@@ -26,11 +26,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from models.embedded.batches import Encoder
-from models.embedded.config import Config
-from models.embedded.corpus import ASSISTANT, SPECIAL, Corpus, Levels
-from models.embedded.meaning import read_meaning, token_vectors
-from models.embedded.pretrain import MAIN, READER, Progress, build_model
+from crossover.models.embedded.batches import Encoder
+from crossover.models.embedded.config import Config
+from crossover.models.embedded.corpus import ASSISTANT, SPECIAL, Corpus, Levels
+from crossover.models.embedded.meaning import read_meaning, token_vectors
+from crossover.models.embedded.pretrain import MAIN, READER, Progress, build_model
 
 NEW, HEAD = 64, 32
 """Numbers that the residual stream grows by, and numbers of a head."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import dspy
 
-from programs.fields import HISTORY
+from crossover.programs.fields import HISTORY
 
 TASK = "Say the next turn of the conversation, with what the passages tell."
 

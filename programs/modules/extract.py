@@ -5,7 +5,7 @@ from typing import Any
 
 import dspy
 
-from programs.entities import NONE
+from crossover.programs.entities import NONE
 
 
 class Extract(dspy.Module):

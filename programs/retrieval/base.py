@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from programs.task import Passage
+from crossover.programs.task import Passage
 
 Hits = list[tuple[str, float]]
 """Passage ids with their scores, best first."""

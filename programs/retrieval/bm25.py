@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from programs.retrieval.base import Hits, Indexed, silent
-from programs.task import Passage
+from crossover.programs.retrieval.base import Hits, Indexed, silent
+from crossover.programs.task import Passage
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from programs.task import Passage
+from crossover.programs.task import Passage
 
 OVERLAP = 0.25
 """Share of a window that the next one repeats, so that no sentence is cut in both."""
@@ -21,9 +21,11 @@ def chunked(corpus: Sequence[Passage], words: int) -> tuple[list[Passage], dict[
         text = passage.text.split()
         starts = range(0, max(1, len(text) - words + step), step)
         for n, start in enumerate(starts):
-            part = passage if len(starts) == 1 else replace(
-                passage, id=f"{passage.id}#{n}", text=" ".join(text[start : start + words])
-            )  # fmt: skip
+            part = (
+                passage
+                if len(starts) == 1
+                else replace(passage, id=f"{passage.id}#{n}", text=" ".join(text[start : start + words]))
+            )
             parts.append(part)
             parent[part.id] = passage.id
     return parts, parent

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from programs.retrieval.base import Hits, Indexed, silent
-from programs.retrieval.embedding import Embedder
-from programs.task import Passage
+from crossover.programs.retrieval.base import Hits, Indexed, silent
+from crossover.programs.retrieval.embedding import Embedder
+from crossover.programs.task import Passage
 
 BLOCK = 64
 """Questions whose scores against every passage are in memory at once."""

@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from programs.retrieval.base import silent
-from programs.task import UserError
+from crossover.models.errors import UserError
+from crossover.programs.retrieval.base import silent
 
 if TYPE_CHECKING:
     import numpy as np

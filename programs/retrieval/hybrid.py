@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from programs.retrieval.base import Hits, Indexed, silent
-from programs.retrieval.bm25 import Bm25
-from programs.retrieval.dense import Dense
-from programs.task import Passage, UserError
+from crossover.models.errors import UserError
+from crossover.programs.retrieval.base import Hits, Indexed, silent
+from crossover.programs.retrieval.bm25 import Bm25
+from crossover.programs.retrieval.dense import Dense
+from crossover.programs.task import Passage
 
 DEPTH = 100
 """Hits of each ranking that are fused, or as many as are asked for."""

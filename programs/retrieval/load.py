@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from programs.retrieval.base import Retriever
+from crossover.programs.retrieval.base import Retriever
 
 
 def load_retriever(backend: str, options: Mapping[str, Any], folder: Path | None = None) -> Retriever:
@@ -14,6 +14,6 @@ def load_retriever(backend: str, options: Mapping[str, Any], folder: Path | None
     Raises:
         UserError: an option has a value that the backend cannot work with.
     """
-    found = vars(importlib.import_module(f"programs.retrieval.{backend}"))[backend.capitalize()]
+    found = vars(importlib.import_module(f"crossover.programs.retrieval.{backend}"))[backend.capitalize()]
     retriever: Retriever = found(**options, folder=folder)
     return retriever

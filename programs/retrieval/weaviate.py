@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from programs.retrieval.base import Hits, Indexed, RetrievalFailed, silent
-from programs.retrieval.embedding import Embedder
-from programs.retrieval.hybrid import check_alpha
-from programs.retrieval.weaviate_connection import Place, connect, explain
-from programs.task import Passage, UserError
+from crossover.models.errors import UserError
+from crossover.programs.retrieval.base import Hits, Indexed, RetrievalFailed, silent
+from crossover.programs.retrieval.embedding import Embedder
+from crossover.programs.retrieval.hybrid import check_alpha
+from crossover.programs.retrieval.weaviate_connection import Place, connect, explain
+from crossover.programs.task import Passage
 
 SCHEMA_VERSION = 1
 """Raised whenever the properties or what they hold change; part of the collection's name."""
@@ -195,9 +196,14 @@ class Weaviate:
                 question, query_properties=["text"], return_metadata=score, **common
             ).objects
         return self._objects.query.hybrid(
-            question, vector=vector, alpha=self.alpha, query_properties=["text"], return_metadata=score,
-            fusion_type=HybridFusion.RELATIVE_SCORE, **common,
-        ).objects  # fmt: skip
+            question,
+            vector=vector,
+            alpha=self.alpha,
+            query_properties=["text"],
+            return_metadata=score,
+            fusion_type=HybridFusion.RELATIVE_SCORE,
+            **common,
+        ).objects
 
     def identity(self) -> str:
         """Return the hash of the model, where vectors are used."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from programs.task import UserError
+from crossover.models.errors import UserError
 
 OLDEST, EMBEDDED_VERSION = "1.27", "1.30.5"
 """The oldest server that the client speaks to, and the one that it embeds."""
@@ -76,11 +76,17 @@ def _connect(place: Place) -> Any:
         )
     secure = parts.scheme == "https"
     client = weaviate.connect_to_custom(
-        http_host=host, http_port=parts.port or (443 if secure else 80), http_secure=secure, grpc_host=host,
-        grpc_port=place.grpc_port, grpc_secure=secure, auth_credentials=Auth.api_key(key) if key else None,
+        http_host=host,
+        http_port=parts.port or (443 if secure else 80),
+        http_secure=secure,
+        grpc_host=host,
+        grpc_port=place.grpc_port,
+        grpc_secure=secure,
+        auth_credentials=Auth.api_key(key) if key else None,
         # The client's own checks ask a package index for a newer client.
-        additional_config=config, skip_init_checks=True,
-    )  # fmt: skip
+        additional_config=config,
+        skip_init_checks=True,
+    )
     try:
         socket.create_connection((host, place.grpc_port), timeout=TIMEOUT).close()
     except OSError as e:

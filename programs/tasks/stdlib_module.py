@@ -6,11 +6,11 @@ from functools import partial
 
 import dspy
 
-from programs.docstrings import Documented, harvest, mask
-from programs.metrics import metric_for
-from programs.modules.classify import build
-from programs.splits import fold, fraction, opening, split_by_hash
-from programs.task import Task
+from crossover.programs.docstrings import Documented, harvest, mask
+from crossover.programs.metrics import metric_for
+from crossover.programs.modules.classify import build
+from crossover.programs.splits import fold, fraction, opening, split_by_hash
+from crossover.programs.task import Task
 
 WORDS = 40
 """Words of each documentation string that are shown."""

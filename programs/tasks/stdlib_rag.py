@@ -5,11 +5,11 @@ from functools import partial
 
 import dspy
 
-from programs.docstrings import Documented, harvest, mask
-from programs.metrics import metric_for
-from programs.modules.rag import build
-from programs.splits import fold, fraction, opening, split_by_hash
-from programs.task import Passage, Task
+from crossover.programs.docstrings import Documented, harvest, mask
+from crossover.programs.metrics import metric_for
+from crossover.programs.modules.rag import build
+from crossover.programs.splits import fold, fraction, opening, split_by_hash
+from crossover.programs.task import Passage, Task
 
 WORDS = 60
 """Words of each documentation string in the corpus."""

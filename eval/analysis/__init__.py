@@ -1,0 +1,1 @@
+"""Pure functions from results to arms, contrasts, costs, learning curves, gates and the verdict."""

@@ -1,0 +1,107 @@
+"""Prefix caching of API providers: what a prompt costs when its unchanging part is read from a cache.
+
+A request costs (S x share + Q) x input price + O x output price, where S are the tokens of the unchanging prefix, Q
+those of the question, O those of the answer, and share is h x read + (1 - h) x write at a hit rate h. With requests
+that arrive at random at a rate of r a second, and a prefix that is kept for T seconds after it was last read, a request
+misses when none came in the T seconds before it: h = 1 - exp(-r T).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.cost import Cost, break_even_requests
+from crossover.programs.score import Row
+
+SECONDS_A_MONTH = 365.25 / 12 * 86_400
+
+LEAST_PREFIX = 1024
+"""Providers cache no shorter prefix."""
+
+VOLUMES = (1_000, 100_000, 10_000_000)
+"""Requests a month in the table."""
+
+STRETCHES = (1, 4, 16)
+"""Times the prefix of the measured arm, in the table."""
+
+
+@dataclass(frozen=True)
+class TokenPrice:
+    """What an API charges."""
+
+    input: float
+    """Dollars for a million prompt tokens."""
+    output: float
+    """Dollars for a million answer tokens."""
+    read: float = 0.1
+    """Share of the input price for a token read from the cache."""
+    write: float = 1.25
+    """Share of the input price for a token written to the cache."""
+    seconds: float = 300.0
+    """How long a prefix is kept after it was last read."""
+
+
+@dataclass(frozen=True)
+class RequestTokens:
+    """Tokens of one request."""
+
+    prefix: float
+    """The part that is the same for every request."""
+    question: float
+    """The rest of the prompt."""
+    answer: float
+
+
+def hit_rate(requests_per_month: float, seconds: float) -> float:
+    """Return the share of requests that find the prefix in the cache, for arrivals at random."""
+    return -math.expm1(-requests_per_month / SECONDS_A_MONTH * seconds)
+
+
+def request_usd(tokens: RequestTokens, price: TokenPrice, *, hits: float | None = None) -> float:
+    """Return the dollars of one request at a hit rate, or without a cache when none is given.
+
+    A prefix too short to be cached is paid in full.
+    """
+    share = 1.0
+    if hits is not None and tokens.prefix >= LEAST_PREFIX:
+        share = hits * price.read + (1 - hits) * price.write
+    prompt = tokens.prefix * share + tokens.question
+    return (prompt * price.input + tokens.answer * price.output) / 1e6
+
+
+def tokens_of(rows: Sequence[Row]) -> RequestTokens:
+    """Return the tokens of a mean request; the shortest prompt stands for the prefix, which is a little less."""
+    answered = [r for r in rows if r.prompt_tokens]
+    if not answered:
+        return RequestTokens(0, 0, 0)
+    prefix = min(r.prompt_tokens for r in answered)
+    prompt = sum(r.prompt_tokens for r in answered) / len(answered)
+    return RequestTokens(prefix, prompt - prefix, sum(r.completion_tokens for r in answered) / len(answered))
+
+
+def prefix_lines(
+    arm: Arm, rows: Sequence[Row], price: TokenPrice, *, tuned: Arm | None, months: float
+) -> Iterator[str]:
+    """Yield a table of hit rate, price and break-even of an in-context arm over traffic and length of prefix."""
+    tokens = tokens_of(rows)
+    yield ""
+    yield f"{arm.name} with prefix caching, at ${price.input:g} and ${price.output:g} per million tokens in and out"
+    yield f"{'prefix':>9}  {'requests a month':>16}  {'hit rate':>8}  {'$ per 1k':>9}  {'uncached':>9}  break-even"
+    for stretch in STRETCHES:
+        longer = RequestTokens(stretch * tokens.prefix, tokens.question, tokens.answer)
+        for volume in VOLUMES:
+            hits = hit_rate(volume, price.seconds)
+            cached, plain = (1000 * request_usd(longer, price, hits=h) for h in (hits, None))
+            yield (
+                f"{longer.prefix:>9,.0f}  {volume:>16,}  {hits:>8.1%}  {cached:>9.3g}  {plain:>9.3g}  "
+                f"{_break_even(arm, cached, tuned, months)}"
+            )
+
+
+def _break_even(arm: Arm, per_1k: float, tuned: Arm | None, months: float) -> str:
+    """Return the requests after which the tuned arm has paid for itself, in words."""
+    if tuned is None or tuned.cost.per_1k_requests is None or tuned.cost.fit is None:
+        return "-"
+    count = break_even_requests(Cost(arm.cost.fit or 0.0, per_1k, None), tuned.cost, months=months)
+    return "never" if count is None else f"{count:,.0f}"

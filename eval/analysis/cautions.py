@@ -1,0 +1,107 @@
+"""Doubts about a comparison that a reader must see: too few examples, clusters or seeds. `CAUTIONS` lists them all."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from crossover.eval.analysis.arm import Arm, Contrast
+from crossover.eval.analysis.findings import examples_needed
+from crossover.eval.analysis.rules import MARGIN, rounded
+from crossover.eval.analysis.stats import ALPHA, FEW
+
+LEAST_SEEDS = 3
+"""With fewer, the spread of the seeds is unknown or known too badly to be of use."""
+
+MANY_ARMS = 8
+"""From so many arms on, the best score is noticeably the luckiest one too."""
+
+
+def cautions(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> tuple[str, ...]:
+    """Return the doubts about one task's arms and contrasts, one sentence each."""
+    return tuple(sentence for _, caution in CAUTIONS if (sentence := caution(arms, contrasts)))
+
+
+def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    blunt = [
+        c
+        for c in _raced_to_the_end(arms, contrasts)
+        if c.difference.detectable > MARGIN and c.verdict == "inconclusive"
+    ]
+    if not blunt:
+        return ""
+    sharpest = min(blunt, key=lambda c: c.difference.detectable).difference
+    more = examples_needed(sharpest, margin=MARGIN)
+    advice = f"about {rounded(more)} more would settle the first of them" if more else "more seeds would tell"
+    return (
+        f"{len(blunt)} of {len(contrasts)} comparisons are inconclusive: {sharpest.n} examples show differences of "
+        f"{sharpest.detectable:.3f} at best; {advice}"
+    )
+
+
+def _raced_to_the_end(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Return the contrasts of arms that were scored on all examples."""
+    dropped = {a.name for a in arms if a.dropped}
+    return [c for c in contrasts if dropped.isdisjoint((c.a, c.b))]
+
+
+def _dropped_arms(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    dropped = [a for a in arms if a.dropped]
+    if not dropped:
+        return ""
+    return (
+        f"{len(dropped)} of {len(arms)} arms were dropped in the race, by a test that holds however often one looks: "
+        f"the chance that the best arm is among them is at most {ALPHA:.0%}. Their scores and differences are of the "
+        "examples before, and look a little worse than they are, for the moment was chosen by them"
+    )
+
+
+def _few_clusters(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    count = len(set(arms[0].clusters.values()))
+    if not 0 < count < FEW:
+        return ""
+    return f"{count} clusters: below {FEW} the intervals are rough; add examples from other clusters, not more of these"
+
+
+def _few_seeds(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    learning = [a for a in arms if not a.method.startswith("zero_shot")]
+    fewest = min((len(a.seeds) for a in learning), default=LEAST_SEEDS)
+    if fewest >= LEAST_SEEDS:
+        return ""
+    unseen = "the spread between seeds is not in the intervals" if fewest == 1 else "their spread is known badly"
+    return f"{fewest} seed{'s' * (fewest > 1)} an arm: {unseen}; run --seeds 0,1,2 or more"
+
+
+def _restless_seeds(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    restless = [c for c in contrasts if c.difference.from_seeds > c.difference.detectable / math.sqrt(2)]
+    if not restless:
+        return ""
+    names = ", ".join(f"{c.a} - {c.b}" for c in restless[:3])
+    return f"in {names} the seeds differ more than the examples do: more seeds help, not more examples"
+
+
+def _many_arms(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    if len(arms) < MANY_ARMS:
+        return ""
+    return (
+        f"{len(arms)} arms were read on one test set: the differences are adjusted for it, the best arm's own score "
+        "is not, and is likely to be a little lower on new data"
+    )
+
+
+def _uneven_failures(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    partly = [c for c in _raced_to_the_end(arms, contrasts) if c.difference.n < max(a.score.n for a in arms)]
+    if not partly:
+        return ""
+    fewest = min(c.difference.n for c in partly)
+    return f"failed rows left {len(partly)} comparisons with fewer examples ({fewest} at least); see the failed column"
+
+
+CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], ...] = (
+    ("too few examples for the margin", _few_examples),
+    ("too few clusters", _few_clusters),
+    ("too few seeds", _few_seeds),
+    ("seeds differ more than examples", _restless_seeds),
+    ("many arms on one test set", _many_arms),
+    ("failed rows left examples out", _uneven_failures),
+    ("arms were dropped in a race", _dropped_arms),
+)
+"""Every doubt and the function that words it, an empty sentence when it does not apply."""

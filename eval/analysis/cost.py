@@ -1,0 +1,203 @@
+"""Dollars: what fitting and serving cost, and the traffic at which the dearer start pays for itself.
+
+A model that runs here costs machine time: the measured throughput of this machine on the accuracy pass, as if nothing
+were cached. An API model costs what the API charged. An unknown price stays unknown (None); it is never 0.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from crossover.eval.analysis.ledger import ledger_of, machine_usd
+from crossover.eval.analysis.stats import mean_interval
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.result import Result
+from crossover.eval.store.rows import Rows
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Dollars of one arm; None is an unknown price."""
+
+    fit: float | None
+    """Once, to adapt the program: the sum of the ledger."""
+    per_1k_requests: float | None
+    """To serve 1,000 requests like those of the test split."""
+    paid: float | None
+    """What this measurement cost: fitting, without labels, and the accuracy pass."""
+    hosting_per_month: float = 0.0
+    """Paid however little is asked."""
+    judge: float | None = 0.0
+    """What a judge model charged for grading the test, part of `paid`; what it charged while fitting is part of fit."""
+
+    def per_1k_correct(self, score: float) -> float | None:
+        """Return dollars for 1,000 right answers at a mean score; None when unpriced or when none is right."""
+        return None if self.per_1k_requests is None or not score > 0 else self.per_1k_requests / score
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """Requests after which the arm that is dearer to start has paid for itself; None is never."""
+
+    value: float | None
+    low: float | None
+    """Lower end of the 95 % interval over requests of other lengths; None is never."""
+    high: float | None
+    """Upper end; None is never."""
+    start: str
+    """The arm that is cheaper to start."""
+    run: str
+    """The arm that is dearer to start, and cheaper to run unless `value` is None."""
+
+
+def cost_of(result: Result, prices: Prices) -> Cost:
+    """Return what one cell cost to fit and costs to serve."""
+    ledger = ledger_of(result, prices)
+    fit, hosting = ledger.fit, ledger.hosting_per_month
+    rows, judge = Rows.of(result.rows), judge_usd(result)
+    if rows.unpriced:
+        return Cost(fit, None, None, hosting, judge)
+    served = sum(rows.usd) + (machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0)
+    per_1k = 1000 * served / len(rows) if len(rows) else None
+    paid = None if fit is None or judge is None else fit - ledger.labels + served + judge
+    return Cost(fit, per_1k, paid, hosting, judge)
+
+
+def judge_usd(result: Result) -> float | None:
+    """Return what a judge charged for grading the test: 0 without one, None for an unknown price."""
+    usd = result.notes.get("judge", {}).get("usd", 0.0)
+    return None if usd is None else float(usd)
+
+
+def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
+    """Return the dollars of each request by example id, or None when a price is unknown.
+
+    A local model is batched, so a request has no seconds of its own: the wall time of the accuracy pass is shared out
+    by the tokens that each request sent and got.
+    """
+    rows = Rows.of(result.rows)
+    if rows.unpriced:
+        return None
+    machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
+    tokens = [p + c for p, c in zip(rows.counts["prompt_tokens"], rows.counts["completion_tokens"], strict=True)]
+    total = sum(tokens)
+    shares = (count / total for count in tokens) if total else (1 / len(tokens) for _ in tokens)
+    return {i: usd + machine * share for i, usd, share in zip(rows.ids, rows.usd, shares, strict=True)}
+
+
+class RequestCosts(Mapping[str, float]):
+    """An arm's dollars by example id, the mean over its seeds.
+
+    Worked out when first read: of a dozen arms of a large test set, two are asked.
+    """
+
+    def __init__(self, results: Sequence[Result], prices: Prices) -> None:
+        """Remember what is needed; every result is priced."""
+        self._results, self._prices = results, prices
+
+    @cached_property
+    def _usd(self) -> dict[str, float]:
+        known = [costs for r in self._results if (costs := request_costs(r, self._prices)) is not None]
+        # An arm that left a race may have read fewer examples with one seed than with another.
+        shared = (i for i in known[0] if all(i in costs for costs in known[1:]))
+        return {i: sum(costs[i] for costs in known) / len(known) for i in shared}
+
+    def __getitem__(self, key: str) -> float:
+        """Return the dollars of one example."""
+        return self._usd[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the example ids."""
+        return iter(self._usd)
+
+    def __len__(self) -> int:
+        """Return how many examples there are."""
+        return len(self._usd)
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """Return the mean over seeds; one unknown price makes the mean unknown."""
+    return Cost(
+        _mean([c.fit for c in costs]),
+        _mean([c.per_1k_requests for c in costs]),
+        _mean([c.paid for c in costs]),
+        max(c.hosting_per_month for c in costs),
+        _mean([c.judge for c in costs]),
+    )
+
+
+def monthly_usd(cost: Cost, volume: float, *, months: float) -> float | None:
+    """Return dollars a month at so many requests a month, with fitting spread over `months`, hosting included."""
+    if cost.fit is None or cost.per_1k_requests is None:
+        return None
+    return cost.fit / months + cost.hosting_per_month + volume * cost.per_1k_requests / 1000
+
+
+def start_usd(cost: Cost, *, months: float) -> float:
+    """Return what an arm costs before its first request: fitting, and the hosting of so many months."""
+    return _known(cost.fit) + cost.hosting_per_month * months
+
+
+def break_even_requests(
+    cheap_to_start: Cost, cheap_to_run: Cost, *, months: float = Needs.refresh_months
+) -> float | None:
+    """Return after how many requests the second arm's total falls to the first's; None is never.
+
+    (start of second - start of first) / (price of a request to the first - to the second), where start is fitting and
+    the hosting of `months`. 0 when the second is no dearer to start. Both arms must be priced.
+    """
+    saving = (_known(cheap_to_start.per_1k_requests) - _known(cheap_to_run.per_1k_requests)) / 1000
+    extra = max(0.0, start_usd(cheap_to_run, months=months) - start_usd(cheap_to_start, months=months))
+    return extra / saving if saving > 0 else None
+
+
+def break_even(
+    costs: Mapping[str, Cost],
+    requests: Mapping[str, Mapping[str, float]],
+    *,
+    months: float = Needs.refresh_months,
+    seed: int = 0,
+) -> BreakEven:
+    """Return the break-even of two arms with a 95 % interval by bootstrap over requests, paired by example.
+
+    Both mappings hold the same two names; `requests` has each arm's dollars by example id. The interval speaks of the
+    lengths of the requests; fitting costs and the speed of the machine are taken as measured.
+    """
+    starts = {name: start_usd(cost, months=months) for name, cost in costs.items()}
+    start, run = sorted(costs, key=lambda name: (starts[name], -_known(costs[name].per_1k_requests)))
+    extra = starts[run] - starts[start]
+    saved = [usd - requests[run][i] for i, usd in requests[start].items() if i in requests[run]]
+    saving = mean_interval(saved, seed=seed)
+
+    def count(each: float) -> float | None:
+        return extra / each if each > 0 else None
+
+    value = break_even_requests(costs[start], costs[run], months=months)
+    return BreakEven(value, count(saving.high), count(saving.low), start, run)
+
+
+def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]]) -> tuple[str, ...]:
+    """Return the names that no other beats: points are score (more is better), dollars and p95 (less is better).
+
+    An unknown value can neither beat nor be beaten.
+    """
+
+    def beats(x: tuple[float, float | None, float | None], y: tuple[float, float | None, float | None]) -> bool:
+        if None in (*x, *y) or x == y:
+            return False
+        return x[0] >= y[0] and _known(x[1]) <= _known(y[1]) and _known(x[2]) <= _known(y[2])
+
+    return tuple(name for name, y in points.items() if not any(beats(x, y) for x in points.values()))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, or None when any is unknown."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _known(value: float | None) -> float:
+    """Return a price that the caller has made sure of."""
+    if value is None:
+        raise ValueError("an unpriced arm has no break-even")
+    return value

@@ -1,0 +1,76 @@
+"""How an arm does on each gold label, beside how often the label stands among its training examples."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import dspy
+
+from crossover.programs.score import Row
+from crossover.programs.task import Task
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label."""
+
+    train: float
+    """Examples of it in the train pool; the mean over seeds."""
+    test: int
+    score: float
+    """Mean over the test examples of it that were scored, and over seeds."""
+
+
+def gold_of(task: Task, example: dspy.Example) -> str:
+    """Return the first gold answer of an example as text."""
+    values = [example[name] for name in task.outputs]
+    firsts = [v[0] if isinstance(v, (list, tuple)) and v else v for v in values]
+    return " / ".join("" if v is None else str(v) for v in firsts)
+
+
+def recur(counts: Mapping[str, int]) -> bool:
+    """Return whether gold answers, counted over the test examples, are labels: several, each met about twice or more.
+
+    Titles and sentences are not.
+    """
+    return 2 <= len(counts) <= sum(counts.values()) / 2 and not any("\n" in label for label in counts)
+
+
+def label_notes(
+    task: Task, train: Sequence[dspy.Example], test: Sequence[dspy.Example], rows: Sequence[Row]
+) -> dict[str, dict[str, Any]]:
+    """Return each label's frequencies and score, as a cell's notes keep them; empty where answers are no labels."""
+    gold = {str(e["id"]): gold_of(task, e) for e in test}
+    if not recur(counts := Counter(gold.values())):
+        return {}
+    pool, scores = Counter(gold_of(task, e) for e in train), dict[str, list[float]]()
+    for row in rows:
+        if row.score is not None and row.id in gold:
+            scores.setdefault(gold[row.id], []).append(row.score)
+    return {y: asdict(LabelScore(pool[y], counts[y], sum(s) / len(s))) for y, s in sorted(scores.items())}
+
+
+def mean_labels(notes: Sequence[Mapping[str, Any]]) -> dict[str, LabelScore]:
+    """Return each label's mean over the seeds that scored it, from the notes of their results."""
+    gathered: dict[str, list[LabelScore]] = {}
+    for note in notes:
+        for label, kept in note.get("label_scores", {}).items():
+            gathered.setdefault(label, []).append(LabelScore(**kept))
+    return {
+        y: LabelScore(sum(x.train for x in same) / len(same), same[0].test, sum(x.score for x in same) / len(same))
+        for y, same in gathered.items()
+    }
+
+
+def rare_and_frequent(labels: Mapping[str, LabelScore]) -> tuple[float, float] | None:
+    """Return the mean score over the rarer half of the labels by train examples, and over the other half.
+
+    Labels count alike. None where no label is twice as frequent as another.
+    """
+    ranked = sorted(labels.items(), key=lambda item: (item[1].train, item[0]))
+    if len(ranked) < 2 or ranked[-1][1].train < 2 * max(1.0, ranked[0][1].train):
+        return None
+    half = len(ranked) // 2
+    rare, frequent = ([x.score for _, x in part] for part in (ranked[:half], ranked[half:]))
+    return sum(rare) / len(rare), sum(frequent) / len(frequent)

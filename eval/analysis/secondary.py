@@ -1,0 +1,42 @@
+"""Second opinions on a cell: measures that no single example has, or that are not what the task is scored by."""
+
+from collections.abc import Mapping, Sequence
+
+import dspy
+
+from crossover.programs.entities import micro_f1
+from crossover.programs.metrics import token_f1
+from crossover.programs.score import Row
+from crossover.programs.task import Task
+from crossover.programs.text_metrics import macro_f1
+
+LABEL_METRICS = ("accuracy", "label_accuracy")
+
+
+def secondary(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> dict[str, float]:
+    """Return macro-F1 for labels, micro-F1 for entities, and knowledge-F1 for tasks that show passages.
+
+    A failed row is a wrong label to macro-F1. Knowledge-F1 is the F1 of the words that answer and passages share: how
+    much of what was shown is in the answer, whether right or wrong.
+    """
+    output, by_id = task.outputs[0], {r.id: r for r in rows}
+    answers = [str(by_id[str(e["id"])].output.get(output, "")).strip() for e in test]
+    found = {}
+    if test and task.metric_name in LABEL_METRICS and all(isinstance(e[output], str) for e in test):
+        found["macro_f1"] = macro_f1(answers, [e[output].strip() for e in test])
+    if test and task.metric_name == "entity_f1":
+        found["micro_f1"] = micro_f1(answers, [str(e[output]) for e in test])
+    shown = [(a, " ".join(e["passages"])) for a, e in zip(answers, test, strict=True) if a and e.get("passages")]
+    if shown:
+        found["knowledge_f1"] = sum(token_f1(a, passages) for a, passages in shown) / len(shown)
+    return found
+
+
+def mean_secondary(notes: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """Return each measure's mean over the seeds, from the notes of their results."""
+    gathered: dict[str, list[float]] = {}
+    for note in notes:
+        measures = note.get("secondary")
+        for name, value in measures.items() if isinstance(measures, dict) else ():
+            gathered.setdefault(name, []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in gathered.items()}

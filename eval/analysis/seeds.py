@@ -1,0 +1,98 @@
+"""Seeds as a second level of chance: how far an estimate would move if other seeds had been run.
+
+An interval over examples takes the seeds that were run as given. With two seeds or more, their spread is added to it
+in quadrature, with the t value of as few seeds as there are: the closed form of resampling seeds, then examples,
+without that method's bias towards narrow intervals when there are only two or three seeds. The noise of the examples
+is part of the seeds' spread and is not taken off again, so such an interval errs on the wide side.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import optimize, stats
+
+from crossover.eval.analysis.stats import ALPHA, POWER, Difference, Estimate
+
+Scores = Mapping[str, float]
+
+
+def seed_error(by_seed: Sequence[Scores]) -> float:
+    """Return the standard error that the seeds give to the mean over seeds; 0 for a single seed, which shows none.
+
+    Each seed is set against the mean of the seeds that scored the same examples, so that a failed row does not count
+    as a difference between seeds.
+    """
+    if len(by_seed) < 2:
+        return 0.0
+    ids = sorted(set().union(*by_seed))
+    table = np.array([[scores.get(i, math.nan) for i in ids] for scores in by_seed])
+    deviations = np.nanmean(table - np.nanmean(table, axis=0), axis=1)
+    return float(np.sqrt(np.sum(deviations**2) / (len(by_seed) - 1) / len(by_seed)))
+
+
+def difference_error(a: Mapping[int, Scores], b: Mapping[int, Scores]) -> tuple[float, int]:
+    """Return the standard error that seeds give to `a - b`, and the seeds that it rests on; both map seed to scores.
+
+    Seeds that both arms ran are paired. An arm with one seed against an arm with several counts as fixed.
+    """
+    shared = [s for s in a if s in b]
+    if len(shared) > 1:
+        pairs = [{i: a[s][i] - b[s][i] for i in a[s].keys() & b[s].keys()} for s in shared]
+        return seed_error(pairs), len(shared)
+    several = [list(arm.values()) for arm in (a, b) if len(arm) > 1]
+    error = math.hypot(*(seed_error(arm) for arm in several))
+    return error, min((len(arm) for arm in several), default=1)
+
+
+def widen_estimate(estimate: Estimate, by_seed: Sequence[Scores]) -> Estimate:
+    """Return the interval of a mean of scores in 0..1 with the spread of its seeds in it."""
+    error, count = seed_error(by_seed), len(by_seed)
+    if error == 0:
+        return estimate
+    low, high = _widened(estimate.mean, estimate.low, estimate.high, _t(ALPHA, count) * error)
+    return replace(estimate, low=max(0.0, low), high=min(1.0, high))
+
+
+def widen_difference(difference: Difference, error: float, seeds: int) -> Difference:
+    """Return the difference with intervals, p and detectable difference that allow for other seeds.
+
+    The p is the level at which the widened interval ends at 0, and never below that of the examples alone.
+    """
+    if error == 0:
+        return difference
+    d = difference
+    low, high = _widened(d.delta, d.low, d.high, _t(ALPHA, seeds) * error)
+    low90, high90 = _widened(d.delta, d.low90, d.high90, _t(2 * ALPHA, seeds) * error)
+    examples = (d.high - d.low) / 2 / float(stats.norm.ppf(1 - ALPHA / 2))
+
+    def clear_of_0(level: float) -> float:
+        half = math.hypot(float(stats.norm.isf(level / 2)) * examples, _t(level, seeds) * error)
+        return half - abs(d.delta)
+
+    p = 1.0 if clear_of_0(1 - 1e-9) >= 0 else 1e-12
+    if p < 1 and clear_of_0(p) > 0:
+        p = float(optimize.brentq(clear_of_0, p, 1 - 1e-9, xtol=1e-12))
+    factor = float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
+    return replace(
+        d,
+        low=max(-1.0, low),
+        high=min(1.0, high),
+        low90=max(-1.0, low90),
+        high90=min(1.0, high90),
+        p=max(d.p, p),
+        test=f"{d.test}, {seeds} seeds",
+        detectable=math.hypot(d.detectable, factor * error),
+        from_seeds=factor * error,
+    )
+
+
+def _widened(middle: float, low: float, high: float, half: float) -> tuple[float, float]:
+    """Return an interval with a second half-width added in quadrature on both sides."""
+    return middle - math.hypot(middle - low, half), middle + math.hypot(high - middle, half)
+
+
+def _t(level: float, seeds: int) -> float:
+    """Return the two-sided t value of so many seeds."""
+    return float(stats.t.isf(level / 2, seeds - 1))

@@ -1,0 +1,281 @@
+"""Turn scores into intervals, differences and tests; scipy does the mathematics.
+
+Failed rows are absent from the scores, never zeros. Intervals speak of the test examples as a sample of a larger
+population; eval/comparison/seeds.py widens them where several seeds were run.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from crossover.models.errors import UserError
+
+Floats = NDArray[np.float64]
+
+ALPHA = 0.05
+"""Error rate of every interval and test."""
+POWER = 0.80
+"""Power at which the smallest detectable difference is stated."""
+RESAMPLES = 4999
+"""Bootstrap and permutation draws."""
+FEW = 30
+"""Below this many independent units a bootstrap is too narrow, and a conservative interval stands in."""
+FEWEST_CLUSTERS = 6
+"""Below this many clusters the t interval of a difference is not trusted either."""
+MANY = 2000
+"""Above this many independent units the normal interval and the t test agree with the resampled ones."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    mean: float
+    """The estimate (for latencies a quantile); NaN when there is no data."""
+    low: float
+    """Lower end; NaN when there is no data."""
+    high: float
+    """Upper end; infinite when the data set no bound (p99 of 50 latencies), NaN when there is no data."""
+    n: int
+    """Observations."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of a minus the mean of b, paired by example."""
+
+    delta: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+    low90: float
+    """Lower end of the 90 % interval, by which equivalence is judged (two one-sided tests at 5 %)."""
+    high90: float
+    """Upper end of the 90 % interval."""
+    p: float
+    """Two-sided p of no difference, before any adjustment."""
+    test: str
+    """`mcnemar`, `sign-flip` or `t`."""
+    n: int
+    """Pairs."""
+    detectable: float
+    """Smallest true difference found with 80 % power at 5 %; above 1 when these data could find none."""
+    from_seeds: float = 0.0
+    """What it would be with endless examples and no more seeds; 0 for a single seed."""
+
+
+def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0) -> Estimate:
+    """Return the mean of scores in 0..1 with its 95 % interval.
+
+    Wilson when every score is 0 or 1, BCa bootstrap otherwise, over clusters where they are given. Where a bootstrap
+    would be too sure (fewer than thirty independent units, or all alike) it is Wilson's interval on the units:
+    no score in 0..1 varies more than a right/wrong score of the same mean. A few clusters count as `_effective` many.
+    """
+    if (n := len(scores)) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    units = _units(scores, clusters)
+    mean = float(np.mean(scores))
+    binary = clusters is None and set(scores) <= {0.0, 1.0}
+    if binary or len(units) < FEW or np.ptp(units) < 1e-12:
+        count = len(units) if clusters is None else _effective(units, mean, n)
+        low, high = _wilson(mean, count)
+    else:
+        low, high = _intervals(units, seed)[0]
+    return Estimate(mean, max(0.0, float(low)), min(1.0, float(high)), n)
+
+
+def paired_difference(
+    a: Mapping[str, float], b: Mapping[str, float], *, clusters: Mapping[str, str] | None = None, seed: int = 0
+) -> Difference:
+    """Return the mean of `a` minus the mean of `b`, paired by example id.
+
+    Both must hold the same ids: a caller whose arms failed on some examples passes the ids that both scored, and
+    says how many failed. Right/wrong scores get McNemar's exact test and Bonett and Price's interval; graded or
+    clustered ones the sign-flip test and the BCa bootstrap over units (above `MANY` units the t test and interval).
+    """
+    if a.keys() != b.keys():
+        odd = sorted(a.keys() ^ b.keys())
+        what = f"the arms were scored on different examples ({odd[0]!r} and {len(odd) - 1} more)"
+        raise UserError(f"{what}; run both on one split")
+    if not a:
+        raise UserError("no example was scored by both arms; look at the failures of their rows")
+    ids, differences = list(a), [a[i] - b[i] for i in a]
+    groups = [clusters[i] for i in ids] if clusters else None
+    units = _units(differences, groups)
+    count = len(units)
+    binary = groups is None and set(a.values()) | set(b.values()) <= {0.0, 1.0}
+    if binary:
+        p, test = _mcnemar(differences), "mcnemar"
+    else:
+        p, test = _no_difference(_totals(differences, groups), seed)
+    if groups is not None and FEWEST_CLUSTERS <= count < FEW and np.ptp(units) > 1e-12:
+        # The mean of a cluster is nearly normal where the score of one example is not.
+        (low, high), (low90, high90) = _t_intervals(units)
+    elif binary or count < FEW or np.ptp(units) < 1e-12:
+        units = np.append(units, [1.0, -1.0])
+        (low, high), (low90, high90) = _padded_intervals(units)
+    else:
+        (low, high), (low90, high90) = _intervals(units, seed)
+    detectable = _power_factor() * float(np.std(units)) / math.sqrt(count)
+    if binary:
+        # Five disagreements, all one way, still have p = 0.06.
+        detectable = max(detectable, 6 / count)
+    return Difference(
+        float(np.mean(differences)), *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), detectable
+    )
+
+
+def mean_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
+    """Return the mean of unbounded values (dollars, seconds) with its 95 % interval; boundless for fewer than two."""
+    x = np.asarray(values, dtype=float)
+    mean = float(np.mean(x)) if len(x) else math.nan
+    if len(x) < 2:
+        return Estimate(mean, -math.inf, math.inf, len(x))
+    low, high = (mean, mean) if np.ptp(x) <= 1e-9 * abs(mean) else _intervals(x, seed)[0]
+    return Estimate(mean, low, high, len(x))
+
+
+def quantile_interval(seconds: Sequence[float], q: float) -> Estimate:
+    """Return the quantile `q` of latencies with its 95 % interval from order statistics.
+
+    Where the sample is too small for a bound, the bound is 0 below and infinite above.
+    """
+    if not seconds:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    interval = stats.quantile_test(seconds, p=q).confidence_interval(1 - ALPHA)
+    low = 0.0 if math.isnan(interval.low) else float(interval.low)
+    high = math.inf if math.isnan(interval.high) else float(interval.high)
+    return Estimate(float(np.quantile(seconds, q)), low, high, len(seconds))
+
+
+def _totals(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
+    """Return one value a cluster, its total over the mean cluster size: their mean is the mean of the values."""
+    x = np.asarray(values, dtype=float)
+    if clusters is None:
+        return x
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    totals: Floats = np.bincount(index, weights=x).astype(np.float64)
+    return totals * (len(totals) / len(x))
+
+
+def _units(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
+    """Return independent values whose mean and variance are those of the mean of `values`.
+
+    A cluster becomes one value, linearised: big clusters do not count as noise merely for being big.
+    """
+    totals = _totals(values, clusters)
+    mean = float(np.mean(values))
+    sizes = _totals([1.0] * len(values), clusters)
+    units: Floats = mean + totals - mean * sizes
+    return units
+
+
+def _intervals(units: Floats, seed: int) -> list[tuple[float, float]]:
+    """Return the 95 % and the 90 % interval of the mean: BCa bootstrap, or the t interval for many units.
+
+    A bootstrap divides by n and knows nothing of the t distribution: it is expanded by both (Hesterberg 2015), without
+    which it is too narrow for few units.
+    """
+    if len(units) > MANY:
+        return _t_intervals(units)
+    levels = (1 - ALPHA, 1 - 2 * ALPHA)
+    result: Any = None
+    intervals = []
+    for level in levels:
+        result = stats.bootstrap(
+            (units,),
+            np.mean,
+            confidence_level=level,
+            n_resamples=0 if result else RESAMPLES,
+            method="BCa",
+            bootstrap_result=result,
+            rng=np.random.default_rng(seed),
+            batch=500,
+        )
+        mean, n, tail = float(np.mean(units)), len(units), (1 - level) / 2
+        wider = math.sqrt(n / (n - 1)) * float(stats.t.isf(tail, n - 1) / stats.norm.isf(tail))
+        ends = (float(result.confidence_interval.low), float(result.confidence_interval.high))
+        intervals.append((mean + wider * (ends[0] - mean), mean + wider * (ends[1] - mean)))
+    return intervals
+
+
+def _t_intervals(units: Floats) -> list[tuple[float, float]]:
+    """Return the 95 % and the 90 % interval of the mean by the t distribution."""
+    at = (len(units) - 1, float(np.mean(units)), float(stats.sem(units)))
+    return [stats.t.interval(level, *at) for level in (1 - ALPHA, 1 - 2 * ALPHA)]
+
+
+def _effective(units: Floats, mean: float, n: int) -> float:
+    """Return how many independent right/wrong scores tell as much as n scores in these clusters.
+
+    Korn and Graubard's effective sample size (1998), with the t distribution's penalty for few clusters; never fewer
+    than the clusters, which is all that is known where they are all alike.
+    """
+    variance = float(np.var(units, ddof=1)) / len(units) if len(units) > 1 else 0.0
+    if variance < 1e-18:
+        return len(units)
+    penalty = (stats.norm.isf(ALPHA / 2) / stats.t.isf(ALPHA / 2, len(units) - 1)) ** 2
+    return float(np.clip(mean * (1 - mean) / variance * penalty, len(units), n))
+
+
+def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
+    """Return the 95 % and 90 % normal intervals of differences to which one win and one loss were added.
+
+    For right/wrong scores that is Bonett and Price's interval (2012); it never has width 0.
+    """
+    mean, error = float(np.mean(padded)), float(np.std(padded)) / math.sqrt(len(padded))
+    half = [float(stats.norm.ppf(1 - tail)) * error for tail in (ALPHA / 2, ALPHA)]
+    return [(mean - h, mean + h) for h in half]
+
+
+def _within_one(low: float, high: float) -> tuple[float, float]:
+    """Return the interval cut to what a difference of scores in 0..1 can be."""
+    return max(-1.0, low), min(1.0, high)
+
+
+def _wilson(mean: float, count: float) -> tuple[float, float]:
+    """Return the interval of Wilson (1927) of a share; `count` need not be whole, as scipy's must.
+
+    statsmodels has it, and takes a third of a second to import.
+    """
+    z = float(stats.norm.ppf(1 - ALPHA / 2))
+    middle, room = mean + z * z / (2 * count), z * math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
+    return (middle - room) / (1 + z * z / count), (middle + room) / (1 + z * z / count)
+
+
+def _mcnemar(differences: Sequence[float]) -> float:
+    """Return the exact p of as many wins and losses: McNemar's test is the sign test of the pairs that differ."""
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins or losses else 1.0
+
+
+def _no_difference(units: Floats, seed: int) -> tuple[float, str]:
+    """Return the p of mean 0 and the test: sign-flip (every flip when there are few), or t for many units."""
+    # Flipping a zero changes nothing, so the exact test stays affordable without them.
+    units = units[np.abs(units) > 1e-12]
+    # Both flips of a single unit are as far from 0 as it is.
+    if len(units) < 2:
+        return 1.0, "sign-flip"
+    if len(units) > MANY:
+        return float(stats.ttest_1samp(units, 0.0).pvalue), "t"
+    result = stats.permutation_test(
+        (units,),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        batch=500,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue), "sign-flip"
+
+
+def _power_factor() -> float:
+    """Return how many standard errors a difference must measure to be found with the stated power."""
+    return float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))

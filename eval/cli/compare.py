@@ -1,0 +1,77 @@
+"""The verbs that judge again what is measured already: `compare` and `recommend`. They call no model."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from crossover.eval.analysis.compare import Comparison
+
+STORE = click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="A B [...]")
+@AS_JSON
+@STORE
+def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
+    """Compare finished cells, or files of scores that other tools wrote, pair by pair on the same examples.
+
+    A cell is named by its key, or the start of it, as `crossover ls runs` shows it. A file has one JSON object a line:
+    `id`, `score` from 0 to 1, and where there are any `seed`, `cluster`, `split`, `seconds`, `usd`.
+
+    Example: crossover compare old.jsonl new.jsonl
+    """
+    if len(runs) < 2:
+        raise click.UsageError(f"compare {runs[0]}: one run alone; name two or more")
+    from crossover.eval.analysis.compare import compare as compare_results
+    from crossover.eval.experiment.spec import Needs, Prices
+    from crossover.eval.store.foreign import read_operands
+
+    results = read_operands(runs, store)
+    show(compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs)), as_json=as_json)
+    return 0
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--volume", type=click.FloatRange(0, min_open=True), help="Requests a month.")
+@click.option("--min-score", type=click.FloatRange(0, 1), help="Least mean score.")
+@click.option("--max-p95-ms", type=click.FloatRange(0), help="Longest p95 in milliseconds.")
+@click.option("--max-usd-per-month", type=click.FloatRange(0), help="Most dollars a month; needs a volume.")
+@AS_JSON
+@STORE
+def recommend(run: str | None, store: Path, as_json: bool, volume: float | None, **needs: float | None) -> int:
+    """Reach the verdict of a finished run again under other needs, and show what other traffic would change.
+
+    RUN is the experiment's name; without it, the one that ran last. Needs that are not given stay as they were.
+
+    Example: crossover recommend support-intents --volume 1000000 --max-p95-ms 300
+    """
+    from crossover.eval.analysis.compare import compare as compare_results
+    from crossover.eval.analysis.sensitivity import sensitivity, sensitivity_lines
+    from crossover.eval.store.recorded import read_recorded
+    from crossover.models.errors import UserError
+
+    found = read_recorded(store, run)
+    given = {k: v for k, v in {"volume_per_month": volume, **needs}.items() if v is not None}
+    wanted = replace(found.needs, **given)
+    if wanted.max_usd_per_month is not None and wanted.volume_per_month is None:
+        raise UserError(f"--max-usd-per-month {wanted.max_usd_per_month:g} without a volume; add --volume")
+    comparison = compare_results(found.results, needs=wanted, prices=found.prices, experiment=found.experiment)
+    show(comparison, as_json=as_json)
+    if not as_json:
+        for task, cells in sensitivity(comparison, found.results, needs=wanted, prices=found.prices).items():
+            click.echo("\n" + "\n".join(sensitivity_lines(task, cells)))
+    return 0
+
+
+def show(comparison: "Comparison", *, as_json: bool) -> None:
+    """Print a comparison as text or as JSON."""
+    from crossover.eval.report.table import render, to_json
+
+    click.echo(json.dumps(to_json(comparison), indent=1) if as_json else render(comparison), nl=as_json)

@@ -1,0 +1,100 @@
+"""Look at the machine: what a run needs, and whether it is there."""
+
+import importlib.metadata
+import os
+import platform
+import sqlite3
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from crossover.eval.report.evidence import PACKAGES
+from crossover.eval.tracking.tracker import store_uri
+from crossover.models.secret import redact
+
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WEAVIATE_API_KEY")
+
+
+def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
+    """Yield name, whether it is in order, and what was found; a key's value is never looked at."""
+    from crossover.models.device import accelerator
+
+    yield "python", sys.version_info >= (3, 11), platform.python_version()
+    for name in PACKAGES:
+        try:
+            yield name, True, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name, False, "not installed; run `pip install -c constraints.txt -e .`"
+    yield "dense retrieval", True, _dense()
+    yield "weaviate", *_weaviate()
+    yield "cores", True, str(os.cpu_count())
+    yield "memory", True, _memory()
+    yield "gpu", True, accelerator()
+    for key in KEYS:
+        yield key, True, "present" if os.environ.get(key) else "absent"
+    weights = Path(__file__).parents[2] / "models" / "embedded" / "weights" / "model.safetensors"
+    yield (
+        "embedded model",
+        weights.exists(),
+        f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "missing",
+    )
+    yield "store", *_store(store)
+    yield "mlflow store", *_mlflow(store)
+
+
+def _dense() -> str:
+    try:
+        return f"sentence-transformers {importlib.metadata.version('sentence-transformers')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed, needed for `backend: dense` alone; pip install -c constraints.txt -e '.[dense]'"
+
+
+def _weaviate() -> tuple[bool, str]:
+    """Return whether the server of WEAVIATE_URL can be used; without that variable nothing is asked."""
+    if not os.environ.get("WEAVIATE_URL"):
+        return True, "WEAVIATE_URL is not set"
+    from crossover.models.errors import UserError
+    from crossover.programs.retrieval.weaviate_connection import Place, connect
+
+    place = Place("", 50051, embedded=False, folder=None)
+    try:
+        connect(place).close()
+    except UserError as e:
+        return False, str(e)
+    return True, f"{place.address} answers"
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (AttributeError, ValueError, OSError):
+        return "unknown"
+
+
+def _mlflow(store: Path) -> tuple[bool, str]:
+    """Return whether MLflow's store answers; one that does not exist yet is made by the first run."""
+    uri = store_uri(store, None)
+    file, shown = Path(uri.removeprefix("sqlite:///")), redact(uri)
+    if uri.startswith("sqlite:///") and not file.exists():
+        return True, f"{shown}, made by the first run"
+    try:
+        if uri.startswith("sqlite:///"):
+            with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+                (count,) = database.execute("select count(*) from runs").fetchone()
+            return True, f"{shown}, {count} runs"
+        if uri.startswith("http"):
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+                return True, f"{shown} answers"
+    except (OSError, sqlite3.Error) as e:
+        return False, redact(f"{uri} does not answer: {e}")
+    return True, f"{shown}, not looked into"
+
+
+def _store(store: Path) -> tuple[bool, str]:
+    """Return whether the store can be written, and where it is."""
+    place = store if store.exists() else store.absolute().parent
+    if not os.access(place, os.W_OK):
+        return False, f"{store} cannot be written; use --store FOLDER"
+    return True, f"{store} ({sum(1 for _ in store.glob('cells/*/result.json'))} finished cells)"

@@ -1,0 +1,23 @@
+"""The verb `crossover export`; nothing heavy is imported before it runs."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("cell")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the merged weights.")
+@click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
+def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
+    """Write a finished cell as what others load: adapter, merged weights, template, DSPy program, model card.
+
+    CELL is its key, or the start of it, as `crossover ls runs` shows it. DIR must be empty or absent.
+
+    Example: crossover export 3f2a91 ./winner
+    """
+    from crossover.eval.tracking.export import export_cell
+
+    for line in export_cell(store, cell, folder, dtype=dtype):
+        click.echo(line)

@@ -1,0 +1,49 @@
+"""The verb `human-sheet`: what people think of a sample of the answers that a model judged."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from crossover.eval.cli.options import experiment_of, experiment_options, store_option
+
+
+@click.command("human-sheet")
+@experiment_options
+@click.option("-n", "--examples", type=click.IntRange(2), default=60, show_default=True, help="Examples to draw.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the sheet here.")
+@click.option("--import", "filled", type=click.Path(path_type=Path), help="Read the filled sheet back.")
+@store_option
+def human_sheet(
+    file: Path | None, store: Path, examples: int, output: Path | None, filled: Path | None, **flags: Any
+) -> int:
+    """Export a sample of the judged answers for people to grade, or import what they said.
+
+    The sheet shows question, reference and answer, and not which arm it is of. Fill the last columns with no, partly or
+    yes; a judged score is then shown with its agreement with people, and as people would have given it.
+
+    Example: crossover human-sheet intents.yaml -n 60 -o sheet.csv
+    """
+    if (output is None) == (filled is None):
+        raise click.UsageError("give either -o SHEET.csv to export or --import SHEET.csv")
+    experiment = experiment_of(file, flags)
+    from crossover.eval.analysis.human import import_sheet, sheet
+    from crossover.eval.experiment.spec import criteria_of
+    from crossover.eval.run.prepare import finished
+    from crossover.models.errors import UserError
+
+    judges = [(t.name, t.judge) for t in experiment.tasks if t.judge is not None]
+    if len(judges) != 1:
+        raise UserError(f"{len(judges)} tasks are judged by a model; leave one, with `metric: {{judge: …}}`")
+    (name, judge), found = judges[0], finished(experiment, store=store)
+    results = [r for r in found.results if r.cell.task == name]
+    criteria, task = list(criteria_of(judge)), found.tasks[name]
+    if output is not None:
+        text = sheet(task, results, criteria, examples)
+        output.write_text(text, encoding="utf-8", newline="")
+        click.echo(f"{output}: fill {', '.join(criteria)} with no, partly or yes; then --import {output}")
+        return 0
+    assert filled is not None
+    count = import_sheet(store, filled, task, results, criteria)
+    click.echo(f"{count} graded answers are kept with the runs; `crossover report` shows what they change")
+    return 0

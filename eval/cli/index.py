@@ -1,0 +1,31 @@
+"""The verb `crossover index`; nothing heavy is imported before it runs."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--backend", default="bm25", show_default=True, help="Retrieval backend: bm25, dense, hybrid, weaviate.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the backend.")
+@click.option("--chunk-words", type=click.IntRange(0), default=0, help="Cut passages into windows of these many words.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
+def index(file: Path, backend: str, settings: tuple[str, ...], chunk_words: int, quiet: bool, store: Path) -> None:
+    """Index a corpus (id, text, perhaps title) ahead of a run; the same command again resumes, or does nothing.
+
+    Example: crossover index corpus.jsonl --backend dense
+    """
+    from crossover.eval.run.indexing import index_corpus
+    from crossover.eval.run.progress import Progress
+
+    progress = Progress(stream=sys.stderr, enabled=not quiet)
+    try:
+        line = index_corpus(
+            file, backend=backend, settings=settings, chunk_words=chunk_words, store=store, progress=progress.note
+        )
+    finally:
+        progress.close()
+    click.echo(line)

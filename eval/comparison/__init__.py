@@ -1,1 +1,0 @@
-"""From results to arms, differences, costs and doubts; no model is called."""

@@ -1,0 +1,273 @@
+"""Turn an experiment file into an `Experiment`, strictly: every fault with its line, all at once."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossover.eval.experiment import catalog
+from crossover.eval.experiment.document import Document, is_empty
+from crossover.eval.experiment.read_judge import read_judge
+from crossover.eval.experiment.read_method import read_method
+from crossover.eval.experiment.read_model import absolute_path, field_types, read_model
+from crossover.eval.experiment.read_retrieval import read_retrieval
+from crossover.eval.experiment.spec import (
+    Experiment,
+    Knowledge,
+    Limits,
+    MethodSpec,
+    Needs,
+    Prices,
+    Retrieval,
+    SearchBudget,
+    TaskSpec,
+)
+from crossover.models.errors import UserError
+from crossover.programs.task import Problem
+
+QUICKSTART = Path(__file__).with_name("quickstart.yaml")
+KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
+SECTIONS = (
+    "version",
+    "name",
+    "tasks",
+    "models",
+    "teacher",
+    "methods",
+    "train_sizes",
+    "knowledge",
+    "retrieval",
+    "seeds",
+    "limits",
+    "needs",
+    "prices",
+    "budget",
+    "retention",
+    "racing",
+)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line changes of the file."""
+
+    settings: tuple[str, ...] = ()
+    """`dotted.key=value`, the value read as YAML."""
+    limit: int | None = None
+    """At most this many test examples."""
+    only: tuple[str, ...] = ()
+    """Methods to keep; empty for all."""
+    seeds: tuple[int, ...] = ()
+    """Seeds in place of the file's."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """Limits in place of the file's, by name."""
+
+
+def read_experiment(file: Path, overrides: Overrides | None = None) -> tuple[Experiment | None, list[Problem]]:
+    """Return the experiment of a file and its problems; no experiment when any of them is an error.
+
+    Raises:
+        UserError: the file is missing or is no YAML, or a `--set` points nowhere.
+    """
+    experiment, problems = read_partly(file, overrides)
+    return (None if any(p.level == "error" for p in problems) else experiment), problems
+
+
+def read_partly(file: Path, overrides: Overrides | None = None) -> tuple[Experiment, list[Problem]]:
+    """Return what is sound of the experiment, so that its data can be checked as well, and its problems."""
+    overrides = overrides or Overrides()
+    doc = Document(file, overrides.settings)
+    experiment = _experiment(doc, overrides)
+    return experiment, sorted(doc.problems, key=_line)
+
+
+def _line(problem: Problem) -> int:
+    """Return the line of a problem, 0 for the command line."""
+    number = problem.where.rpartition(":")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def quickstart() -> Experiment:
+    """Return the experiment that runs without a file."""
+    experiment, problems = read_experiment(QUICKSTART)
+    if experiment is None:
+        raise UserError("\n".join(map(str, problems)))
+    return experiment
+
+
+def _experiment(doc: Document, overrides: Overrides) -> Experiment:
+    sections = doc.mapping(doc.root, "the file", SECTIONS)
+    _check_frame(doc, sections)
+
+    def each(name: str, read: Callable[[Document, yaml.Node], Any]) -> tuple[Any, ...]:
+        found = [read(doc, n) for n in doc.items(sections[name], name)] if name in sections else []
+        return tuple(x for x in found if x is not None)
+
+    def part(name: str, cls: type) -> Any:
+        return cls(**doc.typed_mapping(sections[name], name, field_types(cls))) if name in sections else cls()
+
+    limits: Limits = part("limits", Limits)
+    experiment = Experiment(
+        name=str(doc.value(sections["name"]) or doc.file.stem) if "name" in sections else doc.file.stem,
+        tasks=each("tasks", _task),
+        models=each("models", read_model),
+        methods=_kept(doc, each("methods", read_method), overrides.only),
+        train_sizes=tuple(sorted(set(each("train_sizes", lambda d, n: _at_least_one(d, n, "train_sizes"))))),
+        knowledge=each("knowledge", _knowledge),
+        retrieval=read_retrieval(doc, sections["retrieval"]) if "retrieval" in sections else (Retrieval(),),
+        seeds=overrides.seeds or each("seeds", lambda d, n: d.typed(n, "seeds", "int")) or (0,),
+        limits=replace(limits, **overrides.limits),
+        needs=part("needs", Needs),
+        prices=part("prices", Prices),
+        budget=part("budget", SearchBudget),
+        teacher=read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None,
+        retention=each("retention", _task),
+        racing=bool(doc.typed(sections["racing"], "racing", "bool")) if "racing" in sections else False,
+        limit=overrides.limit,
+        file=doc.file,
+    )
+    _check_whole(doc, sections, experiment)
+    return experiment
+
+
+def _check_frame(doc: Document, sections: dict[str, yaml.Node]) -> None:
+    """Find what the file lacks, and what it says that is not used."""
+    for name in ("version", "tasks", "models", "methods"):
+        if name not in sections:
+            remedy = "add `version: 1`" if name == "version" else f"add a list `{name}:`"
+            doc.fault(doc.root, f"`{name}` is missing", remedy)
+    if "version" in sections and (version := doc.value(sections["version"])) != 1:
+        doc.fault(sections["version"], f"version {version!r}", "this program reads `version: 1`")
+
+
+def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Experiment) -> None:
+    """Find what is wrong between entries: repetitions, needs that cannot be applied."""
+    names = {
+        "tasks": [t.name for t in experiment.tasks],
+        "retention": [t.name for t in experiment.retention],
+        "models": [f"{m.name} {m.adapter}".strip() for m in experiment.models],
+        "methods": [m.label for m in experiment.methods],
+        "knowledge": [k.label for k in experiment.knowledge],
+        "seeds": [str(s) for s in experiment.seeds],
+        "retrieval": [r.label for r in experiment.retrieval],
+    }
+    for section, found in names.items():
+        for name, times in Counter(found).items():
+            if times > 1:
+                doc.fault(sections.get(section), f"`{name}` stands {times} times in {section}", "keep one")
+    if experiment.needs.max_usd_per_month is not None and experiment.needs.volume_per_month is None:
+        remedy = "add the volume that it is for"
+        doc.fault(sections["needs"], "`max_usd_per_month` without `volume_per_month`", remedy)
+    if experiment.needs.refresh_months == 0:
+        doc.fault(sections["needs"], "`needs.refresh_months` is 0", "write after how many months it is fitted anew")
+    tokens = (experiment.prices.input_usd_per_million, experiment.prices.output_usd_per_million)
+    if (tokens[0] is None) != (tokens[1] is None):
+        what = "`input_usd_per_million` and `output_usd_per_million` are used together"
+        doc.fault(sections["prices"], what, "add the other one")
+    steps = [s for m in experiment.methods for s in m.steps]
+    searching = any(catalog.searches(s.name) for s in steps)
+    taught = any(s.options.get("targets") == "teacher" for s in steps)
+    if experiment.racing and (experiment.needs.max_p95_ms, experiment.needs.max_usd_per_month) != (None, None):
+        what = (
+            "`racing` drops arms by their score alone, and a need of time or money may rule out the one that beat them"
+        )
+        doc.fault(sections["racing"], what, "leave one of the two out to be sure", level="warning")
+    for name in ("teacher", "budget"):
+        if name in sections and not searching and not (taught and name == "teacher"):
+            what = f"`{name}` is not used by any of the methods"
+            doc.fault(sections[name], what, "remove it, or add a method that searches, such as gepa", level="warning")
+    if experiment.budget.metric_calls == 0:
+        doc.fault(sections["budget"], "`budget.metric_calls` is 0", "allow at least one, or leave it out")
+
+
+def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...]) -> tuple[MethodSpec, ...]:
+    """Return the methods that `--only` names, by name or by label."""
+    known = {m.name for m in methods}
+    for name in only:
+        if name not in known | {m.label for m in methods}:
+            doc.unknown(None, "method of this experiment in --only", name, known)
+    return tuple(m for m in methods if not only or m.name in only or m.label in only)
+
+
+def _at_least_one(doc: Document, node: yaml.Node, what: str) -> int | None:
+    number: int | None = doc.typed(node, what, "int")
+    if number == 0:
+        doc.fault(node, f"`{what}` holds 0", "write at least 1")
+    return number
+
+
+def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
+    known = [t.name for t in catalog.tasks()]
+    entries = (
+        {}
+        if isinstance(node, yaml.ScalarNode)
+        else doc.mapping(node, "tasks", [f for f in field_types(TaskSpec) if f != "judge"])
+    )
+    if isinstance(node, yaml.ScalarNode) or set(entries) == {"name"}:
+        name = str(doc.value(entries.get("name", node)))
+        if name not in known:
+            doc.unknown(node, "task", name, known)
+            return None
+        return TaskSpec(name)
+    if missing := [k for k in ("name", "program", "data") if k not in entries or is_empty(entries[k])]:
+        doc.fault(node, f"a task lacks {', '.join(missing)}", "add them, or name a built-in task")
+        return None
+    before = len(doc.problems)
+    judge = None
+    if isinstance(entries.get("metric"), yaml.MappingNode):
+        judge = read_judge(doc, entries.pop("metric"))
+    texts = {k: doc.typed(n, f"tasks.{k}", "str") for k, n in entries.items() if k not in ("data", "fields")}
+    data = _texts(doc, entries["data"], "data")
+    columns = _texts(doc, entries["fields"], "fields") if "fields" in entries else {}
+    program, programs = str(texts["program"]), [m.name for m in catalog.modules()]
+    if ".py" not in program and program not in programs:
+        doc.unknown(entries["program"], "program", program, [*programs, "./file.py:Class"])
+    if len(doc.problems) > before:
+        return None
+    # A missing file is no reason to leave the others of the task unread.
+    if "hf" not in data:
+        data = {k: _file(doc, entries["data"], v) for k, v in data.items()}
+    if texts.get("corpus"):
+        texts["corpus"] = _file(doc, entries["corpus"], texts["corpus"])
+    paths = {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
+    return TaskSpec(**texts | paths, data=data, fields=columns, judge=judge)
+
+
+def _texts(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:
+    """Return a mapping of names to texts; in `data`, a split may also be a mapping."""
+    value = doc.value(node)
+    if isinstance(value, dict) and all(
+        isinstance(v, str) or (what == "data" and isinstance(v, dict)) for v in value.values()
+    ):
+        return value
+    shape = "{train: a.jsonl, test: b.jsonl}" if what == "data" else "{text: input, label: output}"
+    doc.fault(node, f"`{what}` is not a mapping of texts", f"write `{what}: {shape}`")
+    return {}
+
+
+def _file(doc: Document, section: yaml.Node, value: Any) -> Any:
+    """Return the absolute path of a data file, which must exist."""
+    if not isinstance(value, str):
+        return value
+    path = (doc.file.parent / Path(value).expanduser()).resolve()
+    if not path.is_file():
+        inner = [n for _, n in section.value if n.value == value] if isinstance(section, yaml.MappingNode) else []
+        doc.fault(
+            (inner or [section])[0], f"no such file {value!r}", "check the path, which starts at the experiment file"
+        )
+    return str(path)
+
+
+def _knowledge(doc: Document, node: yaml.Node) -> Knowledge | None:
+    value = doc.value(node)
+    pair = value if isinstance(value, dict) else {"train": value, "test": value}
+    if set(pair) != {"train", "test"}:
+        doc.fault(node, "a knowledge pair needs `train` and `test`", "write {train: gold, test: retrieved}")
+        return None
+    bad = [str(v) for v in pair.values() if v not in KNOWLEDGE]
+    for v in bad:
+        doc.unknown(node, "knowledge", v, KNOWLEDGE)
+    return None if bad else Knowledge(str(pair["train"]), str(pair["test"]))

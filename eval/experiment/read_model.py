@@ -1,0 +1,87 @@
+"""Read a model of an experiment file; a key is named, never held."""
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossover.eval.experiment.document import Document
+from crossover.models.secret import reference
+from crossover.models.spec import ModelSpec
+
+ADAPTERS = ("", "plain", "chat", "json")
+DECODES = ("", "labels")
+REASONING = re.compile(r"(?:openai|azure|openrouter/openai)/(?:o[1345](?:-|$)|gpt-5(?!.*-chat))")
+"""OpenAI's models that think before they answer; their API refuses other settings than these."""
+REASONING_SETTINGS = {"max_tokens": 16000, "temperature": 1.0}
+API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
+
+
+def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpec | None:
+    """Return a model, given by its name or as a mapping; None with a fault when it is none."""
+    values: dict[str, Any] = {}
+    if isinstance(node, yaml.ScalarNode):
+        spec = ModelSpec(str(doc.value(node)))
+    else:
+        node, key = _without_key(doc, node)
+        values = doc.typed_mapping(node, what, field_types(ModelSpec))
+        if "name" not in values:
+            doc.fault(node, "a model has no `name`", "add `name: embedded`, `local:FOLDER` or an API model's name")
+            return None
+        spec = ModelSpec(**values, api_key=key)
+    if REASONING.match(spec.name):
+        spec = replace(spec, **(REASONING_SETTINGS | {k: values[k] for k in REASONING_SETTINGS if k in values}))
+        if spec.max_tokens < REASONING_SETTINGS["max_tokens"] or spec.temperature != 1:
+            what = f"{spec.name} reasons, and takes no other temperature than 1 and no fewer than 16000 `max_tokens`"
+            doc.fault(node, what, "leave both out, or write `temperature: 1, max_tokens: 16000`")
+    if spec.adapter not in ADAPTERS:
+        doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
+    if spec.decode not in DECODES:
+        doc.unknown(node, "decode", spec.decode, DECODES[1:])
+    elif spec.decode and not spec.runs_here:
+        doc.fault(node, f"`decode: labels` on {spec.name!r}, which runs elsewhere", "use it on a model that runs here")
+    elif spec.decode and spec.adapter not in ("", "plain"):
+        doc.fault(
+            node, f"`decode: labels` with `adapter: {spec.adapter}`", "write `adapter: plain`, whose answer is bare"
+        )
+    if spec.name.startswith("local:"):
+        text = spec.name.removeprefix("local:")
+        folder = Path(absolute_path(doc, text))
+        if folder.is_dir() or (doc.file.parent / text).is_dir():
+            return replace(spec, name=f"local:{(doc.file.parent / folder).resolve()}")
+        if text.startswith((".", "/", "~")):
+            doc.fault(node, f"no such folder {text!r}", "check the path, which starts at the experiment file")
+    elif spec.name != "embedded" and "/" not in spec.name:
+        doc.unknown(node, "model", spec.name, ("embedded", "local:FOLDER", *API_MODELS))
+    return spec
+
+
+def _without_key(doc: Document, node: yaml.Node) -> tuple[yaml.Node, str]:
+    """Return the mapping without its `api_key`, and the reference that stands there; its value is not even read."""
+    if not isinstance(node, yaml.MappingNode):
+        return node, ""
+    kept, found = [], ""
+    for name, value in node.value:
+        if name.value != "api_key":
+            kept.append((name, value))
+        elif isinstance(value, yaml.ScalarNode) and reference(value.value):
+            found = value.value
+            doc.value(value)  # names a variable that is not set
+        else:
+            doc.fault(name, "`api_key` holds no reference", "write `api_key: ${NAME}`, and export NAME=…")
+    return yaml.MappingNode(node.tag, kept, node.start_mark, node.end_mark), found
+
+
+def field_types(cls: Any) -> dict[str, str]:
+    """Return the fields of a dataclass with their types as written."""
+    return {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(cls)}
+
+
+def absolute_path(doc: Document, text: str) -> str:
+    """Return a path of the file made absolute; a name that is no path stays as it is."""
+    if text.startswith("~"):
+        return str(Path(text).expanduser())
+    path_like = text.startswith(".") or re.search(r"\.\w+(:\w+)?$", text)
+    return str((doc.file.parent / text).resolve()) if path_like else text

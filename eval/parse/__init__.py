@@ -1,1 +1,0 @@
-"""Read an experiment file, every fault at once."""

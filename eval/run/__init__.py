@@ -1,0 +1,1 @@
+"""Fit and measure whatever an experiment still lacks."""

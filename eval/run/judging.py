@@ -1,0 +1,69 @@
+"""Bring the judge of a task to its metric: which model, what it spent, what it said of each row."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from crossover.eval.experiment.spec import JudgeSpec, TaskSpec, criteria_of
+from crossover.models.load import LoadedModel, model_sha256
+from crossover.models.spec import ModelSpec
+from crossover.models.usage import Usage
+from crossover.programs.judge import Judge, judge_sha256
+from crossover.programs.score import Row
+from crossover.programs.task import Task
+
+
+def judged(task: Task, spec: TaskSpec, load: Callable[[ModelSpec], LoadedModel]) -> Task:
+    """Return the task scored by its judge, where it has one; the model is loaded when it is first asked."""
+    if spec.judge is None:
+        return task
+    judge, criteria = spec.judge, criteria_of(spec.judge)
+
+    def model() -> tuple[Any, Any, Any]:
+        loaded = load(judge.model)
+        return loaded.lm, loaded.adapter, loaded.price
+
+    identity = [judge_sha256(criteria), model_sha256(judge.model), judge.model.max_tokens, judge.model.temperature]
+    digest = hashlib.sha256(json.dumps([*identity, judge.model.api_base]).encode()).hexdigest()
+    metric = Judge(criteria, task.inputs, task.outputs[0], model)
+    return replace(task, metric=metric, metric_name=f"judge {judge.model.name}@{digest[:12]}")
+
+
+def judge_notes(spec: JudgeSpec, rows: Iterable[Row]) -> dict[str, Any]:
+    """Return what a cell keeps of its judge: who it was, what it was told, what it spent on the test."""
+    spent = judge_spent(rows)
+    return {
+        "model": spec.model.name,
+        "prompt_sha256": judge_sha256(criteria_of(spec)),
+        "criteria": criteria_of(spec),
+        "calls": spent.calls,
+        "usd": spent.usd,
+        "prompt_tokens": spent.prompt_tokens,
+        "completion_tokens": spent.completion_tokens,
+    }
+
+
+def judge_spent(rows: Iterable[Row]) -> Usage:
+    """Return what grading these rows took; a grade that could not be read left no trace of its price."""
+    facts = [r.output["judgement"] for r in rows if "judgement" in r.output]
+    usd = [f["usd"] for f in facts]
+    return Usage(
+        calls=len(facts),
+        seconds=sum(f["seconds"] for f in facts),
+        prompt_tokens=sum(f["prompt_tokens"] for f in facts),
+        completion_tokens=sum(f["completion_tokens"] for f in facts),
+        usd=None if None in usd else sum(usd),
+    )
+
+
+def without_judge(seconds: float, rows: Sequence[Row]) -> float:
+    """Return the part of the accuracy pass that the program took: judge and program share its threads."""
+    graded, answered = judge_spent(rows).seconds, sum(r.seconds for r in rows)
+    return seconds * answered / (answered + graded) if graded else seconds
+
+
+def grades_of(rows: Iterable[Row]) -> Mapping[str, Mapping[str, str]]:
+    """Return the judge's grades by example id and criterion."""
+    return {r.id: r.output["judgement"]["grades"] for r in rows if "judgement" in r.output}

@@ -1,0 +1,123 @@
+"""Time single uncached requests, the arms side by side; every timing is kept as it comes."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import dspy
+
+from crossover.eval.store.result import Latency
+from crossover.models.first_token import noting_first_token
+from crossover.models.lines import whole_lines
+from crossover.models.load import LoadedModel
+from crossover.models.prompt import engine_of
+from crossover.programs.task import Fitted
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One uncached request, in seconds."""
+
+    seconds: float
+    retrieval: float
+    """The part that finding the passages of the question took."""
+    first_token: float | None
+    """From the question to the beginning of the last answer; None where the model does not stream."""
+
+
+@dataclass
+class Timings:
+    """The timed requests of one kind."""
+
+    asked: int = 0
+    """Requests made, the failed ones included."""
+    answered: list[Timing] = field(default_factory=list)
+
+    def count(self, timing: Timing | None) -> None:
+        """Count a request; None for one that failed."""
+        self.asked += 1
+        if timing is not None:
+            self.answered.append(timing)
+
+
+@dataclass
+class Probe:
+    """One fitted arm, ready to answer single requests."""
+
+    fitted: Fitted
+    model: LoadedModel
+    examples: Sequence[dspy.Example]
+    retrieve: Callable[[dspy.Example], object] | None
+    """Finds the passages of a question; timed with the answer, because a user waits for both."""
+    rm: Callable[..., object] | None = None
+    """What a program that writes queries of its own searches with."""
+    file: Path | None = None
+    """Keeps the timings, so that a run that was killed pays for none of them twice."""
+    warm: Timings = field(default_factory=Timings)
+    cold: Timings = field(default_factory=Timings)
+    """With nothing kept of earlier prompts."""
+
+    def __post_init__(self) -> None:
+        """Read what was timed before; ask the fitted model by its stream from now on."""
+        for line in whole_lines(self.file):
+            timings = self.cold if line.pop("cold") else self.warm
+            timings.count(Timing(**line) if line else None)
+        self._lm, self._engine = noting_first_token(self.fitted.lm)
+
+    def keep(self, timing: Timing | None, *, cold: bool) -> None:
+        """Count one request; None for one that failed."""
+        (self.cold if cold else self.warm).count(timing)
+        if self.file is not None:
+            line = {"cold": cold} | ({} if timing is None else asdict(timing))
+            with self.file.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(line) + "\n")
+
+    def ask(self, example: dspy.Example, *, cold: bool = False) -> Timing | None:
+        """Time one request, None when it fails; a cold one finds nothing kept of earlier prompts."""
+        if cold:
+            engine_of(self.fitted.lm).prefixes.clear()
+        with dspy.context(lm=self._lm, adapter=self.model.adapter, rm=self.rm):
+            start = time.perf_counter()
+            try:
+                if self.retrieve is not None:
+                    self.retrieve(example)
+                retrieved = time.perf_counter()
+                self.fitted.program(**example.inputs())
+            except Exception:  # the accuracy pass counts failures
+                return None
+            began = self._engine.began
+            return Timing(time.perf_counter() - start, retrieved - start, None if began is None else began - start)
+
+    def latency(self) -> Latency:
+        """Return what was timed, one request at a time."""
+        warm, cold = self.warm.answered, self.cold.answered
+        return Latency(
+            tuple(t.seconds for t in warm),
+            1,
+            first_token=tuple(t.first_token for t in warm if t.first_token is not None),
+            cold=tuple(t.seconds for t in cold),
+            cold_first_token=tuple(t.first_token for t in cold if t.first_token is not None),
+        )
+
+
+def measure_latency(probes: Sequence[Probe], *, requests: int, cold_requests: int = 0, warm_up: int = 2) -> None:
+    """Time single requests, one at a time, uncached, the arms interleaved so that a slow minute hurts all alike.
+
+    The first `warm_up` requests of each arm are not timed; an arm that has all its timings is not asked at all. After
+    the others come `cold_requests` to each model that runs here and can be made to forget.
+    """
+    waiting = [p for p in probes if p.warm.asked < requests]
+    for n in range(-warm_up, requests):
+        for p in waiting:
+            example = p.examples[(n + warm_up) % len(p.examples)]
+            if n < 0:
+                p.ask(example)
+            elif n >= p.warm.asked:
+                p.keep(p.ask(example), cold=False)
+    forgetful = [p for p in probes if hasattr(engine_of(p.fitted.lm), "prefixes")]
+    for n in range(cold_requests):
+        for p in forgetful:
+            if n >= p.cold.asked:
+                p.keep(p.ask(p.examples[n % len(p.examples)], cold=True), cold=True)

@@ -1,0 +1,76 @@
+"""Measure a fitted program on the test split: accuracy, then latency, uncached."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import dspy
+
+from crossover.eval.run.progress import Progress
+from crossover.eval.store.result import append_rows, read_rows
+from crossover.eval.store.rows import Rows, read_table
+from crossover.models.lines import whole_lines
+from crossover.models.load import LoadedModel
+from crossover.models.meter import Meter
+from crossover.programs.score import Row, score_examples
+from crossover.programs.task import Fitted, Task
+
+
+def measure_accuracy(
+    fitted: Fitted,
+    task: Task,
+    examples: Sequence[dspy.Example],
+    model: LoadedModel,
+    *,
+    file: Path,
+    threads: int,
+    progress: Progress,
+) -> tuple[Rows, float]:
+    """Score every example that `file` does not hold yet; return all its rows, and the seconds that `examples` take.
+
+    The seconds are at the pace of all rows that were ever scored, whichever process did. The answers of a provider are
+    kept one by one until all rows stand: a pass that was killed pays for none of them twice.
+    """
+    # Of a row that is on the disk the id is enough: a million rows as objects would be most of a gigabyte.
+    done = {sys.intern(r.id) for r in read_rows(file, progress.note)}
+    left, table = [e for e in examples if str(e["id"]) not in done], read_table(file)
+    before = len(examples) - len(left)
+    progress.examples(before, len(examples))
+    fresh, batch, kept = 0, list[Row](), time.perf_counter()
+    answers, paces = None if model.local else file.with_name("serving.jsonl"), file.with_name("pace.jsonl")
+    lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
+    try:
+        # The rows tell what was asked and answered; DSPy would keep ten thousand prompts once more, and their traces.
+        with dspy.context(lm=lm, adapter=model.adapter, disable_history=True, trace=None):
+            for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
+                batch.append(row)
+                table.append(vars(row))
+                fresh += 1
+                # A write waits for the disk: rows that come by the thousand are written ten times a second.
+                if len(batch) >= 32 and time.perf_counter() - kept >= 0.1:
+                    kept = _keep(file, batch, paces, kept)
+                    batch = []
+                progress.examples(before + fresh, len(examples))
+    finally:
+        _keep(file, batch, paces, kept)
+    if answers is not None:
+        # From here on the rows hold what was paid for.
+        answers.unlink(missing_ok=True)
+    pace = [(line["rows"], line["seconds"]) for line in whole_lines(paces)]
+    if not pace and len(table):
+        # Rows of before there was a pace: the threads shared their time.
+        pace = [(len(table), sum(table.seconds) / threads)]
+    timed = sum(rows for rows, _ in pace)
+    return table, sum(seconds for _, seconds in pace) * len(examples) / timed if timed else 0.0
+
+
+def _keep(file: Path, rows: list[Row], paces: Path, since: float) -> float:
+    """Append rows, and how long they took since a time; return the time now."""
+    append_rows(file, rows)
+    now = time.perf_counter()
+    if rows:
+        with paces.open("a", encoding="utf-8") as f:
+            f.write(json.dumps({"rows": len(rows), "seconds": now - since}) + "\n")
+    return now

@@ -1,0 +1,26 @@
+"""Make a method of an experiment file."""
+
+from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from crossover.eval.experiment.spec import SearchBudget
+from crossover.eval.run.chain import Chain
+from crossover.models.errors import UserError
+from crossover.programs.task import Method
+
+BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
+
+
+def method_of(name: str, options: Any) -> Method:
+    """Return the method of that file name, with its options; a chain of the methods that its options list."""
+    if name == "chain":
+        return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
+    options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
+    for room in ("optimizers", "finetune"):
+        if find_spec(f"crossover.{room}.{name}"):
+            cls = vars(import_module(f"crossover.{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
+            method: Method = cls(**options)
+            return method
+    raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")

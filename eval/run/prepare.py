@@ -1,0 +1,91 @@
+"""What a run and a look back at one begin with: the data checked, the cells' keys known, no model loaded."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from crossover.eval.experiment.spec import Experiment, TaskSpec, plan
+from crossover.eval.run.judging import judged
+from crossover.eval.run.keys import Keys
+from crossover.eval.run.passages import Indexes
+from crossover.eval.store.cells import load_standing
+from crossover.eval.store.result import Finished
+from crossover.models.errors import UserError
+from crossover.models.load import EMBEDDED, LoadedModel, load_model
+from crossover.models.spec import ModelSpec
+from crossover.programs.data import load_and_check
+from crossover.programs.retrieval.base import silent
+from crossover.programs.task import Problem, Task
+
+
+def prepare(
+    experiment: Experiment,
+    *,
+    store: Path,
+    note: Callable[[str], None] = silent,
+    load: Callable[[ModelSpec], LoadedModel] = load_model,
+) -> Keys:
+    """Load and check the data of an experiment; what forbids nothing is told to `note`, `load` brings judges.
+
+    Raises:
+        UserError: the tasks have errors.
+    """
+    tasks, problems = load_tasks(experiment.tasks, load)
+    others, found = load_tasks(experiment.retention, load)
+    problems += found
+    for p in problems:
+        if p.level == "warning":
+            note(str(p))
+    if errors := [p for p in problems if p.level == "error"]:
+        raise UserError("\n".join(str(e) for e in errors))
+    return Keys(experiment, tasks, Indexes(store, note), others)
+
+
+def load_tasks(
+    specs: tuple[TaskSpec, ...], load: Callable[[ModelSpec], LoadedModel] = load_model
+) -> tuple[dict[str, Task], list[Problem]]:
+    """Load and check every task; all problems of all tasks come back together. `load` brings the model of a judge."""
+    tasks, problems = {}, []
+    for spec in specs:
+        task, found = load_and_check(spec)
+        problems += found
+        if task is not None:
+            tasks[spec.name] = judged(task, spec, load)
+    return tasks, problems
+
+
+def check_models(experiment: Experiment) -> list[Problem]:
+    """Return what keeps the models from being called, without calling them."""
+    problems = []
+    judges = [t.judge.model for t in experiment.tasks if t.judge]
+    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else []), *judges]:
+        if spec.runs_here:
+            folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
+            if folder.is_absolute() and not list(folder.glob("*.safetensors")):
+                problems.append(
+                    Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
+                )
+            continue
+        if spec.api_base or spec.api_key:
+            continue
+        key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
+        if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
+            problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
+    return problems
+
+
+def finished(experiment: Experiment, *, store: Path) -> Finished:
+    """Return the tasks of an experiment and the results that the store holds of it.
+
+    Raises:
+        UserError: the tasks have errors, or no cell is finished.
+    """
+    keyed = prepare(experiment, store=store)
+    keys = [keyed.of(c) for c in plan(experiment)]
+    results = tuple(load_standing(store, keys, racing=experiment.racing, planned=keys).values())
+    if not results:
+        others = sum(1 for _ in store.glob("cells/*/result.json"))
+        remedy = "give the same FILE, --limit, --set and --seeds as to `run`" if others else "`crossover run` first"
+        what = f"{store}: none of the {len(keys)} cells of {experiment.name!r} is finished"
+        raise UserError(f"{what}{f' ({others} of other settings are)' if others else ''}; {remedy}")
+    return Finished(keyed.tasks, results, len(keys))

@@ -1,0 +1,149 @@
+"""Say on stderr how far a run is: cell n of m, examples a second, spend so far, time left."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from crossover.eval.report.visible import visible
+
+PLAIN_EVERY = 10.0
+"""Seconds between lines where the stream is no terminal."""
+REDRAW_EVERY = 0.1
+"""Seconds between redraws on a terminal."""
+
+
+class Progress:
+    """One updating line on a terminal, a plain line now and then elsewhere; safe to call from many threads."""
+
+    def __init__(
+        self,
+        total_cells: int = 0,
+        *,
+        stream: TextIO | None = None,
+        enabled: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        width: int = 110,
+    ) -> None:
+        """Start the clock; `stream` is stderr unless given; a disabled progress writes nothing."""
+        self.total_cells = total_cells
+        self._stream = stream or sys.stderr
+        self._enabled, self._clock, self._width = enabled, clock, width
+        self._terminal = self._stream.isatty()
+        self._lock = threading.RLock()
+        self._started = clock()
+        self._cell = 0
+        self._name = self._doing = ""
+        self._done = self._total = self._first_done = 0
+        self._examples_started = self._started
+        self._finished = 0
+        self._usd = 0.0
+        self._shown_at = -PLAIN_EVERY
+        self._drawn = 0
+
+    def start_cell(self, index: int, name: str) -> None:
+        """Say that cell `index`, counted from 1, begins."""
+        with self._lock:
+            if not self._cell:
+                self._started = self._clock()
+            self._cell, self._name, self._doing = index, name, ""
+            self._done = self._total = 0
+            self._show(force=True)
+
+    def examples(self, done: int, total: int) -> None:
+        """Say how many test examples of the cell are scored."""
+        with self._lock:
+            if total != self._total or done < self._done or not self._total:
+                self._examples_started, self._first_done = self._clock(), done
+            self._done, self._total, self._doing = done, total, ""
+            self._show()
+
+    def note(self, text: str) -> None:
+        """Say what is being done; a warning or an error gets a line that stays, wanted or not."""
+        text = visible(text)
+        with self._lock:
+            lasting = text.startswith(("warning: ", "error: "))
+            if not self._enabled and not lasting:
+                return
+            if self._terminal and not lasting:
+                self._doing = text
+                self._show()
+            else:
+                self._erase()
+                self._write(text + "\n")
+
+    def spend(self, usd: float) -> None:
+        """Add dollars to the spend so far."""
+        with self._lock:
+            self._usd += usd
+            self._show()
+
+    def finish_cell(self) -> None:
+        """Say that the cell is measured."""
+        with self._lock:
+            self._finished += 1
+            self._doing = ""
+            self._done = self._total = 0
+
+    def close(self) -> None:
+        """Take the updating line away."""
+        with self._lock:
+            self._erase()
+
+    def line(self) -> str:
+        """Return the line as it stands."""
+        with self._lock:
+            parts = [f"cell {self._cell} of {max(self.total_cells, self._cell)}: {self._name}"]
+            if self._doing:
+                parts.append(self._doing)
+            if self._total:
+                parts.append(f"{self._done}/{self._total} examples{self._rate()}")
+            if self._usd:
+                parts.append(f"${self._usd:.2f} so far")
+            if left := self._left():
+                parts.append(f"about {left} left")
+            return ", ".join(parts)
+
+    def _rate(self) -> str:
+        seconds, count = self._clock() - self._examples_started, self._done - self._first_done
+        return f" at {count / seconds:.1f}/s" if seconds > 0 and count > 0 else ""
+
+    def _left(self) -> str:
+        """Return the time left, by the mean of the finished cells; nothing before the first is finished."""
+        cells = self.total_cells - self._finished
+        if not self._finished or cells <= 0:
+            return ""
+        return duration((self._clock() - self._started) / self._finished * cells)
+
+    def _show(self, *, force: bool = False) -> None:
+        now = self._clock()
+        every = REDRAW_EVERY if self._terminal else PLAIN_EVERY
+        if not self._enabled or not self._cell or (now - self._shown_at < every and not force):
+            return
+        self._shown_at = now
+        if not self._terminal:
+            self._write(self.line() + "\n")
+            return
+        text = self.line()[: self._width]
+        self._write("\r" + text + " " * max(0, self._drawn - len(text)))
+        self._drawn = len(text)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._write("\r" + " " * self._drawn + "\r")
+            self._drawn = 0
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in the two units that matter: `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

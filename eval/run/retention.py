@@ -1,0 +1,121 @@
+"""What a training made the model forget: other tasks scored before and after, without and with a few examples shown.
+
+The gain from examples says whether the model still learns in context (arXiv 2405.20089, 2402.11192).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from crossover.eval.analysis.rules import FORGETS
+from crossover.eval.analysis.stats import paired_difference
+from crossover.eval.experiment.spec import Retrieval, TaskSpec, default_knowledge
+from crossover.eval.experiment.splits import sample, train_pool
+from crossover.eval.run.passages import Indexes, Passages
+from crossover.eval.store.cells import write_json
+from crossover.models.load import LoadedModel
+from crossover.programs.demos import with_demos
+from crossover.programs.score import score_examples
+from crossover.programs.task import Task
+
+EXAMPLES = 100
+"""Test examples of each other task, chosen by the hash of their id."""
+DEMOS = 4
+MARGIN = 0.05
+"""A loss beyond this, and beyond chance, is told."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One other task before and after a training."""
+
+    task: str
+    before: float
+    after: float
+    low: float
+    high: float
+    """95 % interval of after minus before."""
+    gain_before: float
+    """What showing a few examples buys the model as it was."""
+    gain_after: float
+    n: int
+
+
+class Retention:
+    """The other tasks of an experiment, and how the model did on them before any training."""
+
+    def __init__(self, tasks: Mapping[str, Task], specs: Sequence[TaskSpec], indexes: Indexes, threads: int) -> None:
+        """Score nothing yet."""
+        self.tasks, self.specs, self.indexes, self.threads = tasks, specs, indexes, threads
+
+    def of(self, tuned: dspy.LM, model: LoadedModel, progress: Callable[[str], None]) -> list[Kept]:
+        """Return how the trained model does on each other task, set against the model as it was."""
+        kept = []
+        for spec in self.specs:
+            progress(f"retention: {spec.name}")
+            kept.append(self._one(spec, tuned, model))
+        return kept
+
+    def _one(self, spec: TaskSpec, tuned: dspy.LM, model: LoadedModel) -> Kept:
+        task, knows = self.tasks[spec.name], default_knowledge(spec)
+        passages = Passages(task, Retrieval() if knows.searches else None, self.indexes)
+        test = passages.attach(sample(task.test, EXAMPLES), knows.test)
+        shown = passages.attach(train_pool(task, DEMOS, 0), knows.train)
+        programs = {"plain": task.program(), "shown": with_demos(task.program(), shown)}
+        with dspy.context(adapter=model.adapter, rm=passages.live(knows.test)):
+            before = {k: self._before(k, p, test, task, model) for k, p in programs.items()}
+            after = {k: self._scores(p, test, task, tuned) for k, p in programs.items()}
+        difference = paired_difference(after["plain"], before["plain"])
+
+        def mean(scores: Mapping[str, float]) -> float:
+            return sum(scores.values()) / len(scores)
+
+        return Kept(
+            spec.name,
+            mean(before["plain"]),
+            mean(after["plain"]),
+            difference.low,
+            difference.high,
+            mean(before["shown"]) - mean(before["plain"]),
+            mean(after["shown"]) - mean(after["plain"]),
+            len(test),
+        )
+
+    def _before(
+        self, kind: str, program: dspy.Module, test: Sequence[dspy.Example], task: Task, model: LoadedModel
+    ) -> dict[str, float]:
+        """Return the untrained model's scores, kept in the store: all trainings start from it."""
+        facts = [model.sha256, asdict(model.spec), task.split_sha256(), kind, [e.toDict() for e in test]]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        file: Path = self.indexes.store / "retention" / f"{digest}.json"
+        if not file.exists():
+            write_json(file, self._scores(program, test, task, model.lm))
+        found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    def _scores(self, program: dspy.Module, test: Sequence[dspy.Example], task: Task, lm: dspy.LM) -> dict[str, float]:
+        """Return each example's score; an answer that cannot be read is a wrong one here, for both alike."""
+        with dspy.context(lm=lm):
+            rows = list(score_examples(program, test, task.metric, threads=self.threads))
+        return {r.id: r.score or 0.0 for r in sorted(rows, key=lambda r: r.id)}
+
+
+def told(kept: Sequence[Kept]) -> tuple[dict[str, Any], list[str]]:
+    """Return the notes and the warnings of what was found."""
+    warnings = []
+    for k in kept:
+        if k.after - k.before < -MARGIN and k.high < 0:
+            warnings.append(
+                f"{FORGETS}{k.task}: {k.before:.3f} before, {k.after:.3f} after [{k.low:+.3f}, {k.high:+.3f}], n {k.n}"
+            )
+        if k.gain_after < k.gain_before - MARGIN and k.gain_after <= 0 < k.gain_before:
+            warnings.append(
+                f"learns no more in context on {k.task}: {DEMOS} examples bought {k.gain_before:+.3f} before, "
+                f"{k.gain_after:+.3f} after"
+            )
+    return {"retention": [asdict(k) for k in kept]}, warnings

@@ -1,0 +1,156 @@
+"""What the cells of one run share: models loaded once, passages found once, limits, budgets."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import dspy
+
+from crossover.eval.experiment.spec import Cell, Experiment, JudgeSpec
+from crossover.eval.experiment.splits import sample, sample_val
+from crossover.eval.run.keys import Keys
+from crossover.eval.run.passages import Passages
+from crossover.eval.run.prepare import prepare
+from crossover.eval.run.progress import Progress
+from crossover.eval.run.retention import Retention
+from crossover.models.allowance import Allowance
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel, load_model
+from crossover.models.price import api_price
+from crossover.models.spec import ModelSpec
+from crossover.programs.task import Budget, Task
+
+READINGS_OF_VAL = 20
+"""How often a search may read val, where the file names no number of metric calls."""
+PROBE = {"prompt_tokens": 1, "completion_tokens": 1}
+
+
+def check_folder(spec: ModelSpec) -> None:
+    """Refuse a folder that names its model instead of being one.
+
+    Raises:
+        UserError: transformers would follow the name to wherever it leads.
+    """
+    folder = Path(spec.name.removeprefix("local:"))
+    if spec.name.startswith("local:") and (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} is an adapter, which names a base model elsewhere; merge it and give that folder")
+
+
+class Models:
+    """Models by what names them, held to the limits, loaded when they are first needed: a finished run only prints."""
+
+    def __init__(self, allowance: Allowance, note: Callable[[str], None]) -> None:
+        """Start without any."""
+        self.allowance, self.note = allowance, note
+        self._loaded: dict[ModelSpec, LoadedModel] = {}
+
+    def __call__(self, spec: ModelSpec) -> LoadedModel:
+        """Return the model."""
+        if spec not in self._loaded:
+            check_folder(spec)
+            model = load_model(spec)
+            if not model.local and self.allowance.usd is not None and api_price({spec.name: PROBE}) is None:
+                self.note(f"warning: {spec.name} has no known price: the limit in dollars cannot hold it")
+            self._loaded[spec] = replace(model, lm=self.allowance.limited(model.lm))
+        return self._loaded[spec]
+
+
+@dataclass
+class Work:
+    """What one run of an experiment carries along."""
+
+    experiment: Experiment
+    store: Path
+    threads: int
+    progress: Progress
+    keys: Keys
+    allowance: Allowance
+    """What may still be asked, by every model together."""
+    model: Models
+    failures: list[str] = field(default_factory=list)
+    """What could not be fitted, and why."""
+    _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
+    _begun: int = 0
+    _told: float = 0.0
+
+    @classmethod
+    def of(cls, experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> "Work":
+        """Load the experiment's tasks, hold its models to its limits, and give its cells their keys.
+
+        Raises:
+            UserError: the tasks have errors.
+        """
+        # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
+        logging.getLogger("dspy").setLevel(logging.ERROR)
+        allowance = Allowance(**asdict(experiment.limits))
+        models = Models(allowance, progress.note)
+        keyed = prepare(experiment, store=store, note=progress.note, load=models)
+        return cls(experiment, store, threads, progress, keyed, allowance, models)
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Return the experiment's tasks by name."""
+        return self.keys.tasks
+
+    @cached_property
+    def retention(self) -> Retention:
+        """Return the other tasks that a training may make the model forget."""
+        return Retention(self.keys.others, self.experiment.retention, self.keys.indexes, self.threads)
+
+    def judge(self, task: str) -> JudgeSpec | None:
+        """Return what judges a task; None where a metric compares texts."""
+        return next((t.judge for t in self.experiment.tasks if t.name == task), None)
+
+    def begin(self, cell: Cell) -> None:
+        """Say that a cell begins.
+
+        Raises:
+            Stopped: no cell may begin any more.
+        """
+        self.allowance.check()
+        self._begun += 1
+        self.progress.start_cell(self._begun, f"{cell.task} {cell.title}")
+
+    def tell_spent(self) -> None:
+        """Show what APIs were paid since this was last told."""
+        usd = self.allowance.used.usd
+        self.progress.spend(usd - self._told)
+        self._told = usd
+
+    def passages(self, cell: Cell) -> Passages:
+        """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
+        key = (cell.task, cell.retrieval.label if cell.retrieval else "")
+        if key not in self._passages:
+            self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.keys.indexes)
+        return self._passages[key]
+
+    def test(self, cell: Cell) -> list[dspy.Example]:
+        """Return the test examples with the passages that the cell may read."""
+        test = sample(self.tasks[cell.task].test, self.experiment.limit)
+        return self.passages(cell).attach(test, cell.knowledge.test)
+
+    def val(self, cell: Cell) -> list[dspy.Example]:
+        """Return the val examples, fewer when the test is limited."""
+        val = sample_val(self.tasks[cell.task].val, self.experiment.limit)
+        return self.passages(cell).attach(val, cell.knowledge.test)
+
+    def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
+        """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""
+        own, shared = cell.method.options, self.experiment.budget
+        calls = own.get("metric_calls") or shared.metric_calls or READINGS_OF_VAL * val
+        spec = self.experiment.teacher
+        teacher = None if spec is None else self.model(spec)
+        return Budget(
+            metric_calls=calls,
+            usd=own.get("usd") or shared.usd,
+            workdir=folder / "fit",
+            answers=folder / "answers.jsonl",
+            checkpoints=folder / "checkpoints",
+            shared=self.store / "targets" / self.keys.split_sha256[cell.task][:16],
+            teacher=None if teacher is None else teacher.lm,
+            teacher_adapter=None if teacher is None else teacher.adapter,
+            threads=self.threads,
+            progress=self.progress.note,
+        )

@@ -1,0 +1,129 @@
+"""What is measured of one cell, and its rows on disk."""
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crossover.eval.experiment.spec import Cell
+from crossover.models.errors import UserError
+from crossover.models.usage import Usage
+from crossover.programs.retrieval.base import silent
+from crossover.programs.score import Row
+from crossover.programs.task import Task
+
+MOVE_AWAY = "move the cell's folder away and run again, or restore it"
+"""What to do about a cell whose files were damaged: it is neither reused nor deleted."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latencies of uncached requests after warm-up."""
+
+    seconds: tuple[float, ...]
+    """One a request, in the order asked."""
+    concurrency: int
+    first_token: tuple[float, ...] = ()
+    """Seconds until the answer began, of the requests whose model streams."""
+    cold: tuple[float, ...] = ()
+    """As `seconds`, with no state of any prompt kept; only models that run here can be made to forget."""
+    cold_first_token: tuple[float, ...] = ()
+
+
+@dataclass
+class Result:
+    """Everything measured of one cell."""
+
+    key: str
+    cell: Cell
+    split_sha256: str
+    rows: Sequence[Row]
+    """One a test example, in the order in which they were answered."""
+    serve_seconds: float
+    """Wall time of the accuracy pass."""
+    latency: Latency
+    fit: Usage
+    local: bool
+    """The model ran on this machine, so that its price is machine time."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    integrity: list[str] = field(default_factory=list)
+    """Checks of a fair comparison that failed; a verdict never recommends such an arm."""
+    clusters: dict[str, str] = field(default_factory=dict)
+    """Example id to cluster, where the task names one."""
+    hits: dict[str, bool] = field(default_factory=dict)
+    """Example id to whether retrieval found all its gold passages; empty where nothing was retrieved."""
+    mlflow_run_id: str = ""
+    rows_sha256: str = ""
+    """Hash of the file of rows, by which a changed one is found out."""
+    human: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Example id to what people graded its answer, by criterion; kept in a file of its own."""
+    dropped: dict[str, Any] | None = None
+    """Set when the arm left a race: `after` so many examples `of` so many, beaten `by` the cells of the arm in lead."""
+
+    def stands(self, *, racing: bool, planned: Collection[str]) -> bool:
+        """Return whether the result counts in an experiment: one of a race only beside the arm that won over it."""
+        return self.dropped is None or (racing and not set(self.dropped["by"]).isdisjoint(planned))
+
+    def summary(self) -> dict[str, Any]:
+        """Return all but the rows, as JSON."""
+        data = asdict(replace(self, rows=()))
+        del data["rows"], data["human"]
+        return data
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the store holds of an experiment."""
+
+    tasks: Mapping[str, Task]
+    results: tuple[Result, ...]
+    """In the order of the plan."""
+    planned: int
+    """Cells of the experiment."""
+
+
+def _plain(value: object) -> object:
+    """Return what a program answered with as JSON can hold it."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
+
+
+def append_rows(file: Path, rows: list[Row]) -> None:
+    """Append rows as JSON lines and make sure they are on the disk."""
+    with file.open("a", encoding="utf-8") as f:
+        for r in rows:
+            # Not `asdict`, which copies every row in depth before it is written.
+            f.write(_ENCODER.encode(vars(r)) + "\n")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def read_rows(file: Path, note: Callable[[str], None] = silent) -> Iterator[Row]:
+    """Yield the rows of a file; a last line that a crash left torn is cut off, so that the next one stands alone.
+
+    Raises:
+        UserError: a line before the last is damaged, which no crash of ours does.
+    """
+    if not file.exists():
+        return
+    good = 0
+    with file.open("rb") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("torn")
+                row = Row(**json.loads(line))
+            except (ValueError, TypeError) as e:
+                if f.read(1):
+                    raise UserError(f"{file}:{number}: damaged; {MOVE_AWAY}") from e
+                break
+            good += len(line)
+            yield row
+    if good < file.stat().st_size:
+        note(f"warning: {file}: the last line was torn by a crash; it is cut off and measured again")
+        os.truncate(file, good)

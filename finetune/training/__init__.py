@@ -1,0 +1,1 @@
+"""What fine-tuning methods share: options, training, selection on val, hyper-parameter search."""

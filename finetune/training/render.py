@@ -1,0 +1,94 @@
+"""Training text: the train examples as the serving side would render them, token for token."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+import torch
+
+from crossover.finetune.training.targets import Call
+from crossover.models.errors import UserError
+from crossover.models.local import BASE
+from crossover.models.prompt import engine_of, first_messages
+from crossover.models.text import safe_messages
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """Rows for TRL, and what is worth knowing of them."""
+
+    rows: list[dict[str, list[dict[str, str]]]]
+    """`{"prompt": [messages], "completion": [message]}`: loss falls on the completion alone."""
+    lengths: list[int]
+    """Tokens of each row."""
+    dropped: int
+    """Rows longer than the model's context; never cut, counted."""
+    sha256: str
+    """Hash of the token ids of all rows."""
+
+
+def render_training_text(program: dspy.Module, calls: Sequence[Call], lm: dspy.LM) -> TrainingText:
+    """Render every call by the calling context's DSPy adapter and the model's own chat template.
+
+    Raises:
+        UserError: no row fits the model's context.
+    """
+    predictors = {name: p.deepcopy() for name, p in program.named_predictors()}
+    for predictor in predictors.values():
+        predictor.demos = []
+    adapter = dspy.settings.adapter or dspy.ChatAdapter()
+    engine = engine_of(lm)
+    rows, lengths, dropped, digest = [], [], 0, hashlib.sha256()
+    for call in calls:
+        predictor = predictors[call.predictor]
+        example = dspy.Example(**call.inputs).with_inputs(*call.inputs)
+        prompt = safe_messages(engine.tokenizer, first_messages(program, example, predictor))
+        answer = adapter.format_assistant_message_content(predictor.signature, call.outputs)
+        completion = safe_messages(engine.tokenizer, [{"role": "assistant", "content": answer}])
+        whole = row_ids(engine.tokenizer, [*prompt, *completion])
+        if len(whole) > engine.context:
+            dropped += 1
+            continue
+        digest.update(json.dumps(whole).encode())
+        rows.append({"prompt": prompt, "completion": completion})
+        lengths.append(len(whole))
+    if not rows:
+        raise UserError(
+            f"all {dropped} training rows exceed the model's context of {engine.context} tokens; shorten them"
+        )
+    return TrainingText(rows, lengths, dropped, digest.hexdigest())
+
+
+def write_jsonl(text: TrainingText, file: Path) -> None:
+    """Write the rows as other trainers read them: prompt and completion, each a list of messages."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) for row in text.rows]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def perplexity(text: TrainingText, lm: dspy.LM, *, most: int = 256) -> float:
+    """Return the perplexity of the completions under the model as it is: how familiar they are (arXiv 2402.11192).
+
+    Over the first `most` rows; the lower, the less a training has to bend.
+    """
+    engine, total, count = engine_of(lm), 0.0, 0
+    for row in text.rows[:most]:
+        given = len(engine.encode(row["prompt"]))
+        ids = torch.tensor([row_ids(engine.tokenizer, [*row["prompt"], *row["completion"]])])
+        with engine._lock, torch.inference_mode():
+            engine.use(BASE)
+            ids = ids.to(engine.model.device)
+            logits = engine.model(ids).logits[0, given - 1 : -1].float()
+        total += float(torch.nn.functional.cross_entropy(logits, ids[0, given:], reduction="sum"))
+        count += ids.shape[1] - given
+    return math.exp(total / count)
+
+
+def row_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Return the token ids of a finished conversation."""
+    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])

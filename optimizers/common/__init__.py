@@ -1,0 +1,1 @@
+"""What in-context methods share: the search budget, nearest demonstrations, teacher context."""
