@@ -18,7 +18,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "results.md"
 WEIGHTS = ROOT / "models" / "embedded" / "weights" / "model.safetensors"
-BASE = "python -m models.embedded.evaluate --data $CROSSOVER_DATA --only"
 TABLES = {
     "quickstart": ("crossover run --limit 120", ""),
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
@@ -29,9 +28,6 @@ TABLES = {
     "knowledge": ("crossover run benchmarks/experiments/knowledge.yaml --limit 200", "SQUAD"),
     "entities": ("crossover run benchmarks/experiments/wnut17.yaml", "WNUT17"),
     "translation": ("crossover run benchmarks/experiments/tm_en_de.yaml", "TM_EN_DE"),
-    "base_demonstrations": (f"{BASE} demonstrations", "CROSSOVER_DATA"),
-    "base_banking77": (f"{BASE} banking77", "CROSSOVER_DATA"),
-    "base_reading": (f"{BASE} reading", "CROSSOVER_DATA"),
     "overhead": ("python benchmarks/overhead.py --repeats 9", ""),
     "sft_speed": ("python benchmarks/sft.py --rows 64", ""),
     "start": ("python benchmarks/start.py", ""),
