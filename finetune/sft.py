@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from crossover.models.errors import UserError
+from crossover.models.usage import Usage
 from crossover.programs.task import Budget, Fitted, Metric
 
 SOURCES = ("gold", "teacher", "self")
@@ -114,16 +115,15 @@ class Sft:
             "dropped_too_long": text.dropped,
             "train_tokens_sha256": text.sha256,
         }
-        if targets.teacher_usd != 0:
-            notes["teacher"] = {"usd": targets.teacher_usd}
-        spent, place = targets.spent, checkpoints_of(budget) / "sft"
+        spent, discarded, place = targets.spent, Usage(), checkpoints_of(budget) / "sft"
         if self.search is None:
             run = train_model(self, text, ground, folder=place)
         else:
             found = search(self, text, ground, place)
-            run, spent = found.run, spent + found.discarded
-            notes |= {"search": found.report, "discarded_seconds": found.discarded.seconds}
-        fitted = fitted_with(run, ground, probe=text.rows[0]["prompt"], spent=spent, notes=notes)
+            run, discarded = found.run, found.discarded
+            notes["search"] = found.report
+        fitted = fitted_with(run, ground, probe=text.rows[0]["prompt"], spent=spent + discarded, notes=notes)
+        fitted.facts = replace(fitted.facts, teacher_usd=targets.teacher_usd, discarded_seconds=discarded.seconds)
         if text.dropped:
             fitted.warnings.insert(0, f"{text.dropped} training rows exceed the context and were left out")
         if unsolved := len(train) - targets.solved:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dspy
 
@@ -13,6 +14,8 @@ from crossover.programs.task import Budget, Fitted, Metric
 @dataclass(frozen=True)
 class Bootstrap:
     """Bootstrapped demonstrations first, labelled ones after; the defaults are DSPy's."""
+
+    searches: ClassVar[bool] = True
 
     bootstrapped: int = 4
     """Demonstrations at most that the teacher answered."""

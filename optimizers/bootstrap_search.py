@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dspy
 
@@ -13,6 +14,8 @@ from crossover.programs.task import Budget, Fitted, Metric
 @dataclass(frozen=True)
 class BootstrapSearch:
     """Random search over bootstrapped demonstrations (BootstrapFewShotWithRandomSearch); the defaults are DSPy's."""
+
+    searches: ClassVar[bool] = True
 
     candidates: int = 16
     """Bootstrapped sets, beside no demonstration, labelled ones alone, and train in its order."""

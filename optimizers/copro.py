@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dspy
 
@@ -12,6 +13,8 @@ from crossover.programs.task import Budget, Fitted, Metric
 @dataclass(frozen=True)
 class Copro:
     """Coordinate ascent over instructions; the defaults are DSPy's."""
+
+    searches: ClassVar[bool] = True
 
     breadth: int = 10
     """Instructions a round."""

@@ -11,7 +11,7 @@ from dspy.utils.exceptions import AdapterParseError
 from crossover.models.usage import Usage
 from crossover.programs.demos import last_output, with_demos
 from crossover.programs.splits import fold
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 
 class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
@@ -64,4 +64,6 @@ class Ensemble:
         draw = random.Random(seed)
         sets = [draw.sample(list(train), min(self.demos, len(train))) for _ in range(self.members)]
         vote = Vote([with_demos(program, chosen) for chosen in sets])
-        return Fitted(program=vote, lm=lm, spent=Usage(), notes={"members": self.members, "demos": self.demos})
+        facts = FitFacts(labels_used=len({id(e) for chosen in sets for e in chosen}))
+        notes = {"members": self.members, "demos": self.demos}
+        return Fitted(vote, lm, Usage(), facts=facts, notes=notes)

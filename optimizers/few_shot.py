@@ -7,7 +7,7 @@ import dspy
 
 from crossover.models.usage import Usage
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -30,4 +30,5 @@ class FewShot:
     ) -> Fitted:
         """Show `demos` examples of train, drawn by seed."""
         chosen = drawn(train, seed, self.demos)
-        return Fitted(program=with_demos(program, chosen), lm=lm, spent=Usage(), notes={"demos": len(chosen)})
+        facts = FitFacts(labels_used=len(chosen))
+        return Fitted(with_demos(program, chosen), lm, Usage(), facts=facts, notes={"demos": len(chosen)})

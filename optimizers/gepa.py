@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 from dspy.teleprompt.gepa import InstructionProposer
@@ -18,6 +18,8 @@ SIZES = ("light", "medium", "heavy")
 @dataclass(frozen=True)
 class Gepa:
     """Reflective evolution along the Pareto front of val; the defaults are DSPy's."""
+
+    searches: ClassVar[bool] = True
 
     auto: str = "light"
     """`light`, `medium` or `heavy`: how many metric calls, where the budget does not say."""

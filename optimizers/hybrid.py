@@ -10,7 +10,7 @@ from crossover.models.usage import Usage
 from crossover.optimizers.common.context import fits_context, leading_that_fit
 from crossover.optimizers.common.nearest import NearestDemos, demo_index
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 BLOCK = 0.75
 """Of the context, what the block may fill: the rest is for what each question retrieves."""
@@ -63,7 +63,7 @@ class Hybrid:
             folder=budget.shared,
         )
         notes = {"fixed": len(block), "demos": self.demos, "pool": len(rest)}
-        fitted = Fitted(program=nearest, lm=lm, spent=Usage(), notes=notes)
+        fitted = Fitted(nearest, lm, Usage(), facts=FitFacts(labels_used=len(train)), notes=notes)
         if len(block) < min(self.fixed, len(order)):
             fitted.warnings.append(f"{len(block)} of {self.fixed} demonstrations of the block fit the model's context")
         if not rest:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dspy
 
@@ -14,6 +15,8 @@ from crossover.programs.task import Budget, Fitted, Metric
 @dataclass(frozen=True)
 class InferRules:
     """Induced rules beside bootstrapped demonstrations; the defaults are DSPy's."""
+
+    searches: ClassVar[bool] = True
 
     candidates: int = 10
     """Sets of rules to choose from."""

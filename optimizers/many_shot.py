@@ -11,7 +11,7 @@ from crossover.models.usage import Usage
 from crossover.optimizers.common.context import fits_context, leading_that_fit
 from crossover.optimizers.common.nearest import NearestDemos
 from crossover.programs.demos import drawn, last_output, with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 ORDERS = ("shuffled", "label_sorted", "similarity")
 
@@ -55,7 +55,7 @@ class ManyShot:
         adapted = with_demos(program, self._sorted(program, block))
         if self.order == "similarity":
             adapted = NearestDemos(with_demos(program, []), block, count, fits_context(lm))
-        fitted = Fitted(program=adapted, lm=lm, spent=Usage(), notes={"demos": count})
+        fitted = Fitted(adapted, lm, Usage(), facts=FitFacts(labels_used=count), notes={"demos": count})
         if self.demos and count < min(self.demos, len(order)):
             fitted.warnings.append(f"{count} of {self.demos} demonstrations fit the model's context")
         return fitted

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dspy
 
@@ -17,6 +18,8 @@ MINIBATCH_FROM = 50
 @dataclass(frozen=True)
 class Mipro:
     """Grounded proposals, chosen together with demonstrations by trials on val; the defaults are DSPy's `light`."""
+
+    searches: ClassVar[bool] = True
 
     candidates: int = 6
     """Instructions, and sets of demonstrations, to choose from."""
@@ -75,4 +78,4 @@ class Mipro:
         if zero_shot and search.found is not None:
             # DSPy bootstraps in the zero-shot form too, and has let such demonstrations through (DSPy #9039).
             search.found = with_demos(search.found, [])
-        return search.fitted(zero_shot=True) if zero_shot else search.fitted()
+        return search.fitted(zero_shot=zero_shot)

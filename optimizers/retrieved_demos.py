@@ -10,7 +10,7 @@ from crossover.models.usage import Usage
 from crossover.optimizers.common.context import fits_context
 from crossover.optimizers.common.nearest import NearestDemos, demo_index
 from crossover.programs.demos import with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,5 @@ class RetrievedDemos:
             options=self.index_options,
             folder=budget.shared,
         )
-        return Fitted(program=nearest, lm=lm, spent=Usage(), notes={"demos": self.demos, "pool": len(train)})
+        notes = {"demos": self.demos, "pool": len(train)}
+        return Fitted(nearest, lm, Usage(), facts=FitFacts(labels_used=len(train)), notes=notes)

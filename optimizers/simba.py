@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dspy
 
@@ -13,6 +14,8 @@ from crossover.programs.task import Budget, Fitted, Metric
 @dataclass(frozen=True)
 class Simba:
     """Stochastic introspective mini-batch ascent; the defaults are DSPy's."""
+
+    searches: ClassVar[bool] = True
 
     batch: int = 32
     """Examples a step, fewer where train holds fewer."""

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import dspy
 
 from crossover.models.usage import Usage
 from crossover.programs.demos import with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 
 @dataclass(frozen=True)
 class ZeroShot:
     """No option: there is nothing to choose."""
+
+    learns: ClassVar[bool] = False
 
     def fit(
         self,
@@ -26,4 +29,5 @@ class ZeroShot:
         budget: Budget,
     ) -> Fitted:
         """Return the program without demonstrations."""
-        return Fitted(program=with_demos(program, []), lm=lm, spent=Usage(), notes={"demos": 0})
+        facts = FitFacts(labels_used=0, zero_shot=True)
+        return Fitted(program=with_demos(program, []), lm=lm, spent=Usage(), facts=facts, notes={"demos": 0})

@@ -102,9 +102,63 @@ class Task:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class FitFacts:
+    """What fitting read and paid, as the ledger, the audit and the tables need it."""
+
+    labels_used: int | None = None
+    """Labelled examples that the arm needs, test apart; None for all of train and val, the most that it can need."""
+    train_examples: int | None = None
+    """Size of the train pool; the run fills it in."""
+    val_examples: int = 0
+    """Size of val; the run fills it in."""
+    teacher: str = ""
+    """Name of the teacher; empty without one."""
+    teacher_calls: int = 0
+    teacher_usd: float | None = 0.0
+    """Dollars of the teacher's calls, a part of `spent.usd`; None when their price is unknown."""
+    discarded_seconds: float = 0.0
+    """Seconds of trials that were trained and thrown away, a part of `spent.seconds`."""
+    training_seconds: float = 0.0
+    """Seconds of the trainings in a chain, discarded trials apart."""
+    training_usd: float | None = 0.0
+    """Dollars of the trainings in a chain, the teacher's apart."""
+    logit_change: float | None = None
+    """Largest change of a logit that training made on a probe prompt; None where nothing was trained."""
+    zero_shot: bool = False
+    """The method promises a prompt without demonstrations, which the audit holds it to."""
+
+    def __add__(self, later: "FitFacts") -> "FitFacts":
+        """Return the facts of two steps of a chain, both fitted on the same pool.
+
+        Their labels are not added up, for both draw from one pool; what the later step leaves of the prompt and of the
+        weights is what the chain serves.
+        """
+        labels = (self.labels_used, later.labels_used)
+        return FitFacts(
+            labels_used=None if None in labels else max(n for n in labels if n is not None),
+            train_examples=self.train_examples if later.train_examples is None else later.train_examples,
+            val_examples=max(self.val_examples, later.val_examples),
+            teacher=self.teacher or later.teacher,
+            teacher_calls=self.teacher_calls + later.teacher_calls,
+            teacher_usd=add_usd(self.teacher_usd, later.teacher_usd),
+            discarded_seconds=self.discarded_seconds + later.discarded_seconds,
+            training_seconds=self.training_seconds + later.training_seconds,
+            training_usd=add_usd(self.training_usd, later.training_usd),
+            logit_change=self.logit_change if later.logit_change is None else later.logit_change,
+            zero_shot=later.zero_shot,
+        )
+
+
+def add_usd(*amounts: float | None) -> float | None:
+    """Return the sum in dollars; one unknown amount makes it unknown."""
+    known = [usd for usd in amounts if usd is not None]
+    return sum(known) if len(known) == len(amounts) else None
+
+
 @dataclass
 class Fitted:
-    """What a method made of a program."""
+    """A program adapted by a method, and what the adaptation took."""
 
     program: dspy.Module
     """The adapted program; its language model comes from the context it is called in."""
@@ -113,8 +167,9 @@ class Fitted:
     spent: Usage
     artifact: Path | None = None
     """Folder with the trained weights, where there are any."""
+    facts: FitFacts = field(default_factory=FitFacts)
     notes: dict[str, Any] = field(default_factory=dict)
-    """Facts worth keeping: demonstrations used, best epoch, adapter probe."""
+    """Further details for people to read, such as the best epoch; no number is computed from them."""
     warnings: list[str] = field(default_factory=list)
     """Doubts that the table must show."""
 
@@ -147,7 +202,13 @@ class Budget:
 
 
 class Method(Protocol):
-    """One way to adapt a program. A method is a frozen dataclass whose fields are its options and their defaults."""
+    """One way to adapt a program. A method is a frozen dataclass whose fields are its options and their defaults.
+
+    Two class variables say what kind of method it is, each written only where it differs from the default:
+    `learns: ClassVar[bool] = False` where train changes nothing, and `searches: ClassVar[bool] = True` where prompts
+    are searched, so that the method has a budget and a teacher. Methods in finetune/ adapt weights, those in
+    optimizers/ prompts. eval/experiment/catalog.py reads all of this from the file, without importing it.
+    """
 
     def fit(
         self,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import dspy
 
-from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec
+from crossover.eval.experiment.method import MethodSpec
+from crossover.eval.experiment.spec import Cell, Knowledge
 from crossover.eval.store.result import Latency, Result
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from loopback_weaviate import Loopback, serve
 
-from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec
+from crossover.eval.experiment.method import MethodSpec
+from crossover.eval.experiment.spec import Cell, Knowledge
 from crossover.eval.run.keys import indexes_of
 from crossover.eval.run.methods import method_of
 from crossover.eval.store.cells import program_state

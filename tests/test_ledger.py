@@ -1,5 +1,6 @@
 """What an arm costs, by what it was spent on; hosting, labels, prefix caching, and what other prices would change."""
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -14,20 +15,20 @@ from crossover.eval.analysis.cost import Cost, break_even_requests, cost_of, mon
 from crossover.eval.analysis.ledger import Ledger, ledger_of
 from crossover.eval.analysis.sensitivity import sensitivity, sensitivity_lines
 from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.facts import flat_notes, split_notes
 from crossover.eval.store.result import Result
 from crossover.models.usage import Usage
+from crossover.programs.task import FitFacts
 
 PRICES = Prices(machine_hour_usd=3.60, label_usd=0.10, tuned_hosting_usd_per_month=20.0)
 
 
-def result(method: str, notes: dict[str, Any], *, usd: float | None = 0.0, seconds: float = 1000) -> Result:
-    found = make_result(make_cell(method), right(80, 100), fit=Usage(seconds=seconds, usd=usd))
-    found.notes |= notes
-    return found
+def result(method: str, facts: FitFacts, *, usd: float | None = 0.0, seconds: float = 1000) -> Result:
+    return replace(make_result(make_cell(method), right(80, 100), fit=Usage(seconds=seconds, usd=usd)), facts=facts)
 
 
 def test_training_is_charged_with_labels_discarded_trials_and_hosting() -> None:
-    trained = result("sft", {"train_examples": 200, "val_examples": 40, "discarded_seconds": 600})
+    trained = result("sft", FitFacts(train_examples=200, val_examples=40, discarded_seconds=600))
     assert ledger_of(trained, PRICES) == Ledger(
         labels=pytest.approx(24.0),
         optimizer=0.0,
@@ -41,9 +42,7 @@ def test_training_is_charged_with_labels_discarded_trials_and_hosting() -> None:
 
 
 def test_a_search_is_charged_with_its_teacher() -> None:
-    searched = result(
-        "gepa", {"candidates": 4, "train_examples": 50, "val_examples": 50, "teacher": {"usd": 0.75}}, usd=1.0
-    )
+    searched = result("gepa", FitFacts(train_examples=50, val_examples=50, teacher_usd=0.75), usd=1.0)
     ledger = ledger_of(searched, PRICES)
     assert (ledger.labels, ledger.teacher, ledger.training) == (pytest.approx(10.0), 0.75, 0.0)
     assert ledger.optimizer == pytest.approx(1.0 + 0.25)
@@ -52,7 +51,7 @@ def test_a_search_is_charged_with_its_teacher() -> None:
 
 @pytest.mark.parametrize("usd", [None, 1.0])
 def test_an_unknown_price_of_teacher_or_search_stays_unknown(usd: float | None) -> None:
-    ledger = ledger_of(result("gepa", {"candidates": 4, "teacher": {"usd": None}}, usd=usd), PRICES)
+    ledger = ledger_of(result("gepa", FitFacts(teacher_usd=None), usd=usd), PRICES)
     assert ledger.fit is None
 
 
@@ -64,10 +63,28 @@ def test_an_unknown_price_of_teacher_or_search_stays_unknown(usd: float | None) 
         ("retrieved_demos", {"demos": 8, "pool": 300, "train_examples": 300}, 300),
         ("sft", {"rows": 300, "train_examples": 400, "val_examples": 50}, 450),
         ("sft", {"rows": 300}, 300),
+        ("gepa", {"candidates": 4, "demos": 2, "train_examples": 50, "val_examples": 50}, 100),
     ],
 )
-def test_an_arm_is_charged_for_the_labels_that_it_needs(method: str, notes: dict[str, Any], labels: int) -> None:
-    assert ledger_of(result(method, notes), PRICES).labels == pytest.approx(0.10 * labels)
+def test_the_labels_of_an_earlier_version_are_read_from_its_notes(
+    method: str, notes: dict[str, Any], labels: int
+) -> None:
+    facts, _ = split_notes(notes)
+    assert ledger_of(result(method, facts), PRICES).labels == pytest.approx(0.10 * labels)
+
+
+FACTS = [
+    FitFacts(),
+    FitFacts(labels_used=0, zero_shot=True, train_examples=400, val_examples=40),
+    FitFacts(teacher="openai/gpt-4o", teacher_calls=3, teacher_usd=None, discarded_seconds=2.5, logit_change=0.0),
+    FitFacts(teacher_usd=0.5, training_seconds=9.0, training_usd=None),
+]
+
+
+@pytest.mark.parametrize("facts", FACTS, ids=str)
+def test_facts_come_back_from_the_store_as_they_were(facts: FitFacts) -> None:
+    notes = {"demos": 4, "pool": 9, "loss": [1.0, 0.5]}
+    assert split_notes(json.loads(json.dumps(flat_notes(facts, notes)))) == (facts, notes)
 
 
 def test_right_answers_cost_more_than_answers() -> None:

@@ -9,7 +9,7 @@ import dspy
 import pytest
 from dspy import lm15
 
-from crossover.eval.experiment.catalog import methods, searches
+from crossover.eval.experiment.catalog import methods, traits
 from crossover.eval.run.audit import audit
 from crossover.eval.run.methods import method_of
 from crossover.eval.store.cells import program_state
@@ -75,8 +75,10 @@ def test_fit_changes_nothing_it_was_given(
     program, fitted = fit(name, intents, spoken, tmp_path)
     assert program_state(program) == program_state(Classify(["text"], "label", []))
     assert [e.toDict() for e in intents] == before
-    assert audit(name, fitted, intents[20:], spoken) == []
-    assert (fitted.spent.calls + fitted.spent.train_tokens > 0) == (searches(name) or name in ("sft", "head", "dpo"))
+    assert audit(fitted, intents[20:], spoken) == []
+    assert (fitted.spent.calls + fitted.spent.train_tokens > 0) == (
+        traits(name).searches or traits(name).kind == "in_weights"
+    )
     assert fitted.spent.metric_calls <= METRIC_CALLS
     assert prompts(reloaded(fitted.program), intents[20:]) == prompts(fitted.program, intents[20:]) != []
 
@@ -255,7 +257,7 @@ def test_sft_learns_from_gradient_steps(
 ) -> None:
     program, fitted = fit("sft", intents, spoken, tmp_path, adapter=adapter, epochs=12, batch_size=4)
     assert fitted.notes["loss"][-1] < 0.5 * fitted.notes["loss"][0]
-    assert fitted.notes["logit_change"] > 0.1
+    assert fitted.facts.logit_change > 0.1
     untouched = list(score_examples(program, intents[:20], metric))
     with dspy.context(lm=fitted.lm):
         trained = list(score_examples(fitted.program, intents[:20], metric))

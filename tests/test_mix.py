@@ -9,7 +9,7 @@ import dspy
 import pytest
 from factories import make_cell
 
-from crossover.eval.experiment.spec import MethodSpec
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.run.keys import _files
 from crossover.eval.run.methods import method_of
 from crossover.finetune.training.mix import read_general

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
-from crossover.eval.experiment.spec import Knowledge, Limits, MethodSpec, Retrieval, plan
+from crossover.eval.experiment.spec import Knowledge, Limits, Retrieval, plan
 from crossover.models.errors import UserError
 from crossover.models.spec import ModelSpec
 

@@ -7,8 +7,9 @@ import dspy
 import pytest
 from factories import task_with_corpus
 
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
-from crossover.eval.experiment.spec import Experiment, Knowledge, MethodSpec, Retrieval, TaskSpec, plan
+from crossover.eval.experiment.spec import Experiment, Knowledge, Retrieval, TaskSpec, plan
 from crossover.eval.run.passages import Indexes, Passages
 from crossover.models.spec import ModelSpec
 from crossover.programs.retrieval.chunks import chunked

@@ -59,7 +59,7 @@ def test_dpo_widens_the_margin(spoken: LoadedModel, intents: list[dspy.Example],
     )
     assert fitted.notes["margins"][-1] > fitted.notes["margins"][0] + 0.1
     assert fitted.notes["loss"][-1] < fitted.notes["loss"][0]
-    assert fitted.notes["logit_change"] > 1e-3
+    assert fitted.facts.logit_change > 1e-3
     with pytest.raises(UserError, match=r"dpo starts from whole weights, and .*; write both as one `chain`"):
         method_of("dpo", {}).fit(
             Classify(["text"], "label", []),

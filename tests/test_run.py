@@ -16,7 +16,7 @@ from crossover.models.load import LoadedModel
 from crossover.models.usage import Usage
 from crossover.programs.modules.classify import Classify
 from crossover.programs.score import Row, score_examples
-from crossover.programs.task import Fitted
+from crossover.programs.task import FitFacts, Fitted
 
 EXPERIMENT = """
 version: 1
@@ -200,8 +200,8 @@ def test_train_pools_are_nested() -> None:
 def test_the_audit_finds_what_is_unfair(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
     program = Classify(["text"], "label", [])
     program.predictors()[0].demos = [{"text": intents[5]["text"], "label": "card_lost"}]
-    leaky = Fitted(program, spoken.lm, Usage(), notes={"logit_change": 0.0})
-    assert audit("zero_shot", leaky, intents[4:], spoken) == [
+    leaky = Fitted(program, spoken.lm, Usage(), facts=FitFacts(logit_change=0.0, zero_shot=True))
+    assert audit(leaky, intents[4:], spoken) == [
         "1 demonstrations are test questions",
         "zero-shot shows demonstrations",
         "training did not change the model's logits",

@@ -100,7 +100,7 @@ def test_every_call_of_a_program_of_several_steps_is_a_row(spoken: LoadedModel, 
     assert all("an author is a person" in str(r["prompt"]) for r in answered)
     assert sum("Write a search query" in str(r["prompt"]) for r in rows) == 2
     assert fitted.warnings[0] == "2 of 4 train examples have no right trace"
-    assert fitted.notes["logit_change"] > 0
+    assert fitted.facts.logit_change > 0
 
 
 def test_perplexity_is_that_of_the_completions_alone(spoken: LoadedModel, intents: list[dspy.Example]) -> None:

@@ -81,8 +81,8 @@ def test_a_better_instruction_is_found_and_kept(method: str, tmp_path: Path) -> 
     assert "last word" in fitted.program.predictors()[0].signature.instructions
     assert fitted.notes["val_start"] == 0
     assert fitted.notes["val_best"] == 1
-    assert fitted.notes["teacher"]["calls"] > 0
-    assert 0 < fitted.notes["teacher"]["usd"] < (fitted.spent.usd or 0)
+    assert fitted.facts.teacher_calls > 0
+    assert 0 < (fitted.facts.teacher_usd or 0) < (fitted.spent.usd or 0)
     assert fitted.spent.metric_calls <= 120
 
 
@@ -120,7 +120,7 @@ def test_feedback_names_every_right_answer_and_how_far_an_answer_is() -> None:
 def test_zero_shot_mipro_holds_no_demonstration(tmp_path: Path) -> None:
     shown = with_demos(Classify(["text"], "label", []), examples()[:3])
     fitted = fit("mipro", GOOD, tmp_path, program=shown)
-    assert fitted.notes["zero_shot"]
+    assert fitted.facts.zero_shot
     assert [p.demos for p in fitted.program.predictors()] == [[]]
     assert "last word" in fitted.program.predictors()[0].signature.instructions
     assert len(shown.predictors()[0].demos) == 3

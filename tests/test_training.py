@@ -54,7 +54,7 @@ OPTIONS = {
 def test_every_option_trains(name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     fitted = fit(intents, spoken, tmp_path, epochs=4, **OPTIONS[name])
     assert fitted.notes["loss"][-1] < fitted.notes["loss"][0]
-    assert fitted.notes["logit_change"] > 1e-3
+    assert fitted.facts.logit_change > 1e-3
     wanted = json.loads((tmp_path / "best" / "adapter_config.json").read_text())
     assert wanted["use_dora"] == (name == "dora")
     assert (set(wanted["target_modules"]) == {"q_proj", "v_proj"}) == (name == "target_modules")
@@ -261,7 +261,7 @@ def test_a_killed_search_ends_like_one_that_was_left_alone(
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(first[k].equal(second[k]) for k in first)
     assert (one.spent.train_tokens, one.spent.calls) == (two.spent.train_tokens, two.spent.calls)
-    assert two.notes["discarded_seconds"] > 0.4 * two.spent.seconds > 0
+    assert two.facts.discarded_seconds > 0.4 * two.spent.seconds > 0
     assert "2 of 4 trials finished; Spearman's correlation of their early and final score is" in lines[-1]
     study = optuna.load_study(
         study_name=None, storage=f"sqlite:///{tmp_path / 'killed' / 'checkpoints' / 'sft' / 'optuna.db'}"
@@ -293,7 +293,7 @@ def test_two_processes_train_one_model(spoken: LoadedModel, intents: list[dspy.E
     both = fit(intents[:20], spoken, tmp_path / "two", **options)
     assert len(both.notes["val_scores"]) == 3
     assert both.notes["loss"] == pytest.approx(alone.notes["loss"], rel=2e-2)
-    assert both.notes["logit_change"] == pytest.approx(alone.notes["logit_change"], rel=0.1)
+    assert both.facts.logit_change == pytest.approx(alone.facts.logit_change, rel=0.1)
     assert both.spent.train_tokens == alone.spent.train_tokens
     lines = list[str]()
     again = fit(intents[:20], spoken, tmp_path / "two", progress=lines.append, **options)

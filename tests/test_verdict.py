@@ -10,7 +10,7 @@ from factories import make_cell, make_result, right
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.rules import ABSTAIN, DOUBTS, OUT
 from crossover.eval.analysis.verdict import Verdict
-from crossover.eval.experiment.spec import Needs, Prices, kind_of
+from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
@@ -219,10 +219,6 @@ def test_break_even_is_between_the_best_arms_of_both_kinds() -> None:
     assert (v.break_even.start, v.break_even.run) == ("retrieved_demos", "sft")
     assert v.break_even.value == pytest.approx(10 / 0.00009, rel=1e-6)
     assert judge(zero(right(60, 300)), demos(right(240, 300))).break_even is None
-
-
-def test_the_kind_of_a_method_is_the_folder_of_its_file() -> None:
-    assert [kind_of(m) for m in ("sft", "few_shot", "./mine.py:Mine")] == ["weights", "context", "context"]
 
 
 def test_arms_measured_on_different_splits_or_examples_are_refused() -> None:

@@ -10,7 +10,7 @@ from crossover.eval.analysis.labels import LabelScore, mean_labels
 from crossover.eval.analysis.secondary import mean_secondary
 from crossover.eval.analysis.seeds import widen_estimate
 from crossover.eval.analysis.stats import Difference, Estimate, quantile_interval, score_interval
-from crossover.eval.experiment.spec import Cell, Kind, Prices, kind_of
+from crossover.eval.experiment.spec import Cell, Kind, Prices
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 from crossover.models.errors import UserError
@@ -86,6 +86,7 @@ class Arm:
     """In every seed it is not shown to be better than one answer to everything."""
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
+    learns: bool = True
     train_examples: int | None = None
     """Examples that the pool held; None where no fit told."""
     secondary: Mapping[str, float] = field(default_factory=dict)
@@ -175,13 +176,13 @@ def _names(cells: Sequence[Cell]) -> list[str]:
     """Return a label for each cell: its method, and what else varies among them."""
     models = {(c.model.name, c.model.adapter) for c in cells}
     several_models, several_adapters = len({m for m, _ in models}) > 1, len(models) > len({m for m, _ in models})
-    several_sizes = len({c.train_size for c in cells if c.method.name != "zero_shot"}) > 1
+    several_sizes = len({c.train_size for c in cells if c.method.learns}) > 1
     several_knowledge = len({c.knowledge for c in cells}) > 1
     several_retrievals = len({_found(c) for c in cells} - {""}) > 1
     names: list[str] = []
     for c in cells:
         parts = [c.method.label]
-        if several_sizes and c.method.name != "zero_shot":
+        if several_sizes and c.method.learns:
             parts.append("all" if c.train_size is None else f"n={c.train_size}")
         parts += [c.model.name] * several_models + [c.model.adapter or "default frame"] * several_adapters
         parts += [c.knowledge.label] * several_knowledge
@@ -208,7 +209,8 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         task=cell.task,
         model=cell.model.name,
         method=cell.method.label,
-        kind=kind_of(*(s.name for s in cell.method.steps)),
+        kind="weights" if cell.method.trains else "context",
+        learns=cell.method.learns,
         train_size=cell.train_size,
         knowledge=cell.knowledge.label,
         seeds=tuple(r.cell.seed for r in results),
@@ -226,7 +228,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
         constant=all(r.notes.get("constant") for r in results),
         integrity=tuple(dict.fromkeys(integrity)),
-        train_examples=results[0].notes.get("train_examples", cell.train_size),
+        train_examples=results[0].facts.train_examples or cell.train_size,
         secondary=mean_secondary([r.notes for r in results]),
         labels=mean_labels([r.notes for r in results]),
         by_seed=by_seed,

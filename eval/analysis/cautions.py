@@ -62,7 +62,7 @@ def _few_clusters(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
 
 
 def _few_seeds(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    learning = [a for a in arms if not a.method.startswith("zero_shot")]
+    learning = [a for a in arms if a.learns]
     fewest = min((len(a.seeds) for a in learning), default=LEAST_SEEDS)
     if fewest >= LEAST_SEEDS:
         return ""

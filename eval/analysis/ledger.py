@@ -1,11 +1,11 @@
-"""The ledger: every dollar that an arm costs, by what it was spent on."""
+"""The ledger of an arm: every dollar by what it was spent on."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from crossover.eval.experiment.spec import Prices, adapts_weights
+from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.result import Result
+from crossover.programs.task import add_usd
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,22 @@ class Ledger:
     training: float | None
     """Training weights: machine time and API calls, without trials that were discarded."""
     discarded: float
-    """Trials that were trained and not kept."""
+    """Trials that were trained and thrown away."""
     hosting_per_month: float
-    """Paid however little is asked."""
+    """Due each month, at any traffic."""
 
     @property
     def fit(self) -> float | None:
-        """Return what is paid once."""
-        parts = [self.labels, self.optimizer, self.teacher, self.training, self.discarded]
-        known = [p for p in parts if p is not None]
-        return sum(known) if len(known) == len(parts) else None
+        """Return the dollars that are paid once, before any request is served."""
+        return add_usd(self.labels, self.optimizer, self.teacher, self.training, self.discarded)
 
 
 def mean_ledger(ledgers: Sequence[Ledger]) -> Ledger:
     """Return the mean over seeds; one unknown price makes the mean unknown."""
 
     def mean(values: Iterable[float | None]) -> float | None:
-        known = [v for v in values if v is not None]
-        return sum(known) / len(known) if len(known) == len(ledgers) else None
+        total = add_usd(*values)
+        return None if total is None else total / len(ledgers)
 
     return Ledger(
         labels=sum(x.labels for x in ledgers) / len(ledgers),
@@ -56,45 +54,39 @@ def machine_usd(seconds: float, machine_hour_usd: float) -> float:
 
 
 def ledger_of(result: Result, prices: Prices) -> Ledger:
-    """Return the ledger of one cell from what fitting noted: `teacher.usd`, `discarded_seconds`, labels used."""
-    weights = adapts_weights(result.cell.method.name)
+    """Return the ledger of one cell, in which every second and every dollar of its fit is booked once.
+
+    Of a chain of both kinds the trainings are booked on training, all the rest on the optimizer.
+    """
+    facts, fit, method = result.facts, result.fit, result.cell.method
     rate = prices.machine_hour_usd if result.local else 0.0
-    thrown = min(float(result.notes.get("discarded_seconds") or 0.0), result.fit.seconds)
-    teacher = _teacher_usd(result.notes)
-    rest: float | None = None
-    if result.fit.usd is not None and teacher is not None:
-        rest = machine_usd(result.fit.seconds - thrown, rate) + max(0.0, result.fit.usd - teacher)
+    discarded = min(facts.discarded_seconds, fit.seconds)
+    whole: float | None = None
+    trained: float | None = None
+    if fit.usd is not None and facts.teacher_usd is not None and facts.training_usd is not None:
+        seconds, usd = fit.seconds - discarded, max(0.0, fit.usd - facts.teacher_usd)
+        whole = machine_usd(seconds, rate) + usd
+        trained = machine_usd(min(facts.training_seconds, seconds), rate) + min(facts.training_usd, usd)
+    if method.kind == "in_weights":
+        trained = whole
+    elif method.kind == "in_context":
+        trained = 0.0
     return Ledger(
         labels=prices.label_usd * labels_of(result),
-        optimizer=0.0 if weights else rest,
-        teacher=teacher,
-        training=rest if weights else 0.0,
-        discarded=machine_usd(thrown, rate),
-        hosting_per_month=prices.tuned_hosting_usd_per_month if weights else 0.0,
+        optimizer=0.0 if method.kind == "in_weights" else add_usd(whole, None if trained is None else -trained),
+        teacher=facts.teacher_usd,
+        training=trained,
+        discarded=machine_usd(discarded, rate),
+        hosting_per_month=prices.tuned_hosting_usd_per_month if method.trains else 0.0,
     )
 
 
 def labels_of(result: Result) -> int:
-    """Return how many labelled examples the arm needs: those shown, those chosen from, or train and val together.
+    """Return how many labelled examples the arm needs: those that its fit used, or all of train and val.
 
     The test labels are the same for every arm, and are left out.
     """
-    notes = result.notes
-    if result.cell.method.name == "zero_shot":
-        return 0
-    if "pool" in notes:
-        return int(notes["pool"])
-    searched = adapts_weights(result.cell.method.name) or "candidates" in notes
-    if not searched and "demos" in notes:
-        return int(notes["demos"])
-    train = notes.get("train_examples", notes.get("rows", result.cell.train_size or 0))
-    return int(train) + int(notes.get("val_examples", 0))
-
-
-def _teacher_usd(notes: dict[str, Any]) -> float | None:
-    """Return what the teacher charged, 0 without one, None when its price is unknown."""
-    teacher = notes.get("teacher")
-    if not isinstance(teacher, dict):
-        return 0.0
-    usd = teacher.get("usd")
-    return None if usd is None else float(usd)
+    facts = result.facts
+    if facts.labels_used is not None:
+        return facts.labels_used
+    return (facts.train_examples or result.cell.train_size or 0) + facts.val_examples

@@ -235,7 +235,9 @@ def ls(what: str | None, store: Path) -> None:
         click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder or hub id.")
         click.echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
     if what == "runs":
-        for line in catalog.runs(store):
+        from crossover.eval.store.recorded import finished_cell_lines
+
+        for line in finished_cell_lines(store):
             click.echo(line)
 
 

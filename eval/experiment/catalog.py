@@ -1,17 +1,18 @@
-"""List what there is (tasks, programs, methods, finished cells) by reading files; none of them is imported."""
+"""List the tasks, programs, methods and retrieval backends by reading their files; none of them is imported."""
 
 import ast
-import json
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from pathlib import Path
-
-from crossover.eval.experiment.spec import MethodSpec
+from typing import Literal
 
 ROOT = Path(__file__).absolute().parents[2]
 """The folder of the installed package."""
 RETRIEVAL = "programs/retrieval"
+MethodKind = Literal["in_context", "in_weights", "mixed"]
+"""Whether prompts are adapted, or weights; `mixed` is a chain of both."""
+METHOD_FOLDERS: dict[str, MethodKind] = {"optimizers": "in_context", "finetune": "in_weights"}
+"""Folder of a method's file to its kind."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,17 @@ class Entry:
     summary: str
     """First line of its docstring."""
     file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a method's file says of the method."""
+
+    kind: MethodKind = "in_context"
+    learns: bool = True
+    """The fitted program depends on train."""
+    searches: bool = False
+    """Prompts are searched, so that the method has a budget and a teacher."""
 
 
 def first_line(tree: ast.Module) -> str:
@@ -58,18 +70,18 @@ def modules() -> list[Entry]:
 
 def methods() -> list[Entry]:
     """Return the methods: the files of optimizers/ and finetune/ that hold a class of the file's name with a `fit`."""
-    return [entry for entry, tree in _modules("optimizers", "finetune") if _named_class(entry.name, tree, "fit")]
+    return [entry for entry, tree in _modules(*METHOD_FOLDERS) if _named_class(entry.name, tree, "fit")]
 
 
-def searches(name: str) -> bool:
-    """Return whether the method searches prompts, and so has a budget and a teacher: it imports the search."""
-    file = ROOT / "optimizers" / f"{name}.py"
-    if not file.exists():
-        return False
-    tree = _tree(file, file.stat().st_mtime_ns)
-    return any(
-        isinstance(n, ast.ImportFrom) and n.module == "crossover.optimizers.common.search" for n in ast.walk(tree)
-    )
+def traits(method: str) -> Traits:
+    """Return the traits of the method of that file name; the defaults for one whose file is gone."""
+    for folder, kind in METHOD_FOLDERS.items():
+        file = ROOT / folder / f"{method}.py"
+        if method.isidentifier() and file.exists():
+            cls = _named_class(method, _tree(file, file.stat().st_mtime_ns), "fit")
+            said = {} if cls is None else _class_variables(cls)
+            return Traits(kind, bool(said.get("learns", True)), bool(said.get("searches", False)))
+    return Traits()
 
 
 def backends() -> list[Entry]:
@@ -77,24 +89,9 @@ def backends() -> list[Entry]:
     return [entry for entry, tree in _modules(RETRIEVAL) if _named_class(entry.name, tree, "search")]
 
 
-def runs(store: Path) -> list[str]:
-    """Return a line for each finished cell of the store, newest last: when, its key and what it measured."""
-    lines = []
-    for file in sorted((store / "cells").glob("*/result.json"), key=lambda f: (f.stat().st_mtime, f.parent.name)):
-        when = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-        try:
-            cell = json.loads(file.read_text(encoding="utf-8"))["cell"]
-            method = MethodSpec(**cell["method"]).label
-            what = f"{cell['task']}  {cell['model']['name']}  {method}  seed={cell['seed']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            what = "unreadable; delete the folder and run again"
-        lines.append(f"{when}  {file.parent.name}  {what}")
-    return lines
-
-
 def options(method: Entry) -> dict[str, str]:
     """Return a method's options with their types as written: the fields of its dataclass, not imported."""
-    return _options(method, "fit", "optimizers", "finetune")
+    return _options(method, "fit", *METHOD_FOLDERS)
 
 
 def backend_options(backend: Entry) -> dict[str, str]:
@@ -106,11 +103,23 @@ def _options(wanted: Entry, does: str, *folders: str) -> dict[str, str]:
     """Return the annotated fields of the class that makes a file what it is."""
     for entry, tree in _modules(*folders):
         if entry.name == wanted.name and (cls := _named_class(entry.name, tree, does)):
-            fields = [node for node in cls.body if isinstance(node, ast.AnnAssign)]
-            return {
-                node.target.id: ast.unparse(node.annotation) for node in fields if isinstance(node.target, ast.Name)
-            }
+            types = {name: ast.unparse(node.annotation) for name, node in _annotated(cls).items()}
+            return {name: kind for name, kind in types.items() if not kind.startswith("ClassVar")}
     return {}
+
+
+def _class_variables(cls: ast.ClassDef) -> dict[str, object]:
+    """Return the values of a class's `ClassVar`s."""
+    return {
+        name: ast.literal_eval(node.value)
+        for name, node in _annotated(cls).items()
+        if ast.unparse(node.annotation).startswith("ClassVar") and node.value is not None
+    }
+
+
+def _annotated(cls: ast.ClassDef) -> dict[str, ast.AnnAssign]:
+    """Return the annotated assignments of a class by name."""
+    return {n.target.id: n for n in cls.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
 
 
 def _named_class(name: str, tree: ast.Module, does: str) -> ast.ClassDef | None:

@@ -10,6 +10,7 @@ import yaml
 
 from crossover.eval.experiment import catalog
 from crossover.eval.experiment.document import Document, is_empty
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read_judge import read_judge
 from crossover.eval.experiment.read_method import read_method
 from crossover.eval.experiment.read_model import absolute_path, field_types, read_model
@@ -18,7 +19,6 @@ from crossover.eval.experiment.spec import (
     Experiment,
     Knowledge,
     Limits,
-    MethodSpec,
     Needs,
     Prices,
     Retrieval,
@@ -168,7 +168,7 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
         what = "`input_usd_per_million` and `output_usd_per_million` are used together"
         doc.fault(sections["prices"], what, "add the other one")
     steps = [s for m in experiment.methods for s in m.steps]
-    searching = any(catalog.searches(s.name) for s in steps)
+    searching = any(m.searches for m in experiment.methods)
     taught = any(s.options.get("targets") == "teacher" for s in steps)
     if experiment.racing and (experiment.needs.max_p95_ms, experiment.needs.max_usd_per_month) != (None, None):
         what = (

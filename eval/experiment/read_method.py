@@ -4,8 +4,9 @@ import yaml
 
 from crossover.eval.experiment import catalog
 from crossover.eval.experiment.document import Document
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read_model import absolute_path, field_types
-from crossover.eval.experiment.spec import MethodSpec, SearchBudget
+from crossover.eval.experiment.spec import SearchBudget
 
 
 def read_method(doc: Document, node: yaml.Node) -> MethodSpec | None:
@@ -25,7 +26,7 @@ def read_method(doc: Document, node: yaml.Node) -> MethodSpec | None:
         return None
     before = len(doc.problems)
     types = catalog.options(known[name])
-    if catalog.searches(name):
+    if MethodSpec(name).searches:
         # A budget of its own, where the file says so.
         types |= field_types(SearchBudget)
     options = doc.typed_mapping(body, name, types) if body is not None else {}

@@ -5,12 +5,14 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from crossover.eval.experiment.method import MethodSpec
 from crossover.models.spec import ModelSpec
 
+Kind = Literal["context", "weights"]
+"""The side of the comparison that an arm stands on: a chain that trains weights stands on theirs."""
 METHODOLOGY_VERSION = 4
 """Raised whenever a change of ours can change a number; part of every cell key."""
 
@@ -49,39 +51,6 @@ class TaskSpec:
     cluster: str = ""
     instructions: str = ""
     """What the program is told to do; empty for the program's own words."""
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """A method with its options, as the experiment file gives them."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def steps(self) -> tuple["MethodSpec", ...]:
-        """Return the methods of a chain in their order; any other method is its own only step."""
-        return tuple(MethodSpec(**s) for s in self.options["steps"]) if self.name == "chain" else (self,)
-
-    @property
-    def label(self) -> str:
-        """Return the short name for tables: `many_shot demos=64`, `gepa > sft`."""
-        if self.name == "chain":
-            return " > ".join(step.label for step in self.steps)
-        return " ".join([self.name, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
-
-
-Kind = Literal["context", "weights"]
-
-
-def adapts_weights(method: str) -> bool:
-    """Return whether a method has a file in finetune/."""
-    return method.isidentifier() and find_spec(f"crossover.finetune.{method}") is not None
-
-
-def kind_of(*methods: str) -> Kind:
-    """Return `weights` where one of the methods, the steps of an arm, has a file in finetune/, else `context`."""
-    return "weights" if any(map(adapts_weights, methods)) else "context"
 
 
 @dataclass(frozen=True)
@@ -272,18 +241,18 @@ class Cell:
 def plan(experiment: Experiment) -> list[Cell]:
     """Return every cell in the order it runs: by task, then model, then the file's order of methods.
 
-    `zero_shot` learns nothing from train, so that one size stands for all, and what train reads does not matter; the
-    same holds for its seeds at temperature 0.
+    A method that does not learn is measured once for all train sizes, whatever train may read, and at temperature 0
+    once for all seeds.
     """
     cells: dict[tuple[str, ModelSpec, str], Cell] = {}
     for task in experiment.tasks:
         for model in experiment.models:
             for knowledge, retrieval in _read(experiment, task):
                 for method in experiment.methods:
-                    constant = method.name == "zero_shot"
-                    sizes: tuple[int | None, ...] = (None,) if constant else experiment.train_sizes or (None,)
-                    seeds = experiment.seeds[:1] if constant and model.temperature == 0 else experiment.seeds
-                    reads = Knowledge(knowledge.test, knowledge.test) if constant else knowledge
+                    learns = method.learns
+                    sizes: tuple[int | None, ...] = experiment.train_sizes or (None,) if learns else (None,)
+                    seeds = experiment.seeds if learns or model.temperature else experiment.seeds[:1]
+                    reads = knowledge if learns else Knowledge(knowledge.test, knowledge.test)
                     found = retrieval if reads.searches else None
                     for size, seed in itertools.product(sizes, seeds):
                         cell = Cell(task.name, model, method, size, reads, seed, found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from crossover.eval.analysis.compare import Arm
-from crossover.eval.analysis.learning import Point, curve_names, is_constant
+from crossover.eval.analysis.learning import Point, curve_names
 from crossover.eval.experiment.spec import Kind
 from crossover.eval.report.evidence import Evidence
 
@@ -42,7 +42,7 @@ def learning_curves(evidence: Evidence, task: str) -> list[Curve]:
     """Return a curve for each method of a task; empty unless train sizes vary."""
     pool = len(evidence.finished.tasks[task].train)
     arms = [a for a in evidence.comparison.arms if a.task == task and a.score.n]
-    learning = [a for a in arms if not is_constant(a)]
+    learning = [a for a in arms if a.learns]
     sizes = sorted({_size(a, pool) for a in learning})
     if len(sizes) < 2:
         return []
@@ -55,7 +55,7 @@ def learning_curves(evidence: Evidence, task: str) -> list[Curve]:
         Curve(name, family[0].kind, tuple(_size(a, pool) for a in family), tuple(family), False, lines.get(name, ()))
         for name, family in ((names[f], families[f]) for f in names if f in families)
     ]
-    flat = [a for a in arms if is_constant(a)]
+    flat = [a for a in arms if not a.learns]
     return curves + [Curve(names[a.family], a.kind, (sizes[0], sizes[-1]), (a, a), True) for a in flat]
 
 

@@ -10,7 +10,7 @@ from crossover.programs.demos import question_key
 from crossover.programs.task import Fitted
 
 
-def audit(method: str, fitted: Fitted, test: Sequence[dspy.Example], model: LoadedModel) -> list[str]:
+def audit(fitted: Fitted, test: Sequence[dspy.Example], model: LoadedModel) -> list[str]:
     """Return the broken rules, an empty list when all hold.
 
     Zero-shot shows no demonstration; no demonstration asks a test question; trained weights answer differently.
@@ -21,13 +21,14 @@ def audit(method: str, fitted: Fitted, test: Sequence[dspy.Example], model: Load
     leaked = [d for d in shown if question_key(question_of(d, test)) in asked]
     if leaked:
         failures.append(f"{len(leaked)} demonstrations are test questions")
-    if (method == "zero_shot" or fitted.notes.get("zero_shot")) and test:
+    if fitted.facts.zero_shot and test:
         with dspy.context(lm=fitted.lm, adapter=model.adapter):
             answers = [m for m in first_messages(fitted.program, test[0]) if m["role"] == "assistant"]
         if shown or answers:
             failures.append("zero-shot shows demonstrations")
-    change = fitted.notes.get("logit_change")
-    if change is not None and not float(change) > 1e-6:
+    change = fitted.facts.logit_change
+    # Not `<=`: a change that is not a number is no change either.
+    if change is not None and not change > 1e-6:
         failures.append("training did not change the model's logits")
     return failures
 

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -13,7 +13,7 @@ import dspy
 from crossover.eval.analysis.constant import constant_warning
 from crossover.eval.analysis.labels import label_notes
 from crossover.eval.analysis.secondary import secondary
-from crossover.eval.experiment.spec import Cell, adapts_weights
+from crossover.eval.experiment.spec import Cell
 from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
 from crossover.eval.run.judging import judge_notes, without_judge
@@ -92,8 +92,9 @@ def start_cell(work: Work, cell: Cell) -> Started | None:
     folder, model = cell_folder(work.store, key), work.model(cell.model)
     try:
         fitted, test = fit_cell(work, cell, folder), work.test(cell)
-        trained = {s.name for s in cell.method.steps if adapts_weights(s.name)}
-        if trained and "head" not in trained and work.retention.specs:
+        # A head gives the labels of its own task, and nothing on another.
+        has_head = any(step.name == "head" for step in cell.method.steps)
+        if cell.method.trains and not has_head and work.retention.specs:
             notes, warnings = told(work.retention.of(fitted.lm, model, work.progress.note))
             fitted.notes |= notes
             fitted.warnings += warnings
@@ -132,9 +133,10 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
         latency=Latency((), 1),
         fit=fitted.spent,
         local=model.local,
+        facts=fitted.facts,
         notes=fitted.notes | measures,
         warnings=[*fitted.warnings, constant] if constant else fitted.warnings,
-        integrity=audit(cell.method.name, fitted, test, model),
+        integrity=audit(fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
         hits=passages.hits(test, cell.knowledge.test) if cell.knowledge.test == "retrieved" else {},
     )
@@ -178,7 +180,7 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
     if judge:
         fitted.spent.usd = _more(fitted.spent.usd, judge.spent.usd, graded.usd)
-    fitted.notes |= {"train_examples": len(train), "val_examples": len(val)}
+    fitted.facts = replace(fitted.facts, train_examples=len(train), val_examples=len(val))
     if save_fitted(folder, fitted):
         what = "fitting came out differently than before it was interrupted"
         work.progress.note(

@@ -1,7 +1,7 @@
-"""Methods one after another: each adapts what the one before it made, on the model that it left.
+"""Fit several methods in turn: each adapts the program and the model that the one before it left.
 
-Where several of them train, each one's adapter is merged into the weights that it was trained on: the next training
-starts from what the one before it gave, and what is kept of the last stands without the others.
+Where several of them train, each adapter is merged into the weights that it was trained on, so that the next training
+starts from these and the last one's weights stand without the others.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 
 import dspy
 
-from crossover.eval.experiment.spec import adapts_weights
+from crossover.eval.experiment.method import MethodSpec
 from crossover.models.usage import Usage
-from crossover.programs.task import Budget, Fitted, Method, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Method, Metric, add_usd
 
 
 @dataclass(frozen=True)
 class Chain:
     """Prompt and weights in any order, such as prompt, weights, prompt (BetterTogether, arXiv 2407.10930).
 
-    Composed here, so that optimizers/ and finetune/ stay strangers.
+    Chains are composed here because optimizers/ and finetune/ may not import each other.
     """
 
     steps: tuple[tuple[str, Method], ...]
@@ -36,8 +36,9 @@ class Chain:
         budget: Budget,
     ) -> Fitted:
         """Fit every step; the budget is that of one arm, and each step gets what is left of it."""
-        whole = Fitted(program=program, lm=lm, spent=Usage())
-        several = sum(adapts_weights(name) for name, _ in self.steps) > 1
+        # No label is needed before the first step says so.
+        whole = Fitted(program, lm, Usage(), facts=FitFacts(labels_used=0))
+        several = sum(MethodSpec(name).trains for name, _ in self.steps) > 1
         for number, (name, method) in enumerate(self.steps, 1):
             place = f"{number}-{name}"
             with dspy.context(lm=whole.lm):
@@ -55,12 +56,22 @@ class Chain:
                 lm=_merged(step, whole.lm, lm) if several and step.artifact is not None else step.lm,
                 spent=whole.spent + step.spent,
                 artifact=step.artifact or whole.artifact,
+                facts=whole.facts + (_training_facts(step) if MethodSpec(name).trains else step.facts),
                 notes=whole.notes | {f"{place}.{k}": v for k, v in step.notes.items()},
                 warnings=[*whole.warnings, *(f"{place}: {w}" for w in step.warnings)],
             )
-            if "logit_change" in step.notes:
-                whole.notes["logit_change"] = step.notes["logit_change"]
         return whole
+
+
+def _training_facts(step: Fitted) -> FitFacts:
+    """Return the facts of a step that trains, with its seconds and dollars marked as those of a training."""
+    facts = step.facts
+    teacher_usd = None if facts.teacher_usd is None else -facts.teacher_usd
+    return replace(
+        facts,
+        training_seconds=step.spent.seconds - facts.discarded_seconds,
+        training_usd=add_usd(step.spent.usd, teacher_usd),
+    )
 
 
 def _merged(step: Fitted, before: dspy.LM, first: dspy.LM) -> dspy.LM:
@@ -83,11 +94,11 @@ def _merged(step: Fitted, before: dspy.LM, first: dspy.LM) -> dspy.LM:
 
 
 def _left(budget: Budget, spent: Usage, place: str) -> Budget:
-    """Return what is left of the budget, with a folder and a file of answers for the step alone."""
+    """Return the rest of the budget, with a folder and a file of answers for the step alone."""
     folder = budget.workdir / place
     folder.mkdir(parents=True, exist_ok=True)
     calls = None if budget.metric_calls is None else max(1, budget.metric_calls - spent.metric_calls)
-    # Where a price is unknown the dollars cannot be kept, which the step will say.
+    # An unknown price leaves the budget in dollars without effect; the step warns of it.
     usd = None if budget.usd is None else max(1e-9, budget.usd - (spent.usd or 0.0))
     answers = None if budget.answers is None else budget.answers.with_name(f"{place}-{budget.answers.name}")
     checkpoints = None if budget.checkpoints is None else budget.checkpoints / place

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossover.eval.experiment.spec import Cell, Experiment, Kind, kind_of, plan
+from crossover.eval.experiment.spec import Cell, Experiment, Kind, plan
 from crossover.eval.report.table import money
 from crossover.eval.run.cell import start_cell
 from crossover.eval.run.interrupt import interruptible
@@ -45,7 +45,7 @@ def fit_experiment(experiment: Experiment, kind: Kind, *, store: Path, threads: 
             cannot be written.
     """
     work = Work.of(experiment, store=store, threads=threads, progress=progress)
-    wanted = {work.keys.of(c): c for c in plan(experiment) if kind_of(*(s.name for s in c.method.steps)) == kind}
+    wanted = {work.keys.of(c): c for c in plan(experiment) if c.method.trains == (kind == "weights")}
     if not wanted:
         raise UserError(f"{experiment.name} has no method that adapts {WORDS[kind]}; `crossover ls methods` lists them")
     left = {k: c for k, c in wanted.items() if not is_finished(store, k)}

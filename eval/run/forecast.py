@@ -17,8 +17,7 @@ from typing import Any
 import dspy
 
 from crossover.eval.analysis.ledger import machine_usd
-from crossover.eval.experiment.catalog import searches
-from crossover.eval.experiment.spec import Cell, Experiment, adapts_weights, plan
+from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.table import columns, money
 from crossover.eval.run.cell import COLD_REQUESTS, LATENCY_REQUESTS
@@ -120,9 +119,9 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
     for step in cell.method.steps:
         has = vars(method_of(step.name, step.options))
-        if searches(step.name):
+        if step.searches:
             extra += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
-        if adapts_weights(step.name):
+        if step.trains:
             trained += _epochs(has) * len(train) * predictors * (bare + cell.model.max_tokens)
             extra += round(val * _epochs(has)) + len(train) * _attempts(step.name, has)
         else:

@@ -7,8 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from crossover.eval.experiment.catalog import searches
-from crossover.eval.experiment.spec import Cell, Experiment, adapts_weights
+from crossover.eval.experiment.spec import Cell, Experiment
 from crossover.eval.run.passages import Indexes, identity_of
 from crossover.eval.store.cells import program_sha256
 from crossover.models.load import model_sha256
@@ -60,7 +59,7 @@ class Keys:
     def _search(self, cell: Cell) -> dict[str, Any] | None:
         """Return the budget and the teacher of a cell that searches prompts or learns from one, None for any other."""
         learns = any(step.options.get("targets") == "teacher" for step in cell.method.steps)
-        if not learns and not any(searches(step.name) for step in cell.method.steps):
+        if not learns and not cell.method.searches:
             return None
         spec = self.experiment.teacher
         teacher = None if spec is None else [asdict(spec), self.model_sha256[spec]]
@@ -69,7 +68,7 @@ class Keys:
     def _retained(self, cell: Cell) -> dict[str, Any] | None:
         """Return the other tasks of a cell that trains weights, which its warnings come from."""
         names = [t.name for t in self.experiment.retention]
-        return {"retention": names} if names and any(adapts_weights(s.name) for s in cell.method.steps) else None
+        return {"retention": names} if names and cell.method.trains else None
 
 
 def _files(cell: Cell) -> dict[str, str]:

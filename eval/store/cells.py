@@ -11,7 +11,9 @@ from typing import Any
 
 import dspy
 
-from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec, Retrieval
+from crossover.eval.experiment.method import MethodSpec
+from crossover.eval.experiment.spec import Cell, Knowledge, Retrieval
+from crossover.eval.store.facts import flat_notes, split_notes
 from crossover.eval.store.result import MOVE_AWAY, Latency, Result
 from crossover.eval.store.rows import read_table
 from crossover.models.errors import UserError
@@ -108,7 +110,7 @@ def load_standing(store: Path, keys: Iterable[str], *, racing: bool, planned: Co
 
 
 def _result(data: dict[str, Any], folder: Path) -> Result:
-    cell = data.pop("cell")
+    cell, (facts, notes) = data.pop("cell"), split_notes(data.pop("notes", {}))
     if (folder / TRACKED).exists():
         data["mlflow_run_id"] = json.loads((folder / TRACKED).read_text(encoding="utf-8"))["run_id"]
     return Result(
@@ -124,6 +126,8 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
         rows=read_table(folder / "rows.jsonl"),
         latency=_latency(data.pop("latency")),
         fit=Usage(**data.pop("fit")),
+        facts=facts,
+        notes=notes,
         human=_read_human(folder / HUMAN),
         **data,
     )
@@ -158,7 +162,7 @@ def save_fitted(folder: Path, fitted: Fitted) -> bool:
         if (folder / name).exists():
             (folder / name).rename(folder / f"{name}.{before[:8]}")
     write_json(folder / "program.json", state)
-    spent = {"spent": asdict(fitted.spent), "notes": fitted.notes, "lm": fitted.lm.model}
+    spent = {"spent": asdict(fitted.spent), "notes": flat_notes(fitted.facts, fitted.notes), "lm": fitted.lm.model}
     # Relative, so that a store can be moved.
     kept = fitted.artifact is not None and fitted.artifact.is_relative_to(folder)
     artifact = str(fitted.artifact.relative_to(folder)) if fitted.artifact is not None and kept else ""

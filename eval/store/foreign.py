@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossover.eval.experiment.spec import Cell, Knowledge, MethodSpec
+from crossover.eval.experiment.method import MethodSpec
+from crossover.eval.experiment.spec import Cell, Knowledge
 from crossover.eval.store.recorded import find_cell
 from crossover.eval.store.result import Latency, Result
 from crossover.models.errors import UserError

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Experiment, Needs, Prices, params_of
 from crossover.eval.store.cells import load_result, write_json
 from crossover.eval.store.result import Result
@@ -89,6 +91,21 @@ def find_cell(store: Path, prefix: str) -> Result:
     if result is None:
         raise UserError(f"{prefix}: neither a file nor a finished cell of {store}; see `crossover ls runs`")
     return result
+
+
+def finished_cell_lines(store: Path) -> list[str]:
+    """Return a line for each finished cell of the store, newest last: when, its key and what it measured."""
+    lines = []
+    for file in sorted((store / "cells").glob("*/result.json"), key=lambda f: (f.stat().st_mtime, f.parent.name)):
+        when = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        try:
+            cell = json.loads(file.read_text(encoding="utf-8"))["cell"]
+            method = MethodSpec(**cell["method"]).label
+            what = f"{cell['task']}  {cell['model']['name']}  {method}  seed={cell['seed']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            what = "unreadable; delete the folder and run again"
+        lines.append(f"{when}  {file.parent.name}  {what}")
+    return lines
 
 
 def _order(file: Path) -> tuple[int, int, str]:

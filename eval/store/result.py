@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from crossover.eval.experiment.spec import Cell
+from crossover.eval.store.facts import flat_notes
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
 from crossover.programs.retrieval.base import silent
 from crossover.programs.score import Row
-from crossover.programs.task import Task
+from crossover.programs.task import FitFacts, Task
 
 MOVE_AWAY = "move the cell's folder away and run again, or restore it"
 """What to do about a cell whose files were damaged: it is neither reused nor deleted."""
@@ -47,6 +48,7 @@ class Result:
     fit: Usage
     local: bool
     """The model ran on this machine, so that its price is machine time."""
+    facts: FitFacts = field(default_factory=FitFacts)
     notes: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
@@ -70,7 +72,8 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Return all but the rows, as JSON."""
         data = asdict(replace(self, rows=()))
-        del data["rows"], data["human"]
+        del data["rows"], data["human"], data["facts"]
+        data["notes"] = flat_notes(self.facts, data["notes"])
         return data
 
 

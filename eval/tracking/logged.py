@@ -14,20 +14,16 @@ from crossover.eval.store.result import Result
 
 def train_examples(result: Result) -> int:
     """Return the train size as MLflow's step, so that one metric over several sizes draws a learning curve."""
-    return 0 if _constant(result) else int(result.cell.train_size or result.notes.get("train_examples") or 0)
+    learns = result.cell.method.learns
+    return int(result.cell.train_size or result.facts.train_examples or 0) if learns else 0
 
 
 def run_name(result: Result) -> str:
     """Return what tells a cell from its siblings in the twenty letters that MLflow's tables show of a name."""
     cell = result.cell
-    size = "" if _constant(result) else f" n={cell.train_size or 'all'}"
+    size = f" n={cell.train_size or 'all'}" if cell.method.learns else ""
     options = cell.method.label.removeprefix(cell.method.name)
     return f"{cell.method.name}{size} seed={cell.seed}{options} {cell.task}"
-
-
-def _constant(result: Result) -> bool:
-    """Return whether nothing is learned from train."""
-    return result.cell.method.name == "zero_shot"
 
 
 def tags_of(result: Result) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 
 from crossover.eval.experiment.catalog import ROOT
-from crossover.eval.experiment.spec import MethodSpec
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.store.cells import cell_folder, check_fitted, write_json
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError

@@ -17,6 +17,7 @@ from typing import Any
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost
+from crossover.eval.store.facts import flat_notes
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
 from crossover.models.secret import redact
@@ -159,7 +160,8 @@ class Tracker:
                 # MLflow looks a dataset up and then inserts it: of two first writers one fails, and now finds it.
                 self.client.log_inputs(run_id, inputs)
             self.client.log_table(run_id, rows_table(result), "rows.json")
-            self.client.log_dict(run_id, {"notes": result.notes, "warnings": result.warnings}, "notes.json")
+            notes = flat_notes(result.facts, result.notes)
+            self.client.log_dict(run_id, {"notes": notes, "warnings": result.warnings}, "notes.json")
             for name in ("program.json", "fit.json"):
                 if (folder / name).exists():
                     self.client.log_artifact(run_id, str(folder / name), "program")

@@ -24,7 +24,7 @@ from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage
 from crossover.programs.score import Row, mean_score, score_examples
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 if TYPE_CHECKING:
     from crossover.finetune.sft import Sft
@@ -207,7 +207,8 @@ def fitted_with(
     spent = run.spent + spent
     # A training that went on, or targets that another fit built, took time that this process did not.
     spent.seconds = max(spent.seconds, time.perf_counter() - ground.begun)
-    fitted = Fitted(ground.program, tuned, spent, run.folder, {"logit_change": change, **run.notes, **notes})
+    facts = FitFacts(logit_change=change)
+    fitted = Fitted(ground.program, tuned, spent, run.folder, facts, {**run.notes, **notes})
     if run.best_epoch == 0:
         fitted.warnings.append("no epoch beat the untrained model on val")
     return fitted

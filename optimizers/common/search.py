@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -20,7 +21,7 @@ from crossover.models.frames import TwoFrames
 from crossover.models.meter import BudgetSpent, Counts, Meter
 from crossover.models.usage import Usage
 from crossover.programs.score import mean_score, score_examples
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 NO_OUTPUT = ("id", "gold", "cluster", "passages")
 """What an example holds beside inputs and outputs."""
@@ -182,9 +183,9 @@ class Search:
         except BudgetSpent:
             return None
 
-    def fitted(self, **notes: Any) -> Fitted:
+    def fitted(self, *, zero_shot: bool = False) -> Fitted:
         """Return the best program on val: what the optimizer found, if it beats the program that was given."""
-        scored = [(p, s) for p, s in self.journal.scored if not notes.get("zero_shot") or not _shows(p)]
+        scored = [(p, s) for p, s in self.journal.scored if not zero_shot or not _shows(p)]
         known = {_state(p): s for p, s in reversed(scored)}
         start = known.get(_state(self.program))
         if start is None and (self.found is not None or scored):
@@ -198,18 +199,19 @@ class Search:
                 best, best_score = candidate, score
         tried = len({_state(p) for p, _ in scored} - {_state(self.program)})
         self._judge(_state(best) == _state(self.program), tried)
-        notes |= {
+        notes = {
             "candidates": tried,
             "val_scores": [round(s, 4) for _, s in scored],
             "val_start": start,
             "val_best": best_score,
         }
-        return self.spend(Fitted(_clean(best), self.lm, Usage(), notes=notes, warnings=list(self.warnings)))
+        facts = FitFacts(zero_shot=zero_shot)
+        return self.spend(Fitted(_clean(best), self.lm, Usage(), None, facts, notes, list(self.warnings)))
 
-    def taken(self, **notes: Any) -> Fitted:
+    def taken(self) -> Fitted:
         """Return what the optimizer found without looking at val, or the program as it was given."""
         program = self.program if self.found is None else self.found
-        return self.spend(Fitted(_clean(program), self.lm, Usage(), notes=notes, warnings=list(self.warnings)))
+        return self.spend(Fitted(_clean(program), self.lm, Usage(), warnings=list(self.warnings)))
 
     def _judge(self, unchanged: bool, tried: int) -> None:
         """Say it when the search came to nothing."""
@@ -240,7 +242,8 @@ class Search:
         )
         if self.teacher is not self.student:
             counts = self.meter.by_model.get(self.teacher.model, Counts())
-            fitted.notes["teacher"] = {"model": self.teacher.model, "calls": counts.calls, "usd": counts.usd}
+            teacher = {"teacher": self.teacher.model, "teacher_calls": counts.calls, "teacher_usd": counts.usd}
+            fitted.facts = replace(fitted.facts, **teacher)
         if total.replayed:
             fitted.notes["replayed_calls"] = total.replayed
         if self.budget.usd is not None and total.usd is None:
