@@ -17,7 +17,7 @@ from section import write_section
 
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Cell, plan
-from crossover.eval.run.prepare import prepare
+from crossover.eval.run.loading import prepare
 from crossover.eval.store.cells import cell_folder, save_result
 from crossover.eval.store.recorded import record
 from crossover.eval.store.result import Latency, Result

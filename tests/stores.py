@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Experiment, plan
-from crossover.eval.run.prepare import load_tasks
+from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.cells import cell_folder, program_sha256, save_result
 from crossover.eval.store.result import Latency, Result, append_rows
 from crossover.models.load import model_sha256

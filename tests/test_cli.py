@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -58,13 +59,13 @@ def test_dry_run_prints_the_cells_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--dry-run", "--only", "zero_shot,sft"]) == 0
     captured = capsys.readouterr()
-    head, *cells, together = captured.out.splitlines()
+    head, *cells, total = captured.out.splitlines()
     assert head.split("  ")[0] == "cell"
     assert [c.partition(" seed")[0] for c in cells][::2] == [
         "stdlib_module  embedded  zero_shot,",
         "stdlib_rag  embedded  zero_shot, retrieved, bm25 k=3,",
     ]
-    assert together.startswith("together, at most")
+    assert total.startswith("total, at most")
     assert captured.err == "4 cells\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -157,6 +158,29 @@ def test_an_interrupt_is_exit_130(capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         del crossover.commands["wait"]
     assert capsys.readouterr().err.strip().startswith("interrupted: what was measured is kept")
+
+
+def test_an_internal_fault_is_one_line_and_exit_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-value")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    @crossover.command("break")
+    def broken() -> None:
+        raise KeyError("no such thing,\nsaid a-secret-value")
+
+    try:
+        assert main(["break"]) == 3
+    finally:
+        del crossover.commands["break"]
+    line = capsys.readouterr().err
+    (file,) = tmp_path.glob("crossover-fault-*.txt")
+    assert line.startswith("error: internal fault: KeyError: ")
+    assert line.endswith(f"please report it with {file}, which holds the traceback\n")
+    assert line.count("\n") == 1
+    assert "in broken" in file.read_text()
+    assert "a-secret-value" not in line + file.read_text()
 
 
 def test_verbs_have_no_secret_options() -> None:

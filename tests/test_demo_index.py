@@ -14,7 +14,7 @@ from loopback_weaviate import Loopback, serve
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge
-from crossover.eval.run.keys import indexes_of
+from crossover.eval.run.cell_keys import indexes_of
 from crossover.eval.run.methods import method_of
 from crossover.eval.store.cells import program_state
 from crossover.models.errors import UserError

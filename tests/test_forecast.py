@@ -8,7 +8,7 @@ import pytest
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Experiment
 from crossover.eval.run.forecast import forecast, forecast_table
-from crossover.eval.run.prepare import finished
+from crossover.eval.run.loading import finished
 from crossover.models.spec import ModelSpec
 
 

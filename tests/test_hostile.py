@@ -8,7 +8,7 @@ import dspy
 import pytest
 
 from crossover.eval.cli.main import main
-from crossover.eval.run.work import check_folder
+from crossover.eval.run.context import check_folder
 from crossover.models.errors import UserError
 from crossover.models.load import prompt_frame
 from crossover.models.spec import ModelSpec

@@ -19,7 +19,7 @@ from crossover.eval.cli.main import main
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.read_judge import JUDGE_TOKENS
 from crossover.eval.experiment.spec import Prices
-from crossover.eval.run.prepare import load_tasks
+from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.recorded import read_recorded
 from crossover.models.load import load_model
 from crossover.models.spec import ModelSpec

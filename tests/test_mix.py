@@ -10,7 +10,7 @@ import pytest
 from factories import make_cell
 
 from crossover.eval.experiment.method import MethodSpec
-from crossover.eval.run.keys import _files
+from crossover.eval.run.cell_keys import _files
 from crossover.eval.run.methods import method_of
 from crossover.finetune.training.mix import read_general
 from crossover.models.errors import UserError

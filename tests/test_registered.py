@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crossover.eval.experiment.read import read_experiment
-from crossover.eval.run.prepare import load_tasks
+from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.cells import cell_folder
 from crossover.eval.store.recorded import read_recorded
 from crossover.eval.store.result import Result, read_rows

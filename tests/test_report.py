@@ -29,7 +29,7 @@ from crossover.eval.report.markdown import MOST, markdown
 from crossover.eval.report.page import html_page
 from crossover.eval.report.text import cut, visible
 from crossover.eval.report.volumes import states
-from crossover.eval.run.prepare import finished
+from crossover.eval.run.loading import finished
 
 
 @pytest.fixture(scope="module")

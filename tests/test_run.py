@@ -286,7 +286,7 @@ def test_stages_come_to_what_a_run_comes_to(
     assert set(arms) == {"few_shot demos=2", "sft epochs=1 rank=4"}
     assert "training step" not in done.err
     assert main(["finetune", *names]) == 0
-    assert capsys.readouterr().out == "1 finished before\n"
+    assert capsys.readouterr().out == "1 already finished\n"
     assert run(experiment, tmp_path / "whole", "--json") == 0
     whole = {a["method"]: a["score"]["mean"] for a in json.loads(capsys.readouterr().out)["arms"]}
     assert {m: whole[m] for m in arms} == arms

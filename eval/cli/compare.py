@@ -1,4 +1,4 @@
-"""The verbs that judge again what is measured already: `compare` and `recommend`. They call no model."""
+"""The verbs `compare` and `recommend`, which judge finished results anew and call no model."""
 
 import json
 from dataclasses import replace

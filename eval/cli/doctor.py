@@ -1,4 +1,4 @@
-"""Look at the machine: what a run needs, and whether it is there."""
+"""Check the machine for everything that a run needs."""
 
 import importlib.metadata
 import os
@@ -18,7 +18,7 @@ KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WE
 
 
 def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
-    """Yield name, whether it is in order, and what was found; a key's value is never looked at."""
+    """Yield the name, the state and a description of each requirement; values of keys are never read."""
     from crossover.models.device import accelerator
 
     yield "python", sys.version_info >= (3, 11), platform.python_version()
@@ -52,7 +52,7 @@ def _dense() -> str:
 
 
 def _weaviate() -> tuple[bool, str]:
-    """Return whether the server of WEAVIATE_URL can be used; without that variable nothing is asked."""
+    """Return whether the server of WEAVIATE_URL answers; without that variable no server is asked."""
     if not os.environ.get("WEAVIATE_URL"):
         return True, "WEAVIATE_URL is not set"
     from crossover.models.errors import UserError
@@ -74,7 +74,7 @@ def _memory() -> str:
 
 
 def _mlflow(store: Path) -> tuple[bool, str]:
-    """Return whether MLflow's store answers; one that does not exist yet is made by the first run."""
+    """Return whether MLflow's store answers; a missing one is in order, because the first run makes it."""
     uri = store_uri(store, None)
     file, shown = Path(uri.removeprefix("sqlite:///")), redact(uri)
     if uri.startswith("sqlite:///") and not file.exists():
@@ -93,7 +93,7 @@ def _mlflow(store: Path) -> tuple[bool, str]:
 
 
 def _store(store: Path) -> tuple[bool, str]:
-    """Return whether the store can be written, and where it is."""
+    """Return whether the store can be written, and its place."""
     place = store if store.exists() else store.absolute().parent
     if not os.access(place, os.W_OK):
         return False, f"{store} cannot be written; use --store FOLDER"

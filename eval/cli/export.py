@@ -1,4 +1,4 @@
-"""The verb `crossover export`; nothing heavy is imported before it runs."""
+"""The verb `crossover export`; heavy packages are imported when it runs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import click
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the merged weights.")
 @click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
 def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
-    """Write a finished cell as what others load: adapter, merged weights, template, DSPy program, model card.
+    """Write a finished cell for other tools: adapter, merged weights, template, DSPy program, model card.
 
     CELL is its key, or the start of it, as `crossover ls runs` shows it. DIR must be empty or absent.
 

@@ -1,11 +1,10 @@
-"""The verb `human-sheet`: what people think of a sample of the answers that a model judged."""
+"""The verb `human-sheet`: people grade a sample of the answers that a model judged."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from crossover.eval.cli.options import experiment_of, experiment_options, store_option
+from crossover.eval.cli.options import CellFlags, experiment_of, experiment_options, store_option
 
 
 @click.command("human-sheet")
@@ -14,22 +13,20 @@ from crossover.eval.cli.options import experiment_of, experiment_options, store_
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the sheet here.")
 @click.option("--import", "filled", type=click.Path(path_type=Path), help="Read the filled sheet back.")
 @store_option
-def human_sheet(
-    file: Path | None, store: Path, examples: int, output: Path | None, filled: Path | None, **flags: Any
-) -> int:
-    """Export a sample of the judged answers for people to grade, or import what they said.
+def human_sheet(cells: CellFlags, store: Path, examples: int, output: Path | None, filled: Path | None) -> int:
+    """Export a sample of the judged answers for people to grade, or import their grades.
 
-    The sheet shows question, reference and answer, and not which arm it is of. Fill the last columns with no, partly or
+    The sheet shows question, reference and answer, and hides the arm. Fill the last columns with no, partly or
     yes; a judged score is then shown with its agreement with people, and as people would have given it.
 
     Example: crossover human-sheet intents.yaml -n 60 -o sheet.csv
     """
     if (output is None) == (filled is None):
         raise click.UsageError("give either -o SHEET.csv to export or --import SHEET.csv")
-    experiment = experiment_of(file, flags)
+    experiment = experiment_of(cells)
     from crossover.eval.analysis.human import import_sheet, sheet
     from crossover.eval.experiment.spec import criteria_of
-    from crossover.eval.run.prepare import finished
+    from crossover.eval.run.loading import finished
     from crossover.models.errors import UserError
 
     judges = [(t.name, t.judge) for t in experiment.tasks if t.judge is not None]

@@ -1,4 +1,4 @@
-"""The verb `crossover index`; nothing heavy is imported before it runs."""
+"""The verb `crossover index`; heavy packages are imported when it runs."""
 
 import sys
 from pathlib import Path

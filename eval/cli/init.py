@@ -1,4 +1,4 @@
-"""The verb `crossover init`; nothing heavy is imported before it runs."""
+"""The verb `crossover init`; heavy packages are imported when it runs."""
 
 from importlib.resources import files
 from pathlib import Path

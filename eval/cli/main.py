@@ -1,14 +1,14 @@
-"""The command line. Nothing heavy is imported before a command needs it."""
+"""The command line; heavy packages are imported by the verbs that need them."""
 
 import difflib
 import json
 import logging
 import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,11 +17,21 @@ from crossover.eval.cli.export import export
 from crossover.eval.cli.human_sheet import human_sheet
 from crossover.eval.cli.index import index
 from crossover.eval.cli.init import init
-from crossover.eval.cli.options import experiment_of, experiment_options, gate_options, limit_options, store_option
-from crossover.eval.cli.report import deliver, report, wanted_of
+from crossover.eval.cli.options import (
+    EXIT_CANNOT_RUN,
+    EXIT_FAULT,
+    CellFlags,
+    GateFlags,
+    LimitFlags,
+    MeasuringFlags,
+    experiment_of,
+    measuring_options,
+    store_option,
+)
+from crossover.eval.cli.report import deliver, report, report_options
 from crossover.eval.cli.stages import compile_, finetune
 from crossover.eval.cli.sync import sync
-from crossover.eval.run.interrupt import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, INTERRUPTED
+from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 
 if TYPE_CHECKING:
     from crossover.eval.experiment.spec import Experiment
@@ -33,11 +43,10 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
-EXIT_FAULT = 1
 
 
 class _Verbs(click.Group):
-    """A group that knows a near match for a mistyped verb."""
+    """A group that suggests a near match for a mistyped verb."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -69,12 +78,28 @@ def main(argv: list[str] | None = None) -> int:
         from crossover.models.secret import redact
 
         if not isinstance(e, UserError):
-            # A fault of ours; providers quote keys in what they refuse.
-            click.echo(visible(redact(traceback.format_exc())), err=True)
+            click.echo(visible(_fault_line(e)), err=True)
             return EXIT_FAULT
         for line in visible(redact(str(e))).splitlines():
             click.echo(line if line.startswith(("error: ", "warning: ")) else f"error: {line}", err=True)
         return EXIT_CANNOT_RUN
+
+
+def _fault_line(error: Exception) -> str:
+    """Write the traceback of an internal fault to a file in the temp folder, and return one line that names it.
+
+    Both are redacted: providers quote keys in their error messages.
+    """
+    from crossover.models.secret import redact
+
+    whole = redact("".join(traceback.format_exception(error)))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="crossover-fault-", suffix=".txt", delete=False) as f:
+            f.write(whole)
+    except OSError:
+        return whole
+    what = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    return f"error: internal fault: {what}; please report it with {f.name}, which holds the traceback"
 
 
 @click.group(cls=_Verbs, context_settings={"auto_envvar_prefix": "CROSSOVER", "help_option_names": ["-h", "--help"]})
@@ -86,36 +111,13 @@ def crossover() -> None:
     """
 
 
-def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the flags of the verbs that measure."""
-    for add in (
-        store_option,
-        click.option("--no-progress", is_flag=True, help="No progress."),
-        click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress."),
-        click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store; `none` for no tracking."),
-        click.option(
-            "-o",
-            "--output",
-            multiple=True,
-            type=click.Path(path_type=Path),
-            help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1."),
-        gate_options,
-        limit_options,
-        click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls."),
-        experiment_options,
-    ):
-        command = add(command)
-    return command
-
-
 @crossover.command()
 @measuring_options
 @click.option("--dry-run", is_flag=True, help="Print the missing cells, what they take at most, and stop.")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; what was measured is kept aside.")
-def run(file: Path | None, dry_run: bool, fresh: bool, **flags: Any) -> int:
+def run(
+    cells: CellFlags, limits: LimitFlags, gates: GateFlags, measuring: MeasuringFlags, dry_run: bool, fresh: bool
+) -> int:
     """Measure every cell of the experiment, compare them and reach a verdict.
 
     Without FILE: crossover.yaml of this folder, else the quickstart. The same command again resumes.
@@ -123,54 +125,63 @@ def run(file: Path | None, dry_run: bool, fresh: bool, **flags: Any) -> int:
     Example: crossover run intents.yaml --seeds 0,1,2 -o result.html
     """
     if dry_run:
-        return _dry_run(experiment_of(file, flags), flags["store"])
-    return _measure(file, flags, fresh=fresh)
+        return _dry_run(experiment_of(cells, limits), measuring.store)
+    return _measure(cells, limits, gates, measuring, fresh=fresh)
 
 
 @crossover.command("eval")
 @measuring_options
-def evaluate(file: Path | None, **flags: Any) -> int:
+def evaluate(cells: CellFlags, limits: LimitFlags, gates: GateFlags, measuring: MeasuringFlags) -> int:
     """Measure and compare the cells that `compile`, `finetune` or a run has fitted, and fit no other.
 
     Example: crossover eval intents.yaml
     """
-    return _measure(file, flags, fitted_only=True)
+    return _measure(cells, limits, gates, measuring, fitted_only=True)
 
 
-def _measure(file: Path | None, flags: dict[str, Any], **how: bool) -> int:
-    """Run the experiment and print and write what came of it."""
-    store: Path = flags["store"]
-    experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
-    if flags["verbose"]:
+def _measure(
+    cells: CellFlags,
+    limits: LimitFlags,
+    gates: GateFlags,
+    flags: MeasuringFlags,
+    *,
+    fresh: bool = False,
+    fitted_only: bool = False,
+) -> int:
+    """Run the experiment, print the comparison and write the files."""
+    experiment, options = experiment_of(cells, limits), report_options(cells, gates, flags.output)
+    if flags.verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from crossover.eval.report.table import render, to_json
     from crossover.eval.report.visible import visible
     from crossover.eval.run.progress import Progress
     from crossover.eval.run.run import run_experiment
 
-    progress = Progress(stream=sys.stderr, enabled=not (flags["quiet"] or flags["no_progress"]))
+    progress = Progress(stream=sys.stderr, enabled=not (flags.quiet or flags.no_progress))
     try:
         comparison = run_experiment(
             experiment,
-            store=store,
-            tracking_uri=flags["tracking_uri"],
-            threads=flags["threads"],
+            store=flags.store,
+            tracking_uri=flags.tracking_uri,
+            threads=flags.threads,
             progress=progress,
-            **how,
+            fresh=fresh,
+            fitted_only=fitted_only,
         )
     finally:
         progress.close()
-    as_json: bool = flags["as_json"]
-    click.echo(json.dumps(to_json(comparison), indent=1) if as_json else visible(render(comparison)), nl=as_json)
-    if not as_json:
-        where = "" if store == Path("mlruns") else f" --store {store}"
-        click.echo(f"\nevery run, row and artifact: crossover ui{where}")
-    code = deliver(experiment, comparison, store=store, wanted=wanted)
+    if flags.as_json:
+        click.echo(json.dumps(to_json(comparison), indent=1))
+    else:
+        where = "" if flags.store == Path("mlruns") else f" --store {flags.store}"
+        click.echo(f"{visible(render(comparison))}\nevery run, row and artifact: crossover ui{where}")
+    code = deliver(experiment, comparison, store=flags.store, options=options)
     interrupted = comparison.partial is not None and comparison.partial.stopped == INTERRUPTED
     return EXIT_INTERRUPTED if interrupted else code
 
 
 def _dry_run(experiment: "Experiment", store: Path) -> int:
+    """Print the forecast of the missing cells."""
     from crossover.eval.report.visible import visible
     from crossover.eval.run.forecast import forecast, forecast_table
 
@@ -192,11 +203,11 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
     Example: crossover validate intents.yaml
     """
     from crossover.eval.experiment.read import Overrides, read_partly
-    from crossover.eval.run.prepare import check_models, load_tasks
+    from crossover.eval.run.loading import check_models, load_tasks
 
     experiment, problems = read_partly(file, Overrides(settings=settings))
     tasks, found = load_tasks(experiment.tasks)
-    # The reader of the file has named missing files already, with their line.
+    # Reading the experiment file has already reported missing files, with their line.
     problems += [p for p in found if not p.what.endswith("no such file")] + check_models(experiment)
     for name, task in tasks.items():
         sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
@@ -215,7 +226,7 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
 @click.argument("what", required=False, type=click.Choice(["tasks", "methods", "models", "programs", "runs"]))
 @store_option
 def ls(what: str | None, store: Path) -> None:
-    """List what there is: tasks, methods, models, programs, or the finished runs.
+    """List tasks, methods, models, programs, or the finished runs.
 
     Example: crossover ls methods
     """

@@ -1,6 +1,9 @@
-"""Options that several verbs share, and the experiment that they name."""
+"""Options that several verbs share, each group handed to the verb as one record, and the exit codes."""
 
+import shlex
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,78 @@ if TYPE_CHECKING:
     from crossover.eval.experiment.spec import Experiment
 
 Decorated = Callable[..., Any]
+EXIT_GATE, EXIT_CANNOT_RUN, EXIT_FAULT = 1, 2, 3
+"""A gate failed; the input is wrong and nothing was paid; the program has a bug."""
+
+
+@dataclass(frozen=True)
+class CellFlags:
+    """FILE and the flags that choose cells: the cells that `run` measured, another verb finds by the same flags."""
+
+    file: Path | None
+    settings: tuple[str, ...]
+    limit: int | None
+    only: str | None
+    seeds: str | None
+
+    def command_line(self, verb: str) -> str:
+        """Return the command that names the same cells again."""
+        words = ["crossover", verb, *([str(self.file)] if self.file else [])]
+        for setting in self.settings:
+            words += ["--set", setting]
+        for name, value in (("limit", self.limit), ("only", self.only), ("seeds", self.seeds)):
+            if value:
+                words += [f"--{name}", str(value)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class LimitFlags:
+    """The limits of a run, in place of the file's."""
+
+    max_usd: float | None = None
+    max_minutes: float | None = None
+    max_calls: int | None = None
+    max_tokens: int | None = None
+
+    def given(self) -> dict[str, float]:
+        """Return the limits that were given, by their names in the experiment file."""
+        limits = {f.name.removeprefix("max_"): vars(self)[f.name] for f in fields(self)}
+        return {name: value for name, value in limits.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class GateFlags:
+    """The gates that the verb is to hold."""
+
+    fail_under: float | None
+    baseline: Path | None
+    fail_on_inconclusive: bool
+
+
+@dataclass(frozen=True)
+class MeasuringFlags:
+    """The flags of the verbs that measure, besides those that choose cells, limits and gates."""
+
+    store: Path
+    threads: int
+    tracking_uri: str | None
+    as_json: bool
+    output: tuple[Path, ...]
+    quiet: bool
+    verbose: bool
+    no_progress: bool
+
+
+def gathered(command: Decorated, name: str, record: type) -> Decorated:
+    """Return the command with the flags that are fields of `record` gathered in its argument `name`."""
+
+    @wraps(command)
+    def call(**flags: Any) -> Any:
+        own = {f.name: flags.pop(f.name) for f in fields(record)}
+        return command(**{name: record(**own)}, **flags)
+
+    return call
 
 
 def store_option(command: Decorated) -> Decorated:
@@ -20,7 +95,8 @@ def store_option(command: Decorated) -> Decorated:
 
 
 def experiment_options(command: Decorated) -> Decorated:
-    """Add FILE and the flags that choose cells: what `run` measured, the same flags of another verb find again."""
+    """Add FILE and the flags that choose cells, as the argument `cells`."""
+    command = gathered(command, "cells", CellFlags)
     for add in (
         click.option("--seeds", metavar="0,1,2", help="Seeds, in place of the file's."),
         click.option("--only", metavar="METHOD,…", help="Run these methods alone."),
@@ -38,11 +114,9 @@ def experiment_options(command: Decorated) -> Decorated:
     return command
 
 
-LIMITS = ("usd", "minutes", "calls", "tokens")
-
-
 def limit_options(command: Decorated) -> Decorated:
-    """Add the limits of a run; each is checked before every call."""
+    """Add the limits of a run, each checked before every call, as the argument `limits`."""
+    command = gathered(command, "limits", LimitFlags)
     for add in (
         click.option("--max-tokens", type=click.IntRange(0), help="Stop before more tokens are used."),
         click.option("--max-calls", type=click.IntRange(0), help="Stop before more calls are made."),
@@ -54,7 +128,8 @@ def limit_options(command: Decorated) -> Decorated:
 
 
 def gate_options(command: Decorated) -> Decorated:
-    """Add the gates: conditions under which the verb ends with exit code 1."""
+    """Add the gates, conditions under which the verb ends with exit code 1, as the argument `gates`."""
+    command = gathered(command, "gates", GateFlags)
     for add in (
         click.option("--fail-on-inconclusive", is_flag=True, help="Exit 1 when a verdict abstains."),
         click.option(
@@ -68,6 +143,32 @@ def gate_options(command: Decorated) -> Decorated:
     return command
 
 
+def measuring_options(command: Decorated) -> Decorated:
+    """Add the flags of the verbs that measure, as the arguments `cells`, `limits`, `gates` and `measuring`."""
+    command = gathered(command, "measuring", MeasuringFlags)
+    for add in (
+        store_option,
+        click.option("--no-progress", is_flag=True, help="No progress."),
+        click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store; `none` for no tracking."),
+        click.option(
+            "-o",
+            "--output",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1."),
+        gate_options,
+        limit_options,
+        click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls."),
+        experiment_options,
+    ):
+        command = add(command)
+    return command
+
+
 def numbers(text: str | None, flag: str) -> tuple[int, ...]:
     """Return the whole numbers of a comma-separated flag."""
     try:
@@ -76,7 +177,7 @@ def numbers(text: str | None, flag: str) -> tuple[int, ...]:
         raise click.UsageError(f"{flag} {text}: not whole numbers; write {flag} 0,1,2") from None
 
 
-def experiment_of(file: Path | None, flags: dict[str, Any]) -> "Experiment":
+def experiment_of(cells: CellFlags, limits: LimitFlags | None = None) -> "Experiment":
     """Return the experiment that FILE and flags name; warnings go to stderr, errors are raised together.
 
     Without FILE: crossover.yaml of this folder, else the quickstart.
@@ -86,28 +187,15 @@ def experiment_of(file: Path | None, flags: dict[str, Any]) -> "Experiment":
 
     default = Path("crossover.yaml")
     overrides = Overrides(
-        settings=flags["settings"],
-        limit=flags["limit"],
-        only=tuple(flags["only"].split(",") if flags["only"] else ()),
-        seeds=numbers(flags["seeds"], "--seeds"),
-        limits={n: flags[f"max_{n}"] for n in LIMITS if flags.get(f"max_{n}") is not None},
+        settings=cells.settings,
+        limit=cells.limit,
+        only=tuple(cells.only.split(",") if cells.only else ()),
+        seeds=numbers(cells.seeds, "--seeds"),
+        limits=limits.given() if limits else {},
     )
-    experiment, problems = read_experiment(file or (default if default.exists() else QUICKSTART), overrides)
+    experiment, problems = read_experiment(cells.file or (default if default.exists() else QUICKSTART), overrides)
     if experiment is None:
         raise UserError("\n".join(str(p) for p in problems))
     for p in problems:
         click.echo(str(p), err=True)
     return experiment
-
-
-def command_line(verb: str, file: Path | None, flags: dict[str, Any]) -> str:
-    """Return the command that names the same cells again."""
-    import shlex
-
-    words = ["crossover", verb, *([str(file)] if file else [])]
-    for setting in flags["settings"]:
-        words += ["--set", setting]
-    for name in ("limit", "only", "seeds"):
-        if flags[name]:
-            words += [f"--{name}", str(flags[name])]
-    return shlex.join(words)

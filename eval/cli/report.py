@@ -1,20 +1,26 @@
-"""The verb `report`, and what `run` shares with it: files to write and gates to hold."""
+"""The verb `report`, and the part that `run` shares with it: files to write and gates to hold."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from crossover.eval.cli.options import command_line, experiment_of, experiment_options, gate_options, store_option
+from crossover.eval.cli.options import (
+    EXIT_GATE,
+    CellFlags,
+    GateFlags,
+    experiment_of,
+    experiment_options,
+    gate_options,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
     from crossover.eval.analysis.gates import Gates
     from crossover.eval.experiment.spec import Experiment
     from crossover.eval.store.result import Finished
-
-EXIT_GATE = 1
 
 
 @click.command()
@@ -28,53 +34,53 @@ EXIT_GATE = 1
 )
 @gate_options
 @store_option
-def report(file: Path | None, store: Path, **flags: Any) -> int:
+def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, ...]) -> int:
     """Report on the finished cells of the experiment; calls no model and spends nothing.
 
-    Without FILE: crossover.yaml of this folder, else the quickstart. Give the flags that `run` was given.
+    Without FILE: crossover.yaml of this folder, else the quickstart. Give it the flags of `run`.
 
     Example: crossover report intents.yaml -o report.html -o report.md
     """
-    experiment, wanted = experiment_of(file, flags), wanted_of(file, flags)
+    experiment, options = experiment_of(cells), report_options(cells, gates, output)
     from crossover.eval.analysis.compare import compare
     from crossover.eval.report.table import render
-    from crossover.eval.run.prepare import finished
+    from crossover.eval.run.loading import finished
 
     found = finished(experiment, store=store)
     comparison = compare(found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name)
     if (count := len(found.results)) < found.planned:
         click.echo(f"warning: {count} of {found.planned} cells are finished: the table is partial", err=True)
-    if not wanted.outputs:
+    if not options.outputs:
         click.echo(render(comparison), nl=False)
-    return deliver(experiment, comparison, store=store, wanted=wanted, found=found)
+    return deliver(experiment, comparison, store=store, options=options, found=found)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked of a comparison besides the table."""
+class ReportOptions:
+    """The files and gates that a comparison is written to and held against."""
 
     outputs: tuple[Path, ...]
-    """Files to write."""
+    """Files to write, each in the form of its suffix."""
     gates: "Gates"
     command: str
-    """The command line that measures the same."""
+    """The command line that measures the same cells."""
 
 
-def wanted_of(file: Path | None, flags: dict[str, Any]) -> Wanted:
-    """Return what the flags ask for; what is wrong with it is said before anything is spent.
+def report_options(cells: CellFlags, flags: GateFlags, output: tuple[Path, ...]) -> ReportOptions:
+    """Return the flags as options of a report, checked before anything is spent.
 
     Raises:
-        UserError: the baseline cannot be read, or a file cannot be written in the form of its suffix.
+        UserError: the baseline cannot be read, or a file has a suffix of no known form.
     """
     from crossover.eval.analysis.gates import Gates, read_baseline
     from crossover.eval.report.forms import check_suffix
 
-    for path in flags["output"]:
+    for path in output:
         check_suffix(path)
-    if flags["baseline"] is not None:
-        read_baseline(flags["baseline"])
-    gates = Gates(flags["fail_under"], flags["baseline"], flags["fail_on_inconclusive"])
-    return Wanted(flags["output"], gates, command_line("run", file, flags))
+    if flags.baseline is not None:
+        read_baseline(flags.baseline)
+    gates = Gates(flags.fail_under, flags.baseline, flags.fail_on_inconclusive)
+    return ReportOptions(output, gates, cells.command_line("run"))
 
 
 def deliver(
@@ -82,24 +88,24 @@ def deliver(
     comparison: "Comparison",
     *,
     store: Path,
-    wanted: Wanted,
+    options: ReportOptions,
     found: "Finished | None" = None,
 ) -> int:
-    """Write the files, say which gates failed on stderr, and return the exit code.
+    """Write the files, name the gates that failed on stderr, and return the exit code.
 
-    `found` is what the store holds of the experiment; it is read when files are wanted and it is not given.
+    `found` holds the finished results; they are read from the store when files need them and it is None.
     """
     from crossover.eval.analysis.gates import apply_gates
 
-    outcomes = apply_gates(wanted.gates, comparison, store=store)
-    if wanted.outputs:
+    outcomes = apply_gates(options.gates, comparison, store=store)
+    if options.outputs:
         from crossover.eval.report.evidence import Evidence
         from crossover.eval.report.forms import write_report
-        from crossover.eval.run.prepare import finished
+        from crossover.eval.run.loading import finished
 
         found = found or finished(experiment, store=store)
-        evidence = Evidence(experiment, comparison, found, wanted.command, tuple(outcomes))
-        for path in wanted.outputs:
+        evidence = Evidence(experiment, comparison, found, options.command, tuple(outcomes))
+        for path in options.outputs:
             write_report(evidence, path)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:

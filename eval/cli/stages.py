@@ -1,17 +1,28 @@
-"""The verbs `compile` and `finetune`: one stage of a run; nothing heavy is imported before it runs."""
+"""The verbs `compile` and `finetune`: one stage of a run; heavy packages are imported when it runs."""
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from crossover.eval.cli.options import experiment_of, experiment_options, limit_options, store_option
-from crossover.eval.run.interrupt import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, INTERRUPTED
+from crossover.eval.cli.options import (
+    EXIT_CANNOT_RUN,
+    CellFlags,
+    LimitFlags,
+    experiment_of,
+    experiment_options,
+    limit_options,
+    store_option,
+)
+from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
+
+if TYPE_CHECKING:
+    from crossover.eval.experiment.spec import Kind
 
 
-def _stage(name: str, kind: Any, text: str) -> click.Command:
-    """Return the verb that fits the cells of one kind."""
+def _stage(name: str, kind: "Kind", text: str) -> click.Command:
+    """Return the verb that summary the cells of one kind."""
 
     @click.command(name, help=text)
     @experiment_options
@@ -19,26 +30,27 @@ def _stage(name: str, kind: Any, text: str) -> click.Command:
     @limit_options
     @click.option("--no-progress", is_flag=True, help="No progress.")
     @store_option
-    def verb(file: Path | None, store: Path, threads: int, no_progress: bool, **flags: Any) -> int:
-        experiment = experiment_of(file, flags)
+    def verb(cells: CellFlags, limits: LimitFlags, store: Path, threads: int, no_progress: bool) -> int:
+        experiment = experiment_of(cells, limits)
         from crossover.eval.report.visible import visible
-        from crossover.eval.run.fitting import fit_experiment, fits_lines
+        from crossover.eval.run.fitting import fit_experiment, summary_lines
         from crossover.eval.run.progress import Progress
 
         progress = Progress(stream=sys.stderr, enabled=not no_progress)
         try:
-            fits = fit_experiment(experiment, kind, store=store, threads=threads, progress=progress)
+            summary = fit_experiment(experiment, kind, store=store, threads=threads, progress=progress)
         finally:
             progress.close()
-        for line in fits_lines(fits):
+        for line in summary_lines(summary):
             click.echo(visible(line))
-        for line in fits.failures:
+        for line in summary.failures:
             click.echo(visible(f"error: {line}"), err=True)
-        if fits.missing:
-            click.echo(f"warning: stopped by {fits.stopped}; {fits.missing} cells are left for the next time", err=True)
-        if fits.stopped == INTERRUPTED:
+        if summary.missing:
+            left = f"{summary.missing} cells are left for the next time"
+            click.echo(f"warning: stopped by {summary.stopped}; {left}", err=True)
+        if summary.stopped == INTERRUPTED:
             return EXIT_INTERRUPTED
-        return EXIT_CANNOT_RUN if fits.failures or (fits.missing and not fits.fitted) else 0
+        return EXIT_CANNOT_RUN if summary.failures or (summary.missing and not summary.fitted) else 0
 
     return verb
 

@@ -1,4 +1,4 @@
-"""Check that what a method made keeps the rules of a fair comparison; every failure is a sentence."""
+"""Check a fitted program against the rules of a fair comparison."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from crossover.programs.task import Fitted
 
 
 def audit(fitted: Fitted, test: Sequence[dspy.Example], model: LoadedModel) -> list[str]:
-    """Return the broken rules, an empty list when all hold.
+    """Return a sentence for each broken rule, an empty list when all hold.
 
-    Zero-shot shows no demonstration; no demonstration asks a test question; trained weights answer differently.
+    Zero-shot shows no demonstration; no demonstration asks a test question; training changes the logits.
     """
     failures = []
     shown = demonstrations(fitted.program)

@@ -16,12 +16,12 @@ from crossover.eval.analysis.secondary import secondary
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
+from crossover.eval.run.context import RunContext
 from crossover.eval.run.judging import judge_notes, without_judge
 from crossover.eval.run.latency import Probe, measure_latency
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
-from crossover.eval.run.retention import told
-from crossover.eval.run.work import Work
+from crossover.eval.run.retention import retention_report
 from crossover.eval.store.cells import cell_folder, save_fitted, save_result
 from crossover.eval.store.faults import refusal
 from crossover.eval.store.result import Latency, Result
@@ -34,18 +34,18 @@ from crossover.models.load import LoadedModel
 from crossover.models.price import price_source
 from crossover.models.usage import Usage
 from crossover.programs.judge import Judge
-from crossover.programs.task import Fitted, Task
+from crossover.programs.task import Fitted, Task, add_usd
 
 LATENCY_REQUESTS, COLD_REQUESTS = 30, 10
-"""Timed requests of each arm, with what the model keeps of earlier prompts, and without."""
+"""Timed requests of each arm, with the prefix store warm and with it empty."""
 
 Measured = tuple[Result, Probe | None]
-"""A scored cell and how to ask it for its latency; None for one that is not timed."""
+"""A scored cell, and the probe of its latency; None for a cell that is not timed."""
 
 
 @dataclass
-class Started:
-    """A fitted cell and what it is scored on."""
+class FittedCell:
+    """A fitted cell, ready to be scored."""
 
     cell: Cell
     key: str
@@ -56,78 +56,83 @@ class Started:
     test: Sequence[dspy.Example]
     """All of the test examples, in the order of the split."""
 
-    def score(self, work: Work, examples: Sequence[dspy.Example]) -> tuple[Rows, float]:
-        """Score some of the test examples; return all rows so far, and the seconds that these took."""
-        with dspy.context(rm=work.passages(self.cell).live(self.cell.knowledge.test)):
+    def score(self, context: RunContext, examples: Sequence[dspy.Example]) -> tuple[Rows, float]:
+        """Score some of the test examples; return all rows so far, and the seconds that `examples` take."""
+        with dspy.context(rm=context.passages(self.cell).live(self.cell.knowledge.test)):
             rows, seconds = measure_accuracy(
                 self.fitted,
                 self.task,
                 examples,
                 self.model,
                 file=self.folder / "rows.jsonl",
-                threads=work.threads,
-                progress=work.progress,
+                threads=context.threads,
+                progress=context.progress,
             )
-        work.tell_spent()
+        context.report_spending()
         return rows, seconds
 
 
-def measure_cells(work: Work, cells: Sequence[Cell]) -> Iterator[Measured]:
+def measure_cells(context: RunContext, cells: Sequence[Cell]) -> Iterator[Measured]:
     """Fit and score cells one after the other, and yield those that could be fitted.
 
     Raises:
-        Stopped: no further call may be made.
+        Stopped: a limit was reached.
     """
     for cell in cells:
-        work.begin(cell)
-        if (started := start_cell(work, cell)) is not None:
-            rows, seconds = started.score(work, started.test)
-            yield result_of(work, started, rows, seconds), probe_of(work, started)
-        work.progress.finish_cell()
+        context.begin(cell)
+        if (fitted_cell := start_cell(context, cell)) is not None:
+            rows, seconds = fitted_cell.score(context, fitted_cell.test)
+            yield result_of(context, fitted_cell, rows, seconds), probe_of(context, fitted_cell)
+        context.progress.finish_cell()
 
 
-def start_cell(work: Work, cell: Cell) -> Started | None:
-    """Fit one cell; None when that failed, which the table tells and the next run tries again."""
-    key = work.keys.of(cell)
-    folder, model = cell_folder(work.store, key), work.model(cell.model)
+def start_cell(context: RunContext, cell: Cell) -> FittedCell | None:
+    """Fit one cell; None when that failed, which the table reports and the next run tries again."""
+    key = context.keys.of(cell)
+    folder, model = cell_folder(context.store, key), context.model(cell.model)
     try:
-        fitted, test = fit_cell(work, cell, folder), work.test(cell)
+        fitted, test = fit_cell(context, cell, folder), context.test(cell)
         # A head gives the labels of its own task, and nothing on another.
         has_head = any(step.name == "head" for step in cell.method.steps)
-        if cell.method.trains and not has_head and work.retention.specs:
-            notes, warnings = told(work.retention.of(fitted.lm, model, work.progress.note))
+        if cell.method.trains and not has_head and context.retention.specs:
+            notes, warnings = retention_report(context.retention.of(fitted.lm, model, context.progress.note))
             fitted.notes |= notes
             fitted.warnings += warnings
     except Exception as e:
         if refusal(e) is not None:
             raise
         why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
-        work.failures.append(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}")
-        work.progress.note(f"warning: {work.failures[-1]}")
+        context.failures.append(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}")
+        context.progress.note(f"warning: {context.failures[-1]}")
         return None
-    return Started(cell, key, folder, work.tasks[cell.task], model, fitted, test)
+    return FittedCell(cell, key, folder, context.tasks[cell.task], model, fitted, test)
 
 
-def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Result:
-    """Return the result of a cell from its rows, which may be of some of the test examples."""
-    cell, model, fitted, passages = started.cell, started.model, started.fitted, work.passages(started.cell)
+def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds: float) -> Result:
+    """Return the result of a cell from its rows, which may cover only some of the test examples."""
+    cell, model, fitted, passages = (
+        fitted_cell.cell,
+        fitted_cell.model,
+        fitted_cell.fitted,
+        context.passages(fitted_cell.cell),
+    )
     scored = set(rows.ids)
-    test = [e for e in started.test if str(e["id"]) in scored]
+    test = [e for e in fitted_cell.test if str(e["id"]) in scored]
     ranking = passages.ranking(test, cell.knowledge.test)
-    measures = {"secondary": secondary(started.task, test, rows)} | ({} if ranking is None else asdict(ranking))
-    pool = train_pool(started.task, cell.train_size, cell.seed)
-    if labels := label_notes(started.task, pool, test, rows):
+    measures = {"secondary": secondary(fitted_cell.task, test, rows)} | ({} if ranking is None else asdict(ranking))
+    pool = train_pool(fitted_cell.task, cell.train_size, cell.seed)
+    if labels := label_notes(fitted_cell.task, pool, test, rows):
         measures["label_scores"] = labels
     measures |= {} if model.local else {"prices": price_source()}
-    if (judge := work.judge(cell.task)) is not None:
+    if (judge := context.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)
         seconds = without_judge(seconds, rows)
-    constant = constant_warning(started.task, test, rows)
+    constant = constant_warning(fitted_cell.task, test, rows)
     measures |= {"constant": constant} if constant else {}
     return Result(
-        key=started.key,
+        key=fitted_cell.key,
         cell=cell,
-        split_sha256=work.keys.identities[cell.task]["split_sha256"],
+        split_sha256=context.keys.identities[cell.task]["split_sha256"],
         rows=rows,
         serve_seconds=seconds,
         latency=Latency((), 1),
@@ -142,25 +147,25 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
     )
 
 
-def probe_of(work: Work, started: Started) -> Probe:
-    """Return a fitted cell as the latency pass asks it."""
-    passages, knowledge = work.passages(started.cell), started.cell.knowledge.test
-    searches = knowledge in ("retrieved", "noisy") and started.task.corpus
+def probe_of(context: RunContext, fitted_cell: FittedCell) -> Probe:
+    """Return the probe that times single requests to a fitted cell."""
+    passages, knowledge = context.passages(fitted_cell.cell), fitted_cell.cell.knowledge.test
+    searches = knowledge in ("retrieved", "noisy") and fitted_cell.task.corpus
     retrieve = (lambda e: passages.search([question_text(e)])) if searches else None
-    rm, file = passages.live(knowledge, kept=False), started.folder / "latency.jsonl"
-    return Probe(started.fitted, started.model, started.test, retrieve, rm=rm, file=file)
+    rm, file = passages.live(knowledge, kept=False), fitted_cell.folder / "latency.jsonl"
+    return Probe(fitted_cell.fitted, fitted_cell.model, fitted_cell.test, retrieve, rm=rm, file=file)
 
 
-def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
-    """Fit one cell in a folder of its own and keep what came of it."""
-    task, model = work.tasks[cell.task], work.model(cell.model)
-    passages = work.passages(cell)
+def fit_cell(context: RunContext, cell: Cell, folder: Path) -> Fitted:
+    """Fit one cell in a folder of its own, and save the fitted program."""
+    task, model = context.tasks[cell.task], context.model(cell.model)
+    passages = context.passages(cell)
     workdir = folder / "fit"
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
     method = method_of(cell.method.name, cell.method.options)
     train = passages.attach(train_pool(task, cell.train_size, cell.seed), cell.knowledge.train)
-    val = work.val(cell)
+    val = context.val(cell)
     start, judge = time.perf_counter(), task.metric if isinstance(task.metric, Judge) else None
     graded = judge.spent if judge else Usage()
     with dspy.context(lm=model.lm, adapter=model.adapter, rm=passages.live(cell.knowledge.train)):
@@ -171,34 +176,30 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
             metric=task.metric,
             lm=model.lm,
             seed=cell.seed,
-            budget=work.budget(cell, folder, len(val)),
+            budget=context.budget(cell, folder, len(val)),
         )
-    # DSPy's threads may have swallowed what stopped the calls, and what came of it then is no fit.
-    work.allowance.check()
-    work.tell_spent()
-    fitted.lm = work.allowance.limited(fitted.lm)
+    # DSPy's threads may have swallowed the exception of a reached limit; such a fit must not count.
+    context.allowance.check()
+    context.report_spending()
+    fitted.lm = context.allowance.limited(fitted.lm)
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
     if judge:
-        fitted.spent.usd = _more(fitted.spent.usd, judge.spent.usd, graded.usd)
+        # The judge of the metric is paid by the fit that asks it.
+        fitted.spent.usd = add_usd(fitted.spent.usd, judge.spent.usd, None if graded.usd is None else -graded.usd)
     fitted.facts = replace(fitted.facts, train_examples=len(train), val_examples=len(val))
     if save_fitted(folder, fitted):
         what = "fitting came out differently than before it was interrupted"
-        work.progress.note(
+        context.progress.note(
             f"warning: {cell.task} {cell.method.label}: {what}; its rows are set aside and measured again"
         )
     return fitted
 
 
-def _more(fit: float | None, after: float | None, before: float | None) -> float | None:
-    """Return what fitting paid with what its judge was paid meanwhile; None when a price is unknown."""
-    return None if fit is None or after is None or before is None else fit + after - before
-
-
-def finish_group(work: Work, measured: Sequence[Measured], track: SafeTracker) -> None:
+def finish_group(context: RunContext, measured: Sequence[Measured], track: SafeTracker) -> None:
     """Time the group's arms side by side, then write and track the results of those that have all their timings."""
     if not measured:
         return
-    work.progress.note("latency, one request at a time, arms interleaved")
+    context.progress.note("latency, one request at a time, arms interleaved")
     with contextlib.suppress(Stopped):
         probes = [p for _, p in measured if p is not None]
         measure_latency(probes, requests=LATENCY_REQUESTS, cold_requests=COLD_REQUESTS)
@@ -208,8 +209,8 @@ def finish_group(work: Work, measured: Sequence[Measured], track: SafeTracker) -
             if probe.retrieve is not None and probe.warm.answered:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
         if probe is None or probe.warm.asked >= LATENCY_REQUESTS:
-            unsent = Unsent.of(work.experiment)
-            mark(work.store, result.key, unsent)
-            save_result(work.store, result)
-            shutil.rmtree(cell_folder(work.store, result.key) / "checkpoints", ignore_errors=True)
+            unsent = Unsent.of(context.experiment)
+            mark(context.store, result.key, unsent)
+            save_result(context.store, result)
+            shutil.rmtree(cell_folder(context.store, result.key) / "checkpoints", ignore_errors=True)
             track.result(result, unsent)

@@ -1,9 +1,9 @@
-"""What a run would take, told before it starts: calls, tokens, seconds and dollars of every cell that is missing.
+"""Forecast a run before it starts: calls, tokens, seconds and dollars of every missing cell.
 
 Prompts are rendered as the run renders them, for a few test questions and with as many train examples as the method
-shows. A search is taken at the whole of its budget, a training at all of its epochs, an answer at `max_tokens`: the
-figures are what it can take at most, but for a teacher's own calls. A model that runs here answers one prompt, to tell
-how fast this machine is; an API is asked nothing, and how long it takes is not foretold.
+shows. A search is counted with its whole budget, a training with all of its epochs, an answer with `max_tokens`: the
+figures are upper bounds, except that a teacher's own calls are left out. A local model is timed on one prompt; an API
+is not called, and its seconds are not forecast.
 """
 
 import logging
@@ -21,27 +21,27 @@ from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.table import columns, money
 from crossover.eval.run.cell import COLD_REQUESTS, LATENCY_REQUESTS
+from crossover.eval.run.context import READINGS_OF_VAL, Models
+from crossover.eval.run.loading import prepare
 from crossover.eval.run.methods import method_of
-from crossover.eval.run.prepare import prepare
 from crossover.eval.run.progress import duration
-from crossover.eval.run.work import READINGS_OF_VAL, Models
 from crossover.eval.store.cells import is_finished
 from crossover.models.allowance import Allowance
 from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
 from crossover.models.prompt import prompt_tokens, room
 from crossover.programs.demos import with_demos
-from crossover.programs.task import Task
+from crossover.programs.task import Task, add_usd
 
 QUESTIONS = 5
-"""Test questions that are rendered for each cell."""
+"""Test questions whose prompts are counted for each cell."""
 TRAINING_STEP = 3.0
-"""A token trained costs as much as this many read: a forward and a backward pass of twice its work."""
+"""Seconds of a trained token over those of a read one: a forward pass, and a backward pass of twice its work."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one cell takes at most."""
+    """Upper bounds of what one cell takes."""
 
     cell: Cell
     calls: int
@@ -56,16 +56,16 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a model that runs here is, one request at a time."""
+    """Speed of a local model, one request at a time."""
 
     read: float
-    """Seconds for a token of a prompt."""
+    """Seconds for a prompt token."""
     written: float
-    """Seconds for a token of an answer."""
+    """Seconds for an answer token."""
 
 
 def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], int]:
-    """Return what the missing cells take, and how many cells are finished; writes nothing.
+    """Return the forecasts of the missing cells, and the number of finished ones; writes nothing.
 
     Raises:
         UserError: the tasks have errors.
@@ -73,20 +73,20 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     # DSPy logs a warning for every answer cut at max_tokens.
     logging.getLogger("dspy").setLevel(logging.ERROR)
     models = Models(Allowance(), lambda line: None)
-    keyed = prepare(experiment, store=store, load=models)
+    keys = prepare(experiment, store=store, load=models)
     cells = plan(experiment)
-    missing = [c for c in cells if not is_finished(store, keyed.of(c))]
+    missing = [c for c in cells if not is_finished(store, keys.of(c))]
     paces = {m: _pace(models(m)) for m in experiment.models if m.runs_here}
-    found = []
+    forecasts = []
     for cell in missing:
-        task, model = keyed.tasks[cell.task], models(cell.model)
+        task, model = keys.tasks[cell.task], models(cell.model)
         with dspy.context(lm=model.lm, adapter=model.adapter):
-            found.append(_of(cell, experiment, task, model, paces.get(cell.model)))
-    return found, len(cells) - len(missing)
+            forecasts.append(_of(cell, experiment, task, model, paces.get(cell.model)))
+    return forecasts, len(cells) - len(missing)
 
 
 def forecast_table(cells: Sequence[Forecast]) -> list[str]:
-    """Return the lines of a table, a sum in the last; nothing for no cell."""
+    """Return the lines of a table with the total in the last; no line for no cell."""
     if not cells:
         return []
     lines: list[tuple[str, ...]] = [("cell", "calls", "prompt tokens", "answer tokens", "trained tokens", "time", "$")]
@@ -95,13 +95,12 @@ def forecast_table(cells: Sequence[Forecast]) -> list[str]:
         time_taken = "-" if f.seconds is None else duration(f.seconds)
         lines.append((name, *_counts([f]), time_taken, money(f.usd)))
     seconds = sum(f.seconds or 0.0 for f in cells)
-    usd = [f.usd for f in cells if f.usd is not None]
-    together = money(sum(usd)) if len(usd) == len(cells) else money(None)
-    return columns([*lines, ("together, at most", *_counts(cells), duration(seconds) if seconds else "-", together)])
+    total = add_usd(*(f.usd for f in cells))
+    return columns([*lines, ("total, at most", *_counts(cells), duration(seconds) if seconds else "-", money(total))])
 
 
 def _counts(cells: Sequence[Forecast]) -> list[str]:
-    """Return calls and tokens of the cells together."""
+    """Return the calls and tokens of the cells, summed."""
     return [
         f"{sum(getattr(f, kind) for f in cells):,}"
         for kind in ("calls", "prompt_tokens", "answer_tokens", "train_tokens")
@@ -109,7 +108,7 @@ def _counts(cells: Sequence[Forecast]) -> list[str]:
 
 
 def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
-    """Return what one cell takes."""
+    """Return the forecast of one cell."""
     test, train = sample(task.test, experiment.limit), train_pool(task, cell.train_size, cell.seed)
     val = len(sample_val(task.val, experiment.limit))
     questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
@@ -142,7 +141,7 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
 
 
 def _shown(name: str, has: Mapping[str, Any], train: int) -> int:
-    """Return how many demonstrations a method of these options shows at most."""
+    """Return the most demonstrations that a method with these options shows."""
     if name == "many_shot" and not has["demos"]:
         return train  # it fills the context
     kinds = ("demos", "fixed", "labelled", "bootstrapped")
@@ -151,7 +150,7 @@ def _shown(name: str, has: Mapping[str, Any], train: int) -> int:
 
 
 def _epochs(has: Mapping[str, Any]) -> float:
-    """Return how often a training reads its rows; a search reads them with every trial."""
+    """Return the passes over the training rows, those of every trial of a search included."""
     epochs = float(has.get("epochs", 1))
     if has.get("search") is None:
         return epochs
@@ -162,12 +161,12 @@ def _epochs(has: Mapping[str, Any]) -> float:
 
 
 def _attempts(name: str, has: Mapping[str, Any]) -> int:
-    """Return how often each train example is answered before a training, for pairs or for targets."""
+    """Return the answers to each train example that a training needs first, for pairs or for targets."""
     return int(has["attempts"]) if name == "dpo" or has.get("targets", "gold") != "gold" else 0
 
 
 def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:
-    """Return the example with as many passages as it will be shown, though not those: nothing is searched for."""
+    """Return the example with the right number of passages, taken from the corpus without a search."""
     if not task.corpus:
         return example
     k = cell.retrieval.k if cell.retrieval else 0
@@ -178,7 +177,7 @@ def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Exampl
 
 
 def _pace(model: LoadedModel) -> Pace:
-    """Time two prompts that share no beginning, one answered with a single token, one with as many as it takes."""
+    """Time two prompts that share no prefix, one answered with a single token and one with up to 24."""
     text = " crossover" * 64
     timed = []
     for start, answer in (("warm", 1), ("read", 1), ("write", 24)):

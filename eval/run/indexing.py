@@ -1,4 +1,4 @@
-"""Index a corpus ahead of a run: resumable, and nothing is done twice."""
+"""Index a corpus ahead of a run; an interrupted index resumes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ def index_corpus(
     store: Path,
     progress: Callable[[str], None],
 ) -> str:
-    """Index the passages of a file and return the line that tells what was done.
+    """Index the passages of a file and return a line of counts and seconds.
 
-    An experiment with the same retrieval and store finds the index made.
+    An experiment with the same retrieval and store uses this index.
 
     Raises:
         UserError: the file, the backend or one of its options is wrong, or the backend cannot be used.

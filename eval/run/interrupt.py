@@ -1,4 +1,4 @@
-"""Ctrl-C once lets a run end in order, twice ends it at once."""
+"""Let the first Ctrl-C end a run in order, and the second at once."""
 
 import contextlib
 import os
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 INTERRUPTED = "Ctrl-C"
-"""Why a run stopped that the person at the keyboard ended."""
-EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 2, 130
+"""The reason of a stop that Ctrl-C asked for."""
+EXIT_INTERRUPTED = 130
 STDERR = 2
 """File descriptor."""
 
@@ -25,12 +25,12 @@ def interruptible(stop: Callable[[str], None]) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            # Threads that wait for a provider would hold an ordinary exit up; all that is kept is on the disk.
+            # An ordinary exit would wait for threads that wait for a provider; everything finished is on disk already.
             os.write(STDERR, b"\ninterrupted: what was measured is kept; the same command goes on\n")
             os._exit(EXIT_INTERRUPTED)
         asked = True
         stop(INTERRUPTED)
-        # Past Python's stream, in whose middle the signal may have come.
+        # Not through sys.stderr: the signal may have come in the middle of a write to it.
         os.write(STDERR, b"\nwarning: Ctrl-C: finishing what is under way and saving it; once more ends at once\n")
 
     before = signal.signal(signal.SIGINT, handle)

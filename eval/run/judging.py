@@ -1,4 +1,4 @@
-"""Bring the judge of a task to its metric: which model, what it spent, what it said of each row."""
+"""Make a judge the metric of a task, and account for its calls."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from crossover.programs.task import Task
 
 
 def judged(task: Task, spec: TaskSpec, load: Callable[[ModelSpec], LoadedModel]) -> Task:
-    """Return the task scored by its judge, where it has one; the model is loaded when it is first asked."""
+    """Return the task with its judge, if any, as the metric; the judge's model is loaded on first use."""
     if spec.judge is None:
         return task
     judge, criteria = spec.judge, criteria_of(spec.judge)
@@ -32,7 +32,7 @@ def judged(task: Task, spec: TaskSpec, load: Callable[[ModelSpec], LoadedModel])
 
 
 def judge_notes(spec: JudgeSpec, rows: Iterable[Row]) -> dict[str, Any]:
-    """Return what a cell keeps of its judge: who it was, what it was told, what it spent on the test."""
+    """Return the notes of a cell on its judge: model, criteria, hash of the prompt, and usage on the test set."""
     spent = judge_spent(rows)
     return {
         "model": spec.model.name,
@@ -46,7 +46,7 @@ def judge_notes(spec: JudgeSpec, rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def judge_spent(rows: Iterable[Row]) -> Usage:
-    """Return what grading these rows took; a grade that could not be read left no trace of its price."""
+    """Return the usage of grading these rows; grades that could not be parsed have no recorded price."""
     facts = [r.output["judgement"] for r in rows if "judgement" in r.output]
     usd = [f["usd"] for f in facts]
     return Usage(
@@ -59,7 +59,7 @@ def judge_spent(rows: Iterable[Row]) -> Usage:
 
 
 def without_judge(seconds: float, rows: Sequence[Row]) -> float:
-    """Return the part of the accuracy pass that the program took: judge and program share its threads."""
+    """Return the seconds of the accuracy pass without the judge's share: program and judge use the same threads."""
     graded, answered = judge_spent(rows).seconds, sum(r.seconds for r in rows)
     return seconds * answered / (answered + graded) if graded else seconds
 

@@ -1,4 +1,4 @@
-"""Time single uncached requests, the arms side by side; every timing is kept as it comes."""
+"""Time single uncached requests, the arms interleaved; every timing is written as it comes."""
 
 import json
 import time
@@ -22,17 +22,17 @@ class Timing:
 
     seconds: float
     retrieval: float
-    """The part that finding the passages of the question took."""
+    """Seconds of it that retrieval took."""
     first_token: float | None
-    """From the question to the beginning of the last answer; None where the model does not stream."""
+    """Seconds until the last answer began; None for a model that does not stream."""
 
 
 @dataclass
 class Timings:
-    """The timed requests of one kind."""
+    """Timed requests, all with a warm cache of prefixes or all with a cold one."""
 
     asked: int = 0
-    """Requests made, the failed ones included."""
+    """Requests made, failed ones included."""
     answered: list[Timing] = field(default_factory=list)
 
     def count(self, timing: Timing | None) -> None:
@@ -50,17 +50,17 @@ class Probe:
     model: LoadedModel
     examples: Sequence[dspy.Example]
     retrieve: Callable[[dspy.Example], object] | None
-    """Finds the passages of a question; timed with the answer, because a user waits for both."""
+    """Retrieves the passages of a question; timed with the answer, because a user waits for both."""
     rm: Callable[..., object] | None = None
-    """What a program that writes queries of its own searches with."""
+    """Retriever of programs that write their own queries."""
     file: Path | None = None
-    """Keeps the timings, so that a run that was killed pays for none of them twice."""
+    """File of the timings, so that a run that was killed pays for none of them twice."""
     warm: Timings = field(default_factory=Timings)
     cold: Timings = field(default_factory=Timings)
-    """With nothing kept of earlier prompts."""
+    """Timed with an empty prefix store."""
 
     def __post_init__(self) -> None:
-        """Read what was timed before; ask the fitted model by its stream from now on."""
+        """Read earlier timings from the file, and stream the model's answers from now on."""
         for line in whole_lines(self.file):
             timings = self.cold if line.pop("cold") else self.warm
             timings.count(Timing(**line) if line else None)
@@ -75,7 +75,7 @@ class Probe:
                 f.write(json.dumps(line) + "\n")
 
     def ask(self, example: dspy.Example, *, cold: bool = False) -> Timing | None:
-        """Time one request, None when it fails; a cold one finds nothing kept of earlier prompts."""
+        """Time one request, None when it fails; a cold one empties the prefix store first."""
         if cold:
             engine_of(self.fitted.lm).prefixes.clear()
         with dspy.context(lm=self._lm, adapter=self.model.adapter, rm=self.rm):
@@ -91,7 +91,7 @@ class Probe:
             return Timing(time.perf_counter() - start, retrieved - start, None if began is None else began - start)
 
     def latency(self) -> Latency:
-        """Return what was timed, one request at a time."""
+        """Return all timings as the latency of the arm."""
         warm, cold = self.warm.answered, self.cold.answered
         return Latency(
             tuple(t.seconds for t in warm),
@@ -105,8 +105,8 @@ class Probe:
 def measure_latency(probes: Sequence[Probe], *, requests: int, cold_requests: int = 0, warm_up: int = 2) -> None:
     """Time single requests, one at a time, uncached, the arms interleaved so that a slow minute hurts all alike.
 
-    The first `warm_up` requests of each arm are not timed; an arm that has all its timings is not asked at all. After
-    the others come `cold_requests` to each model that runs here and can be made to forget.
+    The first `warm_up` requests of each arm are not timed; an arm that has all its timings is not asked at all. Cold
+    requests come last, to each local model, whose prefix store can be emptied.
     """
     waiting = [p for p in probes if p.warm.asked < requests]
     for n in range(-warm_up, requests):

@@ -1,4 +1,4 @@
-"""Measure a fitted program on the test split: accuracy, then latency, uncached."""
+"""Score a fitted program on test examples, uncached, and append the rows as they come."""
 
 import json
 import sys
@@ -30,10 +30,10 @@ def measure_accuracy(
 ) -> tuple[Rows, float]:
     """Score every example that `file` does not hold yet; return all its rows, and the seconds that `examples` take.
 
-    The seconds are at the pace of all rows that were ever scored, whichever process did. The answers of a provider are
-    kept one by one until all rows stand: a pass that was killed pays for none of them twice.
+    The seconds follow from the pace of all rows ever scored, in whichever process. The answers of a provider are kept
+    one by one until all rows are written, so that a pass that was killed pays for none of them twice.
     """
-    # Of a row that is on the disk the id is enough: a million rows as objects would be most of a gigabyte.
+    # Ids alone: a million rows as objects would take most of a gigabyte.
     done = {sys.intern(r.id) for r in read_rows(file, progress.note)}
     left, table = [e for e in examples if str(e["id"]) not in done], read_table(file)
     before = len(examples) - len(left)
@@ -42,13 +42,13 @@ def measure_accuracy(
     answers, paces = None if model.local else file.with_name("serving.jsonl"), file.with_name("pace.jsonl")
     lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
     try:
-        # The rows tell what was asked and answered; DSPy would keep ten thousand prompts once more, and their traces.
+        # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
         with dspy.context(lm=lm, adapter=model.adapter, disable_history=True, trace=None):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
                 table.append(vars(row))
                 fresh += 1
-                # A write waits for the disk: rows that come by the thousand are written ten times a second.
+                # Every write waits for the disk, so rows that come by the thousand are written ten times a second.
                 if len(batch) >= 32 and time.perf_counter() - kept >= 0.1:
                     kept = _keep(file, batch, paces, kept)
                     batch = []
@@ -56,18 +56,18 @@ def measure_accuracy(
     finally:
         _keep(file, batch, paces, kept)
     if answers is not None:
-        # From here on the rows hold what was paid for.
+        # The rows now hold every answer that was paid for.
         answers.unlink(missing_ok=True)
     pace = [(line["rows"], line["seconds"]) for line in whole_lines(paces)]
     if not pace and len(table):
-        # Rows of before there was a pace: the threads shared their time.
+        # Rows of a version that wrote no pace: their seconds overlap, one stream a thread.
         pace = [(len(table), sum(table.seconds) / threads)]
     timed = sum(rows for rows, _ in pace)
     return table, sum(seconds for _, seconds in pace) * len(examples) / timed if timed else 0.0
 
 
 def _keep(file: Path, rows: list[Row], paces: Path, since: float) -> float:
-    """Append rows, and how long they took since a time; return the time now."""
+    """Append rows and the seconds since `since`; return the time now."""
     append_rows(file, rows)
     now = time.perf_counter()
     if rows:

@@ -1,10 +1,11 @@
-"""Make a method of an experiment file."""
+"""Make the method that an experiment file names."""
 
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from crossover.eval.experiment.catalog import METHOD_FOLDERS
 from crossover.eval.experiment.spec import SearchBudget
 from crossover.eval.run.chain import Chain
 from crossover.models.errors import UserError
@@ -18,9 +19,9 @@ def method_of(name: str, options: Any) -> Method:
     if name == "chain":
         return Chain(tuple((s["name"], method_of(s["name"], s["options"])) for s in options["steps"]))
     options = {k: v for k, v in options.items() if k not in BUDGET_OPTIONS}
-    for room in ("optimizers", "finetune"):
-        if find_spec(f"crossover.{room}.{name}"):
-            cls = vars(import_module(f"crossover.{room}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
+    for folder in METHOD_FOLDERS:
+        if find_spec(f"crossover.{folder}.{name}"):
+            cls = vars(import_module(f"crossover.{folder}.{name}"))["".join(w.capitalize() for w in name.split("_"))]
             method: Method = cls(**options)
             return method
     raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")

@@ -1,4 +1,4 @@
-"""Passages of every question, found once and shared by all arms."""
+"""Retrieve the passages of every question once, for all arms alike."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ class Index:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
-        """Cut the corpus into what is indexed."""
+        """Cut the corpus into chunks."""
         self.corpus, self.parent = chunked(self.task.corpus, self.chunk_words)
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
@@ -55,15 +55,15 @@ class Index:
 
 
 def identity_of(index: Index | None) -> str:
-    """Return what can change the hits besides what the experiment file says."""
+    """Return the backend's identity: whatever changes its hits and is not in the experiment file."""
     return "" if index is None else index.retriever.identity()
 
 
 class Indexes:
-    """The indexes of a run: one a task, backend, options and chunk size, whatever the k."""
+    """The indexes of a run: one for each task, backend, options and chunk size; every k shares it."""
 
     def __init__(self, store: Path, progress: Callable[[str], None] = silent) -> None:
-        """Build nothing yet; the store keeps indexes and what was found."""
+        """Build nothing yet; indexes and hits are kept in the store."""
         self.store, self.progress = store, progress
         self._made: dict[tuple[str, str], Index] = {}
 
@@ -80,7 +80,7 @@ class Indexes:
 
 
 class Passages:
-    """The passages of every question of a task, found once and kept in the store."""
+    """The passages of every question of a task, retrieved once and kept in the store."""
 
     def __init__(self, task: Task, retrieval: Retrieval | None, indexes: Indexes) -> None:
         """Index nothing yet; without a retrieval, only `none` and `gold` can be read."""
@@ -94,10 +94,10 @@ class Passages:
         self._files: dict[int, Path] = {}
         self._lock = threading.Lock()
         self.seconds = 0.0
-        """Usage on searching in this process, in batches."""
+        """Seconds of batched searches in this process."""
 
     def search(self, questions: Sequence[str], depth: int | None = None) -> list[list[str]]:
-        """Return the ids of the best passages for each question, k of them unless told otherwise; not kept."""
+        """Return the ids of the `depth` best passages for each question, k by default; the store is not consulted."""
         if self.index is None:
             return [[] for _ in questions]
         start = time.perf_counter()
@@ -106,7 +106,7 @@ class Passages:
         return [[i for i, _ in found] for found in hits]
 
     def find(self, questions: Sequence[str], depth: int | None = None) -> list[list[str]]:
-        """Return what `search` returns, looked up where the question was asked before."""
+        """Return the same ids as `search`, read from the store for questions that were asked before."""
         depth = depth or self.k
         with self._lock:
             file = self._file(depth)
@@ -120,7 +120,7 @@ class Passages:
             return [found[q] for q in questions]
 
     def _file(self, depth: int) -> Path:
-        """Return the file that keeps what was found at this depth."""
+        """Return the file of the hits at this depth."""
         if depth in self._files:
             return self._files[depth]
         facts: dict[str, Any] = {} if self._retrieval is None else self._retrieval.facts()
@@ -139,22 +139,22 @@ class Passages:
         questions = [question_text(e) for e in examples]
         if knowledge == "retrieved":
             return self.find(questions)
-        # A gold passage takes all of its chunks out of the distractors, so that the search goes deeper by them.
+        # The chunks of gold passages are no distractors, so the search must go deeper by their number.
         chunks = Counter(() if self.index is None else self.index.parent.values())
         deep = self.find(questions, self.k + max((sum(chunks[i] for i in set(g)) for g in gold), default=0))
         return [self._noisy(str(e["id"]), g, found) for e, g, found in zip(examples, gold, deep, strict=True)]
 
     def _noisy(self, key: str, gold: Sequence[str], found: Sequence[str]) -> list[str]:
-        """Return the gold passages and the k best others, in an order that the example's id alone decides."""
+        """Return the gold passages and the k best others, ordered by a hash of the example's id."""
         others = [i for i in found if self._parent(i) not in gold][: self.k]
         return sorted([*gold, *others], key=lambda i: hashlib.sha256(f"{key}:{i}".encode()).hexdigest())
 
     def _parent(self, i: str) -> str:
-        """Return the passage of the corpus that a hit is, or is a part of."""
+        """Return the passage of the corpus that a chunk was cut from."""
         return i if self.index is None else self.index.parent.get(i, i)
 
     def attach(self, examples: Sequence[dspy.Example], knowledge: str) -> list[dspy.Example]:
-        """Return the examples with their passages as an input; those of tasks without a corpus as they are."""
+        """Return the examples with their passages as an input; without a corpus they stay as they are."""
         if not self.task.corpus:
             return list(examples)
         inputs = [*self.task.inputs, "passages"]
@@ -164,7 +164,7 @@ class Passages:
         ]
 
     def ranking(self, examples: Sequence[dspy.Example], knowledge: str) -> Ranking | None:
-        """Return how good the passages shown are; None where no example names gold passages."""
+        """Return the retrieval quality of the passages shown; None where no example names gold passages."""
         if not self.task.corpus:
             return None
         shown = [[self._parent(i) for i in ids] for ids in self.ids(examples, knowledge)]
@@ -181,10 +181,10 @@ class Passages:
         }
 
     def live(self, knowledge: str, *, kept: bool = True) -> Callable[..., list[Any]] | None:
-        """Return what `dspy.settings.rm` is to be, for programs that search with words of their own.
+        """Return a retriever for `dspy.settings.rm`, for programs that write their own queries.
 
-        It is called and answers as DSPy's own retrievers do. Unless `kept`, a query is searched for every time. None
-        where nothing is retrieved: no program may find by itself what its arm must not read.
+        It has the interface of DSPy's retrievers. Unless `kept`, every query is searched anew. None unless knowledge is
+        `retrieved`: a program must not retrieve what its arm may not read.
         """
         if self.index is None or knowledge != "retrieved":
             return None

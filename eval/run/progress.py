@@ -1,4 +1,4 @@
-"""Say on stderr how far a run is: cell n of m, examples a second, spend so far, time left."""
+"""Show the progress of a run on stderr: cell n of m, examples a second, dollars so far, time left."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from typing import TextIO
 from crossover.eval.report.visible import visible
 
 PLAIN_EVERY = 10.0
-"""Seconds between lines where the stream is no terminal."""
+"""Seconds between lines on a stream that is not a terminal."""
 REDRAW_EVERY = 0.1
 """Seconds between redraws on a terminal."""
 
@@ -43,7 +43,7 @@ class Progress:
         self._drawn = 0
 
     def start_cell(self, index: int, name: str) -> None:
-        """Say that cell `index`, counted from 1, begins."""
+        """Show that cell `index`, counted from 1, begins."""
         with self._lock:
             if not self._cell:
                 self._started = self._clock()
@@ -52,7 +52,7 @@ class Progress:
             self._show(force=True)
 
     def examples(self, done: int, total: int) -> None:
-        """Say how many test examples of the cell are scored."""
+        """Show how many test examples of the cell are scored."""
         with self._lock:
             if total != self._total or done < self._done or not self._total:
                 self._examples_started, self._first_done = self._clock(), done
@@ -60,7 +60,7 @@ class Progress:
             self._show()
 
     def note(self, text: str) -> None:
-        """Say what is being done; a warning or an error gets a line that stays, wanted or not."""
+        """Show the current activity; warnings and errors get a line that stays, even when progress is disabled."""
         text = visible(text)
         with self._lock:
             lasting = text.startswith(("warning: ", "error: "))
@@ -74,25 +74,25 @@ class Progress:
                 self._write(text + "\n")
 
     def spend(self, usd: float) -> None:
-        """Add dollars to the spend so far."""
+        """Add dollars to the sum so far."""
         with self._lock:
             self._usd += usd
             self._show()
 
     def finish_cell(self) -> None:
-        """Say that the cell is measured."""
+        """Count the cell as measured."""
         with self._lock:
             self._finished += 1
             self._doing = ""
             self._done = self._total = 0
 
     def close(self) -> None:
-        """Take the updating line away."""
+        """Erase the updating line."""
         with self._lock:
             self._erase()
 
     def line(self) -> str:
-        """Return the line as it stands."""
+        """Return the line in its current state."""
         with self._lock:
             parts = [f"cell {self._cell} of {max(self.total_cells, self._cell)}: {self._name}"]
             if self._doing:
@@ -110,7 +110,7 @@ class Progress:
         return f" at {count / seconds:.1f}/s" if seconds > 0 and count > 0 else ""
 
     def _left(self) -> str:
-        """Return the time left, by the mean of the finished cells; nothing before the first is finished."""
+        """Return the time left at the mean pace of the finished cells; empty before the first one."""
         cells = self.total_cells - self._finished
         if not self._finished or cells <= 0:
             return ""
@@ -140,7 +140,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in the two units that matter: `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a time span in its two largest units: `45 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,6 +1,6 @@
-"""What a training made the model forget: other tasks scored before and after, without and with a few examples shown.
+"""Measure what a training made the model forget: score other tasks before and after, with and without demonstrations.
 
-The gain from examples says whether the model still learns in context (arXiv 2405.20089, 2402.11192).
+The gain from demonstrations says whether the model still learns in context (arXiv 2405.20089, 2402.11192).
 """
 
 import hashlib
@@ -27,11 +27,11 @@ EXAMPLES = 100
 """Test examples of each other task, chosen by the hash of their id."""
 DEMOS = 4
 MARGIN = 0.05
-"""A loss beyond this, and beyond chance, is told."""
+"""A loss beyond this, and beyond chance, is a warning."""
 
 
 @dataclass(frozen=True)
-class Kept:
+class RetentionResult:
     """One other task before and after a training."""
 
     task: str
@@ -41,27 +41,28 @@ class Kept:
     high: float
     """95 % interval of after minus before."""
     gain_before: float
-    """What showing a few examples buys the model as it was."""
+    """Score that demonstrations add before the training."""
     gain_after: float
     n: int
 
 
 class Retention:
-    """The other tasks of an experiment, and how the model did on them before any training."""
+    """The retention tasks of an experiment, with the untrained model's scores on them."""
 
     def __init__(self, tasks: Mapping[str, Task], specs: Sequence[TaskSpec], indexes: Indexes, threads: int) -> None:
         """Score nothing yet."""
         self.tasks, self.specs, self.indexes, self.threads = tasks, specs, indexes, threads
 
-    def of(self, tuned: dspy.LM, model: LoadedModel, progress: Callable[[str], None]) -> list[Kept]:
-        """Return how the trained model does on each other task, set against the model as it was."""
-        kept = []
+    def of(self, tuned: dspy.LM, model: LoadedModel, progress: Callable[[str], None]) -> list[RetentionResult]:
+        """Return the scores of the trained model on each task, compared with the untrained model's."""
+        results = []
         for spec in self.specs:
             progress(f"retention: {spec.name}")
-            kept.append(self._one(spec, tuned, model))
-        return kept
+            results.append(self._one(spec, tuned, model))
+        return results
 
-    def _one(self, spec: TaskSpec, tuned: dspy.LM, model: LoadedModel) -> Kept:
+    def _one(self, spec: TaskSpec, tuned: dspy.LM, model: LoadedModel) -> RetentionResult:
+        """Return the scores on one task."""
         task, knows = self.tasks[spec.name], default_knowledge(spec)
         passages = Passages(task, Retrieval() if knows.searches else None, self.indexes)
         test = passages.attach(sample(task.test, EXAMPLES), knows.test)
@@ -75,7 +76,7 @@ class Retention:
         def mean(scores: Mapping[str, float]) -> float:
             return sum(scores.values()) / len(scores)
 
-        return Kept(
+        return RetentionResult(
             spec.name,
             mean(before["plain"]),
             mean(after["plain"]),
@@ -89,7 +90,7 @@ class Retention:
     def _before(
         self, kind: str, program: dspy.Module, test: Sequence[dspy.Example], task: Task, model: LoadedModel
     ) -> dict[str, float]:
-        """Return the untrained model's scores, kept in the store: all trainings start from it."""
+        """Return the untrained model's scores, kept in the store because all trainings start from that model."""
         facts = [model.sha256, asdict(model.spec), task.split_sha256(), kind, [e.toDict() for e in test]]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         file: Path = self.indexes.store / "retention" / f"{digest}.json"
@@ -99,16 +100,16 @@ class Retention:
         return found
 
     def _scores(self, program: dspy.Module, test: Sequence[dspy.Example], task: Task, lm: dspy.LM) -> dict[str, float]:
-        """Return each example's score; an answer that cannot be read is a wrong one here, for both alike."""
+        """Return each example's score; an answer that cannot be parsed scores 0, before and after alike."""
         with dspy.context(lm=lm):
             rows = list(score_examples(program, test, task.metric, threads=self.threads))
         return {r.id: r.score or 0.0 for r in sorted(rows, key=lambda r: r.id)}
 
 
-def told(kept: Sequence[Kept]) -> tuple[dict[str, Any], list[str]]:
-    """Return the notes and the warnings of what was found."""
+def retention_report(results: Sequence[RetentionResult]) -> tuple[dict[str, Any], list[str]]:
+    """Return the results as notes of the cell, and the warnings that they call for."""
     warnings = []
-    for k in kept:
+    for k in results:
         if k.after - k.before < -MARGIN and k.high < 0:
             warnings.append(
                 f"{FORGETS}{k.task}: {k.before:.3f} before, {k.after:.3f} after [{k.low:+.3f}, {k.high:+.3f}], n {k.n}"
@@ -118,4 +119,4 @@ def told(kept: Sequence[Kept]) -> tuple[dict[str, Any], list[str]]:
                 f"learns no more in context on {k.task}: {DEMOS} examples bought {k.gain_before:+.3f} before, "
                 f"{k.gain_after:+.3f} after"
             )
-    return {"retention": [asdict(k) for k in kept]}, warnings
+    return {"retention": [asdict(k) for k in results]}, warnings

@@ -1,4 +1,4 @@
-"""Run an experiment: every missing cell is fitted and measured, then all are compared."""
+"""Run an experiment: fit and measure every missing cell, then compare all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,11 +7,11 @@ from pathlib import Path
 from crossover.eval.analysis.compare import Comparison, Partial, compare
 from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
+from crossover.eval.run.context import RunContext
 from crossover.eval.run.interrupt import INTERRUPTED, interruptible
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.race import race_cells
-from crossover.eval.run.work import Work
 from crossover.eval.store.cells import is_finished, is_fitted, is_unsent, load_standing, reopen, set_aside
 from crossover.eval.store.faults import refusal, storing
 from crossover.eval.store.lock import holding
@@ -33,17 +33,17 @@ def run_experiment(
     fresh: bool = False,
     fitted_only: bool = False,
 ) -> Comparison:
-    """Run what is missing, compare everything, and track it; a fresh run sets aside what is there.
+    """Measure the missing cells, compare all, and track them.
 
-    Of the cells, `fitted_only` leaves out those that were never fitted.
+    A `fresh` run sets finished cells aside and measures them again; `fitted_only` leaves out cells without a fit.
 
     Raises:
         UserError: the tasks have errors, nothing was fitted, no cell could be measured, another run measures the same
             cells, or the store cannot be written.
         KeyboardInterrupt: Ctrl-C ended the run before a cell was measured.
     """
-    work = Work.of(experiment, store=store, threads=threads, progress=progress)
-    keyed = work.keys
+    context = RunContext.of(experiment, store=store, threads=threads, progress=progress)
+    keyed = context.keys
     cells = {keyed.of(c): c for c in plan(experiment)}
     if fitted_only:
         cells = {k: c for k, c in cells.items() if is_fitted(store, k)}
@@ -55,83 +55,88 @@ def run_experiment(
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
     track = SafeTracker(store, tracking_uri, progress.note)
     if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
-        with holding(store, pending, experiment.name), interruptible(work.allowance.stop), storing(store):
+        with holding(store, pending, experiment.name), interruptible(context.allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
-            # Another run may have finished some since.
+            # Another run may have finished cells before this one held the lock.
             results |= load_standing(store, pending, racing=racing, planned=cells)
             for key in pending:
                 if key not in results:
-                    # It left a race of other arms.
+                    # It was dropped in a race that this experiment does not hold the winner of.
                     reopen(store, key)
             for result, unsent in waiting(store, pending):
                 results[result.key] = result
                 track.result(result, unsent)
-            measure_missing(work, cells, results, track)
+            measure_missing(context, cells, results, track)
             track.wait()
-    return conclude(work, cells, results, track)
+    return conclude(context, cells, results, track)
 
 
-def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Result], track: SafeTracker) -> None:
+def measure_missing(
+    context: RunContext, cells: Mapping[str, Cell], results: dict[str, Result], track: SafeTracker
+) -> None:
     """Measure the cells that have no result, group by group, until a limit or Ctrl-C ends it."""
-    missing, racing = [c for k, c in cells.items() if k not in results], work.experiment.racing
+    missing, racing = [c for k, c in cells.items() if k not in results], context.experiment.racing
     for cell in {c.method.label: c for c in missing}.values():
-        method_of(cell.method.name, cell.method.options)  # what it refuses to be, it refuses before anything is spent
-    work.progress.total_cells = len(missing)
+        # A method checks its options when it is made: all of them before anything is spent.
+        method_of(cell.method.name, cell.method.options)
+    context.progress.total_cells = len(missing)
     for group in groups_of(missing, racing=racing):
         rivals = [r for r in results.values() if r.cell.task == group[0].task]
         measured: list[Measured] = []
         try:
-            for pair in race_cells(work, group, rivals) if racing else measure_cells(work, group):
+            for pair in race_cells(context, group, rivals) if racing else measure_cells(context, group):
                 measured.append(pair)
                 # Not before: by now all that a cell imports is imported.
                 track.open()
         except Stopped as e:
             if refusal(e) is not None:
                 raise
-        finish_group(work, measured, track)
+        finish_group(context, measured, track)
         results |= {r.key: r for r, _ in measured}
 
 
 def groups_of(cells: Sequence[Cell], *, racing: bool) -> list[list[Cell]]:
-    """Return the cells that are timed side by side: those of a task and model, in a race all of a task."""
+    """Return groups of cells whose latencies are timed together: of a task and model, or in a race of a task."""
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.task,) if racing else (cell.task, cell.model), []).append(cell)
     return list(groups.values())
 
 
-def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result], track: SafeTracker) -> Comparison:
-    """Compare what there is, remember it, and track it.
+def conclude(
+    context: RunContext, cells: Mapping[str, Cell], results: Mapping[str, Result], track: SafeTracker
+) -> Comparison:
+    """Compare the results, record the run in the store, and track the verdict.
 
     Raises:
-        UserError: there is nothing to compare.
-        KeyboardInterrupt: there is nothing to compare, for the person ended the run.
+        UserError: no cell was measured.
+        KeyboardInterrupt: no cell was measured before Ctrl-C.
     """
-    experiment, stopped = work.experiment, work.allowance.stopped
+    experiment, stopped = context.experiment, context.allowance.stopped
     if not results and stopped == INTERRUPTED:
         raise KeyboardInterrupt
     if not results:
         before = f" before the limit of {stopped}" if stopped else ""
-        raise UserError("\n".join([*work.failures, f"no cell was measured{before}; see the notes above"]))
-    done = [k for k in cells if is_finished(work.store, k)]
+        raise UserError("\n".join([*context.failures, f"no cell was measured{before}; see the notes above"]))
+    done = [k for k in cells if is_finished(context.store, k)]
     try:
-        with storing(work.store):
-            record(work.store, experiment, done, work.keys.split_sha256)
+        with storing(context.store):
+            record(context.store, experiment, done, context.keys.split_sha256)
     except UserError as e:
-        # What was measured can be told, all the same.
-        work.progress.note(f"warning: {e}")
+        # The comparison is worth printing even when it cannot be recorded.
+        context.progress.note(f"warning: {e}")
     comparison = compare(
         [results[k] for k in cells if k in results],
         needs=experiment.needs,
         prices=experiment.prices,
         experiment=experiment.name,
     )
-    comparison = replace(comparison, failures=tuple(work.failures))
-    if stopped and not all(is_finished(work.store, k) for k in cells):
+    comparison = replace(comparison, failures=tuple(context.failures))
+    if stopped and not all(is_finished(context.store, k) for k in cells):
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
-        work.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
+        context.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
     else:
-        track.verdict(comparison, Unsent.of(experiment), results, work.tasks)
+        track.verdict(comparison, Unsent.of(experiment), results, context.tasks)
     track.close()
     return comparison

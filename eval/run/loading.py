@@ -1,12 +1,12 @@
-"""What a run and a look back at one begin with: the data checked, the cells' keys known, no model loaded."""
+"""Load and check the tasks of an experiment, and read its finished results; no model is loaded for either."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from crossover.eval.experiment.spec import Experiment, TaskSpec, plan
+from crossover.eval.run.cell_keys import CellKeys
 from crossover.eval.run.judging import judged
-from crossover.eval.run.keys import Keys
 from crossover.eval.run.passages import Indexes
 from crossover.eval.store.cells import load_standing
 from crossover.eval.store.result import Finished
@@ -24,8 +24,10 @@ def prepare(
     store: Path,
     note: Callable[[str], None] = silent,
     load: Callable[[ModelSpec], LoadedModel] = load_model,
-) -> Keys:
-    """Load and check the data of an experiment; what forbids nothing is told to `note`, `load` brings judges.
+) -> CellKeys:
+    """Load and check the tasks of an experiment, and return the keys of its cells.
+
+    Warnings go to `note`; `load` loads the models of judges.
 
     Raises:
         UserError: the tasks have errors.
@@ -38,13 +40,13 @@ def prepare(
             note(str(p))
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
-    return Keys(experiment, tasks, Indexes(store, note), others)
+    return CellKeys(experiment, tasks, Indexes(store, note), others)
 
 
 def load_tasks(
     specs: tuple[TaskSpec, ...], load: Callable[[ModelSpec], LoadedModel] = load_model
 ) -> tuple[dict[str, Task], list[Problem]]:
-    """Load and check every task; all problems of all tasks come back together. `load` brings the model of a judge."""
+    """Load and check every task, and return the sound ones with all problems; `load` loads the models of judges."""
     tasks, problems = {}, []
     for spec in specs:
         task, found = load_and_check(spec)
@@ -55,7 +57,7 @@ def load_tasks(
 
 
 def check_models(experiment: Experiment) -> list[Problem]:
-    """Return what keeps the models from being called, without calling them."""
+    """Return the missing weights and keys that would keep models from being called; none is called."""
     problems = []
     judges = [t.judge.model for t in experiment.tasks if t.judge]
     for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else []), *judges]:
@@ -75,7 +77,7 @@ def check_models(experiment: Experiment) -> list[Problem]:
 
 
 def finished(experiment: Experiment, *, store: Path) -> Finished:
-    """Return the tasks of an experiment and the results that the store holds of it.
+    """Return the tasks of an experiment and its finished results.
 
     Raises:
         UserError: the tasks have errors, or no cell is finished.

@@ -1,4 +1,4 @@
-"""Tell one cell's measurement from another's: the one place where a cell's key comes from."""
+"""Compute the keys of cells: the hash of everything that can change a cell's numbers."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from crossover.optimizers.common.nearest import BM25, demo_index
 from crossover.programs.task import Task
 
 
-class Keys:
+class CellKeys:
     """The keys of an experiment's cells."""
 
     def __init__(
@@ -27,13 +27,13 @@ class Keys:
 
     @cached_property
     def model_sha256(self) -> dict[ModelSpec, str]:
-        """Models, the teacher among them, to the hash of their weights; none of them is loaded."""
+        """Hash of each model's weights, the teacher's included; no model is loaded."""
         teacher = self.experiment.teacher
         return {m: model_sha256(m) for m in {*self.experiment.models, *([teacher] if teacher else [])}}
 
     @cached_property
     def identities(self) -> dict[str, dict[str, str]]:
-        """Task to the hashes of its split and its program: a hash of the whole data, computed once."""
+        """Hashes of each task's split and program, computed once because they read all of the data."""
         return {
             n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())}
             for n, t in self.tasks.items()
@@ -57,16 +57,16 @@ class Keys:
         )
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
-        """Return the budget and the teacher of a cell that searches prompts or learns from one, None for any other."""
-        learns = any(step.options.get("targets") == "teacher" for step in cell.method.steps)
-        if not learns and not cell.method.searches:
+        """Return the budget and the teacher of a cell that searches prompts or learns from a teacher, else None."""
+        taught = any(step.options.get("targets") == "teacher" for step in cell.method.steps)
+        if not taught and not cell.method.searches:
             return None
         spec = self.experiment.teacher
         teacher = None if spec is None else [asdict(spec), self.model_sha256[spec]]
         return {"budget": asdict(self.experiment.budget), "teacher": teacher}
 
     def _retained(self, cell: Cell) -> dict[str, Any] | None:
-        """Return the other tasks of a cell that trains weights, which its warnings come from."""
+        """Return the retention tasks of a cell that trains weights: its warnings depend on them."""
         names = [t.name for t in self.experiment.retention]
         return {"retention": names} if names and cell.method.trains else None
 

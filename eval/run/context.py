@@ -1,4 +1,4 @@
-"""What the cells of one run share: models loaded once, passages found once, limits, budgets."""
+"""The state that the cells of one run share: models loaded once, passages found once, limits and budgets."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -10,9 +10,9 @@ import dspy
 
 from crossover.eval.experiment.spec import Cell, Experiment, JudgeSpec
 from crossover.eval.experiment.splits import sample, sample_val
-from crossover.eval.run.keys import Keys
+from crossover.eval.run.cell_keys import CellKeys
+from crossover.eval.run.loading import prepare
 from crossover.eval.run.passages import Passages
-from crossover.eval.run.prepare import prepare
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.retention import Retention
 from crossover.models.allowance import Allowance
@@ -23,15 +23,16 @@ from crossover.models.spec import ModelSpec
 from crossover.programs.task import Budget, Task
 
 READINGS_OF_VAL = 20
-"""How often a search may read val, where the file names no number of metric calls."""
-PROBE = {"prompt_tokens": 1, "completion_tokens": 1}
+"""Passes over val that a search may make when the file sets no number of metric calls."""
+ONE_TOKEN = {"prompt_tokens": 1, "completion_tokens": 1}
+"""Usage whose price is known only for a model in the price table."""
 
 
 def check_folder(spec: ModelSpec) -> None:
-    """Refuse a folder that names its model instead of being one.
+    """Refuse a folder that holds an adapter: transformers would load its base from wherever the adapter names it.
 
     Raises:
-        UserError: transformers would follow the name to wherever it leads.
+        UserError: the folder holds an adapter.
     """
     folder = Path(spec.name.removeprefix("local:"))
     if spec.name.startswith("local:") and (folder / "adapter_config.json").exists():
@@ -39,50 +40,50 @@ def check_folder(spec: ModelSpec) -> None:
 
 
 class Models:
-    """Models by what names them, held to the limits, loaded when they are first needed: a finished run only prints."""
+    """Load each model on first use, under the limits of the run; a finished run loads none."""
 
     def __init__(self, allowance: Allowance, note: Callable[[str], None]) -> None:
-        """Start without any."""
+        """Load nothing yet."""
         self.allowance, self.note = allowance, note
         self._loaded: dict[ModelSpec, LoadedModel] = {}
 
     def __call__(self, spec: ModelSpec) -> LoadedModel:
-        """Return the model."""
+        """Return the model of a spec, loaded once."""
         if spec not in self._loaded:
             check_folder(spec)
             model = load_model(spec)
-            if not model.local and self.allowance.usd is not None and api_price({spec.name: PROBE}) is None:
+            if not model.local and self.allowance.usd is not None and api_price({spec.name: ONE_TOKEN}) is None:
                 self.note(f"warning: {spec.name} has no known price: the limit in dollars cannot hold it")
             self._loaded[spec] = replace(model, lm=self.allowance.limited(model.lm))
         return self._loaded[spec]
 
 
 @dataclass
-class Work:
-    """What one run of an experiment carries along."""
+class RunContext:
+    """The experiment, the store, the models and the limits of one run."""
 
     experiment: Experiment
     store: Path
     threads: int
     progress: Progress
-    keys: Keys
+    keys: CellKeys
     allowance: Allowance
-    """What may still be asked, by every model together."""
+    """The limits of the run, shared by all its models."""
     model: Models
     failures: list[str] = field(default_factory=list)
-    """What could not be fitted, and why."""
+    """A sentence for each cell that could not be fitted."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
     _begun: int = 0
-    _told: float = 0.0
+    _reported_usd: float = 0.0
 
     @classmethod
-    def of(cls, experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> "Work":
+    def of(cls, experiment: Experiment, *, store: Path, threads: int, progress: Progress) -> "RunContext":
         """Load the experiment's tasks, hold its models to its limits, and give its cells their keys.
 
         Raises:
             UserError: the tasks have errors.
         """
-        # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
+        # DSPy logs a warning for every answer cut at max_tokens, which the rows record anyway.
         logging.getLogger("dspy").setLevel(logging.ERROR)
         allowance = Allowance(**asdict(experiment.limits))
         models = Models(allowance, progress.note)
@@ -96,31 +97,31 @@ class Work:
 
     @cached_property
     def retention(self) -> Retention:
-        """Return the other tasks that a training may make the model forget."""
+        """Return the scorer of the tasks that a training may make the model forget."""
         return Retention(self.keys.others, self.experiment.retention, self.keys.indexes, self.threads)
 
     def judge(self, task: str) -> JudgeSpec | None:
-        """Return what judges a task; None where a metric compares texts."""
+        """Return the judge of a task; None where a metric compares texts."""
         return next((t.judge for t in self.experiment.tasks if t.name == task), None)
 
     def begin(self, cell: Cell) -> None:
-        """Say that a cell begins.
+        """Report that a cell begins.
 
         Raises:
-            Stopped: no cell may begin any more.
+            Stopped: a limit was reached.
         """
         self.allowance.check()
         self._begun += 1
         self.progress.start_cell(self._begun, f"{cell.task} {cell.title}")
 
-    def tell_spent(self) -> None:
-        """Show what APIs were paid since this was last told."""
+    def report_spending(self) -> None:
+        """Add the dollars that APIs charged since the last call to the progress line."""
         usd = self.allowance.used.usd
-        self.progress.spend(usd - self._told)
-        self._told = usd
+        self.progress.spend(usd - self._reported_usd)
+        self._reported_usd = usd
 
     def passages(self, cell: Cell) -> Passages:
-        """Return the passages that the cell's arm may read, the same for every arm of its task and retrieval."""
+        """Return the passages of the cell's task and retrieval, shared by all arms that read them."""
         key = (cell.task, cell.retrieval.label if cell.retrieval else "")
         if key not in self._passages:
             self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.keys.indexes)
@@ -132,12 +133,12 @@ class Work:
         return self.passages(cell).attach(test, cell.knowledge.test)
 
     def val(self, cell: Cell) -> list[dspy.Example]:
-        """Return the val examples, fewer when the test is limited."""
+        """Return the val examples, fewer under `--limit`, with the passages that the cell may read."""
         val = sample_val(self.tasks[cell.task].val, self.experiment.limit)
         return self.passages(cell).attach(val, cell.knowledge.test)
 
     def budget(self, cell: Cell, folder: Path, val: int) -> Budget:
-        """Return what the cell may spend on fitting: the experiment's budget, or the method's own."""
+        """Return the budget of the cell's fit: the method's own, or else the experiment's."""
         own, shared = cell.method.options, self.experiment.budget
         calls = own.get("metric_calls") or shared.metric_calls or READINGS_OF_VAL * val
         spec = self.experiment.teacher
