@@ -19,7 +19,7 @@ EXIT_GATE, EXIT_CANNOT_RUN, EXIT_FAULT = 1, 2, 3
 
 @dataclass(frozen=True)
 class CellFlags:
-    """FILE and the flags that choose cells: the cells that `run` measured, another verb finds by the same flags."""
+    """FILE and the flags that choose cells; the flags of a `run` find the same cells in every verb."""
 
     file: Path | None
     settings: tuple[str, ...]
@@ -55,7 +55,7 @@ class LimitFlags:
 
 @dataclass(frozen=True)
 class GateFlags:
-    """The gates that the verb is to hold."""
+    """Conditions under which the verb ends with exit code 1."""
 
     fail_under: float | None
     baseline: Path | None

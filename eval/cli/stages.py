@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _stage(name: str, kind: "Kind", text: str) -> click.Command:
-    """Return the verb that summary the cells of one kind."""
+    """Return the verb that fits the cells of one kind."""
 
     @click.command(name, help=text)
     @experiment_options

@@ -27,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a method's file says of the method."""
+    """The kind of a method, and whether it learns and searches, read from its file."""
 
     kind: MethodKind = "in_context"
     learns: bool = True
@@ -74,13 +74,13 @@ def methods() -> list[Entry]:
 
 
 def traits(method: str) -> Traits:
-    """Return the traits of the method of that file name; the defaults for one whose file is gone."""
+    """Return the traits of a method by its file name, or the defaults for a method without a file."""
     for folder, kind in METHOD_FOLDERS.items():
         file = ROOT / folder / f"{method}.py"
         if method.isidentifier() and file.exists():
             cls = _named_class(method, _tree(file, file.stat().st_mtime_ns), "fit")
-            said = {} if cls is None else _class_variables(cls)
-            return Traits(kind, bool(said.get("learns", True)), bool(said.get("searches", False)))
+            given = {} if cls is None else _class_variables(cls)
+            return Traits(kind, bool(given.get("learns", True)), bool(given.get("searches", False)))
     return Traits()
 
 

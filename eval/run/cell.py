@@ -80,13 +80,13 @@ def measure_cells(context: RunContext, cells: Sequence[Cell]) -> Iterator[Measur
     """
     for cell in cells:
         context.begin(cell)
-        if (fitted_cell := start_cell(context, cell)) is not None:
+        if (fitted_cell := try_to_fit(context, cell)) is not None:
             rows, seconds = fitted_cell.score(context, fitted_cell.test)
             yield result_of(context, fitted_cell, rows, seconds), probe_of(context, fitted_cell)
         context.progress.finish_cell()
 
 
-def start_cell(context: RunContext, cell: Cell) -> FittedCell | None:
+def try_to_fit(context: RunContext, cell: Cell) -> FittedCell | None:
     """Fit one cell; None when that failed, which the table reports and the next run tries again."""
     key = context.keys.of(cell)
     folder, model = cell_folder(context.store, key), context.model(cell.model)

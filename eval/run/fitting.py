@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crossover.eval.experiment.spec import Cell, Experiment, Kind, plan
 from crossover.eval.report.table import money
-from crossover.eval.run.cell import start_cell
+from crossover.eval.run.cell import try_to_fit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.interrupt import interruptible
 from crossover.eval.run.progress import Progress, duration
@@ -54,7 +54,7 @@ def fit_experiment(experiment: Experiment, kind: Kind, *, store: Path, threads: 
         with holding(store, list(left), experiment.name), interruptible(context.allowance.stop), storing(store):
             for key, cell in left.items():
                 context.begin(cell)
-                if (fitted_cell := start_cell(context, cell)) is not None:
+                if (fitted_cell := try_to_fit(context, cell)) is not None:
                     fitted.append((cell, cell_folder(store, key), fitted_cell.fitted.spent))
                 progress.finish_cell()
     except Stopped as e:

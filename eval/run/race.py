@@ -10,7 +10,7 @@ import numpy as np
 from crossover.eval.analysis.racing import Racer
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.experiment.splits import sample
-from crossover.eval.run.cell import FittedCell, Measured, probe_of, result_of, start_cell
+from crossover.eval.run.cell import FittedCell, Measured, probe_of, result_of, try_to_fit
 from crossover.eval.run.context import RunContext
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
@@ -98,7 +98,7 @@ def _arms(context: RunContext, cells: Sequence[Cell], rivals: Sequence[Result]) 
             arms.setdefault(_arm(result.cell), []).append(RacingCell(result.key, Rows.of(result.rows)))
     for cell in cells:
         context.begin(cell)
-        if (fitted_cell := start_cell(context, cell)) is not None:
+        if (fitted_cell := try_to_fit(context, cell)) is not None:
             arms.setdefault(_arm(cell), []).append(RacingCell(fitted_cell.key, fitted_cell=fitted_cell))
         context.progress.finish_cell()
     return list(arms.values())

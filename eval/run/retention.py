@@ -32,7 +32,7 @@ MARGIN = 0.05
 
 @dataclass(frozen=True)
 class RetentionResult:
-    """One other task before and after a training."""
+    """Scores of one task before and after a training."""
 
     task: str
     before: float

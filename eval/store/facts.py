@@ -1,4 +1,4 @@
-"""The facts of a fit as fit.json and result.json hold them: under keys of their own among the `notes`."""
+"""Write the facts of a fit to the `notes` of fit.json and result.json, and read them back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from crossover.programs.task import FitFacts
 
 
 def flat_notes(facts: FitFacts, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts and the notes as one JSON object; facts that say nothing are left out."""
+    """Return the facts and the notes as one JSON object, without the facts that have their default value."""
     stored: dict[str, Any] = {"labels_used": facts.labels_used}
     if facts.train_examples is not None:
         stored |= {"train_examples": facts.train_examples, "val_examples": facts.val_examples}
@@ -25,13 +25,13 @@ def flat_notes(facts: FitFacts, notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_notes(stored: Mapping[str, Any]) -> tuple[FitFacts, dict[str, Any]]:
-    """Return the facts and the notes of a JSON object, also of one that an earlier version wrote."""
+    """Return the facts and the notes of a JSON object, which an earlier version may have written."""
     notes = dict(stored)
     # The first stores held no size of the pool, but the rows of a training.
     pool = notes.pop("train_examples", notes.get("rows"))
     teacher = notes.pop("teacher", None) or {}
     facts = FitFacts(
-        labels_used=notes.pop("labels_used") if "labels_used" in notes else _labels_once_noted(notes),
+        labels_used=notes.pop("labels_used") if "labels_used" in notes else _labels_from_notes(notes),
         train_examples=None if pool is None else int(pool),
         val_examples=int(notes.pop("val_examples", 0)),
         teacher=str(teacher.get("model", "")),
@@ -46,8 +46,8 @@ def split_notes(stored: Mapping[str, Any]) -> tuple[FitFacts, dict[str, Any]]:
     return facts, notes
 
 
-def _labels_once_noted(notes: Mapping[str, Any]) -> int | None:
-    """Return the labels that an arm needed by the notes of the versions that wrote no `labels_used`.
+def _labels_from_notes(notes: Mapping[str, Any]) -> int | None:
+    """Return the labels that an arm needed, from the notes of a version that wrote no `labels_used`.
 
     `pool` was the number of examples chosen from, `demos` of those shown; a search, which notes its `candidates`, read
     all of train and val.
