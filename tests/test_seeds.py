@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from statsmodels.stats.weightstats import DescrStatsW
 
 from crossover.eval.analysis.compare import Comparison, compare
-from crossover.eval.analysis.findings import classify_difference
+from crossover.eval.analysis.contrast import classify_difference
 from crossover.eval.analysis.seeds import difference_error, seed_error, widen_difference, widen_estimate
 from crossover.eval.analysis.stats import paired_difference, score_interval
 from crossover.eval.experiment.spec import Needs, Prices

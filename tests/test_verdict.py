@@ -239,7 +239,7 @@ def test_seeds_of_an_arm_are_averaged_by_example() -> None:
     arm = compare(seeds, needs=Needs(), prices=PRICES, experiment="x").arms[0]
     assert arm.scores == {"e0": 1.0, "e1": 0.0, "e2": 0.5}
     assert (arm.seeds, arm.cells, arm.rows, arm.failed) == ((0, 1), ("key-sft-0", "key-sft-1"), 8, 2)
-    assert (arm.score.n, arm.latency.n, arm.tokens.prompt) == (3, 200, 400)
+    assert (arm.score.n, arm.latency.n, arm.tokens.prompt_tokens) == (3, 200, 400)
     assert 40 < arm.latency.p50.mean < arm.latency.p95.mean < 50
 
 

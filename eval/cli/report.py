@@ -93,14 +93,14 @@ def deliver(
 
     outcomes = apply_gates(wanted.gates, comparison, store=store)
     if wanted.outputs:
-        from crossover.eval.report.evidence import Evidence
+        from crossover.eval.report.data import ReportData
         from crossover.eval.report.forms import write_report
         from crossover.eval.run.prepare import finished
 
         found = found or finished(experiment, store=store)
-        evidence = Evidence(experiment, comparison, found, wanted.command, tuple(outcomes))
+        data = ReportData(experiment, comparison, found, wanted.command, tuple(outcomes))
         for path in wanted.outputs:
-            write_report(evidence, path)
+            write_report(data, path)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
         click.echo(f"gate failed: {o.task}: {o.found}", err=True)

@@ -21,7 +21,7 @@ def _stage(name: str, kind: Any, text: str) -> click.Command:
     @store_option
     def verb(file: Path | None, store: Path, threads: int, no_progress: bool, **flags: Any) -> int:
         experiment = experiment_of(file, flags)
-        from crossover.eval.report.visible import visible
+        from crossover.eval.report.text import visible
         from crossover.eval.run.fitting import fit_experiment, fits_lines
         from crossover.eval.run.progress import Progress
 

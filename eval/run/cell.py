@@ -12,7 +12,7 @@ import dspy
 
 from crossover.eval.analysis.constant import constant_warning
 from crossover.eval.analysis.labels import label_notes
-from crossover.eval.analysis.secondary import secondary
+from crossover.eval.analysis.secondary_metrics import secondary_metrics
 from crossover.eval.experiment.spec import Cell, adapts_weights
 from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
@@ -113,7 +113,7 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
     scored = set(rows.ids)
     test = [e for e in started.test if str(e["id"]) in scored]
     ranking = passages.ranking(test, cell.knowledge.test)
-    measures = {"secondary": secondary(started.task, test, rows)} | ({} if ranking is None else asdict(ranking))
+    measures = {"secondary": secondary_metrics(started.task, test, rows)} | ({} if ranking is None else asdict(ranking))
     pool = train_pool(started.task, cell.train_size, cell.seed)
     if labels := label_notes(started.task, pool, test, rows):
         measures["label_scores"] = labels

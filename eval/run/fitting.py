@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossover.eval.experiment.spec import Cell, Experiment, Kind, kind_of, plan
-from crossover.eval.report.table import money
+from crossover.eval.report.text import money
 from crossover.eval.run.cell import start_cell
 from crossover.eval.run.interrupt import interruptible
 from crossover.eval.run.progress import Progress, duration

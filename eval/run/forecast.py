@@ -20,7 +20,7 @@ from crossover.eval.analysis.ledger import machine_usd
 from crossover.eval.experiment.catalog import searches
 from crossover.eval.experiment.spec import Cell, Experiment, adapts_weights, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
-from crossover.eval.report.table import columns, money
+from crossover.eval.report.text import columns, money
 from crossover.eval.run.cell import COLD_REQUESTS, LATENCY_REQUESTS
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.prepare import prepare
