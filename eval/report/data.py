@@ -99,8 +99,8 @@ class Check(NamedTuple):
 def checks(data: ReportData, task: str) -> list[Check]:
     """Return the checks of a task: of its splits, and of each arm.
 
-    The checks of the splits hold here: `run` and `compare` refuse tasks whose splits share questions, whose gold
-    answers do not score 1.0, or whose arms were scored on different examples.
+    The checks of the splits always hold here, because the comparison is refused beforehand when splits share questions,
+    gold answers do not score 1.0, or arms were scored on different examples.
     """
     found = [
         Check("gold answers score 1.0; train, val and test share no question", task, ""),
