@@ -164,7 +164,7 @@ def test_a_baseline_in_the_store_is_compared_by_example(data: ReportData, folder
     assert report(folder, "-o", str(file)) == 0
     outcomes = apply_gates(Gates(baseline=file), data.comparison, store=folder / "mlruns")
     assert len(outcomes) == 10
-    assert all(o.passed and "paired by example" in o.found and "+0.000" in o.found for o in outcomes)
+    assert all(o.passed and "paired by example" in o.detail and "+0.000" in o.detail for o in outcomes)
 
 
 @pytest.mark.parametrize(

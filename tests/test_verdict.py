@@ -259,7 +259,7 @@ def test_contrasts_take_what_both_scored_and_share_one_adjustment() -> None:
         ("sft", "zero_shot", 99),
         ("sft", "retrieved_demos", 100),
     ]
-    assert all(c.verdict == "better" and c.p_holm >= c.difference.p for c in contrasts)
+    assert all(c.finding == "better" and c.p_holm >= c.difference.p for c in contrasts)
 
 
 def test_many_arms_are_each_contrasted_with_the_best() -> None:

@@ -1,4 +1,4 @@
-"""Word the doubts about a comparison that a reader must see, such as too few examples; `CAUTIONS` lists them."""
+"""State the doubts about a comparison that a reader must see, such as too few examples; `CAUTIONS` lists them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     blunt = [
         c
         for c in _raced_to_the_end(arms, contrasts)
-        if c.difference.detectable > MARGIN and c.verdict == "inconclusive"
+        if c.difference.detectable > MARGIN and c.finding == "inconclusive"
     ]
     if not blunt:
         return ""

@@ -1,5 +1,6 @@
 """Compare the results of an experiment: arms, contrasts between them and a verdict for each task."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -30,7 +31,7 @@ class Partial:
     """Cells of the experiment."""
 
     def __str__(self) -> str:
-        """Return the line that stands above the table."""
+        """Return the line above the table."""
         return f"PARTIAL: stopped by {self.stopped}; {self.cells} of {self.planned} cells are scored"
 
 
@@ -88,6 +89,7 @@ def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
     if len(pairs) > MOST_PAIRS:
         best = (eligible(scored, needs) or sorted(scored, key=lambda a: -a.score.mean))[0]
         pairs = [pair for pair in pairs if best in pair]
+    # Failed rows may leave two arms without a common example.
     pairs = [(a, b) for a, b in pairs if a.scores.keys() & b.scores.keys()]
     differences = [difference_of(later, earlier) for earlier, later in pairs]
     adjusted = holm([d.p for d in differences])
@@ -100,4 +102,4 @@ def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
 def _front(arms: Sequence[Arm]) -> tuple[str, ...]:
     """Return the names of the arms on the Pareto front over score, price of serving and p95."""
     points = {a.name: (a.score.mean, a.cost.per_1k_requests, a.latency.p95.mean if a.latency.n else None) for a in arms}
-    return pareto_front({name: point for name, point in points.items() if point[0] == point[0]})
+    return pareto_front({name: point for name, point in points.items() if not math.isnan(point[0])})

@@ -22,22 +22,22 @@ class Contrast:
 
     task: str
     a: str
-    """Name of the first arm, of which `verdict` speaks."""
+    """Name of the first arm, of which `finding` speaks."""
     b: str
     """Name of the arm it is compared with."""
     difference: Difference
     """a minus b."""
     p_holm: float
     """p adjusted over the planned contrasts of the task."""
-    verdict: Finding
+    finding: Finding
     """Whether a is better or worse than b."""
 
     def reversed(self) -> "Contrast":
         """Return the same contrast as b minus a."""
         d = self.difference
         turned = replace(d, delta=-d.delta, low=-d.high, high=-d.low, low90=-d.high90, high90=-d.low90)
-        verdict = REVERSED.get(self.verdict, self.verdict)
-        return replace(self, a=self.b, b=self.a, difference=turned, verdict=verdict)
+        finding = REVERSED.get(self.finding, self.finding)
+        return replace(self, a=self.b, b=self.a, difference=turned, finding=finding)
 
 
 def difference_of(a: Arm, b: Arm) -> Difference:
@@ -60,7 +60,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def classify_difference(difference: Difference, p_holm: float, *, margin: float) -> Finding:
-    """Return whether the first arm is better than the second, worse, equivalent, or none of these can be shown.
+    """Classify the first arm as better, worse or equivalent, or the difference as inconclusive.
 
     Better or worse: adjusted p at most 0.05 and the 95 % interval clear of 0. Equivalent: the 90 % interval lies
     within the margin on both sides. Everything else is inconclusive.

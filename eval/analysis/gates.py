@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     gate: str
     """The flag, and for a baseline the arm."""
     task: str
-    found: str
+    detail: str
     """The numbers that decided, in one line."""
     passed: bool
 
@@ -80,11 +80,13 @@ def apply_gates(gates: Gates, comparison: Comparison, *, store: Path) -> list[Ou
     for v in comparison.verdicts:
         if gates.fail_under is not None:
             best = max((a.score.mean for a in comparison.arms if a.task == v.task and a.score.n), default=0.0)
-            found = f"best score {best:.3f} is {'under' if best < gates.fail_under else 'not under'} {gates.fail_under}"
-            outcomes.append(Outcome("--fail-under", v.task, found, best >= gates.fail_under))
+            detail = (
+                f"best score {best:.3f} is {'under' if best < gates.fail_under else 'not under'} {gates.fail_under}"
+            )
+            outcomes.append(Outcome("--fail-under", v.task, detail, best >= gates.fail_under))
         if gates.fail_on_inconclusive:
-            found = "inconclusive" if v.choose is None else f"chooses {v.choose}, confidence {v.confidence}"
-            outcomes.append(Outcome("--fail-on-inconclusive", v.task, found, v.choose is not None))
+            detail = "inconclusive" if v.choose is None else f"chooses {v.choose}, confidence {v.confidence}"
+            outcomes.append(Outcome("--fail-on-inconclusive", v.task, detail, v.choose is not None))
     if gates.baseline is not None:
         outcomes += _against_baseline(read_baseline(gates.baseline), comparison, store)
     return outcomes

@@ -78,7 +78,7 @@ def import_sheet(store: Path, file: Path, task: Task, results: Sequence[Result],
 
 
 def _read(file: Path, criteria: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return item to grades by criterion from a filled sheet, items without any grade left out."""
+    """Return the grades of a filled sheet by item and criterion, without items that have no grade."""
     try:
         lines = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(keepends=True)))
     except (OSError, UnicodeDecodeError) as e:

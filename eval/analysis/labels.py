@@ -41,7 +41,7 @@ def are_labels(counts: Mapping[str, int]) -> bool:
 def label_notes(
     task: Task, train: Sequence[dspy.Example], test: Sequence[dspy.Example], rows: Sequence[Row]
 ) -> dict[str, dict[str, Any]]:
-    """Return label to `LabelScore` for the notes of a cell; empty unless gold answers are labels."""
+    """Return the `LabelScore` of each label as a dict for the notes of a cell; empty unless answers are labels."""
     gold = {str(e["id"]): gold_of(task, e) for e in test}
     if not are_labels(counts := Counter(gold.values())):
         return {}

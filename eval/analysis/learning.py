@@ -104,6 +104,7 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
     groups = {k: dict(sorted(g.items())) for k, g in groups.items() if len(g) >= 3}
     if not groups:
         return None
+    # A fixed seed: the same results give the same bytes.
     rng = np.random.default_rng(0)
     weights = _resamples(arms, samples, rng)
     fits = {k: _fit(g, weights, rng) for k, g in groups.items()}
@@ -153,6 +154,7 @@ def _means(
         by_seed = []
         for scores in arm.by_seed:
             drawn = np.stack([weights[i] for i in scores], axis=1)
+            # A resample may draw none of the examples that this seed scored.
             counted = np.maximum(drawn.sum(1), 1e-9)
             by_seed.append(drawn @ np.array(list(scores.values())) / counted)
         table = np.stack(by_seed, axis=1)

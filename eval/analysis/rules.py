@@ -42,7 +42,7 @@ class TaskComparison:
     def contenders(self) -> list[Arm]:
         """Return the best arm and every arm not significantly worse, the cheapest first, unpriced ones last."""
         best = self.ranked[0]
-        arms = [a for a in self.ranked if a is best or self.contrasts[a.name, best.name].verdict != "worse"]
+        arms = [a for a in self.ranked if a is best or self.contrasts[a.name, best.name].finding != "worse"]
         return sorted(arms, key=lambda a: (self.price(a) is None, self.price(a) or 0.0, -a.score.mean))
 
     def price(self, arm: Arm) -> float | None:
@@ -125,7 +125,7 @@ def _indistinct(task: TaskComparison) -> str:
     best, *others = task.ranked
     pairs = [task.contrasts[best.name, o.name] for o in others]
     blind = max((c.difference.detectable for c in pairs), default=0.0)
-    if any(c.verdict in ("better", "worse") for c in pairs) or blind <= TELLING:
+    if any(c.finding in ("better", "worse") for c in pairs) or blind <= TELLING:
         return ""
     return (
         f"No arm differs significantly from the best ({best.name}) on {best.score.n} examples, which can only show "

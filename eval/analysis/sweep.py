@@ -57,6 +57,7 @@ def verdicts_by_volume(comparison: Comparison, verdict: Verdict, needs: Needs) -
 def _volume_grid(verdict: Verdict, needs: Needs) -> list[float | None]:
     """Return 1, 2 and 5 of each decade, wide enough for the break-even, with the stated volume (or None) among them."""
     pivot = verdict.break_even.value if verdict.break_even else None
+    # Two decades beyond the break-even, so that its far side is on the grid.
     decades = [math.floor(math.log10(pivot / needs.refresh_months))] if pivot else []
     low, high = max(0, min([LOWEST, *decades])), min(12, max([HIGHEST, *(d + 2 for d in decades)]))
     volumes = {float(m * 10**d) for d in range(low, high) for m in (1, 2, 5)} | {float(10**high)}
@@ -79,7 +80,7 @@ def _decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs) ->
 
 
 def _plain_reason(arms: Sequence[Arm], chosen: Arm, verdict: Verdict, needs: Needs) -> str:
-    """Return the reason of a choice in a sentence without statistics."""
+    """Return the reason for a choice in a sentence without statistics."""
     where = "" if needs.volume_per_month is None else f" at {needs.volume_per_month:,.0f} requests a month"
     if verdict.ties and chosen.cost.per_1k_requests is not None:
         count = "Two arms do" if len(verdict.ties) == 1 else f"{len(verdict.ties) + 1} arms do"

@@ -134,7 +134,7 @@ def _price(task: TaskComparison, chosen: Arm, other: Arm) -> str:
 
 def _data(task: TaskComparison, chosen: Arm, other: Arm) -> str:
     contrast = task.contrasts.get((chosen.name, other.name))
-    if contrast is None or contrast.verdict != "inconclusive":
+    if contrast is None or contrast.finding != "inconclusive":
         return ""
     more = examples_needed(contrast.difference, margin=task.margin)
     if not more:

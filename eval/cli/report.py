@@ -103,5 +103,5 @@ def deliver(
             write_report(data, path)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
-        click.echo(f"gate failed: {o.task}: {o.found}", err=True)
+        click.echo(f"gate failed: {o.task}: {o.detail}", err=True)
     return EXIT_GATE if failed else 0

@@ -44,7 +44,7 @@ class ReportData:
         """Return the results of an arm, one for each seed."""
         return [r for r in self.finished.results if r.key in arm.cells]
 
-    def shown(self, verdict: Verdict) -> Arm:
+    def reference_arm(self, verdict: Verdict) -> Arm:
         """Return the arm that the others are compared with: the chosen one, or else the one with the best score."""
         arms = self.arms(verdict.task)
         return next((a for a in arms if a.name == verdict.choose), arms[0])

@@ -41,7 +41,7 @@ def junit(data: ReportData) -> str:
     root = ElementTree.Element("testsuites", name=visible(f"crossover {data.comparison.experiment}"))
     for task in data.comparison.split_sha256:
         cases = [(f"{c.subject}: {c.name}", c.failure) for c in checks(data, task)]
-        cases += [(f"gate {o.gate}", "" if o.passed else o.found) for o in data.outcomes if o.task == task]
+        cases += [(f"gate {o.gate}", "" if o.passed else o.detail) for o in data.outcomes if o.task == task]
         failures = sum(bool(failure) for _, failure in cases)
         suite = ElementTree.SubElement(
             root, "testsuite", name=visible(task), tests=str(len(cases)), failures=str(failures), errors="0"

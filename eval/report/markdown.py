@@ -22,7 +22,7 @@ def markdown(data: ReportData) -> str:
     head, details = [f"## {_text(data.comparison.experiment)}", ""], list[tuple[str, str]]()
     head += [f"**{_text(str(data.comparison.partial))}**", ""] if data.comparison.partial else []
     failed = [o for o in data.outcomes if not o.passed]
-    head += [f"- **gate failed** {_text(o.task)}: {_text(o.found)}" for o in failed] + [""] * bool(failed)
+    head += [f"- **gate failed** {_text(o.task)}: {_text(o.detail)}" for o in failed] + [""] * bool(failed)
     for verdict in data.comparison.verdicts:
         head += _verdict(data, verdict)
     for verdict in data.comparison.verdicts:
@@ -80,7 +80,7 @@ def _verdict(data: ReportData, v: Verdict) -> list[str]:
 
 def _details(data: ReportData, v: Verdict) -> list[tuple[str, str]]:
     """Return title and body of the folded sections of one task, the most important first."""
-    contrasts, shown = data.contrasts(v.task), data.shown(v)
+    contrasts, shown = data.contrasts(v.task), data.reference_arm(v)
     found = []
     if v.flips or v.break_even:
         lines = [f"- {_text(f)}" for f in v.flips]
@@ -112,7 +112,7 @@ def _contrast(c: Contrast) -> str:
     d = c.difference
     name = f"{_text(c.a)} − {_text(c.b)}"
     return _row(
-        [name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p_value(c.p_holm), c.verdict, f"{d.detectable:.3f}"]
+        [name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p_value(c.p_holm), c.finding, f"{d.detectable:.3f}"]
     )
 
 

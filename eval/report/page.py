@@ -44,7 +44,7 @@ def html_page(data: ReportData) -> str:
     """Return the whole page, the same bytes for the same data."""
     environment = Environment(
         loader=PackageLoader("crossover.eval.report", "template"),
-        autoescape=True,
+        autoescape=True,  # names, answers and labels come from data
         undefined=StrictUndefined,
         finalize=_finalize,
         trim_blocks=True,
@@ -99,7 +99,7 @@ def _file(data: ReportData) -> str:
 
 def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
     """Return the variables of the template for one task."""
-    task, arms, shown = verdict.task, data.arms(verdict.task), data.shown(verdict)
+    task, arms, shown = verdict.task, data.arms(verdict.task), data.reference_arm(verdict)
     needs, front = data.experiment.needs, data.comparison.fronts[task]
     volumes = verdicts_by_volume(data.comparison, verdict, needs)
     curves, few = learning_curves(data, task), _few(arms, shown)

@@ -117,7 +117,7 @@ def _contrast_json(c: Contrast) -> dict[str, Any]:
         "p": _finite(c.difference.p),
         "p_holm": _finite(c.p_holm),
         "detectable": _finite(c.difference.detectable),
-        "verdict": c.verdict,
+        "verdict": c.finding,
     }
 
 

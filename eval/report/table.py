@@ -1,5 +1,6 @@
 """Print a comparison as plain text: tables of arms and contrasts, doubts, and the verdict of each task."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -46,7 +47,7 @@ def contrast_table(chosen: str, contrasts: Sequence[Contrast]) -> list[str]:
     for c in (c if c.a == chosen else c.reversed() for c in contrasts):
         d = c.difference
         interval = f"{d.low:+.3f} to {d.high:+.3f}"
-        lines.append((c.b, f"{d.delta:+.3f}", interval, p_value(c.p_holm), c.verdict, f"{d.detectable:.3f}"))
+        lines.append((c.b, f"{d.delta:+.3f}", interval, p_value(c.p_holm), c.finding, f"{d.detectable:.3f}"))
     return columns(lines)
 
 
@@ -94,7 +95,7 @@ def passage_lines(arms: Sequence[Arm]) -> list[str]:
 
 def human_words(h: HumanCheck) -> str:
     """Return the score of a judged arm as corrected by human ratings, and how well judge and people agree."""
-    agree = ", ".join(f"{name} {k:.2f}" if k == k else f"{name} -" for name, k in h.kappa.items())
+    agree = ", ".join(f"{name} -" if math.isnan(k) else f"{name} {k:.2f}" for name, k in h.kappa.items())
     return f"corrected by {h.n} human ratings {_estimate(h.corrected)}; agreement of judge and people (kappa) {agree}"
 
 
