@@ -10,9 +10,9 @@ from statistics import median
 
 import dspy
 
-from crossover.eval.analysis.constant import constant_warning
 from crossover.eval.analysis.labels import label_notes
 from crossover.eval.analysis.secondary_metrics import secondary_metrics
+from crossover.eval.analysis.single_answer import single_answer_warning
 from crossover.eval.experiment.spec import Cell, adapts_weights
 from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
@@ -121,7 +121,7 @@ def result_of(work: Work, started: Started, rows: Rows, seconds: float) -> Resul
     if (judge := work.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)
         seconds = without_judge(seconds, rows)
-    constant = constant_warning(started.task, test, rows)
+    constant = single_answer_warning(started.task, test, rows)
     measures |= {"constant": constant} if constant else {}
     return Result(
         key=started.key,
