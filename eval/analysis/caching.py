@@ -98,8 +98,8 @@ def prefix_lines(
 
 
 def _break_even(arm: Arm, per_1k: float, tuned: Arm | None, months: float) -> str:
-    """Return as text the requests after which the tuned arm has paid for itself."""
-    if tuned is None or tuned.cost.per_1k_requests is None or tuned.cost.fit is None:
+    """Return as text the requests after which the tuned arm has paid for itself; a dash for an unknown price."""
+    if tuned is None or None in (arm.cost.fit, tuned.cost.fit, tuned.cost.per_1k_requests):
         return "-"
-    count = break_even_requests(Cost(arm.cost.fit or 0.0, per_1k, None), tuned.cost, months=months)
+    count = break_even_requests(Cost(arm.cost.fit, per_1k, None), tuned.cost, months=months)
     return "never" if count is None else f"{count:,.0f}"

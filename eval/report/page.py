@@ -118,7 +118,6 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
         "verdict": verdict,
         "arms": arms,
         "shown": shown,
-        "front": front,
         "ranks": {a.name: rank for rank, a in enumerate(arms, 1)},
         "legends": {key: _legend(c) for key, c in charts.items() if c is not None},
         "by_name": {a.name: a for a in arms},
