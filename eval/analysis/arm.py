@@ -62,7 +62,7 @@ class Arm:
     single_answer: bool = False
     """No seed is shown to be better than giving one answer to every question."""
     integrity: tuple[str, ...] = ()
-    """The checks of a fair comparison that failed, in words."""
+    """Checks of a fair comparison that failed."""
     train_examples: int | None = None
     """Examples in the train pool; None when no fit reported it."""
     secondary: Mapping[str, float] = field(default_factory=dict)
