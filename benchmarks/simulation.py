@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from section import markdown_table, write_section
 
-from crossover.eval.analysis.findings import classify_difference, holm
+from crossover.eval.analysis.contrast import classify_difference, holm
 from crossover.eval.analysis.racing import race_of_means
 from crossover.eval.analysis.seeds import difference_error, widen_difference
 from crossover.eval.analysis.stats import Difference, paired_difference, quantile_interval, score_interval

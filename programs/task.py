@@ -104,7 +104,7 @@ class Task:
 
 @dataclass(frozen=True)
 class FitFacts:
-    """Numbers of one fit that the ledger, the audit and the tables read; the facts of a chain's steps add up with `+`."""
+    """Numbers of one fit that the ledger, the audit and the tables read; a chain's facts are added with `+`."""
 
     labels_used: int | None = None
     """Labelled examples that the arm needs, test apart; None for all of train and val, the most that it can need."""

@@ -5,7 +5,7 @@ from factories import make_cell, make_result, make_row
 
 from crossover.eval.analysis.cost import (
     Cost,
-    break_even,
+    break_even_interval,
     break_even_requests,
     cost_of,
     machine_usd,
@@ -97,7 +97,7 @@ def requests_of(mean: float, spread: float) -> dict[str, float]:
 
 def test_the_interval_of_a_break_even_holds_its_value() -> None:
     costs = {"few_shot": cost(0.0, 0.002), "sft": cost(10.0, 0.001)}
-    b = break_even(costs, {"few_shot": requests_of(0.002, 0.0005), "sft": requests_of(0.001, 0.0)})
+    b = break_even_interval(costs, {"few_shot": requests_of(0.002, 0.0005), "sft": requests_of(0.001, 0.0)})
     assert (b.start, b.run) == ("few_shot", "sft")
     assert b.value == pytest.approx(10_000)
     assert 8_000 < b.low < 10_000 < b.high < 13_000
@@ -105,7 +105,7 @@ def test_the_interval_of_a_break_even_holds_its_value() -> None:
 
 def test_a_break_even_that_may_never_come_has_no_upper_end() -> None:
     costs = {"sft": cost(10.0, 0.001), "few_shot": cost(0.0, 0.0011)}
-    b = break_even(costs, {"few_shot": requests_of(0.0011, 0.002), "sft": requests_of(0.001, 0.0)})
+    b = break_even_interval(costs, {"few_shot": requests_of(0.0011, 0.002), "sft": requests_of(0.001, 0.0)})
     assert b.value == pytest.approx(100_000)
     assert b.low is not None
     assert b.high is None
@@ -113,14 +113,14 @@ def test_a_break_even_that_may_never_come_has_no_upper_end() -> None:
 
 def test_a_break_even_that_never_comes_is_named_so() -> None:
     costs = {"few_shot": cost(0.0, 0.001), "sft": cost(10.0, 0.002)}
-    b = break_even(costs, {"few_shot": requests_of(0.001, 0.0), "sft": requests_of(0.002, 0.0)})
+    b = break_even_interval(costs, {"few_shot": requests_of(0.001, 0.0), "sft": requests_of(0.002, 0.0)})
     assert (b.value, b.low, b.high) == (None, None, None)
     assert b.start == "few_shot"
 
 
 def test_an_arm_that_is_cheaper_both_ways_has_paid_for_itself_at_once() -> None:
     costs = {"gepa": cost(20.0, 0.002), "sft": cost(10.0, 0.001)}
-    b = break_even(costs, {"gepa": requests_of(0.002, 0.0), "sft": requests_of(0.001, 0.0)})
+    b = break_even_interval(costs, {"gepa": requests_of(0.002, 0.0), "sft": requests_of(0.001, 0.0)})
     assert (b.start, b.run, b.value) == ("sft", "gepa", None)
 
 

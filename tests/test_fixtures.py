@@ -43,7 +43,7 @@ def test_training_wins_where_the_answer_must_be_read_off() -> None:
     _, comparison, verdict = judge("wanted")
     assert verdict.choose is not None
     assert verdict.choose.startswith("sft ")
-    assert [c.verdict for c in comparison.contrasts if c.a == verdict.choose] == ["better", "better"]
+    assert [c.finding for c in comparison.contrasts if c.a == verdict.choose] == ["better", "better"]
     assert verdict.ties == ()
 
 

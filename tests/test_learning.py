@@ -10,9 +10,10 @@ from factories import make_cell, make_result
 
 from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.analysis.learning import learning_sentences
-from crossover.eval.analysis.saturation import NEVER, enough, fit_curves, flat, overtakes
+from crossover.eval.analysis.saturation import NEVER, crossover_size, fit_curves, flat, saturation_size
 from crossover.eval.experiment.spec import Needs, Prices
-from crossover.eval.report.table import render, to_json
+from crossover.eval.report.schema import to_json
+from crossover.eval.report.table import render
 
 SIZES = (64, 128, 256, 512, 1024)
 
@@ -33,7 +34,7 @@ def test_a_curve_that_starts_at_nothing_bends() -> None:
     assert fits[0].at(n)[0] == pytest.approx(tuned, abs=5e-3)
     assert fits[0].limit[0] == pytest.approx(0.9, abs=0.03)
     first = n[np.argmax(tuned > context)]
-    assert first / 2 < overtakes(*fits, list(n))[0] < first
+    assert first / 2 < crossover_size(*fits, list(n))[0] < first
 
 
 def test_no_curve_passes_1_or_falls() -> None:
@@ -47,19 +48,19 @@ def test_no_curve_passes_1_or_falls() -> None:
 def test_doubling_stops_paying_where_it_does() -> None:
     n = np.array(SIZES, float)
     fit = fit_curves(SIZES, (0.9 - 2.0 * n**-0.5)[None])
-    size = enough(fit, 0.01, SIZES)[0]
+    size = saturation_size(fit, 0.01, SIZES)[0]
     assert size == pytest.approx((2.0 * (1 - 2**-0.5) / 0.01) ** 2, rel=0.1)
     curve = fit.at([size, 2 * size])[0]
     assert curve[1] - curve[0] == pytest.approx(0.01, abs=1e-6)
-    assert enough(flat(np.array([0.5])), 0.01, SIZES)[0] == 64
+    assert saturation_size(flat(np.array([0.5])), 0.01, SIZES)[0] == 64
 
 
 def test_the_crossing_is_where_the_curves_cross() -> None:
     n = np.array(SIZES, float)
     tuned = fit_curves(SIZES, (0.95 - 4.0 * n**-0.5)[None])
-    assert overtakes(tuned, flat(np.array([0.75])), SIZES)[0] == pytest.approx(400, rel=0.05)
-    assert overtakes(tuned, flat(np.array([0.1])), SIZES)[0] == 64
-    assert overtakes(tuned, flat(np.array([0.96])), SIZES)[0] == NEVER
+    assert crossover_size(tuned, flat(np.array([0.75])), SIZES)[0] == pytest.approx(400, rel=0.05)
+    assert crossover_size(tuned, flat(np.array([0.1])), SIZES)[0] == 64
+    assert crossover_size(tuned, flat(np.array([0.96])), SIZES)[0] == NEVER
 
 
 def invented(tuned: Callable[[int], float], *, zero: float, seeds: int = 3, examples: int = 500) -> Comparison:
@@ -80,7 +81,7 @@ def invented(tuned: Callable[[int], float], *, zero: float, seeds: int = 3, exam
 def test_the_interval_holds_the_true_crossing() -> None:
     comparison = invented(lambda n: 0.95 - 4.0 * n**-0.5, zero=0.3)
     learning = comparison.learning["intents"]
-    found = {(o.weights, o.context): o.size for o in learning.overtakings}
+    found = {(o.weights, o.context): o.size for o in learning.crossovers}
     cross = found["sft", "many_shot"]
     assert cross.low is not None
     assert cross.high is not None
@@ -107,7 +108,7 @@ def test_what_is_ahead_throughout_and_what_never_stops_paying_is_said() -> None:
     said = " ".join(learning_sentences(learning))
     assert "sft is ahead of zero_shot from the smallest size on, 64 [64, 64] examples" in said
     assert "doubling buys a point up to 4 times the sizes measured [" in said
-    ahead = {o.context: (o.throughout, o.beyond) for o in learning.overtakings}
+    ahead = {o.context: (o.throughout, o.beyond) for o in learning.crossovers}
     assert ahead == {"zero_shot": (True, False), "many_shot": (False, False)}
 
 

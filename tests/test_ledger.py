@@ -13,7 +13,7 @@ from crossover.eval.analysis.caching import SECONDS_A_MONTH, RequestTokens, Toke
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.cost import Cost, break_even_requests, cost_of, monthly_usd
 from crossover.eval.analysis.ledger import Ledger, ledger_of
-from crossover.eval.analysis.sensitivity import sensitivity, sensitivity_lines
+from crossover.eval.analysis.sweep import choices, sensitivity_lines
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.facts import flat_notes, split_notes
 from crossover.eval.store.result import Result
@@ -135,22 +135,20 @@ def arms() -> list[Result]:
 def test_prices_and_traffic_move_the_choice() -> None:
     prices, needs = Prices(machine_hour_usd=3.60), Needs()
     comparison = compare(arms(), needs=needs, prices=prices, experiment="x")
-    found = sensitivity(comparison, arms(), needs=needs, prices=prices)["intents"]
-    chosen = {(c.volume, c.price_factor): c.choose for c in found.choices}
+    chosen = choices(arms(), comparison.contrasts, needs, prices)
     assert (chosen[1_000, 1.0], chosen[10_000_000, 1.0]) == ("many_shot", "sft")
-    assert found.prefixes == ()
+    assert "" not in sensitivity_lines("intents", comparison, arms(), needs=needs, prices=prices)
     # With hosting that a machine hour does not change, dearer hours make training pay earlier.
     hosted = replace(prices, tuned_hosting_usd_per_month=10.0)
     comparison = compare(arms(), needs=needs, prices=hosted, experiment="x")
-    found = sensitivity(comparison, arms(), needs=needs, prices=hosted)["intents"]
-    chosen = {(c.volume, c.price_factor): c.choose for c in found.choices}
+    chosen = choices(arms(), comparison.contrasts, needs, hosted)
     assert (chosen[100_000, 0.5], chosen[1_000_000, 2.0]) == ("many_shot", "sft")
 
 
 def test_caching_is_shown_over_traffic_and_prefix() -> None:
     prices = Prices(machine_hour_usd=3.60, input_usd_per_million=3.0, output_usd_per_million=15.0)
     comparison = compare(arms(), needs=Needs(), prices=prices, experiment="x")
-    lines = sensitivity_lines("intents", sensitivity(comparison, arms(), needs=Needs(), prices=prices)["intents"])
+    lines = sensitivity_lines("intents", comparison, arms(), needs=Needs(), prices=prices)
     table = [line.split() for line in lines[lines.index("") + 3 :]]
     assert [(row[0], row[1]) for row in table[:4]] == [
         ("3,000", "1,000"),

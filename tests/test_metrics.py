@@ -5,9 +5,9 @@ from dataclasses import replace
 import dspy
 import pytest
 
-from crossover.eval.analysis.constant import constant_warning
 from crossover.eval.analysis.labels import LabelScore, label_notes, mean_labels, rare_and_frequent
-from crossover.eval.analysis.secondary import mean_secondary, secondary
+from crossover.eval.analysis.secondary_metrics import mean_secondary_metrics, secondary_metrics
+from crossover.eval.analysis.single_answer import single_answer_warning
 from crossover.programs.metrics import metric_for
 from crossover.programs.score import Row
 from crossover.programs.task import Task
@@ -84,19 +84,19 @@ def task_of(metric: str) -> Task:
 def test_second_opinions_of_a_cell() -> None:
     test = [dspy.Example(id=str(i), label=y, passages=["red sea", "blue"]) for i, y in enumerate("aab")]
     rows = [row(2, "b"), row(0, "a"), row(1, None)]
-    found = secondary(task_of("accuracy"), test, rows)
+    found = secondary_metrics(task_of("accuracy"), test, rows)
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
-    assert "macro_f1" not in secondary(task_of("exact_match"), test, rows)
-    answered = secondary(task_of("exact_match"), test, [row(0, "the red sea"), row(1, None), row(2, "x")])
+    assert "macro_f1" not in secondary_metrics(task_of("exact_match"), test, rows)
+    answered = secondary_metrics(task_of("exact_match"), test, [row(0, "the red sea"), row(1, None), row(2, "x")])
     assert answered == {"knowledge_f1": pytest.approx(2 * 2 / 5 / 2)}
-    assert secondary(task_of("exact_match"), [dspy.Example(id="0", label="a")], [row(0, "a")]) == {}
+    assert secondary_metrics(task_of("exact_match"), [dspy.Example(id="0", label="a")], [row(0, "a")]) == {}
 
 
 def test_an_arm_that_cannot_be_told_from_a_constant_is_told_of() -> None:
     def told(answers: str, right: str, metric: str = "accuracy") -> str:
         pairs = list(enumerate(zip(answers, right, strict=True)))
         rows = [replace(row(i, a), score=float(a == r)) for i, (a, r) in pairs]
-        return constant_warning(task_of(metric), [dspy.Example(id=str(i), label=r) for i, (_, r) in pairs], rows)
+        return single_answer_warning(task_of(metric), [dspy.Example(id=str(i), label=r) for i, (_, r) in pairs], rows)
 
     half = "a" * 15 + "b" * 15
     always = "is not shown to be better than answering 'a' to everything, which scores 0.500"
@@ -109,8 +109,8 @@ def test_an_arm_that_cannot_be_told_from_a_constant_is_told_of() -> None:
     assert told("abc" * 10, half) == ""
     assert told("a" * 19, "b" * 19) == ""
     task, rows = replace(task_of("accuracy"), metric_name="mine.py:f@0123"), [row(i, "a") for i in range(30)]
-    assert constant_warning(task, [], rows) == ""
-    assert constant_warning(task_of("accuracy"), [], [row(i, None) for i in range(30)]) == ""
+    assert single_answer_warning(task, [], rows) == ""
+    assert single_answer_warning(task_of("accuracy"), [], [row(i, None) for i in range(30)]) == ""
 
 
 def test_labels_are_scored_beside_their_frequency() -> None:
@@ -133,7 +133,7 @@ def test_labels_are_scored_beside_their_frequency() -> None:
 
 
 def test_second_opinions_are_averaged_over_seeds() -> None:
-    assert mean_secondary([{"secondary": {"macro_f1": 0.2}}, {"secondary": {"macro_f1": 0.4}}]) == {
+    assert mean_secondary_metrics([{"secondary": {"macro_f1": 0.2}}, {"secondary": {"macro_f1": 0.4}}]) == {
         "macro_f1": pytest.approx(0.3)
     }
-    assert mean_secondary([{}]) == {}
+    assert mean_secondary_metrics([{}]) == {}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from statsmodels.stats.weightstats import DescrStatsW
 
 from crossover.eval.analysis.compare import Comparison, compare
-from crossover.eval.analysis.findings import classify_difference
+from crossover.eval.analysis.contrast import classify_difference
 from crossover.eval.analysis.seeds import difference_error, seed_error, widen_difference, widen_estimate
 from crossover.eval.analysis.stats import paired_difference, score_interval
 from crossover.eval.experiment.spec import Needs, Prices
@@ -103,8 +103,8 @@ def test_seeds_that_disagree_keep_a_verdict_open() -> None:
     zero = make_result(make_cell("zero_shot"), right(150, 300))
     steady = [make_result(make_cell("sft", seed=s), right(190, 300)) for s in (0, 1, 2)]
     restless = [make_result(make_cell("sft", seed=s), right(n, 300)) for s, n in enumerate((110, 190, 270))]
-    assert comparison(zero, *steady).contrasts[0].verdict == "better"
-    assert comparison(zero, *restless).contrasts[0].verdict == "inconclusive"
+    assert comparison(zero, *steady).contrasts[0].finding == "better"
+    assert comparison(zero, *restless).contrasts[0].finding == "inconclusive"
     assert "more seeds help, not more examples" in " ".join(comparison(zero, *restless).cautions["intents"])
 
 

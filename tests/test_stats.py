@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from crossover.eval.analysis.findings import classify_difference, examples_needed, holm
+from crossover.eval.analysis.contrast import classify_difference, examples_needed, holm
 from crossover.eval.analysis.stats import (
     Difference,
     mean_interval,

@@ -8,7 +8,9 @@ from factories import make_cell, make_result, right
 
 from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.experiment.spec import Needs, Prices
-from crossover.eval.report.table import WIDTH, money, render, to_json
+from crossover.eval.report.schema import to_json
+from crossover.eval.report.table import render
+from crossover.eval.report.text import WIDTH, money
 from crossover.models.usage import Usage
 
 GOLDEN = """\
@@ -39,7 +41,7 @@ use sft
   - at less than $0.0063 per 1,000 requests (now $0.042) retrieved_demos is cheaper than sft
   - about 250 more test examples would tell sft from retrieved_demos
 
-sft against      difference     95 % interval  p (Holm)         it is  detectable
+sft against      difference     95 % interval  p (Holm)       finding  detectable
 zero_shot            +0.560  +0.483 to +0.626   < 0.001        better       0.102
 few_shot             +0.326  +0.254 to +0.392   < 0.001        better       0.099
 retrieved_demos      +0.010  -0.009 to +0.029       0.5  inconclusive       0.030

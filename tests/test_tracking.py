@@ -14,7 +14,8 @@ from served_ui import served_ui
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.cost import cost_of
 from crossover.eval.experiment.spec import Needs, Prices
-from crossover.eval.report.table import render, to_json
+from crossover.eval.report.schema import to_json
+from crossover.eval.report.table import render
 from crossover.eval.tracking.logged import rows_table
 from crossover.eval.tracking.tracker import Tracker, TrackingError, store_uri
 from crossover.models.usage import Usage

@@ -9,6 +9,7 @@ from factories import make_cell, make_result, right
 
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.rules import ABSTAIN, DOUBTS, OUT
+from crossover.eval.analysis.sweep import choices
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
@@ -235,7 +236,7 @@ def test_seeds_of_an_arm_are_averaged_by_example() -> None:
     arm = compare(seeds, needs=Needs(), prices=PRICES, experiment="x").arms[0]
     assert arm.scores == {"e0": 1.0, "e1": 0.0, "e2": 0.5}
     assert (arm.seeds, arm.cells, arm.rows, arm.failed) == ((0, 1), ("key-sft-0", "key-sft-1"), 8, 2)
-    assert (arm.score.n, arm.latency.n, arm.tokens.prompt) == (3, 200, 400)
+    assert (arm.score.n, arm.latency.n, arm.tokens.prompt_tokens) == (3, 200, 400)
     assert 40 < arm.latency.p50.mean < arm.latency.p95.mean < 50
 
 
@@ -255,7 +256,7 @@ def test_contrasts_take_what_both_scored_and_share_one_adjustment() -> None:
         ("sft", "zero_shot", 99),
         ("sft", "retrieved_demos", 100),
     ]
-    assert all(c.verdict == "better" and c.p_holm >= c.difference.p for c in contrasts)
+    assert all(c.finding == "better" and c.p_holm >= c.difference.p for c in contrasts)
 
 
 def test_many_arms_are_each_contrasted_with_the_best() -> None:
@@ -264,6 +265,16 @@ def test_many_arms_are_each_contrasted_with_the_best() -> None:
     contrasts = compare(results, needs=Needs(), prices=PRICES, experiment="x").contrasts
     assert len(contrasts) == 8
     assert all("sft, n=9" in (c.a, c.b) for c in contrasts)
+
+
+def test_a_sweep_contrasts_many_arms_with_another_best_one() -> None:
+    cells = [make_cell("sft", size=n) for n in range(1, 10)]
+    results = [make_result(c, right(50 + i, 100), serve_seconds=1 + 99 * (i == 8)) for i, c in enumerate(cells)]
+    comparison = compare(results, needs=Needs(), prices=PRICES, experiment="x")
+    assert all("sft, n=9" in (c.a, c.b) for c in comparison.contrasts)
+    budget = Needs(max_usd_per_month=1000)
+    chosen = choices(results, comparison.contrasts, budget, PRICES)
+    assert chosen[10_000_000, 1.0] == "sft, n=8"
 
 
 def test_a_comparison_holds_each_task_by_itself() -> None:

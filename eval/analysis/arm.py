@@ -1,53 +1,29 @@
-"""One arm of a comparison: what was measured of a method on a task, over its seeds."""
+"""Group results into arms: everything measured of one method on one task, over its seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from crossover.eval.analysis.cost import Cost, RequestCosts, cost_of, mean_cost
-from crossover.eval.analysis.findings import Finding
 from crossover.eval.analysis.human import HumanCheck, human_check
 from crossover.eval.analysis.labels import LabelScore, mean_labels
-from crossover.eval.analysis.secondary import mean_secondary
+from crossover.eval.analysis.latency import LatencySummary, summarize_latency
+from crossover.eval.analysis.secondary_metrics import mean_secondary_metrics
 from crossover.eval.analysis.seeds import widen_estimate
-from crossover.eval.analysis.stats import Difference, Estimate, quantile_interval, score_interval
+from crossover.eval.analysis.stats import Estimate, score_interval
 from crossover.eval.experiment.spec import Cell, Kind, Prices
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 from crossover.models.errors import UserError
+from crossover.models.usage import Usage
 from crossover.programs.retrieval.ranking import Ranking
 
 MOST_FAILED = 0.05
-"""Share of failed rows above which an arm's score says nothing."""
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """Latency in milliseconds: uncached requests, warm-up dropped, pooled over seeds."""
-
-    p50: Estimate
-    p95: Estimate
-    p99: Estimate
-    n: int
-    concurrency: int
-    first_token: Estimate | None = None
-    """Median until the answer began; None where no model streamed."""
-    cold: Estimate | None = None
-    """Median with nothing kept of earlier prompts; None for a model that runs elsewhere."""
-    cold_first_token: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens of the accuracy pass: the mean over seeds of the sum over examples."""
-
-    prompt: int
-    cached: int
-    completion: int
+"""Share of failed rows above which an arm cannot be chosen."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One task, model, method, train size and knowledge, over its seeds."""
+    """One combination of task, model, method, train size, knowledge and retrieval, over its seeds."""
 
     name: str
     """Short label, unique within the task: the method, and what else varies."""
@@ -79,84 +55,72 @@ class Arm:
     """Means over seeds."""
     request_usd: Mapping[str, float] | None
     """Example id to the dollars of serving it; None when a price is unknown."""
-    latency: Quantiles
-    tokens: Tokens
+    latency: LatencySummary
+    tokens: Usage
+    """Tokens of the accuracy pass, the mean over seeds; no other field of the record is filled."""
     warnings: tuple[str, ...] = ()
-    constant: bool = False
-    """In every seed it is not shown to be better than one answer to everything."""
+    single_answer: bool = False
+    """No seed is shown to be better than giving one answer to every question."""
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
     learns: bool = True
     train_examples: int | None = None
-    """Examples that the pool held; None where no fit told."""
+    """Examples in the train pool; None when no fit reported it."""
     secondary: Mapping[str, float] = field(default_factory=dict)
-    """Measures that the task is not scored by: macro-F1, knowledge-F1; the mean over seeds."""
+    """Means over seeds of the metrics that the task is not scored by, such as macro-F1."""
     labels: Mapping[str, LabelScore] = field(default_factory=dict)
-    """Gold label to its frequencies and score; empty where answers are no labels."""
+    """Gold label to its frequencies and score; empty unless gold answers are labels."""
     by_seed: tuple[Mapping[str, float], ...] = ()
     """Example id to score, one mapping a seed, in the order of `seeds`; failed examples are absent."""
     retrieval: str = ""
-    """Backend, k and options; empty where nothing is retrieved."""
+    """Backend, k and options of retrieval; empty without it."""
     ranking: Ranking | None = None
-    """How good the passages shown at test are; None where the task names no gold passages."""
+    """Quality of the passages shown at test; None when the task names no gold passages."""
     hit: Estimate | None = None
-    """Score over the examples whose gold passages were all retrieved; None where nothing is retrieved."""
+    """Score over the examples whose gold passages were all retrieved; None without retrieval."""
     miss: Estimate | None = None
-    """Score over the others."""
+    """Score over the other examples."""
     human: HumanCheck | None = None
-    """What people say of the judge's scores; None where they were not asked."""
+    """How people graded a sample of the answers that a judge scored; None without human ratings."""
     dropped: tuple[int, int] | None = None
-    """Examples after which the arm left the race, and of how many; None where it was scored on all."""
+    """After how many examples the arm left the race, and of how many; None when it was scored on all."""
     retrieval_ms: float | None = None
-    """Median milliseconds of retrieval in the latency of one request; None where nothing is retrieved."""
+    """Median milliseconds that retrieval adds to the latency of one request; None without retrieval."""
     price_source: str = ""
-    """Table and date of the API prices; empty for a model that runs here."""
+    """Table and date of the API prices; empty for a local model."""
 
     @property
     def family(self) -> tuple[str, str, str, str]:
-        """Return what the arms of one learning curve share: all but the train size."""
+        """Return the fields that all arms of one learning curve share: all but the train size."""
         return self.method, self.model, self.knowledge, self.retrieval
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """One planned comparison of two arms of a task."""
-
-    task: str
-    a: str
-    """Name of the arm that is judged."""
-    b: str
-    """Name of the arm it is compared with."""
-    difference: Difference
-    """a minus b."""
-    p_holm: float
-    """p adjusted over the planned contrasts of the task."""
-    verdict: Finding
-    """What a is, compared with b."""
+def best_first(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms sorted by score, the best first, unscored ones last."""
+    return sorted(arms, key=lambda a: (not a.score.n, -a.score.mean if a.score.n else 0.0, a.name))
 
 
 def arms_of(results: Sequence[Result], prices: Prices) -> list[Arm]:
-    """Return the arms of one task, in the order in which they first appear among its results."""
+    """Return the arms of one task, in the order of their first results."""
     _same_examples(results)
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         cell = result.cell
-        groups.setdefault((cell.model, cell.method.label, cell.train_size, cell.knowledge, _found(cell)), []).append(
-            result
-        )
+        facts = (cell.model, cell.method.label, cell.train_size, cell.knowledge, _retrieval_label(cell))
+        groups.setdefault(facts, []).append(result)
     cells = [group[0].cell for group in groups.values()]
     return [_arm(group, name, prices) for group, name in zip(groups.values(), _names(cells), strict=True)]
 
 
-def _found(cell: Cell) -> str:
-    """Return how the cell's passages were found, empty where none were."""
+def _retrieval_label(cell: Cell) -> str:
+    """Return the backend, k and options of the cell's retrieval, or an empty string without retrieval."""
     return cell.retrieval.label if cell.retrieval else ""
 
 
 def _same_examples(results: Sequence[Result]) -> None:
-    """Refuse results of one task that were not measured on the same split and the same test examples.
+    """Refuse results of one task unless all come from one split and the same test examples.
 
-    An arm that left a race has some of them.
+    An arm that left a race needs to have scored only some of the examples.
     """
     first = next((r for r in results if r.dropped is None), results[0])
     ids = set(Rows.of(first.rows).ids)
@@ -173,12 +137,12 @@ def _same_examples(results: Sequence[Result]) -> None:
 
 
 def _names(cells: Sequence[Cell]) -> list[str]:
-    """Return a label for each cell: its method, and what else varies among them."""
+    """Return a unique label for each cell: its method, and every other setting that varies among the cells."""
     models = {(c.model.name, c.model.adapter) for c in cells}
     several_models, several_adapters = len({m for m, _ in models}) > 1, len(models) > len({m for m, _ in models})
     several_sizes = len({c.train_size for c in cells if c.method.learns}) > 1
     several_knowledge = len({c.knowledge for c in cells}) > 1
-    several_retrievals = len({_found(c) for c in cells} - {""}) > 1
+    several_retrievals = len({_retrieval_label(c) for c in cells} - {""}) > 1
     names: list[str] = []
     for c in cells:
         parts = [c.method.label]
@@ -186,20 +150,19 @@ def _names(cells: Sequence[Cell]) -> list[str]:
             parts.append("all" if c.train_size is None else f"n={c.train_size}")
         parts += [c.model.name] * several_models + [c.model.adapter or "default frame"] * several_adapters
         parts += [c.knowledge.label] * several_knowledge
-        parts += [_found(c)] * (several_retrievals and c.retrieval is not None)
+        parts += [_retrieval_label(c)] * (several_retrievals and c.retrieval is not None)
         name = ", ".join(parts)
         names.append(name if name not in names else f"{name} #{names.count(name) + 1}")
     return names
 
 
 def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
-    """Return the arm that these results, one a seed, make together."""
+    """Return the arm of these results, one for each seed."""
     cell, tables = results[0].cell, [Rows.of(r.rows) for r in results]
-    # By id: rows stand in the order in which they were answered, which must not decide what a bootstrap draws.
+    # Rows stand in the order in which they were answered, and that must not decide what a bootstrap draws.
     by_seed = tuple(dict(sorted(t.scored())) for t in tables)
-    scores = _mean_scores(by_seed)
+    scores = mean_scores(by_seed)
     clusters = results[0].clusters
-    among = [clusters[i] for i in scores] if clusters else None
     failed, rows = sum(t.failed for t in tables), sum(map(len, tables))
     integrity = [f for r in results for f in r.integrity]
     if failed > MOST_FAILED * rows:
@@ -218,24 +181,24 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         mlflow_run_ids=tuple(r.mlflow_run_id for r in results),
         scores=scores,
         clusters=clusters,
-        score=widen_estimate(score_interval(list(scores.values()), clusters=among), by_seed),
+        score=widen_estimate(_score(scores, clusters), by_seed),
         rows=rows,
         failed=failed,
         cost=mean_cost([cost_of(r, prices) for r in results]),
-        request_usd=_request_usd(results, prices),
-        latency=_quantiles(results),
-        tokens=_tokens(results),
+        request_usd=None if any(t.unpriced for t in tables) else RequestCosts(results, prices),
+        latency=summarize_latency(results),
+        tokens=_mean_usage(results),
         warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
-        constant=all(r.notes.get("constant") for r in results),
+        single_answer=all(r.notes.get("constant") for r in results),
         integrity=tuple(dict.fromkeys(integrity)),
         train_examples=results[0].facts.train_examples or cell.train_size,
-        secondary=mean_secondary([r.notes for r in results]),
+        secondary=mean_secondary_metrics([r.notes for r in results]),
         labels=mean_labels([r.notes for r in results]),
         by_seed=by_seed,
-        retrieval=_found(cell),
+        retrieval=_retrieval_label(cell),
         ranking=_ranking(results[0]),
-        hit=_score_where(scores, results[0], found=True),
-        miss=_score_where(scores, results[0], found=False),
+        hit=_score_by_hit(scores, results[0], hit=True),
+        miss=_score_by_hit(scores, results[0], hit=False),
         human=human_check(results, scores),
         dropped=next(((r.dropped["after"], r.dropped["of"]) for r in results if r.dropped), None),
         retrieval_ms=results[0].notes.get("retrieval_ms"),
@@ -243,8 +206,8 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     )
 
 
-def _mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """Return each example's mean over the seeds that scored it."""
+def mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """Return the mean score of each example over the seeds that scored it."""
     if len(by_seed) == 1:
         return by_seed[0]
     gathered: dict[str, list[float]] = {}
@@ -255,46 +218,31 @@ def _mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
 
 
 def _ranking(result: Result) -> Ranking | None:
-    """Return the quality of the passages shown, as the notes keep it."""
+    """Return the quality of the passages shown from the notes of a result, or None without gold passages."""
     names = [f.name for f in fields(Ranking)]
     return Ranking(**{n: result.notes[n] for n in names}) if all(n in result.notes for n in names) else None
 
 
-def _score_where(scores: Mapping[str, float], result: Result, *, found: bool) -> Estimate | None:
-    """Return the score over the examples that retrieval hit, or missed."""
-    chosen = [i for i in scores if result.hits.get(i) is found]
-    clusters = [result.clusters[i] for i in chosen] if result.clusters else None
-    return score_interval([scores[i] for i in chosen], clusters=clusters) if result.hits else None
+def _score(scores: Mapping[str, float], clusters: Mapping[str, str]) -> Estimate:
+    """Return the mean of the scores with its interval."""
+    return score_interval(list(scores.values()), clusters=[clusters[i] for i in scores] if clusters else None)
 
 
-def _request_usd(results: Sequence[Result], prices: Prices) -> Mapping[str, float] | None:
-    """Return the mean over seeds of each example's price, or None when one is unknown."""
-    return None if any(Rows.of(r.rows).unpriced for r in results) else RequestCosts(results, prices)
+def _score_by_hit(scores: Mapping[str, float], result: Result, *, hit: bool) -> Estimate | None:
+    """Return the score over the examples that retrieval hit, or over those it missed; None without retrieval."""
+    chosen = {i: s for i, s in scores.items() if result.hits.get(i) is hit}
+    return _score(chosen, result.clusters) if result.hits else None
 
 
-def _quantiles(results: Sequence[Result]) -> Quantiles:
-    """Return the latency quantiles of all seeds together, in milliseconds."""
-    ms = [1000 * s for r in results for s in r.latency.seconds]
-    p50, p95, p99 = (quantile_interval(ms, q) for q in (0.50, 0.95, 0.99))
-
-    def median(name: str) -> Estimate | None:
-        timed = [1000 * s for r in results for s in getattr(r.latency, name)]
-        return quantile_interval(timed, 0.5) if timed else None
-
-    return Quantiles(
-        p50,
-        p95,
-        p99,
-        len(ms),
-        results[0].latency.concurrency,
-        first_token=median("first_token"),
-        cold=median("cold"),
-        cold_first_token=median("cold_first_token"),
-    )
-
-
-def _tokens(results: Sequence[Result]) -> Tokens:
-    """Return the mean over seeds of the tokens of the accuracy pass."""
+def _mean_usage(results: Sequence[Result]) -> Usage:
+    """Return the tokens of the accuracy pass: the mean over seeds of the sum over examples."""
     tables = [Rows.of(r.rows) for r in results]
-    names = "prompt_tokens", "cached_tokens", "completion_tokens"
-    return Tokens(*(round(sum(sum(t.counts[n]) for t in tables) / len(tables)) for n in names))
+
+    def mean(column: str) -> int:
+        return round(sum(sum(t.counts[column]) for t in tables) / len(tables))
+
+    return Usage(
+        prompt_tokens=mean("prompt_tokens"),
+        cached_tokens=mean("cached_tokens"),
+        completion_tokens=mean("completion_tokens"),
+    )

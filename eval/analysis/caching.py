@@ -1,14 +1,14 @@
-"""Prefix caching of API providers: what a prompt costs when its unchanging part is read from a cache.
+"""Price prompts under the prefix caching of API providers, which read the unchanging start of a prompt from a cache.
 
-A request costs (S x share + Q) x input price + O x output price, where S are the tokens of the unchanging prefix, Q
-those of the question, O those of the answer, and share is h x read + (1 - h) x write at a hit rate h. With requests
-that arrive at random at a rate of r a second, and a prefix that is kept for T seconds after it was last read, a request
-misses when none came in the T seconds before it: h = 1 - exp(-r T).
+A request costs (S x share + Q) x input price + O x output price, where S, Q and O are the tokens of the unchanging
+prefix, the question and the answer, and share is h x read + (1 - h) x write at a hit rate h. With requests that arrive
+at random, r a second, and a prefix that stays cached for T seconds after it was last read, a request misses when none
+came in the T seconds before it: h = 1 - exp(-r T).
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost, break_even_requests
@@ -17,51 +17,49 @@ from crossover.programs.score import Row
 SECONDS_A_MONTH = 365.25 / 12 * 86_400
 
 LEAST_PREFIX = 1024
-"""Providers cache no shorter prefix."""
+"""Tokens of the shortest prefix that providers cache."""
 
 VOLUMES = (1_000, 100_000, 10_000_000)
-"""Requests a month in the table."""
+"""Requests a month in the table of prefix caching."""
 
 STRETCHES = (1, 4, 16)
-"""Times the prefix of the measured arm, in the table."""
+"""Multiples of the measured prefix in the table of prefix caching."""
 
 
-@dataclass(frozen=True)
-class TokenPrice:
-    """What an API charges."""
+class TokenPrice(NamedTuple):
+    """What an API charges for tokens."""
 
     input: float
     """Dollars for a million prompt tokens."""
     output: float
     """Dollars for a million answer tokens."""
     read: float = 0.1
-    """Share of the input price for a token read from the cache."""
+    """Price of a token read from the cache, as a share of the input price."""
     write: float = 1.25
-    """Share of the input price for a token written to the cache."""
+    """Price of a token written to the cache, as a share of the input price."""
     seconds: float = 300.0
-    """How long a prefix is kept after it was last read."""
+    """How long a prefix stays in the cache after it was last read."""
 
 
-@dataclass(frozen=True)
-class RequestTokens:
+class RequestTokens(NamedTuple):
     """Tokens of one request."""
 
     prefix: float
-    """The part that is the same for every request."""
+    """The unchanging start of every prompt."""
     question: float
     """The rest of the prompt."""
     answer: float
 
 
 def hit_rate(requests_per_month: float, seconds: float) -> float:
-    """Return the share of requests that find the prefix in the cache, for arrivals at random."""
+    """Return the share of requests that find their prefix in the cache, if requests arrive at random."""
     return -math.expm1(-requests_per_month / SECONDS_A_MONTH * seconds)
 
 
 def request_usd(tokens: RequestTokens, price: TokenPrice, *, hits: float | None = None) -> float:
-    """Return the dollars of one request at a hit rate, or without a cache when none is given.
+    """Return the dollars of one request at hit rate `hits`, or without a cache when that is None.
 
-    A prefix too short to be cached is paid in full.
+    A prefix shorter than `LEAST_PREFIX` is paid in full.
     """
     share = 1.0
     if hits is not None and tokens.prefix >= LEAST_PREFIX:
@@ -71,7 +69,7 @@ def request_usd(tokens: RequestTokens, price: TokenPrice, *, hits: float | None 
 
 
 def tokens_of(rows: Sequence[Row]) -> RequestTokens:
-    """Return the tokens of a mean request; the shortest prompt stands for the prefix, which is a little less."""
+    """Return the mean tokens of a request, with the shortest prompt as a slight overestimate of the prefix."""
     answered = [r for r in rows if r.prompt_tokens]
     if not answered:
         return RequestTokens(0, 0, 0)
@@ -83,7 +81,7 @@ def tokens_of(rows: Sequence[Row]) -> RequestTokens:
 def prefix_lines(
     arm: Arm, rows: Sequence[Row], price: TokenPrice, *, tuned: Arm | None, months: float
 ) -> Iterator[str]:
-    """Yield a table of hit rate, price and break-even of an in-context arm over traffic and length of prefix."""
+    """Yield a table of hit rate, price and break-even of an in-context arm by length of prefix and volume."""
     tokens = tokens_of(rows)
     yield ""
     yield f"{arm.name} with prefix caching, at ${price.input:g} and ${price.output:g} per million tokens in and out"
@@ -100,8 +98,8 @@ def prefix_lines(
 
 
 def _break_even(arm: Arm, per_1k: float, tuned: Arm | None, months: float) -> str:
-    """Return the requests after which the tuned arm has paid for itself, in words."""
-    if tuned is None or tuned.cost.per_1k_requests is None or tuned.cost.fit is None:
+    """Return as text the requests after which the tuned arm has paid for itself; a dash for an unknown price."""
+    if tuned is None or None in (arm.cost.fit, tuned.cost.fit, tuned.cost.per_1k_requests):
         return "-"
-    count = break_even_requests(Cost(arm.cost.fit or 0.0, per_1k, None), tuned.cost, months=months)
+    count = break_even_requests(Cost(arm.cost.fit, per_1k, None), tuned.cost, months=months)
     return "never" if count is None else f"{count:,.0f}"

@@ -1,18 +1,18 @@
-"""Doubts about a comparison that a reader must see: too few examples, clusters or seeds. `CAUTIONS` lists them all."""
+"""State the doubts about a comparison that a reader must see, such as too few examples; `CAUTIONS` lists them."""
 
 import math
 from collections.abc import Callable, Sequence
 
-from crossover.eval.analysis.arm import Arm, Contrast
-from crossover.eval.analysis.findings import examples_needed
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.contrast import Contrast, examples_needed
 from crossover.eval.analysis.rules import MARGIN, rounded
 from crossover.eval.analysis.stats import ALPHA, FEW
 
 LEAST_SEEDS = 3
-"""With fewer, the spread of the seeds is unknown or known too badly to be of use."""
+"""With fewer seeds their spread is unknown, or too uncertain to be of use."""
 
 MANY_ARMS = 8
-"""From so many arms on, the best score is noticeably the luckiest one too."""
+"""From this many arms on, the best score is noticeably inflated by luck."""
 
 
 def cautions(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     blunt = [
         c
         for c in _raced_to_the_end(arms, contrasts)
-        if c.difference.detectable > MARGIN and c.verdict == "inconclusive"
+        if c.difference.detectable > MARGIN and c.finding == "inconclusive"
     ]
     if not blunt:
         return ""
@@ -38,7 +38,7 @@ def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
 
 
 def _raced_to_the_end(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Return the contrasts of arms that were scored on all examples."""
+    """Return the contrasts between arms that were scored on all examples."""
     dropped = {a.name for a in arms if a.dropped}
     return [c for c in contrasts if dropped.isdisjoint((c.a, c.b))]
 
@@ -104,4 +104,4 @@ CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], 
     ("failed rows left examples out", _uneven_failures),
     ("arms were dropped in a race", _dropped_arms),
 )
-"""Every doubt and the function that words it, an empty sentence when it does not apply."""
+"""Each doubt and the function that words it, or returns an empty string when the doubt does not apply."""

@@ -1,7 +1,7 @@
-"""Dollars: what fitting and serving cost, and the traffic at which the dearer start pays for itself.
+"""Price fitting and serving in dollars, and find the traffic at which a higher fitting cost pays for itself.
 
-A model that runs here costs machine time: the measured throughput of this machine on the accuracy pass, as if nothing
-were cached. An API model costs what the API charged. An unknown price stays unknown (None); it is never 0.
+A local model costs machine time: the measured throughput of this machine on the accuracy pass, as if nothing were
+cached. An API model costs what the API charged. An unknown price is None, never 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,24 +20,24 @@ class Cost:
     """Dollars of one arm; None is an unknown price."""
 
     fit: float | None
-    """Once, to adapt the program: the sum of the ledger."""
+    """Paid once to adapt the program: the sum of the ledger."""
     per_1k_requests: float | None
     """To serve 1,000 requests like those of the test split."""
     paid: float | None
-    """What this measurement cost: fitting, without labels, and the accuracy pass."""
+    """Paid for this measurement: fitting, without labels, and the accuracy pass."""
     hosting_per_month: float = 0.0
-    """Paid however little is asked."""
+    """Paid whatever the traffic."""
     judge: float | None = 0.0
-    """What a judge model charged for grading the test, part of `paid`; what it charged while fitting is part of fit."""
+    """Paid to a judge model for grading the test, part of `paid`; its charges during fitting are part of `fit`."""
 
     def per_1k_correct(self, score: float) -> float | None:
-        """Return dollars for 1,000 right answers at a mean score; None when unpriced or when none is right."""
+        """Return dollars for 1,000 right answers at a mean score; None without a price or without right answers."""
         return None if self.per_1k_requests is None or not score > 0 else self.per_1k_requests / score
 
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Requests after which the arm that is dearer to start has paid for itself; None is never."""
+    """Requests after which the arm that costs more to start has paid for itself; None is never."""
 
     value: float | None
     low: float | None
@@ -45,13 +45,13 @@ class BreakEven:
     high: float | None
     """Upper end; None is never."""
     start: str
-    """The arm that is cheaper to start."""
+    """The arm that costs less to start."""
     run: str
-    """The arm that is dearer to start, and cheaper to run unless `value` is None."""
+    """The arm that costs more to start, and less to run unless `value` is None."""
 
 
 def cost_of(result: Result, prices: Prices) -> Cost:
-    """Return what one cell cost to fit and costs to serve."""
+    """Return the cost of fitting and serving one cell."""
     ledger = ledger_of(result, prices)
     fit, hosting = ledger.fit, ledger.hosting_per_month
     rows, judge = Rows.of(result.rows), judge_usd(result)
@@ -64,7 +64,7 @@ def cost_of(result: Result, prices: Prices) -> Cost:
 
 
 def judge_usd(result: Result) -> float | None:
-    """Return what a judge charged for grading the test: 0 without one, None for an unknown price."""
+    """Return the dollars that a judge charged for grading the test: 0 without a judge, None for an unknown price."""
     usd = result.notes.get("judge", {}).get("usd", 0.0)
     return None if usd is None else float(usd)
 
@@ -72,8 +72,8 @@ def judge_usd(result: Result) -> float | None:
 def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
     """Return the dollars of each request by example id, or None when a price is unknown.
 
-    A local model is batched, so a request has no seconds of its own: the wall time of the accuracy pass is shared out
-    by the tokens that each request sent and got.
+    A local model is batched, so no request has seconds of its own: the wall time of the accuracy pass is divided in
+    proportion to the prompt and answer tokens of each request.
     """
     rows = Rows.of(result.rows)
     if rows.unpriced:
@@ -86,19 +86,19 @@ def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
 
 
 class RequestCosts(Mapping[str, float]):
-    """An arm's dollars by example id, the mean over its seeds.
+    """Dollars of one arm by example id, the mean over its seeds.
 
-    Worked out when first read: of a dozen arms of a large test set, two are asked.
+    Computed when first read, because of a dozen arms of a large test set only two are read.
     """
 
     def __init__(self, results: Sequence[Result], prices: Prices) -> None:
-        """Remember what is needed; every result is priced."""
+        """Take the results of an arm, none of which may be unpriced."""
         self._results, self._prices = results, prices
 
     @cached_property
     def _usd(self) -> dict[str, float]:
         known = [costs for r in self._results if (costs := request_costs(r, self._prices)) is not None]
-        # An arm that left a race may have read fewer examples with one seed than with another.
+        # An arm that left a race may have scored fewer examples with one seed than with another.
         shared = (i for i in known[0] if all(i in costs for costs in known[1:]))
         return {i: sum(costs[i] for costs in known) / len(known) for i in shared}
 
@@ -111,7 +111,7 @@ class RequestCosts(Mapping[str, float]):
         return iter(self._usd)
 
     def __len__(self) -> int:
-        """Return how many examples there are."""
+        """Return the number of examples."""
         return len(self._usd)
 
 
@@ -127,31 +127,31 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 
 
 def monthly_usd(cost: Cost, volume: float, *, months: float) -> float | None:
-    """Return dollars a month at so many requests a month, with fitting spread over `months`, hosting included."""
+    """Return dollars a month at `volume` requests a month, with fitting spread over `months`, hosting included."""
     if cost.fit is None or cost.per_1k_requests is None:
         return None
     return cost.fit / months + cost.hosting_per_month + volume * cost.per_1k_requests / 1000
 
 
 def start_usd(cost: Cost, *, months: float) -> float:
-    """Return what an arm costs before its first request: fitting, and the hosting of so many months."""
+    """Return the cost of an arm without any request: fitting, and hosting over `months`."""
     return _known(cost.fit) + cost.hosting_per_month * months
 
 
 def break_even_requests(
     cheap_to_start: Cost, cheap_to_run: Cost, *, months: float = Needs.refresh_months
 ) -> float | None:
-    """Return after how many requests the second arm's total falls to the first's; None is never.
+    """Return the number of requests after which the second arm costs no more in all than the first; None is never.
 
     (start of second - start of first) / (price of a request to the first - to the second), where start is fitting and
-    the hosting of `months`. 0 when the second is no dearer to start. Both arms must be priced.
+    hosting over `months`. 0 when the second costs no more to start. Both arms must be priced.
     """
     saving = (_known(cheap_to_start.per_1k_requests) - _known(cheap_to_run.per_1k_requests)) / 1000
     extra = max(0.0, start_usd(cheap_to_run, months=months) - start_usd(cheap_to_start, months=months))
     return extra / saving if saving > 0 else None
 
 
-def break_even(
+def break_even_interval(
     costs: Mapping[str, Cost],
     requests: Mapping[str, Mapping[str, float]],
     *,
@@ -160,8 +160,8 @@ def break_even(
 ) -> BreakEven:
     """Return the break-even of two arms with a 95 % interval by bootstrap over requests, paired by example.
 
-    Both mappings hold the same two names; `requests` has each arm's dollars by example id. The interval speaks of the
-    lengths of the requests; fitting costs and the speed of the machine are taken as measured.
+    Both mappings hold the same two names; `requests` has the dollars of each arm by example id. The interval covers the
+    lengths of the requests only; fitting costs and the speed of the machine are taken as measured.
     """
     starts = {name: start_usd(cost, months=months) for name, cost in costs.items()}
     start, run = sorted(costs, key=lambda name: (starts[name], -_known(costs[name].per_1k_requests)))
@@ -177,9 +177,9 @@ def break_even(
 
 
 def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]]) -> tuple[str, ...]:
-    """Return the names that no other beats: points are score (more is better), dollars and p95 (less is better).
+    """Return the names of the points that no other beats: score (more is better), dollars and p95 (less is better).
 
-    An unknown value can neither beat nor be beaten.
+    A point with an unknown value can neither beat another nor be beaten.
     """
 
     def beats(x: tuple[float, float | None, float | None], y: tuple[float, float | None, float | None]) -> bool:
@@ -191,13 +191,13 @@ def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None when any is unknown."""
+    """Return the mean, or None when any value is unknown."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _known(value: float | None) -> float:
-    """Return a price that the caller has made sure of."""
+    """Return a price that the caller has checked to be known."""
     if value is None:
         raise ValueError("an unpriced arm has no break-even")
     return value

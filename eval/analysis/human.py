@@ -1,4 +1,4 @@
-"""A sheet of answers for people to grade, blind to which arm gave them, and the way back of what they said."""
+"""Write a sheet of answers for people to grade without knowing the arm, read the grades back, and correct the judge."""
 
 import csv
 import hashlib
@@ -18,28 +18,28 @@ from crossover.programs.splits import fraction
 from crossover.programs.task import Task
 
 Ratings = Mapping[str, Mapping[str, str]]
-"""Example id to a person's grades by criterion."""
+"""Example id to the grades of a person by criterion."""
 
 
 @dataclass(frozen=True)
 class HumanCheck:
-    """How people graded a sample of an arm's answers, beside the judge."""
+    """Human grades of a sample of the answers of an arm, compared with the judge."""
 
     n: int
     """Examples rated by every criterion."""
     kappa: Mapping[str, float]
-    """Agreement of judge and people by criterion; NaN where nobody ever differed in anything."""
+    """Cohen's kappa of judge and people by criterion; NaN where both gave one and the same grade to everything."""
     corrected: Estimate
-    """The arm's mean as people would have graded it."""
+    """Estimate of the mean score that people would have given the arm."""
 
 
 def item_of(key: str, answer: str) -> str:
-    """Return the name of an answer on the sheet, which tells nothing of who gave it."""
+    """Return the name of an answer on the sheet, which does not reveal the arm."""
     return hashlib.sha256(f"{key}\n{answer}".encode()).hexdigest()[:12]
 
 
 def sheet(task: Task, results: Sequence[Result], criteria: Sequence[str], examples: int) -> str:
-    """Return a CSV of the different answers of all arms to a random sample of the examples, in random order."""
+    """Return a CSV of the distinct answers of all arms to a random sample of the examples, in random order."""
     scored = {r.id for result in results for r in result.rows if not r.failure}
     chosen = sorted((e for e in task.test if str(e["id"]) in scored), key=lambda e: fraction(f"human {e['id']}"))
     by_id = {str(e["id"]): e for e in chosen[:examples]}
@@ -56,21 +56,21 @@ def sheet(task: Task, results: Sequence[Result], criteria: Sequence[str], exampl
 
 
 def import_sheet(store: Path, file: Path, task: Task, results: Sequence[Result], criteria: Sequence[str]) -> int:
-    """Keep the grades of a filled sheet with the cells whose answers they are, and return how many answers have any.
+    """Store the grades of a filled sheet with the cells that gave the answers, and return how many answers have grades.
 
     Raises:
-        UserError: the sheet is not of these runs, or holds a grade that is none.
+        UserError: the sheet belongs to other runs, or holds an unknown grade.
     """
     rated = _read(file, criteria)
     known = set[str]()
     for result in results:
-        kept = dict(result.human)
+        ratings = dict(result.human)
         for row in result.rows:
             item = item_of(row.id, _answer(task, row.output))
             if item in rated and not row.failure:
-                kept[row.id] = rated[item]
+                ratings[row.id] = rated[item]
                 known.add(item)
-        result.human = kept
+        result.human = ratings
         save_human(store, result)
     if unknown := rated.keys() - known:
         raise UserError(f"{file}: item {min(unknown)!r} is no answer of these runs; export the sheet again")
@@ -78,6 +78,7 @@ def import_sheet(store: Path, file: Path, task: Task, results: Sequence[Result],
 
 
 def _read(file: Path, criteria: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the grades of a filled sheet by item and criterion, without items that have no grade."""
     try:
         lines = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(keepends=True)))
     except (OSError, UnicodeDecodeError) as e:
@@ -96,20 +97,19 @@ def _read(file: Path, criteria: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def human_check(results: Sequence[Result], scores: Mapping[str, float]) -> HumanCheck | None:
-    """Return how people graded an arm, given the results of its seeds and its mean scores; None without ratings."""
-    criteria = [c for r in results for c in r.notes.get("judge", {}).get("criteria", {})]
-    criteria = list(dict.fromkeys(criteria))
+    """Compare judge and people on the seeds of an arm with these mean scores, or return None without ratings."""
+    criteria = list(dict.fromkeys(c for r in results for c in r.notes.get("judge", {}).get("criteria", {})))
     pairs: dict[str, list[tuple[str, str]]] = {c: [] for c in criteria}
     means: dict[str, list[float]] = {}
     for result in results:
         if not result.human:
             continue
         for row in result.rows:
-            said, judged = result.human.get(row.id, {}), row.output.get("judgement", {}).get("grades", {})
-            for c in said.keys() & judged.keys():
-                pairs[c].append((said[c], judged[c]))
-            if criteria and said.keys() >= set(criteria):
-                means.setdefault(row.id, []).append(sum(GRADES[said[c]] for c in criteria) / len(criteria))
+            human, judge = result.human.get(row.id, {}), row.output.get("judgement", {}).get("grades", {})
+            for c in human.keys() & judge.keys():
+                pairs[c].append((human[c], judge[c]))
+            if criteria and human.keys() >= set(criteria):
+                means.setdefault(row.id, []).append(sum(GRADES[human[c]] for c in criteria) / len(criteria))
     rated = {i: sum(m) / len(m) for i, m in means.items() if len(m) == len(results) and i in scores}
     if not rated:
         return None
@@ -123,5 +123,5 @@ def _answer(task: Task, output: Mapping[str, object]) -> str:
 
 
 def _inert(text: str) -> str:
-    """Return the text so that no spreadsheet takes it for a formula."""
+    """Return the text quoted where a spreadsheet would take it for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

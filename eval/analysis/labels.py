@@ -1,4 +1,4 @@
-"""How an arm does on each gold label, beside how often the label stands among its training examples."""
+"""Score each gold label of an arm, with the frequency of the label among the training examples."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,14 @@ from crossover.programs.task import Task
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label."""
+    """Frequencies and score of one gold label."""
 
     train: float
-    """Examples of it in the train pool; the mean over seeds."""
+    """Examples of the label in the train pool, the mean over seeds."""
     test: int
+    """Examples of the label in test."""
     score: float
-    """Mean over the test examples of it that were scored, and over seeds."""
+    """Mean over its scored test examples and over seeds."""
 
 
 def gold_of(task: Task, example: dspy.Example) -> str:
@@ -29,10 +30,10 @@ def gold_of(task: Task, example: dspy.Example) -> str:
     return " / ".join("" if v is None else str(v) for v in firsts)
 
 
-def recur(counts: Mapping[str, int]) -> bool:
-    """Return whether gold answers, counted over the test examples, are labels: several, each met about twice or more.
+def are_labels(counts: Mapping[str, int]) -> bool:
+    """Return whether gold answers, counted over the test examples, are labels rather than titles or sentences.
 
-    Titles and sentences are not.
+    Labels are several single lines that recur, each about twice or more.
     """
     return 2 <= len(counts) <= sum(counts.values()) / 2 and not any("\n" in label for label in counts)
 
@@ -40,9 +41,9 @@ def recur(counts: Mapping[str, int]) -> bool:
 def label_notes(
     task: Task, train: Sequence[dspy.Example], test: Sequence[dspy.Example], rows: Sequence[Row]
 ) -> dict[str, dict[str, Any]]:
-    """Return each label's frequencies and score, as a cell's notes keep them; empty where answers are no labels."""
+    """Return the `LabelScore` of each label as a dict for the notes of a cell; empty unless answers are labels."""
     gold = {str(e["id"]): gold_of(task, e) for e in test}
-    if not recur(counts := Counter(gold.values())):
+    if not are_labels(counts := Counter(gold.values())):
         return {}
     pool, scores = Counter(gold_of(task, e) for e in train), dict[str, list[float]]()
     for row in rows:
@@ -52,11 +53,11 @@ def label_notes(
 
 
 def mean_labels(notes: Sequence[Mapping[str, Any]]) -> dict[str, LabelScore]:
-    """Return each label's mean over the seeds that scored it, from the notes of their results."""
+    """Return the mean of each label over the seeds that scored it, from the notes of their results."""
     gathered: dict[str, list[LabelScore]] = {}
     for note in notes:
-        for label, kept in note.get("label_scores", {}).items():
-            gathered.setdefault(label, []).append(LabelScore(**kept))
+        for label, fields in note.get("label_scores", {}).items():
+            gathered.setdefault(label, []).append(LabelScore(**fields))
     return {
         y: LabelScore(sum(x.train for x in same) / len(same), same[0].test, sum(x.score for x in same) / len(same))
         for y, same in gathered.items()
@@ -66,7 +67,7 @@ def mean_labels(notes: Sequence[Mapping[str, Any]]) -> dict[str, LabelScore]:
 def rare_and_frequent(labels: Mapping[str, LabelScore]) -> tuple[float, float] | None:
     """Return the mean score over the rarer half of the labels by train examples, and over the other half.
 
-    Labels count alike. None where no label is twice as frequent as another.
+    Every label has the same weight. None unless one label is at least twice as frequent as another.
     """
     ranked = sorted(labels.items(), key=lambda item: (item[1].train, item[0]))
     if len(ranked) < 2 or ranked[-1][1].train < 2 * max(1.0, ranked[0][1].train):

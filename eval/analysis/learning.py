@@ -1,7 +1,7 @@
-"""How much data: a curve for each method over the train sizes, where more stops paying, where fine-tuning overtakes.
+"""Fit learning curves: where more examples stop paying, and the crossover at which fine-tuning passes prompting.
 
-Intervals come from resampling test examples (clusters, where there are any), the same ones for every arm, and each
-arm's seeds; every sample is fitted anew.
+Intervals come from resampling test examples (clusters, where there are any), the same ones for every arm, and the
+seeds of each arm; the curves are fitted again to every resample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossover.eval.analysis.arm import Arm
-from crossover.eval.analysis.saturation import NEVER, REACH, Curves, enough, fit_curves, flat, overtakes
-from crossover.eval.analysis.seeds import difference_error, widen_difference
-from crossover.eval.analysis.stats import paired_difference
+from crossover.eval.analysis.contrast import difference_of
+from crossover.eval.analysis.saturation import NEVER, REACH, Curves, crossover_size, fit_curves, flat, saturation_size
 from crossover.eval.experiment.spec import Kind
 
 SAMPLES = 1000
-"""Resamples."""
+"""Resamples that the intervals are taken from."""
 GAIN = 0.01
-"""What the next doubling must buy to be worth it: one point."""
+"""Least score that another doubling of the examples must buy: one point."""
 POINTS = 25
-"""Points of a fitted curve."""
+"""Points at which a fitted curve is drawn."""
 
 
 @dataclass(frozen=True)
-class Size:
-    """A number of training examples with its 95 % interval; None stands for never, within what was looked at."""
+class SizeEstimate:
+    """A number of training examples with its 95 % interval; None is never, up to `REACH` times the sizes measured."""
 
     value: float | None
     low: float | None
@@ -35,7 +34,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a fitted curve, with the 95 % interval of its score."""
+    """One point of a fitted curve, with the 95 % interval of its score."""
 
     size: float
     score: float
@@ -52,59 +51,60 @@ class LearningCurve:
     sizes: tuple[int, ...]
     scores: tuple[float, ...]
     limit: tuple[float, float, float]
-    """Score that no number of examples passes: value, low, high."""
+    """Asymptote, the score of endless examples: value, low, high."""
     drop: float
     power: float
     offset: float
-    enough: Size
-    """From here on the next doubling buys less than `GAIN`."""
+    enough: SizeEstimate
+    """Size from which another doubling buys less than `GAIN`."""
     line: tuple[Point, ...]
-    """The fitted curve with its interval, from the smallest size measured to the largest."""
+    """Points of the curve from the smallest size measured to the largest."""
 
 
 @dataclass(frozen=True)
-class Overtaking:
-    """Where a method in weights passes a method in context for good."""
+class Crossover:
+    """The train size from which a method in weights stays ahead of a method in context."""
 
     weights: str
     context: str
-    size: Size
+    size: SizeEstimate
     score: float | None
-    """Where the curves meet; None where they do not."""
+    """Score at which the curves cross; None when they do not."""
     smallest: int
-    """The smallest size that either was measured at: a method that is ahead throughout overtakes there."""
+    """Smallest size at which either was measured: the crossover of a method that is ahead throughout."""
     measured: int
-    """The largest size that the one in weights was measured at; beyond it its curve is an extrapolation."""
+    """Largest size at which the method in weights was measured; beyond it the curve is an extrapolation."""
 
     @property
     def throughout(self) -> bool:
-        """Return whether fine-tuning is ahead at every size."""
+        """Return whether the method in weights is ahead at every size."""
         return self.size.value == self.smallest
 
     @property
     def beyond(self) -> bool:
-        """Return whether the size is larger than what was measured."""
+        """Return whether the crossover is an extrapolation beyond the sizes measured."""
         return self.size.value is not None and self.size.value > self.measured
 
 
 @dataclass(frozen=True)
 class Learning:
-    """What one task's curves say."""
+    """The learning curves of one task, and where they cross."""
 
     curves: tuple[LearningCurve, ...]
-    overtakings: tuple[Overtaking, ...]
+    crossovers: tuple[Crossover, ...]
     warnings: tuple[str, ...]
-    """Small sets that made a model worse."""
+    """One sentence for each train size that made a model worse."""
 
 
 def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | None:
-    """Return the curves of one task; None unless a method was measured at three sizes or more."""
+    """Return the curves and crossovers of one task, or None unless a method was measured at three sizes or more."""
     groups: dict[tuple[str, str, str, str], dict[int, Arm]] = {}
     for arm in (a for a in arms if a.score.n and a.learns and a.train_examples):
         groups.setdefault(arm.family, {})[arm.train_examples or 0] = arm
     groups = {k: dict(sorted(g.items())) for k, g in groups.items() if len(g) >= 3}
     if not groups:
         return None
+    # A fixed seed: the same results give the same bytes.
     rng = np.random.default_rng(0)
     weights = _resamples(arms, samples, rng)
     fits = {k: _fit(g, weights, rng) for k, g in groups.items()}
@@ -113,24 +113,24 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
     kinds = {k: next(iter(g.values())).kind for k, g in groups.items()}
     rivals = {names[k]: (fits[k], list(groups[k])) for k in groups if kinds[k] == "context"}
     rivals |= {names[a.family]: (flat(_means([a], weights, rng)[:, 0]), []) for a in constants}
-    overtakings = []
+    crossovers = []
     for k in (k for k in groups if kinds[k] == "weights"):
         for name, (rival, sizes) in rivals.items():
-            overtakings.append(_overtaking(names[k], name, fits[k], rival, list(groups[k]), sizes))
+            crossovers.append(_crossover(names[k], name, fits[k], rival, list(groups[k]), sizes))
     curves = tuple(_curve(names[k], kinds[k], groups[k], fits[k]) for k in groups)
-    hurt = tuple(w for k in groups if kinds[k] == "weights" for w in _hurt(names[k], groups[k], constants))
-    return Learning(curves, tuple(overtakings), hurt)
+    warnings = tuple(w for k in groups if kinds[k] == "weights" for w in _harm_warnings(names[k], groups[k], constants))
+    return Learning(curves, tuple(crossovers), warnings)
 
 
 def curve_names(arms: Sequence[Arm]) -> dict[tuple[str, str, str, str], str]:
-    """Return a name for each family of one task's arms: the method, and what else varies among them."""
+    """Return a name for each family of arms of one task: the method, and every other setting that varies."""
     families = list(dict.fromkeys(a.family for a in arms))
     vary = [len({f[n] for f in families} - {""}) > 1 for n in (1, 2, 3)]
     return {f: ", ".join([f[0], *(x for x, varies in zip(f[1:], vary, strict=True) if varies and x)]) for f in families}
 
 
 def _resamples(arms: Sequence[Arm], samples: int, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
-    """Return how often each example is drawn in each resample, the first of which is the data as it is."""
+    """Return how often each resample draws each example; the first resample is the original data."""
     ids = sorted(set().union(*(a.scores for a in arms)))
     clusters = arms[0].clusters
     units = sorted({clusters.get(i, i) for i in ids})
@@ -143,12 +143,13 @@ def _resamples(arms: Sequence[Arm], samples: int, rng: np.random.Generator) -> d
 def _means(
     group: Sequence[Arm], weights: Mapping[str, NDArray[np.float64]], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return the mean score of each resample at each size, shape (resamples, sizes); seeds are drawn anew too."""
+    """Return the mean score of each resample at each size, shape (resamples, sizes), with seeds resampled as well."""
     columns = []
     for arm in group:
         by_seed = []
         for scores in arm.by_seed:
             drawn = np.stack([weights[i] for i in scores], axis=1)
+            # A resample may draw none of the examples that this seed scored.
             counted = np.maximum(drawn.sum(1), 1e-9)
             by_seed.append(drawn @ np.array(list(scores.values())) / counted)
         table = np.stack(by_seed, axis=1)
@@ -173,14 +174,9 @@ def _curve(name: str, kind: Kind, group: Mapping[int, Arm], fit: Curves) -> Lear
         float(fit.drop[0]),
         float(fit.power[0]),
         float(fit.offset[0]),
-        _enough(fit, group),
+        _size(saturation_size(fit, GAIN, list(group))),
         _line(fit, min(group), max(group)),
     )
-
-
-def _enough(fit: Curves, group: Mapping[int, Arm]) -> Size:
-    """Return where more examples stop paying; what lies too far beyond the sizes measured is never."""
-    return _size(enough(fit, GAIN, list(group)))
 
 
 def _line(fit: Curves, smallest: int, largest: int) -> tuple[Point, ...]:
@@ -192,74 +188,66 @@ def _line(fit: Curves, smallest: int, largest: int) -> tuple[Point, ...]:
     return tuple(Point(*map(float, row)) for row in table)
 
 
-def _overtaking(
+def _crossover(
     weights: str, context: str, fit: Curves, rival: Curves, sizes: Sequence[int], others: Sequence[int]
-) -> Overtaking:
-    """Return where the curve of a method in weights, measured at `sizes`, passes another's for good."""
-    size = _size(overtakes(fit, rival, [*sizes, *others]))
+) -> Crossover:
+    """Return where the curve of a method in weights, measured at `sizes`, passes the curve of a rival for good."""
+    size = _size(crossover_size(fit, rival, [*sizes, *others]))
     score = None if size.value is None else float(fit.at([size.value])[0, 0])
-    return Overtaking(weights, context, size, score, min(*sizes, *others), max(sizes))
+    return Crossover(weights, context, size, score, min(*sizes, *others), max(sizes))
 
 
-def _size(found: NDArray[np.float64]) -> Size:
-    """Return the size of the data as it is, with the interval over the resamples; some of them may say never."""
+def _size(found: NDArray[np.float64]) -> SizeEstimate:
+    """Return the size found in the original data, with its interval over the resamples."""
     low, high = np.quantile(found[1:], (0.025, 0.975), method="closest_observation")
-    return Size(*(None if v == NEVER else float(v) for v in (found[0], low, high)))
+    return SizeEstimate(*(None if v == NEVER else float(v) for v in (found[0], low, high)))
 
 
-def _hurt(name: str, group: Mapping[int, Arm], constants: Sequence[Arm]) -> list[str]:
-    """Return a warning for each size whose training made the model significantly worse (arXiv 2409.03454 saw that)."""
+def _harm_warnings(name: str, group: Mapping[int, Arm], constants: Sequence[Arm]) -> list[str]:
+    """Return a warning for each train size that made the model significantly worse (seen in arXiv 2409.03454)."""
     first = next(iter(group.values()))
     before = [a for a in constants if (a.model, a.knowledge) == (first.model, first.knowledge)]
-    told = []
-    for size, arm in group.items():
-        for untrained in before[:1]:
-            ids = [i for i in arm.scores if i in untrained.scores]
-            d = paired_difference(
-                {i: arm.scores[i] for i in ids}, {i: untrained.scores[i] for i in ids}, clusters=arm.clusters
-            )
-            seeds = [dict(zip(x.seeds, x.by_seed, strict=True)) for x in (arm, untrained)]
-            d = widen_difference(d, *difference_error(*seeds))
-            if d.high < 0:
-                told.append(
+    warnings = []
+    for untrained in before[:1]:
+        for size, arm in group.items():
+            if (d := difference_of(arm, untrained)).high < 0:
+                warnings.append(
                     f"{size:,} training examples make {name} worse than {untrained.name}: {d.delta:+.3f} "
                     f"[{d.low:+.3f}, {d.high:+.3f}]; train on more or not at all"
                 )
-    return told
+    return warnings
 
 
 def learning_sentences(learning: Learning) -> list[str]:
-    """Return what the curves say, one sentence each."""
-    said = []
+    """Return one sentence for each fitted curve and each crossover."""
+    sentences = []
     for c in learning.curves:
         value, low, high = c.limit
         pays = f"doubling buys less than a point from {size_words(c.enough)} examples on"
         if c.enough.value is None:
             pays = f"doubling buys a point up to {REACH:g} times the sizes measured {_interval(c.enough)}"
-        said.append(f"{c.name}: tends to {value:.3f} [{low:.3f}, {high:.3f}]; {pays}")
-    for o in learning.overtakings:
-        if o.size.value is None:
-            said.append(
-                f"{o.weights} does not overtake {o.context} up to {REACH:g} times the sizes measured "
-                f"{_interval(o.size)}"
-            )
-        elif o.throughout:
-            said.append(f"{o.weights} is ahead of {o.context} from the smallest size on, {size_words(o.size)} examples")
+        sentences.append(f"{c.name}: tends to {value:.3f} [{low:.3f}, {high:.3f}]; {pays}")
+    for x in learning.crossovers:
+        if x.size.value is None:
+            words = f"does not overtake {x.context} up to {REACH:g} times the sizes measured {_interval(x.size)}"
+        elif x.throughout:
+            words = f"is ahead of {x.context} from the smallest size on, {size_words(x.size)} examples"
         else:
-            beyond = ", beyond what was measured" if o.beyond else ""
-            said.append(f"{o.weights} overtakes {o.context} at {size_words(o.size)} examples{beyond}")
-    return said
+            beyond = ", beyond what was measured" if x.beyond else ""
+            words = f"overtakes {x.context} at {size_words(x.size)} examples{beyond}"
+        sentences.append(f"{x.weights} {words}")
+    return sentences
 
 
-def size_words(size: Size) -> str:
-    """Return a size with its interval."""
+def size_words(size: SizeEstimate) -> str:
+    """Return a size with its interval as text."""
     return f"{number_words(size.value)} {_interval(size)}"
 
 
-def _interval(size: Size) -> str:
+def _interval(size: SizeEstimate) -> str:
     return f"[{number_words(size.low)}, {number_words(size.high)}]"
 
 
 def number_words(value: float | None) -> str:
-    """Return a number of examples."""
+    """Return a number of examples as text, `never` for None."""
     return "never" if value is None else f"{value:,.0f}"

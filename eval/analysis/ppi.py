@@ -1,8 +1,8 @@
-"""Correct what a judge says of many answers by what people say of a few: prediction-powered inference.
+"""Correct the scores of a judge on many answers by human grades of a few: prediction-powered inference.
 
 Angelopoulos, Bates, Fannjiang, Jordan and Zrnic (2023), with the weight of PPI++ (Angelopoulos, Duchi and Zrnic 2023):
-the judge's mean over the unrated answers, moved by the mean of (human - judge) over the rated ones. The rated ones must
-be a random sample. With a judge that knows nothing the weight goes to 0, and the human mean alone is left.
+the mean of the judge over the unrated answers, plus the mean of (human - judge) over the rated ones, which must be a
+random sample. For a judge that is uncorrelated with people the weight goes to 0 and leaves the human mean alone.
 """
 
 import math
@@ -14,12 +14,13 @@ from scipy import stats
 from crossover.eval.analysis.stats import ALPHA, Estimate, Floats
 
 IMAGINED = 0.6
-"""Two more ratings that differ by so much, one each way, widen the interval.
+"""Difference of two imagined ratings, one each way, that widen the interval.
 
-A judge and people who rarely differ may not have differed yet in the sample: without these the interval holds the truth
-in 90 of 100 samples of 40, with them in 94 to 99.
+Where judge and people rarely differ, a sample may hold no difference at all: without the imagined ratings the interval
+holds the truth in 90 of 100 samples of 40, with them in 94 to 99.
 """
 FOLDS = 5
+"""Folds of the cross-fitted weight."""
 
 
 def corrected_mean(human: Sequence[float], judge: Sequence[float], unrated: Sequence[float]) -> Estimate:
@@ -45,13 +46,13 @@ def corrected_mean(human: Sequence[float], judge: Sequence[float], unrated: Sequ
 
 
 def _weights(y: Floats, f: Floats, rest: Floats) -> Floats:
-    """Return how much the judge counts in each rated answer, found from the other folds, so that none helps itself."""
+    """Return the weight of the judge in each rated answer, estimated on the other folds so that it is independent."""
     folds = np.arange(len(y)) % FOLDS
     return np.array([_weight(y[folds != k], f[folds != k], rest) for k in range(FOLDS)])[folds]
 
 
 def _weight(y: Floats, f: Floats, rest: Floats) -> float:
-    """Return what makes the interval shortest, from 0 to 1."""
+    """Return the weight from 0 to 1 that makes the interval shortest."""
     if len(y) < 2 or len(rest) < 2:
         return 0.0
     spread = float(np.var(np.concatenate([f, rest]), ddof=1))
@@ -62,9 +63,9 @@ def _weight(y: Floats, f: Floats, rest: Floats) -> float:
 
 
 def kappa(pairs: Sequence[tuple[str, str]], grades: Sequence[str]) -> float:
-    """Return Cohen's kappa of two raters over ordered grades, a step apart counting less than two (linear weights).
+    """Return Cohen's kappa of two raters over ordered grades with linear weights.
 
-    NaN where both gave one and the same grade to everything: chance alone would agree as well.
+    NaN where both gave one and the same grade to everything, where chance alone would agree as well.
     """
     from statsmodels.stats.inter_rater import cohens_kappa  # slow to import, and few runs have people's grades
 

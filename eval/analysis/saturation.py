@@ -1,9 +1,9 @@
-"""A saturating learning curve: score = limit - drop / (size^power + offset), fitted by least squares.
+"""Fit a saturating learning curve, score = limit - drop / (size^power + offset), by least squares.
 
-The curve of Morgan, Mercer and Flodin, which foretold learning curves best among sixteen (LCDB 1.0, Mohr et al. 2022).
-Without offset it is the power law with an asymptote; with one it is a power law from some size on and bends below,
-as scores do that start at nothing. Of power and offset a grid is tried; limit and drop follow from them by linear
-regression, within 0 <= drop and limit <= 1; many samples at once.
+The curve of Morgan, Mercer and Flodin extrapolated best among sixteen (LCDB 1.0, Mohr et al. 2022). Without an offset
+it is the power law with an asymptote; with one it follows a power law from some size on and bends below, as scores do
+that start at 0. Power and offset are searched on a grid; limit and drop follow by linear regression, bounded by
+0 <= drop and limit <= 1. Many samples are fitted at once.
 """
 
 import itertools
@@ -17,19 +17,19 @@ Array = NDArray[np.float64]
 
 POWERS = np.geomspace(0.1, 4.0, 40)
 BENDS = 20
-"""Sizes at which a curve with an offset may bend, evenly over the logarithm."""
+"""Grid points for the size at which a curve with an offset bends, evenly over the logarithm."""
 BENT = 6
-"""Sizes from which an offset is tried: it is a fourth parameter."""
+"""Fewest sizes to which an offset, the fourth parameter, is fitted."""
 REACH = 4.0
-"""Times the largest measured size up to which a crossing is looked for."""
+"""Sizes are searched up to this many times the largest measured one."""
 STEPS = 600
-"""Sizes at which curves are compared, evenly over the logarithm."""
+"""Grid points at which curves are compared, evenly over the logarithm of the size."""
 NEVER = float("inf")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves, one a sample: arrays of the same length."""
+    """Parameters of many curves, one for each sample, in arrays of one length."""
 
     limit: Array
     drop: Array
@@ -37,16 +37,16 @@ class Curves:
     offset: Array
 
     def at(self, sizes: Sequence[float] | Array) -> Array:
-        """Return the scores, shape (samples, sizes)."""
+        """Return the scores of all curves at the sizes, shape (samples, sizes)."""
         n = np.asarray(sizes, float)[None, :]
         return self.limit[:, None] - self.drop[:, None] / (n ** self.power[:, None] + self.offset[:, None])
 
 
 def fit_curves(sizes: Sequence[float], scores: Array) -> Curves:
-    """Return the curve of least squares for each row of scores, shape (samples, sizes).
+    """Return the least-squares curve of each row of scores, shape (samples, sizes).
 
     Raises:
-        ValueError: fewer than three sizes, which three parameters go through whatever they are.
+        ValueError: there are fewer than three sizes, through which three parameters always fit exactly.
     """
     if len(sizes) < 3:
         raise ValueError(f"{len(sizes)} sizes: a curve with a limit needs three")
@@ -61,7 +61,7 @@ def fit_curves(sizes: Sequence[float], scores: Array) -> Curves:
         centred = x - x.mean()
         slope = -(y - mean[:, None]) @ centred / (centred @ centred)
         top = mean + slope * x.mean()
-        # Where the regression leaves what is possible, the best on its border: flat, or a limit of 1.
+        # Where the regression leaves the bounds, the best curve on them: flat, or with a limit of 1.
         slope = np.where(top > 1, (1 - y) @ x / (x @ x), slope)
         top = np.where(top > 1, 1.0, top)
         top, slope = np.where(slope < 0, mean, top), np.maximum(slope, 0)
@@ -74,36 +74,36 @@ def fit_curves(sizes: Sequence[float], scores: Array) -> Curves:
 
 
 def flat(scores: Array) -> Curves:
-    """Return curves of a method that learns nothing from more examples; shape (samples,)."""
+    """Return level curves at the scores, shape (samples,), for a method that learns nothing from train."""
     zero = np.zeros(len(scores))
     return Curves(np.asarray(scores, float), zero, zero + 1, zero)
 
 
-def enough(curves: Curves, gain: float, sizes: Sequence[float]) -> Array:
-    """Return the size from which doubling the examples buys less than `gain`: the smallest measured, or maybe `NEVER`.
+def saturation_size(curves: Curves, gain: float, sizes: Sequence[float]) -> Array:
+    """Return the size of each sample from which doubling the examples buys less than `gain`, or `NEVER`.
 
-    Looked for up to `REACH` times the largest measured size.
+    The search runs from the smallest size to `REACH` times the largest.
     """
     grid = _grid(sizes)
-    return _for_good(grid, gain - (curves.at(2 * grid) - curves.at(grid)))
+    return _stays_positive(grid, gain - (curves.at(2 * grid) - curves.at(grid)))
 
 
-def overtakes(a: Curves, b: Curves, sizes: Sequence[float]) -> Array:
-    """Return the size from which `a` stays above `b`: the smallest measured where it always is, else maybe `NEVER`.
+def crossover_size(a: Curves, b: Curves, sizes: Sequence[float]) -> Array:
+    """Return the size of each sample from which `a` stays above `b`, or `NEVER`.
 
-    Looked for up to `REACH` times the largest measured size.
+    The search runs from the smallest size, which is returned where `a` is always above, to `REACH` times the largest.
     """
     grid = _grid(sizes)
-    return _for_good(grid, a.at(grid) - b.at(grid))
+    return _stays_positive(grid, a.at(grid) - b.at(grid))
 
 
 def _grid(sizes: Sequence[float]) -> Array:
-    """Return the sizes that are looked at, evenly over the logarithm."""
+    """Return the sizes at which curves are compared, evenly over the logarithm."""
     return np.geomspace(min(sizes), REACH * max(sizes), STEPS)
 
 
-def _for_good(grid: Array, gap: Array) -> Array:
-    """Return where each row of gaps, shape (samples, grid), rises above 0 for good; `NEVER` where it ends below."""
+def _stays_positive(grid: Array, gap: Array) -> Array:
+    """Return where each row of gaps, shape (samples, grid), rises above 0 for good, `NEVER` where it ends below."""
     behind = gap <= 1e-9
     last = np.where(behind.any(1), gap.shape[1] - 1 - behind[:, ::-1].argmax(1), -1)
     found = np.full(len(gap), grid[0])

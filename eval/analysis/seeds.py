@@ -1,9 +1,9 @@
-"""Seeds as a second level of chance: how far an estimate would move if other seeds had been run.
+"""Widen intervals by the spread of the seeds: how far an estimate would move if other seeds had been run.
 
-An interval over examples takes the seeds that were run as given. With two seeds or more, their spread is added to it
-in quadrature, with the t value of as few seeds as there are: the closed form of resampling seeds, then examples,
-without that method's bias towards narrow intervals when there are only two or three seeds. The noise of the examples
-is part of the seeds' spread and is not taken off again, so such an interval errs on the wide side.
+An interval over examples takes the seeds as given. With two seeds or more their spread is added in quadrature, times
+the t value of that many seeds. This is the closed form of resampling first seeds, then examples, without the bias of
+that method towards narrow intervals when there are only two or three seeds. The noise of the examples is part of the
+spread of the seeds and is not subtracted again, so such an interval errs on the wide side.
 """
 
 import math
@@ -19,9 +19,9 @@ Scores = Mapping[str, float]
 
 
 def seed_error(by_seed: Sequence[Scores]) -> float:
-    """Return the standard error that the seeds give to the mean over seeds; 0 for a single seed, which shows none.
+    """Return the standard error of the mean over seeds; 0 for a single seed, which shows no spread.
 
-    Each seed is set against the mean of the seeds that scored the same examples, so that a failed row does not count
+    Each seed is compared with the mean of the seeds that scored the same examples, so that a failed row does not count
     as a difference between seeds.
     """
     if len(by_seed) < 2:
@@ -33,7 +33,7 @@ def seed_error(by_seed: Sequence[Scores]) -> float:
 
 
 def difference_error(a: Mapping[int, Scores], b: Mapping[int, Scores]) -> tuple[float, int]:
-    """Return the standard error that seeds give to `a - b`, and the seeds that it rests on; both map seed to scores.
+    """Return the standard error of `a - b` over seeds, and the number of seeds behind it; both map seed to scores.
 
     Seeds that both arms ran are paired. An arm with one seed against an arm with several counts as fixed.
     """
@@ -47,7 +47,7 @@ def difference_error(a: Mapping[int, Scores], b: Mapping[int, Scores]) -> tuple[
 
 
 def widen_estimate(estimate: Estimate, by_seed: Sequence[Scores]) -> Estimate:
-    """Return the interval of a mean of scores in 0..1 with the spread of its seeds in it."""
+    """Return a mean of scores in 0..1 with its interval widened by the spread of its seeds."""
     error, count = seed_error(by_seed), len(by_seed)
     if error == 0:
         return estimate
@@ -56,7 +56,7 @@ def widen_estimate(estimate: Estimate, by_seed: Sequence[Scores]) -> Estimate:
 
 
 def widen_difference(difference: Difference, error: float, seeds: int) -> Difference:
-    """Return the difference with intervals, p and detectable difference that allow for other seeds.
+    """Return the difference with intervals, p and detectable difference widened by the spread of the seeds.
 
     The p is the level at which the widened interval ends at 0, and never below that of the examples alone.
     """
@@ -94,5 +94,5 @@ def _widened(middle: float, low: float, high: float, half: float) -> tuple[float
 
 
 def _t(level: float, seeds: int) -> float:
-    """Return the two-sided t value of so many seeds."""
+    """Return the two-sided t value for a number of seeds."""
     return float(stats.t.isf(level / 2, seeds - 1))

@@ -1,7 +1,7 @@
-"""Turn scores into intervals, differences and tests; scipy does the mathematics.
+"""Turn scores into intervals, differences and tests, with scipy.
 
-Failed rows are absent from the scores, never zeros. Intervals speak of the test examples as a sample of a larger
-population; eval/comparison/seeds.py widens them where several seeds were run.
+Failed rows are absent from the scores, never zeros. Intervals treat the test examples as a sample of a larger
+population; seeds.py widens them by the spread of several seeds.
 """
 
 import math
@@ -22,13 +22,13 @@ ALPHA = 0.05
 POWER = 0.80
 """Power at which the smallest detectable difference is stated."""
 RESAMPLES = 4999
-"""Bootstrap and permutation draws."""
+"""Draws of a bootstrap or a permutation test."""
 FEW = 30
-"""Below this many independent units a bootstrap is too narrow, and a conservative interval stands in."""
+"""With fewer independent units a bootstrap is too narrow, and a conservative interval replaces it."""
 FEWEST_CLUSTERS = 6
-"""Below this many clusters the t interval of a difference is not trusted either."""
+"""With fewer clusters the t interval of a difference is replaced as well."""
 MANY = 2000
-"""Above this many independent units the normal interval and the t test agree with the resampled ones."""
+"""With more independent units the t interval and test agree with the resampled ones."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Estimate:
     """A number with its 95 % interval."""
 
     mean: float
-    """The estimate (for latencies a quantile); NaN when there is no data."""
+    """The estimate, for latencies a quantile; NaN without data."""
     low: float
-    """Lower end; NaN when there is no data."""
+    """Lower end; NaN without data."""
     high: float
-    """Upper end; infinite when the data set no bound (p99 of 50 latencies), NaN when there is no data."""
+    """Upper end; infinite when the data give no bound, such as p99 of 50 latencies; NaN without data."""
     n: int
     """Observations."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a minus the mean of b, paired by example."""
+    """Mean of a minus mean of b, paired by example."""
 
     delta: float
     low: float
@@ -55,7 +55,7 @@ class Difference:
     high: float
     """Upper end of the 95 % interval."""
     low90: float
-    """Lower end of the 90 % interval, by which equivalence is judged (two one-sided tests at 5 %)."""
+    """Lower end of the 90 % interval, which decides equivalence (two one-sided tests at 5 %)."""
     high90: float
     """Upper end of the 90 % interval."""
     p: float
@@ -65,17 +65,17 @@ class Difference:
     n: int
     """Pairs."""
     detectable: float
-    """Smallest true difference found with 80 % power at 5 %; above 1 when these data could find none."""
+    """Smallest true difference that is detected with 80 % power at 5 %; above 1 when these data could detect none."""
     from_seeds: float = 0.0
-    """What it would be with endless examples and no more seeds; 0 for a single seed."""
+    """Part of `detectable` that more examples cannot reduce, only more seeds; 0 for a single seed."""
 
 
 def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0) -> Estimate:
     """Return the mean of scores in 0..1 with its 95 % interval.
 
-    Wilson when every score is 0 or 1, BCa bootstrap otherwise, over clusters where they are given. Where a bootstrap
-    would be too sure (fewer than thirty independent units, or all alike) it is Wilson's interval on the units:
-    no score in 0..1 varies more than a right/wrong score of the same mean. A few clusters count as `_effective` many.
+    Wilson when every score is 0 or 1, BCa bootstrap otherwise, over clusters if there are any. Where a bootstrap would
+    be too narrow (fewer than `FEW` independent units, or all equal) Wilson's interval on the units replaces it, because
+    no score in 0..1 varies more than a binary score of the same mean. Clusters count by their effective sample size.
     """
     if (n := len(scores)) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -95,9 +95,9 @@ def paired_difference(
 ) -> Difference:
     """Return the mean of `a` minus the mean of `b`, paired by example id.
 
-    Both must hold the same ids: a caller whose arms failed on some examples passes the ids that both scored, and
-    says how many failed. Right/wrong scores get McNemar's exact test and Bonett and Price's interval; graded or
-    clustered ones the sign-flip test and the BCa bootstrap over units (above `MANY` units the t test and interval).
+    Both must hold the same ids: a caller whose arms failed on some examples passes the ids that both scored. Binary
+    scores get McNemar's exact test and Bonett and Price's interval; graded or clustered ones the sign-flip test and the
+    BCa bootstrap over units, or the t test and interval above `MANY` units.
     """
     if a.keys() != b.keys():
         odd = sorted(a.keys() ^ b.keys())
@@ -115,7 +115,7 @@ def paired_difference(
     else:
         p, test = _no_difference(_totals(differences, groups), seed)
     if groups is not None and FEWEST_CLUSTERS <= count < FEW and np.ptp(units) > 1e-12:
-        # The mean of a cluster is nearly normal where the score of one example is not.
+        # Means of clusters are nearly normal even where the scores of examples are not.
         (low, high), (low90, high90) = _t_intervals(units)
     elif binary or count < FEW or np.ptp(units) < 1e-12:
         units = np.append(units, [1.0, -1.0])
@@ -124,7 +124,7 @@ def paired_difference(
         (low, high), (low90, high90) = _intervals(units, seed)
     detectable = _power_factor() * float(np.std(units)) / math.sqrt(count)
     if binary:
-        # Five disagreements, all one way, still have p = 0.06.
+        # Five disagreements, all in one direction, still have p = 0.06.
         detectable = max(detectable, 6 / count)
     return Difference(
         float(np.mean(differences)), *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), detectable
@@ -132,7 +132,7 @@ def paired_difference(
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """Return the mean of unbounded values (dollars, seconds) with its 95 % interval; boundless for fewer than two."""
+    """Return the mean of dollars or seconds with its 95 % interval, which is infinite for fewer than two values."""
     x = np.asarray(values, dtype=float)
     mean = float(np.mean(x)) if len(x) else math.nan
     if len(x) < 2:
@@ -144,7 +144,7 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
 def quantile_interval(seconds: Sequence[float], q: float) -> Estimate:
     """Return the quantile `q` of latencies with its 95 % interval from order statistics.
 
-    Where the sample is too small for a bound, the bound is 0 below and infinite above.
+    A bound that the sample is too small for is 0 below and infinite above.
     """
     if not seconds:
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -155,7 +155,7 @@ def quantile_interval(seconds: Sequence[float], q: float) -> Estimate:
 
 
 def _totals(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
-    """Return one value a cluster, its total over the mean cluster size: their mean is the mean of the values."""
+    """Return the total of each cluster over the mean cluster size; their mean is the mean of the values."""
     x = np.asarray(values, dtype=float)
     if clusters is None:
         return x
@@ -165,9 +165,9 @@ def _totals(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
 
 
 def _units(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
-    """Return independent values whose mean and variance are those of the mean of `values`.
+    """Return one independent value for each cluster, whose mean and variance are those of the mean of `values`.
 
-    A cluster becomes one value, linearised: big clusters do not count as noise merely for being big.
+    Values are linearised, so that differences in cluster size do not count as noise.
     """
     totals = _totals(values, clusters)
     mean = float(np.mean(values))
@@ -179,8 +179,8 @@ def _units(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
 def _intervals(units: Floats, seed: int) -> list[tuple[float, float]]:
     """Return the 95 % and the 90 % interval of the mean: BCa bootstrap, or the t interval for many units.
 
-    A bootstrap divides by n and knows nothing of the t distribution: it is expanded by both (Hesterberg 2015), without
-    which it is too narrow for few units.
+    A bootstrap interval is too narrow for few units, because it divides by n rather than n - 1 and uses the normal in
+    place of the t distribution; it is expanded by both (Hesterberg 2015).
     """
     if len(units) > MANY:
         return _t_intervals(units)
@@ -212,10 +212,10 @@ def _t_intervals(units: Floats) -> list[tuple[float, float]]:
 
 
 def _effective(units: Floats, mean: float, n: int) -> float:
-    """Return how many independent right/wrong scores tell as much as n scores in these clusters.
+    """Return the effective sample size: how many independent binary scores are worth n scores in these clusters.
 
-    Korn and Graubard's effective sample size (1998), with the t distribution's penalty for few clusters; never fewer
-    than the clusters, which is all that is known where they are all alike.
+    After Korn and Graubard (1998), with the penalty of the t distribution for few clusters; never below the number of
+    clusters, which is also the result when all clusters are equal.
     """
     variance = float(np.var(units, ddof=1)) / len(units) if len(units) > 1 else 0.0
     if variance < 1e-18:
@@ -225,9 +225,9 @@ def _effective(units: Floats, mean: float, n: int) -> float:
 
 
 def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
-    """Return the 95 % and 90 % normal intervals of differences to which one win and one loss were added.
+    """Return the 95 % and 90 % normal intervals of differences padded with one win and one loss.
 
-    For right/wrong scores that is Bonett and Price's interval (2012); it never has width 0.
+    For binary scores this is the interval of Bonett and Price (2012), which never has width 0.
     """
     mean, error = float(np.mean(padded)), float(np.std(padded)) / math.sqrt(len(padded))
     half = [float(stats.norm.ppf(1 - tail)) * error for tail in (ALPHA / 2, ALPHA)]
@@ -235,14 +235,14 @@ def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
 
 
 def _within_one(low: float, high: float) -> tuple[float, float]:
-    """Return the interval cut to what a difference of scores in 0..1 can be."""
+    """Return the interval clipped to -1..1, the range of a difference of scores."""
     return max(-1.0, low), min(1.0, high)
 
 
 def _wilson(mean: float, count: float) -> tuple[float, float]:
-    """Return the interval of Wilson (1927) of a share; `count` need not be whole, as scipy's must.
+    """Return the interval of Wilson (1927) for a share of `count`, which unlike scipy's may be a fraction.
 
-    statsmodels has it, and takes a third of a second to import.
+    statsmodels has it too, but takes a third of a second to import.
     """
     z = float(stats.norm.ppf(1 - ALPHA / 2))
     middle, room = mean + z * z / (2 * count), z * math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
@@ -250,16 +250,16 @@ def _wilson(mean: float, count: float) -> tuple[float, float]:
 
 
 def _mcnemar(differences: Sequence[float]) -> float:
-    """Return the exact p of as many wins and losses: McNemar's test is the sign test of the pairs that differ."""
+    """Return the p of McNemar's exact test, which is the sign test over the pairs that differ."""
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins or losses else 1.0
 
 
 def _no_difference(units: Floats, seed: int) -> tuple[float, str]:
-    """Return the p of mean 0 and the test: sign-flip (every flip when there are few), or t for many units."""
-    # Flipping a zero changes nothing, so the exact test stays affordable without them.
+    """Return the p of mean 0 and the name of the test: sign-flip (exact for few units), or t for many."""
+    # Flipping a zero changes nothing; without zeros the exact test stays affordable.
     units = units[np.abs(units) > 1e-12]
-    # Both flips of a single unit are as far from 0 as it is.
+    # Both flips of a single unit are equally far from 0.
     if len(units) < 2:
         return 1.0, "sign-flip"
     if len(units) > MANY:
@@ -277,5 +277,5 @@ def _no_difference(units: Floats, seed: int) -> tuple[float, str]:
 
 
 def _power_factor() -> float:
-    """Return how many standard errors a difference must measure to be found with the stated power."""
+    """Return the number of standard errors in a difference that is detected with power `POWER`."""
     return float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))

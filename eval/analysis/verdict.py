@@ -1,21 +1,21 @@
-"""Say which arm to use, why, how sure, and what would change the answer; or abstain."""
+"""Decide which arm to use, why, with what confidence, and what would change that; or abstain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossover.eval.analysis.arm import Arm, Contrast
-from crossover.eval.analysis.cost import BreakEven, break_even, start_usd
-from crossover.eval.analysis.findings import examples_needed
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.contrast import Contrast, examples_needed
+from crossover.eval.analysis.cost import BreakEven, break_even_interval, start_usd
 from crossover.eval.analysis.rules import (
     ABSTAIN,
     DOUBTS,
     FORGETS,
     MARGIN,
-    Case,
     Confidence,
-    case_of,
+    TaskComparison,
     eligible,
     rounded,
+    task_comparison,
     usd,
 )
 from crossover.eval.experiment.spec import Kind, Needs
@@ -23,35 +23,35 @@ from crossover.eval.experiment.spec import Kind, Needs
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which arm to use on one task."""
+    """The recommendation for one task."""
 
     task: str
     choose: str | None
     """Name of the arm; None when abstaining."""
     because: str
-    """One sentence with the numbers that decide."""
+    """The reason in one sentence, with the numbers that decide."""
     confidence: Confidence
     ties: tuple[str, ...] = ()
-    """Arms that could not be told from the best, other than the one chosen."""
+    """The other arms that are not significantly worse than the best."""
     flips: tuple[str, ...] = ()
-    """What would change the answer, one sentence each."""
+    """One sentence for each change that would alter the choice."""
     break_even: BreakEven | None = None
-    """Between the best in-context and the best fine-tuned arm; None when one is missing or unpriced."""
+    """Of the best in-context and the best fine-tuned arm; None when one of them is missing or unpriced."""
 
 
 def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, margin: float = MARGIN) -> Verdict:
-    """Choose among the arms of one task, or abstain. The rules are `OUT`, `ABSTAIN`, `Case.near` and `DOUBTS`."""
-    case = case_of(arms, contrasts, needs, margin)
-    task, break_even = arms[0].task, _break_even(arms, needs)
+    """Choose among the arms of one task by the rules of `rules.py`, or abstain."""
+    task = task_comparison(arms, contrasts, needs, margin)
+    name, break_even = arms[0].task, _break_even(arms, needs)
     for _, reason_to_abstain in ABSTAIN:
-        if reason := reason_to_abstain(case):
-            return Verdict(task, None, reason, "abstain", flips=flips(case), break_even=break_even)
-    chosen, *others = case.near()
-    confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(case)), "high")
+        if reason := reason_to_abstain(task):
+            return Verdict(name, None, reason, "abstain", flips=_flips(task), break_even=break_even)
+    chosen, *others = task.contenders()
+    confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(task)), "high")
     ties = tuple(a.name for a in others)
     lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
-    because = _because(case) + lost + _race_words(arms)
-    return Verdict(task, chosen.name, because, confidence, ties, flips(case), break_even)
+    because = _because(task) + lost + _race_words(arms)
+    return Verdict(name, chosen.name, because, confidence, ties, _flips(task), break_even)
 
 
 def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:
@@ -62,29 +62,29 @@ def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:
     requests = {a.name: a.request_usd for a in best if a.request_usd and a.cost.fit is not None}
     if len(requests) < 2:
         return None
-    return break_even({a.name: a.cost for a in best}, requests, months=needs.refresh_months)
+    return break_even_interval({a.name: a.cost for a in best}, requests, months=needs.refresh_months)
 
 
 def _race_words(arms: Sequence[Arm]) -> str:
-    """Return which arms a race dropped, and when; empty without any."""
+    """Return which arms a race dropped and when, as a sentence with a space before it, or an empty string."""
     dropped = [(a.name, *a.dropped) for a in arms if a.dropped]
     names = ", ".join(f"{name} after {after} of {of} examples" for name, after, of in dropped)
     return f" Dropped in the race, for they could not win any more: {names}." if dropped else ""
 
 
-def _because(case: Case) -> str:
-    chosen, best = case.near()[0], case.ranked[0]
+def _because(task: TaskComparison) -> str:
+    chosen, best = task.contenders()[0], task.ranked[0]
     score = f"{chosen.name} scores {chosen.score.mean:.2f} [{chosen.score.low:.2f}, {chosen.score.high:.2f}]"
-    price = f"on {chosen.score.n} test examples {_price_words(case, chosen)}"
-    if len(case.ranked) == 1:
+    price = f"on {chosen.score.n} test examples {_price_words(task, chosen)}"
+    if len(task.ranked) == 1:
         return f"{score} {price} and is the only arm that can be recommended."
-    other = best if chosen is not best else case.ranked[1]
-    contrast = case.contrasts[chosen.name, other.name]
+    other = best if chosen is not best else task.ranked[1]
+    contrast = task.contrasts[chosen.name, other.name]
     p = f"p = {contrast.p_holm:.2g}" if contrast.p_holm >= 0.001 else "p < 0.001"
     numbers = f"{other.name} (difference {round(contrast.difference.delta, 2) + 0.0:+.2f}, {p})"
-    if len(case.near()) == 1:
+    if len(task.contenders()) == 1:
         return f"{score} {price}, significantly better than the next, {numbers}."
-    if case.price(chosen) is None:
+    if task.price(chosen) is None:
         return (
             f"{score} {price}, with no price to set against arms that are not significantly worse; next is {numbers}."
         )
@@ -93,20 +93,20 @@ def _because(case: Case) -> str:
     return f"{score} {price}, the cheapest of those not significantly worse than the best, which is {numbers}."
 
 
-def flips(case: Case) -> tuple[str, ...]:
-    """Return what would change the answer: traffic, price, more data, another need."""
-    near = case.near() if case.ranked else []
-    found = [f(case, near[0], other) for other in near[1:] for f in (_traffic, _price, _data)]
-    if case.needs.max_usd_per_month is not None and case.needs.volume_per_month is None:
+def _flips(task: TaskComparison) -> tuple[str, ...]:
+    """Return a sentence for each change of traffic, price, data or needs that would alter the choice."""
+    near = task.contenders() if task.ranked else []
+    found = [f(task, near[0], other) for other in near[1:] for f in (_traffic, _price, _data)]
+    if task.needs.max_usd_per_month is not None and task.needs.volume_per_month is None:
         found.append("max_usd_per_month was not applied, for needs has no volume_per_month")
     floor = near[0].score.mean if near else 0.0
-    barred = [a for a in eligible(case.arms, Needs()) if a.name in case.out and a.score.mean > floor]
-    found += [f"{a.name} scores {a.score.mean:.2f}, but {case.out[a.name]}" for a in barred[:1]]
+    barred = [a for a in eligible(task.arms, Needs()) if a.name in task.out and a.score.mean > floor]
+    found += [f"{a.name} scores {a.score.mean:.2f}, but {task.out[a.name]}" for a in barred[:1]]
     return tuple(sentence for sentence in found if sentence)
 
 
-def _traffic(case: Case, chosen: Arm, other: Arm) -> str:
-    a, b, months = chosen.cost, other.cost, case.needs.refresh_months
+def _traffic(task: TaskComparison, chosen: Arm, other: Arm) -> str:
+    a, b, months = chosen.cost, other.cost, task.needs.refresh_months
     if a.fit is None or b.fit is None or a.per_1k_requests is None or b.per_1k_requests is None:
         return ""
     extra = start_usd(b, months=months) - start_usd(a, months=months)
@@ -115,36 +115,36 @@ def _traffic(case: Case, chosen: Arm, other: Arm) -> str:
         return ""
     side, count = "above" if extra > 0 else "below", extra / saving
     cheaper = f"{other.name} is cheaper than {chosen.name}"
-    if case.needs.volume_per_month is None:
+    if task.needs.volume_per_month is None:
         return f"{side} about {rounded(count)} requests in all, fitting included, {cheaper}"
     return f"{side} about {rounded(count / months)} requests a month {cheaper}"
 
 
-def _price(case: Case, chosen: Arm, other: Arm) -> str:
-    price, now, volume = case.price(chosen), other.cost.per_1k_requests, case.needs.volume_per_month
+def _price(task: TaskComparison, chosen: Arm, other: Arm) -> str:
+    price, now, volume = task.price(chosen), other.cost.per_1k_requests, task.needs.volume_per_month
     if price is None:
         return ""
     if now is None or other.cost.fit is None:
         return f"a known price of {other.name}, now unpriced"
-    months = case.needs.refresh_months
+    months = task.needs.refresh_months
     below = 1000 * (price - start_usd(other.cost, months=months) / months) / volume if volume else price
     line = f"at less than {usd(below)} per 1,000 requests (now {usd(now)}) {other.name} is cheaper than {chosen.name}"
     return line if 0 < below < now else ""
 
 
-def _data(case: Case, chosen: Arm, other: Arm) -> str:
-    contrast = case.contrasts.get((chosen.name, other.name))
-    if contrast is None or contrast.verdict != "inconclusive":
+def _data(task: TaskComparison, chosen: Arm, other: Arm) -> str:
+    contrast = task.contrasts.get((chosen.name, other.name))
+    if contrast is None or contrast.finding != "inconclusive":
         return ""
-    more = examples_needed(contrast.difference, margin=case.margin)
+    more = examples_needed(contrast.difference, margin=task.margin)
     if not more:
         return ""
     examples = "one more test example" if more == 1 else f"about {rounded(more)} more test examples"
     return f"{examples} would tell {chosen.name} from {other.name}"
 
 
-def _price_words(case: Case, arm: Arm) -> str:
-    price, volume = case.price(arm), case.needs.volume_per_month
+def _price_words(task: TaskComparison, arm: Arm) -> str:
+    price, volume = task.price(arm), task.needs.volume_per_month
     if price is None:
         return "(unpriced)"
     return f"at {usd(price)} " + ("per 1,000 requests" if volume is None else f"a month for {volume:,.0f} requests")

@@ -53,7 +53,7 @@ def recommend(run: str | None, store: Path, as_json: bool, volume: float | None,
     Example: crossover recommend support-intents --volume 1000000 --max-p95-ms 300
     """
     from crossover.eval.analysis.compare import compare as compare_results
-    from crossover.eval.analysis.sensitivity import sensitivity, sensitivity_lines
+    from crossover.eval.analysis.sweep import sensitivity_lines
     from crossover.eval.store.recorded import read_recorded
     from crossover.models.errors import UserError
 
@@ -65,13 +65,15 @@ def recommend(run: str | None, store: Path, as_json: bool, volume: float | None,
     comparison = compare_results(found.results, needs=wanted, prices=found.prices, experiment=found.experiment)
     show(comparison, as_json=as_json)
     if not as_json:
-        for task, cells in sensitivity(comparison, found.results, needs=wanted, prices=found.prices).items():
-            click.echo("\n" + "\n".join(sensitivity_lines(task, cells)))
+        for task in comparison.split_sha256:
+            lines = sensitivity_lines(task, comparison, found.results, needs=wanted, prices=found.prices)
+            click.echo("\n" + "\n".join(lines))
     return 0
 
 
 def show(comparison: "Comparison", *, as_json: bool) -> None:
     """Print a comparison as text or as JSON."""
-    from crossover.eval.report.table import render, to_json
+    from crossover.eval.report.schema import to_json
+    from crossover.eval.report.table import render
 
     click.echo(json.dumps(to_json(comparison), indent=1) if as_json else render(comparison), nl=as_json)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from crossover.eval.report.evidence import PACKAGES
+from crossover.eval.report.data import PACKAGES
 from crossover.eval.tracking.tracker import store_uri
 from crossover.models.secret import redact
 

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         click.echo("interrupted: what was measured is kept; the same command goes on from there", err=True)
         return EXIT_INTERRUPTED
     except Exception as e:
-        from crossover.eval.report.visible import visible
+        from crossover.eval.report.text import visible
         from crossover.models.errors import UserError
         from crossover.models.secret import redact
 
@@ -152,8 +152,9 @@ def _measure(
     experiment, options = experiment_of(cells, limits), report_options(cells, gates, flags.output)
     if flags.verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    from crossover.eval.report.table import render, to_json
-    from crossover.eval.report.visible import visible
+    from crossover.eval.report.schema import to_json
+    from crossover.eval.report.table import render
+    from crossover.eval.report.text import visible
     from crossover.eval.run.progress import Progress
     from crossover.eval.run.run import run_experiment
 
@@ -182,7 +183,7 @@ def _measure(
 
 def _dry_run(experiment: "Experiment", store: Path) -> int:
     """Print the forecast of the missing cells."""
-    from crossover.eval.report.visible import visible
+    from crossover.eval.report.text import visible
     from crossover.eval.run.forecast import forecast, forecast_table
 
     cells, finished = forecast(experiment, store=store)

@@ -99,15 +99,15 @@ def deliver(
 
     outcomes = apply_gates(options.gates, comparison, store=store)
     if options.outputs:
-        from crossover.eval.report.evidence import Evidence
+        from crossover.eval.report.data import ReportData
         from crossover.eval.report.forms import write_report
         from crossover.eval.run.loading import finished
 
         found = found or finished(experiment, store=store)
-        evidence = Evidence(experiment, comparison, found, options.command, tuple(outcomes))
+        data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
         for path in options.outputs:
-            write_report(evidence, path)
+            write_report(data, path)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
-        click.echo(f"gate failed: {o.task}: {o.found}", err=True)
+        click.echo(f"gate failed: {o.task}: {o.detail}", err=True)
     return EXIT_GATE if failed else 0

@@ -32,7 +32,7 @@ def _stage(name: str, kind: "Kind", text: str) -> click.Command:
     @store_option
     def verb(cells: CellFlags, limits: LimitFlags, store: Path, threads: int, no_progress: bool) -> int:
         experiment = experiment_of(cells, limits)
-        from crossover.eval.report.visible import visible
+        from crossover.eval.report.text import visible
         from crossover.eval.run.fitting import fit_experiment, summary_lines
         from crossover.eval.run.progress import Progress
 

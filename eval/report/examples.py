@@ -1,40 +1,39 @@
-"""What the arms answered: scores by label, and examples on which the arms disagree."""
+"""Show answers of the arms: scores by gold label, and a sample of the examples on which the arms disagree."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from crossover.eval.analysis.compare import Arm
-from crossover.eval.analysis.labels import gold_of, recur
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.labels import are_labels, gold_of
 from crossover.eval.experiment.splits import sample
-from crossover.eval.report.evidence import Evidence
+from crossover.eval.report.data import ReportData
 from crossover.eval.report.text import field_text
 from crossover.programs.task import Task
 
 MOST_DISAGREEMENTS = 12
-"""Examples of one task that a report shows."""
+"""Examples of disagreement that a report shows of one task."""
 
 
-@dataclass(frozen=True)
-class LabelLine:
-    """How the arms did on one label."""
+class LabelLine(NamedTuple):
+    """Scores of the arms on one gold label."""
 
     label: str
     train: int
-    """Training examples of this label, of the whole pool."""
+    """Examples of this label in the whole train pool."""
     test: int
     scores: tuple[float | None, ...]
-    """Mean score of each arm; None where it scored none of them."""
+    """Mean score of each arm; None for an arm that scored no example of the label."""
 
 
-def label_lines(evidence: Evidence, task: str, arms: Sequence[Arm]) -> list[LabelLine]:
-    """Return the scores by gold label, the most frequent first; empty when answers are not labels that recur."""
-    source, limit = evidence.finished.tasks[task], evidence.experiment.limit
+def label_lines(data: ReportData, task: str, arms: Sequence[Arm]) -> list[LabelLine]:
+    """Return the scores by gold label, the most frequent first; empty unless gold answers are labels."""
+    source, limit = data.finished.tasks[task], data.experiment.limit
     test = {str(e["id"]): gold_of(source, e) for e in sample(source.test, limit)}
     counts = Counter(test.values())
-    if not recur(counts):
+    if not are_labels(counts):
         return []
     train = Counter(gold_of(source, e) for e in source.train)
     ids: dict[str, list[str]] = {}
@@ -49,19 +48,17 @@ def label_lines(evidence: Evidence, task: str, arms: Sequence[Arm]) -> list[Labe
     return [LabelLine(y, train[y], counts[y], tuple(mean(a, y) for a in arms)) for y in ranked]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one arm answered to one example."""
+class Answer(NamedTuple):
+    """Answer of one arm to one example."""
 
     arm: str
     text: str
-    """The output, or the failure."""
+    """The output, or the failure of the call."""
     score: float | None
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """One test example on which the arms differ."""
+class Disagreement(NamedTuple):
+    """One test example on which the arms disagree."""
 
     id: str
     inputs: tuple[tuple[str, str], ...]
@@ -69,18 +66,18 @@ class Disagreement:
     answers: tuple[Answer, ...]
 
 
-def disagreements(evidence: Evidence, task: str, arms: Sequence[Arm]) -> tuple[list[Disagreement], int]:
-    """Return a sample of the examples whose scores differ by half or more between arms, and how many there are.
+def disagreements(data: ReportData, task: str, arms: Sequence[Arm]) -> tuple[list[Disagreement], int]:
+    """Return a sample of the examples whose scores differ by half or more between arms, and the count of them all.
 
-    The order is that of a hash of the id: neither the first rows of the file nor the most telling ones.
+    A hash of the id draws the sample, so that it favours neither the first rows of the file nor striking examples.
     """
-    source, limit = evidence.finished.tasks[task], evidence.experiment.limit
+    source, limit = data.finished.tasks[task], data.experiment.limit
     examples = {str(e["id"]): e for e in sample(source.test, limit)}
     split = [i for i in examples if _spread(i, arms) >= 0.5]
     chosen = sorted(split, key=lambda i: hashlib.sha256(i.encode()).hexdigest())[:MOST_DISAGREEMENTS]
     wanted = set(chosen)
-    # The first seed stands for an arm: an answer is one answer, not a mean.
-    rows = {a.name: {r.id: r for r in evidence.results(a)[0].rows if r.id in wanted} for a in arms}
+    # Answers have no mean over seeds, so the first seed stands for the arm.
+    rows = {a.name: {r.id: r for r in data.results(a)[0].rows if r.id in wanted} for a in arms}
     found = []
     for i in chosen:
         e = examples[i]
@@ -103,6 +100,6 @@ def _spread(i: str, arms: Sequence[Arm]) -> float:
 
 
 def _output(task: Task, output: dict[str, object]) -> str:
-    """Return the answer fields of an output, or all of it when they are missing."""
+    """Return the answer fields of an output as text, or the whole output when it has none of them."""
     values = [output[name] for name in task.outputs if name in output]
     return " / ".join(map(field_text, values)) if values else json.dumps(output, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""Write a report in the form that a file's suffix names."""
+"""Write a report to a file, in the form that its suffix names."""
 
 import csv
 import io
@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from crossover.eval.report.evidence import Evidence, checks
+from crossover.eval.report.data import ReportData, checks
 from crossover.eval.report.markdown import markdown
-from crossover.eval.report.page import html_page
-from crossover.eval.report.table import arm_json, render, to_json
+from crossover.eval.report.schema import arm_json, to_json
+from crossover.eval.report.table import render
 from crossover.eval.report.text import visible
 from crossover.models.errors import UserError
 
 
-def table(evidence: Evidence) -> str:
-    """Return one CSV line an arm: the numbers of `--json` but those by label, nested keys joined by `_`."""
+def csv_table(data: ReportData) -> str:
+    """Return one CSV line for each arm: the numbers of `--json` save those by label, nested keys joined by `_`."""
     lines = []
-    for arm in evidence.comparison.arms:
+    for arm in data.comparison.arms:
         nested = arm_json(arm) | {"kind": arm.kind}
         del nested["labels"]
         flat: dict[str, object] = {}
@@ -27,7 +27,7 @@ def table(evidence: Evidence) -> str:
                 flat |= {f"{key}_{inner}": x for inner, x in value.items()}
             else:
                 flat[key] = "; ".join(map(str, value)) if isinstance(value, list) else value
-        verdict = next(v for v in evidence.comparison.verdicts if v.task == arm.task)
+        verdict = next(v for v in data.comparison.verdicts if v.task == arm.task)
         lines.append(flat | {"chosen": arm.name == verdict.choose})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
@@ -36,12 +36,12 @@ def table(evidence: Evidence) -> str:
     return text.getvalue()
 
 
-def junit(evidence: Evidence) -> str:
-    """Return one test suite a task, one test case a gate and an integrity check, as CI systems read them."""
-    root = ElementTree.Element("testsuites", name=visible(f"crossover {evidence.comparison.experiment}"))
-    for task in evidence.comparison.split_sha256:
-        cases = [(f"{c.subject}: {c.name}", c.failure) for c in checks(evidence, task)]
-        cases += [(f"gate {o.gate}", "" if o.passed else o.found) for o in evidence.outcomes if o.task == task]
+def junit(data: ReportData) -> str:
+    """Return a JUnit file with one test suite for each task and one test case for each check and gate."""
+    root = ElementTree.Element("testsuites", name=visible(f"crossover {data.comparison.experiment}"))
+    for task in data.comparison.split_sha256:
+        cases = [(f"{c.subject}: {c.name}", c.failure) for c in checks(data, task)]
+        cases += [(f"gate {o.gate}", "" if o.passed else o.detail) for o in data.outcomes if o.task == task]
         failures = sum(bool(failure) for _, failure in cases)
         suite = ElementTree.SubElement(
             root, "testsuite", name=visible(task), tests=str(len(cases)), failures=str(failures), errors="0"
@@ -54,22 +54,29 @@ def junit(evidence: Evidence) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
 
-FORMS: dict[str, Callable[[Evidence], str]] = {
-    ".html": html_page,
+def html(data: ReportData) -> str:
+    """Return the page."""
+    from crossover.eval.report.page import html_page  # loads Plotly and Jinja, which no other form needs
+
+    return html_page(data)
+
+
+FORMS: dict[str, Callable[[ReportData], str]] = {
+    ".html": html,
     ".md": markdown,
     ".json": lambda e: json.dumps(to_json(e.comparison), indent=1) + "\n",
-    ".csv": table,
+    ".csv": csv_table,
     ".xml": junit,
     ".txt": lambda e: render(e.comparison),
 }
-"""Suffix to what writes it."""
+"""Suffix to the function that writes such a file."""
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that could not be written in any form.
+    """Raise unless a report can be written to this path.
 
     Raises:
-        UserError: the suffix is not one that can be written, or the folder does not exist.
+        UserError: the suffix names no form, or the folder does not exist.
     """
     if path.suffix not in FORMS:
         raise UserError(f"-o {path}: no form for {path.suffix or 'a file without suffix'}; use {', '.join(FORMS)}")
@@ -77,14 +84,14 @@ def check_suffix(path: Path) -> None:
         raise UserError(f"-o {path}: no folder {path.parent}; make it first")
 
 
-def write_report(evidence: Evidence, path: Path) -> None:
-    """Write the report in the form of the file's suffix.
+def write_report(data: ReportData, path: Path) -> None:
+    """Write the report in the form that the suffix of the file names.
 
     Raises:
         UserError: the file cannot be written.
     """
     check_suffix(path)
-    text = FORMS[path.suffix](evidence)
+    text = FORMS[path.suffix](data)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as e:

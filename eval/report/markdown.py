@@ -1,31 +1,33 @@
-"""The report as a pull-request comment: verdict and table at once, the rest folded away."""
+"""Write a report as a pull-request comment: verdicts and tables in sight, the details folded."""
 
 import re
 
-from crossover.eval.analysis.compare import Contrast, Verdict
-from crossover.eval.report.evidence import Evidence, checks, ledger, together, versions
+from crossover.eval.analysis.contrast import Contrast
+from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.report.data import ReportData, checks, ledger, merged, versions
 from crossover.eval.report.examples import disagreements
 from crossover.eval.report.table import break_even_line
-from crossover.eval.report.text import cut, dollars, visible
+from crossover.eval.report.text import cut, dollars, p_value, visible
 
 MOST = 65_000
-"""Characters that a comment on a pull request holds, with some room."""
+"""Characters of a comment, a little below the limit of GitHub, 65,536."""
 
 SAMPLES = 6
+"""Examples of disagreement shown of one task."""
 HEADER = ("arm", "score", "95 % interval", "n", "failed", "p95 ms", "to fit", "per 1,000")
 
 
-def markdown(evidence: Evidence) -> str:
-    """Return the report; the last details are left out, and said to be, when it would not fit a comment."""
-    head, details = [f"## {_text(evidence.comparison.experiment)}", ""], list[tuple[str, str]]()
-    head += [f"**{_text(str(evidence.comparison.partial))}**", ""] if evidence.comparison.partial else []
-    failed = [o for o in evidence.outcomes if not o.passed]
-    head += [f"- **gate failed** {_text(o.task)}: {_text(o.found)}" for o in failed] + [""] * bool(failed)
-    for verdict in evidence.comparison.verdicts:
-        head += _verdict(evidence, verdict)
-    for verdict in evidence.comparison.verdicts:
-        details += _details(evidence, verdict)
-    details.append(("To repeat it", _repeat(evidence)))
+def markdown(data: ReportData) -> str:
+    """Return the report, without the details that do not fit a comment, and with a note of how many those are."""
+    head, details = [f"## {_text(data.comparison.experiment)}", ""], list[tuple[str, str]]()
+    head += [f"**{_text(str(data.comparison.partial))}**", ""] if data.comparison.partial else []
+    failed = [o for o in data.outcomes if not o.passed]
+    head += [f"- **gate failed** {_text(o.task)}: {_text(o.detail)}" for o in failed] + [""] * bool(failed)
+    for verdict in data.comparison.verdicts:
+        head += _verdict(data, verdict)
+    for verdict in data.comparison.verdicts:
+        details += _details(data, verdict)
+    details.append(("To repeat it", _repeat(data)))
     text, room = "\n".join(head), MOST - 200
     if len(text) > room:
         text = text[:room].rpartition("\n")[0]
@@ -41,13 +43,13 @@ def markdown(evidence: Evidence) -> str:
 
 
 def _text(value: object) -> str:
-    """Return text that Markdown shows as it is: no tag, no table cell, no mention, no link."""
+    """Return text escaped so that Markdown reads no tag, table cell, mention or link in it."""
     escaped = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escaped).replace("@", "&#64;")
 
 
 def _code(value: object) -> str:
-    """Return data as a code span, which shows every character but the line end."""
+    """Return data as a code span, with visible line ends."""
     shown = cut(value, 400).replace("\n", "⏎").replace("|", "¦")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     return f"{fence} {shown} {fence}" if shown else "(empty)"
@@ -57,14 +59,14 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _verdict(evidence: Evidence, v: Verdict) -> list[str]:
+def _verdict(data: ReportData, v: Verdict) -> list[str]:
     """Return the verdict of one task and its table."""
     headline = f"use **{_text(v.choose)}**" if v.choose else "**no recommendation yet**"
     lines = [f"### {_text(v.task)}: {headline} ({v.confidence})", "", _text(v.because), ""]
     if v.ties:
         lines += [f"As good, as far as this test can tell: {', '.join(map(_text, v.ties))}.", ""]
     lines += [_row(list(HEADER)), "|---|" + "---:|" * (len(HEADER) - 1)]
-    for a in evidence.arms(v.task):
+    for a in data.arms(v.task):
         name = f"**{_text(a.name)}**" if a.name == v.choose else _text(a.name)
         score = [f"{a.score.mean:.3f}", f"{a.score.low:.3f} to {a.score.high:.3f}"] if a.score.n else ["–", "–"]
         prices = [dollars(x) for x in (a.cost.fit, a.cost.per_1k_requests)]
@@ -72,14 +74,13 @@ def _verdict(evidence: Evidence, v: Verdict) -> list[str]:
         lines.append(
             _row([name + " (barred)" * bool(a.integrity), *score, str(a.score.n), str(a.failed), speed, *prices])
         )
-    cautions = [f"- {_text(caution)}" for caution in evidence.comparison.cautions.get(v.task, ())]
+    cautions = [f"- {_text(caution)}" for caution in data.comparison.cautions.get(v.task, ())]
     return [*lines, "", *cautions, ""] if cautions else [*lines, ""]
 
 
-def _details(evidence: Evidence, v: Verdict) -> list[tuple[str, str]]:
-    """Return the folded sections of one task, the most telling first."""
-    contrasts = [c for c in evidence.comparison.contrasts if c.task == v.task]
-    shown = evidence.shown(v)
+def _details(data: ReportData, v: Verdict) -> list[tuple[str, str]]:
+    """Return title and body of the folded sections of one task, the most important first."""
+    contrasts, shown = data.contrasts(v.task), data.reference_arm(v)
     found = []
     if v.flips or v.break_even:
         lines = [f"- {_text(f)}" for f in v.flips]
@@ -89,8 +90,8 @@ def _details(evidence: Evidence, v: Verdict) -> list[tuple[str, str]]:
         head = ["difference", "delta", "95 % interval", "p (Holm)", "finding", "detectable"]
         rows = [_row(head), "|---|" + "---:|" * (len(head) - 1), *map(_contrast, contrasts)]
         found.append((f"{v.task}: paired differences", "\n".join(rows)))
-    found.append((f"{v.task}: checks of a fair comparison", _checks(evidence, v.task)))
-    samples, count = disagreements(evidence, v.task, [a for a in evidence.arms(v.task) if a.score.n or a is shown][:4])
+    found.append((f"{v.task}: checks of a fair comparison", _checks(data, v.task)))
+    samples, count = disagreements(data, v.task, [a for a in data.arms(v.task) if a.score.n or a is shown][:4])
     blocks = []
     for d in samples[:SAMPLES]:
         lines = [f"- {_text(name)}: {_code(value)}" for name, value in d.inputs] + [f"- gold: {_code(d.gold)}"]
@@ -103,26 +104,27 @@ def _details(evidence: Evidence, v: Verdict) -> list[tuple[str, str]]:
         found.append(
             (f"{v.task}: {len(blocks)} of {count} examples on which the arms disagree", "\n\n---\n\n".join(blocks))
         )
-    found.append((f"{v.task}: ledger, dollars", _ledger(evidence, v.task)))
+    found.append((f"{v.task}: ledger, dollars", _ledger(data, v.task)))
     return found
 
 
 def _contrast(c: Contrast) -> str:
     d = c.difference
-    p = "< 0.001" if c.p_holm < 0.001 else f"{c.p_holm:.2g}"
     name = f"{_text(c.a)} − {_text(c.b)}"
-    return _row([name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p, c.verdict, f"{d.detectable:.3f}"])
+    return _row(
+        [name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p_value(c.p_holm), c.finding, f"{d.detectable:.3f}"]
+    )
 
 
-def _checks(evidence: Evidence, task: str) -> str:
+def _checks(data: ReportData, task: str) -> str:
     lines = []
-    for subject, c in together(checks(evidence, task)):
+    for subject, c in merged(checks(data, task)):
         failure = f" **{_text(c.failure)}**" if c.failure else ""
         lines.append(f"- {'❌' if c.failure else '✅'} {_text(subject)}: {_text(c.name)}{failure}")
     return "\n".join(lines)
 
 
-def _ledger(evidence: Evidence, task: str) -> str:
+def _ledger(data: ReportData, task: str) -> str:
     head = [
         "arm",
         "labels",
@@ -138,7 +140,7 @@ def _ledger(evidence: Evidence, task: str) -> str:
         "hosting a month",
     ]
     rows = [_row(head), "|---|" + "---:|" * (len(head) - 1)]
-    for line in ledger(evidence, task):
+    for line in ledger(data, task):
         k, c = line.kinds, line.cost
         usd = [
             k.labels,
@@ -157,8 +159,8 @@ def _ledger(evidence: Evidence, task: str) -> str:
     return "\n".join(rows)
 
 
-def _repeat(evidence: Evidence) -> str:
-    lines = [f"    {visible(evidence.command)}", ""]
-    lines += [f"- split of {_text(t)}: `{split}`" for t, split in evidence.comparison.split_sha256.items()]
+def _repeat(data: ReportData) -> str:
+    lines = [f"    {visible(data.command)}", ""]
+    lines += [f"- split of {_text(t)}: `{split}`" for t, split in data.comparison.split_sha256.items()]
     lines += [f"- {_text(name)} {_text(version)}" for name, version in versions()]
     return "\n".join(lines)

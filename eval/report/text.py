@@ -1,29 +1,72 @@
-"""Text that comes from data, made safe to look at: what cannot be seen is shown, what is long is cut."""
+"""Format text, money and columns for every report, and make text that comes from data safe to look at."""
 
-from crossover.eval.report.table import money
-from crossover.eval.report.visible import visible
-
-__all__ = ["cut", "dollars", "field_text", "visible"]
+import math
+import textwrap
+import unicodedata
+from collections.abc import Sequence
 
 LONGEST = 1200
 """Characters of one field of an example that a report shows."""
+WIDTH = 110
+"""Columns that text is wrapped to."""
+
+
+def visible(text: object) -> str:
+    """Return the text with each control, format and lone surrogate character as its code; line ends and tabs stay.
+
+    A right-to-left override would turn the rest of the page around, a zero-width space would hide a difference.
+    """
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"⟨U+{ord(c):04X}⟩"
+        for c in str(text)
+    )
 
 
 def cut(text: object, most: int = LONGEST) -> str:
-    """Return the text, visible, at most so long; what is left out is counted."""
+    """Return the first `most` visible characters of the text, and how many more there are."""
     shown = visible(text)
     return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown) - most:,} more characters)"
 
 
 def field_text(value: object) -> str:
-    """Return the value of a field of an example as text; a list holds alternatives or passages."""
+    """Return a field of an example as text, one line for each item of a list."""
     if isinstance(value, (list, tuple)):
         return "\n".join(map(str, value))
     return "" if value is None else str(value)
 
 
+def money(value: float | None) -> str:
+    """Return dollars with two significant digits or more; an unknown price is "unpriced", never 0."""
+    if value is None:
+        return "unpriced"
+    if value == 0:
+        return "0"
+    return f"{value:.0f}" if value >= 100 else f"{value:.{max(2, 1 - math.floor(math.log10(value)))}f}"
+
+
 def dollars(value: float | None) -> str:
-    """Return dollars as people write them; an unknown price is said."""
+    """Return dollars with their sign, as people write them."""
     if value is None:
         return "unpriced"
     return f"${value:,.0f}" if value >= 100 else f"${money(value)}"
+
+
+def p_value(p: float) -> str:
+    """Return a p value with two significant digits, or that it is below 0.001."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines with aligned columns: the first to the left, the others (numbers) to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def wrapped(text: str, lead: str = "  ") -> list[str]:
+    """Return the text as lines of at most `WIDTH` columns, the first after `lead`, the others indented as far."""
+    return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)

@@ -10,9 +10,9 @@ from statistics import median
 
 import dspy
 
-from crossover.eval.analysis.constant import constant_warning
 from crossover.eval.analysis.labels import label_notes
-from crossover.eval.analysis.secondary import secondary
+from crossover.eval.analysis.secondary_metrics import secondary_metrics
+from crossover.eval.analysis.single_answer import single_answer_warning
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
@@ -119,7 +119,9 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     scored = set(rows.ids)
     test = [e for e in fitted_cell.test if str(e["id"]) in scored]
     ranking = passages.ranking(test, cell.knowledge.test)
-    measures = {"secondary": secondary(fitted_cell.task, test, rows)} | ({} if ranking is None else asdict(ranking))
+    measures = {"secondary": secondary_metrics(fitted_cell.task, test, rows)} | (
+        {} if ranking is None else asdict(ranking)
+    )
     pool = train_pool(fitted_cell.task, cell.train_size, cell.seed)
     if labels := label_notes(fitted_cell.task, pool, test, rows):
         measures["label_scores"] = labels
@@ -127,7 +129,7 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     if (judge := context.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)
         seconds = without_judge(seconds, rows)
-    constant = constant_warning(fitted_cell.task, test, rows)
+    constant = single_answer_warning(fitted_cell.task, test, rows)
     measures |= {"constant": constant} if constant else {}
     return Result(
         key=fitted_cell.key,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossover.eval.experiment.spec import Cell, Experiment, Kind, plan
-from crossover.eval.report.table import money
+from crossover.eval.report.text import money
 from crossover.eval.run.cell import try_to_fit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.interrupt import interruptible

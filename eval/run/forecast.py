@@ -19,7 +19,7 @@ import dspy
 from crossover.eval.analysis.ledger import machine_usd
 from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
-from crossover.eval.report.table import columns, money
+from crossover.eval.report.text import columns, money
 from crossover.eval.run.cell import COLD_REQUESTS, LATENCY_REQUESTS
 from crossover.eval.run.context import READINGS_OF_VAL, Models
 from crossover.eval.run.loading import prepare

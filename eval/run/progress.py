@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from crossover.eval.report.visible import visible
+from crossover.eval.report.text import visible
 
 PLAIN_EVERY = 10.0
 """Seconds between lines on a stream that is not a terminal."""

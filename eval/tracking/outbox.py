@@ -14,7 +14,8 @@ from typing import Any
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.cost import cost_of
 from crossover.eval.experiment.spec import Experiment, Prices, params_of
-from crossover.eval.report.table import render, to_json
+from crossover.eval.report.schema import to_json
+from crossover.eval.report.table import render
 from crossover.eval.store.cells import TRACKED, UNSENT, cell_folder, check_fitted, load_result, write_json
 from crossover.eval.store.result import MOVE_AWAY, Result
 from crossover.eval.tracking.tracker import Tracker

@@ -1,16 +1,20 @@
 "use strict";
-// Draws the figures in the colours of the theme, and lets the slider choose among verdicts that were reached beforehand.
+// Draws the figures in the colours of the theme; the slider chooses among verdicts that are already in the page.
 
 const probe = document.body.appendChild(document.createElement("span"));
 probe.hidden = true;
 
 function colour(name) {
-  probe.style.color = `var(--${name})`;
+  return computed(`var(--${name})`);
+}
+
+function computed(value) {
+  probe.style.color = value;
   return getComputedStyle(probe).color;
 }
 
 function painted(value) {
-  if (typeof value === "string") return value.startsWith("@") ? colour(value.slice(1)) : value;
+  if (typeof value === "string") return value.startsWith("var(") ? computed(value) : value;
   if (Array.isArray(value)) return value.map(painted);
   if (value && typeof value === "object")
     return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, painted(inner)]));

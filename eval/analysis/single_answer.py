@@ -1,4 +1,4 @@
-"""Tell of an arm that is hardly better than one answer to every question."""
+"""Warn of an arm that is not shown to be better than one answer to every question."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,14 +10,14 @@ from crossover.programs.score import Row
 from crossover.programs.task import Task
 
 FEWEST = 20
-"""Scored rows below which nothing is told."""
+"""With fewer scored rows no warning is given."""
 
 
-def constant_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> str:
-    """Return a warning when an arm gives mostly one answer and is not shown to be better than it.
+def single_answer_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> str:
+    """Return a warning if most answers of an arm are one and the same, and it is not shown to be better than that one.
 
-    Such an arm has learnt what is frequent and nothing else, and can still top a table: where most texts hold no
-    entity, silence is mostly right. Metrics of the user's own and judges are not asked: they may cost something.
+    Such an arm has learnt the most frequent answer and nothing else, and can still top a table: where most texts hold
+    no entity, an empty answer is mostly right. Custom metrics and judges are not called, because they may cost money.
     """
     scored = sum(r.score is not None for r in rows)
     if scored < FEWEST or task.metric_name not in metric_names():
@@ -39,9 +39,9 @@ def constant_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Ro
 
 
 def _majority(answers: Iterable[str]) -> str:
-    """Return what more than half of the answers are, if anything is; else any one of them.
+    """Return the answer that more than half of the answers are, or an arbitrary one if there is none.
 
-    Boyer and Moore's vote: a million different answers are not kept to be counted.
+    The majority vote of Boyer and Moore, which needs no count of every distinct answer.
     """
     leader, lead = "", 0
     for answer in answers:

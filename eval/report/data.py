@@ -1,70 +1,75 @@
-"""What a report is made of, and the tables that are drawn from it."""
+"""Gather what a report shows: the data of every form, the ledger, the checks of a fair comparison, the versions."""
 
 import importlib.metadata
 import platform
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from crossover.eval.analysis.arm import MOST_FAILED
-from crossover.eval.analysis.compare import Arm, Comparison, Verdict
+from crossover.eval.analysis.arm import MOST_FAILED, Arm, best_first
+from crossover.eval.analysis.compare import Comparison
+from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.cost import Cost
 from crossover.eval.analysis.gates import Outcome
 from crossover.eval.analysis.ledger import Ledger, ledger_of, mean_ledger
+from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment.spec import METHODOLOGY_VERSION, Experiment, plan
 from crossover.eval.store.result import Finished, Result
 from crossover.models.usage import Usage
 
 PACKAGES = ("torch", "dspy", "transformers", "peft", "trl", "mlflow", "weaviate-client", "bm25s", "click")
-"""Packages whose versions a report names."""
+"""Packages whose versions a report states."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Everything that a report shows, of every task."""
+class ReportData:
+    """Everything that a report shows."""
 
     experiment: Experiment
     comparison: Comparison
     finished: Finished
     command: str
-    """The command line that measures the same."""
+    """The command line that repeats the measurement."""
     outcomes: tuple[Outcome, ...] = ()
-    """Of the gates that were asked for."""
+    """Outcomes of the gates that were asked for."""
 
     def arms(self, task: str) -> list[Arm]:
         """Return the arms of a task, best score first, unscored ones last."""
-        arms = [a for a in self.comparison.arms if a.task == task]
-        return sorted(arms, key=lambda a: (not a.score.n, -a.score.mean if a.score.n else 0.0, a.name))
+        return best_first([a for a in self.comparison.arms if a.task == task])
+
+    def contrasts(self, task: str) -> list[Contrast]:
+        """Return the planned contrasts of a task."""
+        return [c for c in self.comparison.contrasts if c.task == task]
 
     def results(self, arm: Arm) -> list[Result]:
-        """Return the results of an arm, one a seed."""
+        """Return the results of an arm, one for each seed."""
         return [r for r in self.finished.results if r.key in arm.cells]
 
-    def shown(self, verdict: Verdict) -> Arm:
-        """Return the arm that others are set against: the chosen one, else the one of the best score."""
+    def reference_arm(self, verdict: Verdict) -> Arm:
+        """Return the arm that the others are compared with: the chosen one, or else the one with the best score."""
         arms = self.arms(verdict.task)
         return next((a for a in arms if a.name == verdict.choose), arms[0])
 
 
-@dataclass(frozen=True)
-class LedgerLine:
-    """What one arm costs, by the one ledger: means over its seeds, but for the work and what was paid in all."""
+class LedgerLine(NamedTuple):
+    """Cost of one arm, the mean over its seeds save for `work` and `paid_usd`."""
 
     arm: str
     work: Usage
-    """Calls, tokens and seconds of fitting, all seeds together."""
+    """Usage of fitting, summed over the seeds."""
     kinds: Ledger
     cost: Cost
     test_usd: float | None
-    """The accuracy pass, its judge included."""
+    """Paid for the accuracy pass, its judge included."""
     per_1k_correct: float | None
     paid_usd: float | None
-    """What all seeds together took, labels apart."""
+    """Paid for fitting and test, summed over the seeds, labels not included."""
 
 
-def ledger(evidence: Evidence, task: str) -> list[LedgerLine]:
-    """Return a line for each arm of a task."""
-    prices, lines = evidence.experiment.prices, []
-    for arm in evidence.arms(task):
-        results = evidence.results(arm)
+def ledger(data: ReportData, task: str) -> list[LedgerLine]:
+    """Return the ledger line of each arm of a task."""
+    prices, lines = data.experiment.prices, []
+    for arm in data.arms(task):
+        results = data.results(arm)
         kinds, paid = mean_ledger([ledger_of(r, prices) for r in results]), arm.cost.paid
         known = None not in (paid, kinds.fit)
         lines.append(
@@ -81,29 +86,28 @@ def ledger(evidence: Evidence, task: str) -> list[LedgerLine]:
     return lines
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One check of a fair comparison."""
 
     name: str
     subject: str
-    """The arm, or the task."""
+    """The arm or task that was checked."""
     failure: str
-    """Empty when it holds."""
+    """How the check failed; empty when it holds."""
 
 
-def checks(evidence: Evidence, task: str) -> list[Check]:
-    """Return the integrity checks of a task: of its splits, and of each arm.
+def checks(data: ReportData, task: str) -> list[Check]:
+    """Return the checks of a task: of its splits, and of each arm.
 
-    The comparison is refused before a report when arms were scored on different examples, or when the splits share
-    questions or gold answers do not score 1.0: here those checks hold.
+    The checks of the splits always hold here, because the comparison is refused beforehand when splits share questions,
+    gold answers do not score 1.0, or arms were scored on different examples.
     """
     found = [
         Check("gold answers score 1.0; train, val and test share no question", task, ""),
-        Check(f"every arm was scored on the same examples of the same split{_raced(evidence, task)}", task, ""),
+        Check(f"every arm was scored on the same examples of the same split{_raced(data, task)}", task, ""),
     ]
-    planned = sum(c.task == task for c in plan(evidence.experiment))
-    missing = planned - sum(r.cell.task == task for r in evidence.finished.results)
+    planned = sum(c.task == task for c in plan(data.experiment))
+    missing = planned - sum(r.cell.task == task for r in data.finished.results)
     partial = f"{missing} of {planned} cells are not finished" if missing else ""
     found.append(Check("every planned cell is finished", task, partial))
     rules = {
@@ -111,16 +115,16 @@ def checks(evidence: Evidence, task: str) -> list[Check]:
         "weights": "no demonstration is a test question; training changed the model's logits",
     }
     rest = f"at most {MOST_FAILED:.0%} of rows failed"
-    return found + [Check(f"{rules[a.kind]}; {rest}", a.name, "; ".join(a.integrity)) for a in evidence.arms(task)]
+    return found + [Check(f"{rules[a.kind]}; {rest}", a.name, "; ".join(a.integrity)) for a in data.arms(task)]
 
 
-def _raced(evidence: Evidence, task: str) -> str:
-    """Return what is to be said of arms that left a race."""
-    return ", dropped ones on the first of them" if any(a.dropped for a in evidence.arms(task)) else ""
+def _raced(data: ReportData, task: str) -> str:
+    """Return the remark on arms that a race dropped, or an empty string."""
+    return ", dropped ones on the first of them" if any(a.dropped for a in data.arms(task)) else ""
 
 
-def together(found: list[Check]) -> list[tuple[str, Check]]:
-    """Return the checks with those of one rule and one outcome as one, failures first, each with whom it is about."""
+def merged(found: list[Check]) -> list[tuple[str, Check]]:
+    """Return the checks merged by name and outcome, failures first, each after the subjects it is about."""
     groups: dict[tuple[str, str], list[str]] = {}
     for c in found:
         groups.setdefault((c.name, c.failure), []).append(c.subject)
@@ -132,7 +136,7 @@ def together(found: list[Check]) -> list[tuple[str, Check]]:
 
 
 def versions() -> list[tuple[str, str]]:
-    """Return the versions of what the report was made with."""
+    """Return name and version of Python, of the methodology and of each package that a report states."""
     found = [("python", platform.python_version()), ("methodology", str(METHODOLOGY_VERSION))]
     for name in ("crossover", *PACKAGES, "numpy", "scipy", "statsmodels"):
         try:

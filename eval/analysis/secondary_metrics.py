@@ -1,4 +1,4 @@
-"""Second opinions on a cell: measures that no single example has, or that are not what the task is scored by."""
+"""Compute the metrics that a task is not scored by: macro-F1 and micro-F1 over all answers, knowledge-F1."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,11 +13,11 @@ from crossover.programs.text_metrics import macro_f1
 LABEL_METRICS = ("accuracy", "label_accuracy")
 
 
-def secondary(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> dict[str, float]:
+def secondary_metrics(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> dict[str, float]:
     """Return macro-F1 for labels, micro-F1 for entities, and knowledge-F1 for tasks that show passages.
 
-    A failed row is a wrong label to macro-F1. Knowledge-F1 is the F1 of the words that answer and passages share: how
-    much of what was shown is in the answer, whether right or wrong.
+    Macro-F1 counts a failed row as a wrong label. Knowledge-F1 is the F1 of the words that answer and passages share:
+    how much of the passages is in the answer, whether right or wrong.
     """
     output, by_id = task.outputs[0], {r.id: r for r in rows}
     answers = [str(by_id[str(e["id"])].output.get(output, "")).strip() for e in test]
@@ -32,11 +32,11 @@ def secondary(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> 
     return found
 
 
-def mean_secondary(notes: Sequence[Mapping[str, object]]) -> dict[str, float]:
-    """Return each measure's mean over the seeds, from the notes of their results."""
+def mean_secondary_metrics(notes: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """Return the mean of each metric over the seeds, from the notes of their results."""
     gathered: dict[str, list[float]] = {}
     for note in notes:
-        measures = note.get("secondary")
-        for name, value in measures.items() if isinstance(measures, dict) else ():
+        metrics = note.get("secondary")
+        for name, value in metrics.items() if isinstance(metrics, dict) else ():
             gathered.setdefault(name, []).append(float(value))
     return {name: sum(values) / len(values) for name, values in gathered.items()}

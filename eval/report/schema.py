@@ -1,0 +1,142 @@
+"""Write a comparison as the JSON document of `run --json` and `report -o FILE.json`, schema version 1."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.compare import Comparison
+from crossover.eval.analysis.contrast import Contrast
+from crossover.eval.analysis.gates import SCHEMA_VERSION
+from crossover.eval.analysis.latency import LatencySummary
+from crossover.eval.analysis.learning import Learning
+from crossover.eval.analysis.stats import Estimate
+from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.experiment.spec import METHODOLOGY_VERSION
+
+
+def _finite(value: float | None) -> float | None:
+    """Return the value rounded to six digits, or None where JSON has no number for it."""
+    return None if value is None or not math.isfinite(value) else round(value, 6)
+
+
+def arm_json(arm: Arm) -> dict[str, Any]:
+    """Return one arm with its seeds pooled, and their cells and MLflow runs listed."""
+    t, human = arm.tokens, arm.human
+    return {
+        "cell": arm.cells[0],
+        "cells": list(arm.cells),
+        "name": arm.name,
+        "task": arm.task,
+        "model": arm.model,
+        "method": arm.method,
+        "train_size": arm.train_size,
+        "knowledge": arm.knowledge,
+        "seed": arm.seeds[0],
+        "seeds": list(arm.seeds),
+        "score": {**_estimate_json(arm.score), "failed": arm.failed},
+        "latency_ms": _latency_json(arm.latency),
+        "tokens": {"prompt": t.prompt_tokens, "cached": t.cached_tokens, "completion": t.completion_tokens},
+        "cost_usd": {
+            "fit": _finite(arm.cost.fit),
+            "per_1k_requests": _finite(arm.cost.per_1k_requests),
+            "paid": _finite(arm.cost.paid),
+            "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
+            "judge": _finite(arm.cost.judge),
+            "hosting_per_month": _finite(arm.cost.hosting_per_month),
+        },
+        "retrieval": arm.retrieval,
+        "retrieval_recall": None if arm.ranking is None else arm.ranking.recall,
+        "secondary": {name: _finite(value) for name, value in arm.secondary.items()},
+        "labels": {y: asdict(x) | {"score": _finite(x.score)} for y, x in arm.labels.items()},
+        "retrieval_quality": None if arm.ranking is None else asdict(arm.ranking),
+        "retrieval_ms": _finite(arm.retrieval_ms),
+        "price_source": arm.price_source,
+        "score_hit": None if arm.hit is None else _estimate_json(arm.hit),
+        "score_miss": None if arm.miss is None else _estimate_json(arm.miss),
+        "human": None
+        if human is None
+        else {
+            "n": human.n,
+            "corrected": _estimate_json(human.corrected),
+            "kappa": {name: _finite(k) for name, k in human.kappa.items()},
+        },
+        "dropped": None if arm.dropped is None else {"after": arm.dropped[0], "of": arm.dropped[1]},
+        "warnings": list(arm.warnings),
+        "integrity": list(arm.integrity),
+        "mlflow_run_id": arm.mlflow_run_ids[0],
+        "mlflow_run_ids": list(arm.mlflow_run_ids),
+    }
+
+
+def _latency_json(ms: LatencySummary) -> dict[str, Any]:
+    def mean(e: Estimate | None) -> float | None:
+        return None if e is None else _finite(e.mean)
+
+    return {
+        "p50": mean(ms.p50),
+        "p95": mean(ms.p95),
+        "p99": mean(ms.p99),
+        "n": ms.n,
+        "concurrency": ms.concurrency,
+        "first_token_p50": mean(ms.first_token),
+        "cold_p50": mean(ms.cold),
+        "cold_first_token_p50": mean(ms.cold_first_token),
+    }
+
+
+def _estimate_json(e: Estimate) -> dict[str, Any]:
+    return {"mean": _finite(e.mean), "low": _finite(e.low), "high": _finite(e.high), "n": e.n}
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the whole comparison."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "methodology_version": METHODOLOGY_VERSION,
+        "experiment": comparison.experiment,
+        "partial": None if comparison.partial is None else asdict(comparison.partial),
+        "split_sha256": dict(comparison.split_sha256),
+        "arms": [arm_json(a) for a in comparison.arms],
+        "contrasts": [_contrast_json(c) for c in comparison.contrasts],
+        "learning": {task: _learning_json(learning) for task, learning in comparison.learning.items()},
+        "failures": list(comparison.failures),
+        "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
+        "verdict": [_verdict_json(v) for v in comparison.verdicts],
+    }
+
+
+def _contrast_json(c: Contrast) -> dict[str, Any]:
+    return {
+        "task": c.task,
+        "a": c.a,
+        "b": c.b,
+        "delta": _finite(c.difference.delta),
+        "low": _finite(c.difference.low),
+        "high": _finite(c.difference.high),
+        "p": _finite(c.difference.p),
+        "p_holm": _finite(c.p_holm),
+        "detectable": _finite(c.difference.detectable),
+        "verdict": c.finding,
+    }
+
+
+def _learning_json(learning: Learning) -> dict[str, Any]:
+    """Return the curves and crossovers of one task, the latter under the key that schema version 1 gave them."""
+    data = asdict(learning)
+    return {"curves": data["curves"], "overtakings": data["crossovers"], "warnings": data["warnings"]}
+
+
+def _verdict_json(v: Verdict) -> dict[str, Any]:
+    b = v.break_even
+    return {
+        "task": v.task,
+        "choose": v.choose,
+        "because": v.because,
+        "confidence": v.confidence,
+        "ties": list(v.ties),
+        "flips": list(v.flips),
+        "break_even_requests": None
+        if b is None
+        else {"value": _finite(b.value), "low": _finite(b.low), "high": _finite(b.high)},
+    }
