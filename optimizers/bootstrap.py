@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import dspy
 
-from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
 from crossover.programs.task import Budget, Fitted, Metric
 
@@ -15,9 +15,9 @@ class Bootstrap:
     """Bootstrapped demonstrations first, labelled ones after; the defaults are DSPy's."""
 
     bootstrapped: int = 4
-    """Demonstrations at most that the teacher answered."""
+    """Demonstrations at most with answers of the teacher."""
     labelled: int = 16
-    """Demonstrations at most altogether; labelled examples fill up."""
+    """Demonstrations at most in all; labelled examples fill the rest."""
     rounds: int = 1
     """Attempts at each example."""
     threshold: float = 1.0
@@ -34,7 +34,7 @@ class Bootstrap:
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Let the teacher answer train in an order drawn by seed; val is not looked at."""
+        """Let the teacher answer train in an order drawn by seed; val is not read."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         order = drawn(train, seed)
         with search:
@@ -45,10 +45,10 @@ class Bootstrap:
                 max_bootstrapped_demos=self.bootstrapped,
                 max_labeled_demos=self.labelled,
                 max_rounds=self.rounds,
-                max_errors=NO_BOUND,
+                max_errors=UNLIMITED_ERRORS,
             )
-            search.found = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
-        fitted = search.taken()
-        if not any(d.get("augmented") for p in (search.found or program).predictors() for d in p.demos):
+            search.compiled = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
+        fitted = search.unselected()
+        if not any(d.get("augmented") for p in (search.compiled or program).predictors() for d in p.demos):
             fitted.warnings.append(f"the metric accepted none of the teacher's answers to {len(order)} examples")
         return fitted

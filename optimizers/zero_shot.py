@@ -1,4 +1,4 @@
-"""The program as it is: instructions and question, no demonstration."""
+"""The program as it is: instructions and question, without demonstrations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from crossover.programs.task import Budget, Fitted, Metric
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """No option: there is nothing to choose."""
+    """Zero-shot has no options."""
 
     def fit(
         self,

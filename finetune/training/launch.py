@@ -153,10 +153,10 @@ def _select(run: TrainingRun, folder: Path, context: FitContext) -> None:
         context.budget.progress(f"epoch {n}/{len(epochs)}, val {run.val_scores[n]:.3f}")
         if best or n == 1:
             run.best_epoch = n if best else 0
-            copy_weights(epoch, run.folder)
+            copy_epoch(epoch, run.folder)
 
 
-def copy_weights(checkpoint: Path, folder: Path) -> None:
+def copy_epoch(checkpoint: Path, folder: Path) -> None:
     """Copy the files of a checkpoint that serving needs, without the optimizer's state."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
