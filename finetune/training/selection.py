@@ -27,9 +27,9 @@ Save = Callable[[Any, Path], None]
 class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
     """Score val after every epoch, keep the best weights, and decide when to save and when to stop.
 
-    Not by the library's `load_best_model_at_end` and `EarlyStoppingCallback`, which were tried: they do not compare with
-    the untrained model, so that patience 2 trains three epochs where none is better, cannot keep the weights before
-    training, and write the optimizer's state with every epoch (full weights: three times the bytes).
+    The library's `load_best_model_at_end` and `EarlyStoppingCallback` were tried. They do not compare with the
+    untrained model (patience 2 trains three epochs where none is better), cannot keep the weights before training, and
+    write the optimizer's state with every epoch (three times the bytes of full weights).
     """
 
     def __init__(
