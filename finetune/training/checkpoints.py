@@ -1,4 +1,4 @@
-"""The files of one training: its state, its best weights and its checkpoints, each held against a hash.
+"""Keep the files of one training, its state, best weights and checkpoints, and check them by their hashes.
 
 A training that was killed goes on from its newest checkpoint. A checkpoint counts once its hash stands in the state
 file: one that a kill left half written, or that was damaged since, is removed. The state file is replaced by rename,
@@ -36,7 +36,7 @@ class TrainingRun:
     """Mean on val before training and after each epoch."""
     losses: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
-    """DPO's alone: by how much the right answers are preferred, at the steps of the losses."""
+    """For DPO: by how much the right answers are preferred, at the steps of the losses."""
     selection: Usage = field(default_factory=Usage)
     """Calls and tokens of reading val; the time is inside `seconds`."""
     seconds: float = 0.0
@@ -46,7 +46,7 @@ class TrainingRun:
     resumed_from: int = 0
     """Step of the checkpoint that the training went on from; 0 for none."""
     done: bool = False
-    """The training is over: a later process only reads its outcome."""
+    """Whether the training is over: a later process only reads its outcome."""
 
     @property
     def spent(self) -> Usage:
@@ -78,7 +78,7 @@ class Checkpoints:
         self.folder, self._identity, self._warn = folder, identity, warn
         self._begun = time.perf_counter()
         self._hashes: dict[str, str] = {}
-        """Of the best weights and of the checkpoints, by the name of their folder."""
+        """Hashes of the best weights and of the checkpoints, by the name of their folder."""
         self.newest: Path | None = None
         """The checkpoint to go on from."""
         self.run = self._restored()

@@ -1,4 +1,4 @@
-"""The arguments of one `fit`, together, and the reading of val that every training selects by."""
+"""Hold the arguments of one `fit`, and score val with them: every training selects by that."""
 
 import time
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class FitContext:
         return self.budget.checkpoints or self.budget.workdir / "checkpoints"
 
     def score_val(self, lm: dspy.LM) -> tuple[float, Usage]:
-        """Return the mean score of the program on val with this model, and what the calls used."""
+        """Return the mean score of the program on val with this model, and the usage of the calls."""
         with dspy.context(lm=lm):
             rows = list(score_examples(self.program, self.val, self.metric, threads=self.budget.threads))
         return mean_score(rows), usage_of(rows)

@@ -96,7 +96,7 @@ def train_head(
 
 
 def _save(model: Any, folder: Path) -> None:
-    """Write base, or its adapter, and head."""
+    """Write the base, or its adapter, and the head."""
     model.base.save_pretrained(folder)
     state = {"weight": model.head.weight, "bias": model.head.bias}
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / HEAD_FILE)

@@ -34,6 +34,6 @@ class CompletionLossTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
 
 
 def trainer_for(model: Any) -> type[SFTTrainer]:
-    """Return TRL's trainer on an accelerator, or for a model that cannot compute some logits alone; else ours."""
+    """Return TRL's own trainer on CUDA, or for a model that cannot compute a part of the logits; else ours."""
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
     return SFTTrainer if torch.cuda.is_available() or not keeps else CompletionLossTrainer

@@ -1,4 +1,4 @@
-"""The hyper-parameters that every trainer reads, and the checks with which the methods of this folder begin."""
+"""Define the hyper-parameters that every trainer reads, and the checks that methods make before they train."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ ADAPTERS = ("lora", "dora", "qlora", "none")
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The hyper-parameters of one training; `Sft` describes each, and other methods share those they name too."""
+    """The hyper-parameters of one training; the fields of `Sft` describe them."""
 
     adapter: str = "lora"
     rank: int = 16

@@ -1,4 +1,4 @@
-"""Prompts with labels, and the multinomial regression that is a head on a frozen base."""
+"""Fit a head on a frozen base: a multinomial regression of the labels on the states of the prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from crossover.models.usage import Usage
 
 @dataclass(frozen=True)
 class Labelled:
-    """The train examples as a head learns them."""
+    """The train examples as token ids and label numbers."""
 
     rows: list[list[int]]
     """Token ids of the prompts, as the serving side encodes them."""
@@ -69,7 +69,7 @@ def base_states(engine: LocalEngine, data: Labelled, pooling: str) -> torch.Tens
 
 
 def score_head(engine: HeadEngine, context: FitContext) -> tuple[float, Usage]:
-    """Return the mean score of a head on val, answered as test will be, and what the calls used."""
+    """Return the mean score of a head on val, served as it will be on test, and the usage of the calls."""
     served = local_lm(f"{context.lm.model}+head-on-val", engine, context.lm.kwargs["max_tokens"], 0.0)
     return context.score_val(held_like(served, context.lm))
 

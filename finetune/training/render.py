@@ -1,4 +1,4 @@
-"""Training text: the train examples as the serving side would render them, token for token."""
+"""Render training text as the serving side renders prompts, token for token."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from crossover.models.text import safe_messages
 
 @dataclass(frozen=True)
 class TrainingText:
-    """Rows for TRL, with the facts that a fit reports of them."""
+    """Rows for TRL, with their lengths and hash."""
 
     rows: list[dict[str, list[dict[str, str]]]]
     """`{"prompt": [messages], "completion": [message]}`: loss falls on the completion alone."""

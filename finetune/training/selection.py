@@ -19,7 +19,7 @@ from crossover.models.usage import Usage
 EPOCH_RNG = "epoch_rng.safetensors"
 
 Score = Callable[[Any], tuple[float, Usage]]
-"""Reads val with a model in training: the mean score, and what the calls used."""
+"""Returns the mean score of a model in training on val, and the usage of the calls."""
 Save = Callable[[Any, Path], None]
 """Writes the weights of a model in training to a folder."""
 

@@ -1,4 +1,4 @@
-"""The base to train, and the libraries' own configurations, made of `TrainingOptions`."""
+"""Load the base to train, and turn `TrainingOptions` into the libraries' own configurations."""
 
 import os
 from math import ceil
@@ -11,7 +11,7 @@ from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
 
 PACK = 1024
-"""Tokens of a pack, where no row is longer."""
+"""Tokens of a pack, unless a row is longer."""
 
 
 def base_model(options: TrainingOptions, folder: Path) -> Any:

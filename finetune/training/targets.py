@@ -1,4 +1,4 @@
-"""Where training text comes from: gold answers, a teacher's, or the model's own that score 1 (rejection sampling).
+"""Collect the answers to learn: gold ones, a teacher's, or the model's own that score 1 (rejection sampling).
 
 A program of several steps is run and traced by DSPy, and each call of a predictor becomes a row. Targets are cached by
 their content: never built twice for the same program, examples, model and metric.

@@ -33,7 +33,7 @@ class Training:
     """The parts in which one kind of training differs from another."""
 
     data: Any
-    """Decides the numbers beside options, base and seed; a checkpoint of other data is not gone on from."""
+    """JSON values that identify the train data; checkpoints of other data are removed."""
     tokens: int
     """Tokens of one epoch."""
     build: Callable[[], Any]
@@ -41,7 +41,7 @@ class Training:
     score: Score
     save: Save
     keep_start: bool = False
-    """The weights before training are an answer too, and are kept where no epoch is better."""
+    """Whether the weights before training can be served, and are kept if no epoch is better."""
 
 
 def run_training(
@@ -83,7 +83,7 @@ def run_training(
 
 
 def identity_of(context: FitContext, options: TrainingOptions, data: Any) -> str:
-    """Return the hash of all that decides a training's numbers."""
+    """Return a hash of everything that a training's numbers depend on."""
     facts = [asdict(options), data, engine_of(context.lm).sha256, context.seed]
     return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -94,7 +94,7 @@ def trainable_parameters(model: Any) -> int:
 
 
 def val_scorer(context: FitContext) -> Score:
-    """Return a function that scores a model in training by the task's own metric, prompted as when it is served."""
+    """Return a function that scores a model in training by the task's own metric, with the prompts of serving."""
     tokenizer, lm = engine_of(context.lm).tokenizer, context.lm
 
     def score(model: Any) -> tuple[float, Usage]:
@@ -133,7 +133,7 @@ def weight_saver(tokenizer: Any) -> Save:
 def fitted_with(
     run: TrainingRun, context: FitContext, *, probe: list[dict[str, str]], spent: Usage, notes: Mapping[str, Any]
 ) -> Fitted:
-    """Return the program on the weights that a training kept, after a check that they change a logit of `probe`.
+    """Return the program on the weights that a training kept, with the note by how much they change a logit of `probe`.
 
     `spent` and `notes` are those of preparing the training, and are added to the run's.
     """
