@@ -8,6 +8,7 @@ After a change that is meant to move them, rewrite the files with
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -74,10 +75,16 @@ def trajectory(name: str, examples: list[dspy.Example], lm: dspy.LM, folder: Pat
 def machine() -> dict[str, Any]:
     """Return what the last bit of a float depends on."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    processor = models[0] if models else platform.processor()
-    return {"processor": processor, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    first = cpuinfo.read_text().split("\n\n")[0] if cpuinfo.exists() else ""
+    facts = dict(re.findall(r"^(.+?)\s*: (.+)$", first, re.M))
+    # Hypervisors give one name to several generations of a processor.
+    known = [facts[k] for k in ("model name", "cpu family", "model", "stepping") if k in facts]
+    return {
+        "processor": " ".join(known) or platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def read_golden(name: str) -> dict[str, Any]:
