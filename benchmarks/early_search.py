@@ -18,11 +18,11 @@ from scipy.stats import spearmanr
 
 from crossover.eval.experiment.spec import TaskSpec
 from crossover.eval.experiment.splits import sample, train_pool
-from crossover.finetune.sft import Sft
-from crossover.finetune.training.hyperparameters import Plan, Tried, search, top_shared
+from crossover.finetune.training.context import FitContext
+from crossover.finetune.training.hyperparameters import Plan, Trial, search, top_shared
+from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import render_training_text
 from crossover.finetune.training.targets import gold_calls
-from crossover.finetune.training.train import Ground
 from crossover.models.load import load_model
 from crossover.models.spec import ModelSpec
 from crossover.programs.data import load_task
@@ -34,21 +34,21 @@ TOPS = (1, 3, 5)
 SAMPLES = 2000
 
 
-def finished_trials(flags: argparse.Namespace, scratch: Path) -> tuple[str, tuple[Tried, ...]]:
+def finished_trials(flags: argparse.Namespace, scratch: Path) -> tuple[str, tuple[Trial, ...]]:
     """Return what was searched, in words, and its trials, all of them trained to their end."""
     data = {split: str(flags.folder.resolve() / name) for split, name in FILES.items()}
     task = load_task(TaskSpec(flags.folder.resolve().name, "classify", data, FIELDS, metric="label_accuracy"))
     train, val = train_pool(task, flags.rows, flags.seed), sample(task.val, flags.val)
     # Every answer a label, as an experiment on labels would have it.
     model = load_model(ModelSpec("embedded", max_tokens=24, decode="labels"))
-    plan = {"trials": flags.trials, "early": flags.early, "finish": flags.trials}
-    options = Sft(adapter=flags.adapter, epochs=flags.epochs, search=plan)
+    plan = Plan(trials=flags.trials, early=flags.early, finish=flags.trials)
+    options = TrainingOptions(adapter=flags.adapter, epochs=flags.epochs)
     with dspy.context(lm=model.lm, adapter=model.adapter):
         program = task.program()
         text = render_training_text(program, gold_calls(program, train), model.lm)
         budget = Budget(workdir=scratch, progress=lambda line: print(line, file=sys.stderr))
-        ground = Ground(program, val, task.metric, model.lm, flags.seed, budget)
-        trials = search(options, text, ground, scratch).trials
+        context = FitContext(program, val, task.metric, model.lm, flags.seed, budget)
+        trials = search(options, plan, text, context, scratch).trials
     words = f"{task.name}: {len(train):,} train rows, {len(val)} of val, adapter {flags.adapter}, {flags.epochs} epochs"
     return f"{words}, seed {flags.seed}", trials
 
@@ -62,7 +62,7 @@ def interval(early: Sequence[float], final: Sequence[float]) -> tuple[float, flo
     return float(low), float(high)
 
 
-def report(trials: Sequence[Tried], early_share: float, usual: int) -> list[str]:
+def report(trials: Sequence[Trial], early_share: float, usual: int) -> list[str]:
     """Return the trials, the agreement of both rankings, and what finishing the best `usual` alone comes to."""
     early, final = [t.early for t in trials], [t.final or 0.0 for t in trials]
     lines = [f"{'trial':>5}  {'lr':>8}  {'rank':>4}  {'batch':>5}  {'dropout':>7}  {'early':>6}  {'final':>6}  seconds"]

@@ -16,17 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dspy
 
 from crossover.eval.run.passages import Indexes, Passages
-from crossover.finetune.sft import Sft, learning_rate
+from crossover.finetune.training.context import FitContext
+from crossover.finetune.training.options import TrainingOptions, learning_rate
 from crossover.finetune.training.render import render_training_text
 from crossover.finetune.training.settings import sft_config
-from crossover.finetune.training.targets import targets_of
-from crossover.finetune.training.train import Ground, train_model
+from crossover.finetune.training.sft_training import train_sft
+from crossover.finetune.training.targets import gold_calls
 from crossover.models.load import EMBEDDED, load_model
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec
@@ -46,7 +47,7 @@ class Measured:
     peak_mib: float
 
 
-def trl_command(name: str, data: Path, config: object, options: Sft, tokens: int, *extra: str) -> Measured:
+def trl_command(name: str, data: Path, config: object, options: TrainingOptions, tokens: int, *extra: str) -> Measured:
     """Train by `trl sft` in a process of its own."""
     c = vars(config)
     command = [
@@ -112,18 +113,16 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--rows", type=int, default=600)
     a = p.parse_args()
-    options = Sft(epochs=1)
+    options = TrainingOptions(epochs=1)
     model, task = load_model(ModelSpec("embedded")), builtin_task("stdlib_rag")
     with dspy.context(lm=model.lm, adapter=model.adapter), tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         train = Passages(task, None, Indexes(data, str)).attach(task.train[: a.rows], "gold")
         budget = Budget(metric_calls=None, workdir=data / "sft", threads=1)
-        metric = task.metric
-        targets = targets_of("gold", task.program(), train, metric=metric, lm=model.lm, budget=budget, attempts=1)
-        text = render_training_text(task.program(), targets.calls, model.lm)
+        text = render_training_text(task.program(), gold_calls(task.program(), train), model.lm)
         (data / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in text.rows), encoding="utf-8")
-        lr = learning_rate(options, engine_of(model.lm).model.num_parameters())
-        config, tokens = sft_config(options, text, data / "out", lr, SEED), sum(text.lengths)
+        options = replace(options, lr=learning_rate(options, engine_of(model.lm).model.num_parameters()))
+        config, tokens = sft_config(options, text, data / "out", SEED), sum(text.lengths)
         grouped = ("--train_sampling_strategy", "group_by_length")
         runs = [
             trl_command("trl sft, as it comes", data, config, options, tokens),
@@ -131,8 +130,8 @@ def main() -> int:
             trl_command("trl sft --packing", data, config, options, tokens, "--packing", "true"),
         ]
         start = time.perf_counter()
-        ground = Ground(task.program(), task.val[:4], metric, model.lm, SEED, budget)
-        run = train_model(options, text, ground, folder=data / "sft")
+        context = FitContext(task.program(), task.val[:4], task.metric, model.lm, SEED, budget)
+        run = train_sft(options, text, context, data / "sft")
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     runs.append(Measured("sft", tokens / seconds, run.losses, peak))

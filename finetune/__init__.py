@@ -1,1 +1,1 @@
-"""How to adapt in weights; one file is one method."""
+"""Methods that adapt a model in weights; one file is one method."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import dspy
 
+from crossover.finetune.training.options import TrainingOptions, check_local, without_demos
 from crossover.models.errors import UserError
 from crossover.programs.task import Budget, Fitted, Metric
 
@@ -15,15 +15,15 @@ class Dpo:
     """Options of DPO; the defaults are TRL's unless a comment says why not."""
 
     beta: float = 0.1
-    """How hard the model is held to what it was."""
+    """Strength of the penalty on leaving the untrained model."""
     attempts: int = 4
-    """Times that each train example is answered, the first at the model's own temperature, the others at 1."""
+    """Answers to each train example, the first at the model's own temperature, the others at 1."""
     adapter: str = "lora"
     rank: int = 16
     alpha: int = 32
     epochs: int = 2
     lr: float = 0.0
-    """Learning rate; 0 for a tenth of the one of sft, as customary for DPO."""
+    """Learning rate; 0 for a tenth of that of sft, as customary for DPO."""
     batch_size: int = 8
     warmup: float = 0.05
     bf16: bool = True
@@ -45,17 +45,16 @@ class Dpo:
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Answer `train` several times, learn to prefer what is right, and keep the epoch that scores best on `val`."""
-        from crossover.finetune.sft import Sft, check_local, without_demos
+        """Answer `train` several times, learn to prefer right answers, and keep the epoch that scores best on `val`."""
+        from crossover.finetune.training.context import FitContext
         from crossover.finetune.training.preferences import preferences, train_preferences
-        from crossover.finetune.training.train import Ground, fitted_with
+        from crossover.finetune.training.train import fitted_with
 
         check_local(lm, "dpo")
         if len(program.named_predictors()) != 1:
             raise UserError("dpo prefers one answer to another, and this program gives several; use sft")
-        ground = Ground(without_demos(program), val, metric, lm, seed, budget)
-        pairs = preferences(ground.program, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
-        like = Sft(**{k: v for k, v in asdict(self).items() if k not in ("beta", "attempts")})
-        run, told = train_preferences(self, like, pairs, ground)
-        notes: dict[str, Any] = {"pairs": len(pairs.rows), "never_wrong": pairs.never_wrong, **told}
-        return fitted_with(run, ground, probe=pairs.rows[0]["prompt"], spent=pairs.spent, notes=notes)
+        context = FitContext(without_demos(program), val, metric, lm, seed, budget)
+        pairs = preferences(train, context, self.attempts)
+        run = train_preferences(TrainingOptions.among(asdict(self)), self.beta, pairs, context)
+        notes = {"pairs": len(pairs.rows), "never_wrong": pairs.never_wrong}
+        return fitted_with(run, context, probe=pairs.rows[0]["prompt"], spent=pairs.spent, notes=notes)

@@ -1,20 +1,23 @@
 """Supervised fine-tuning on the train examples, by TRL: LoRA, DoRA or QLoRA (PEFT), or full weights."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from crossover.finetune.training.options import TrainingOptions, check_adapter, check_local, without_demos
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
 from crossover.programs.task import Budget, Fitted, Metric
 
+if TYPE_CHECKING:
+    from crossover.finetune.training.checkpoints import TrainingRun
+    from crossover.finetune.training.context import FitContext
+    from crossover.finetune.training.render import TrainingText
+
 SOURCES = ("gold", "teacher", "self")
-ADAPTERS = ("lora", "dora", "qlora", "none")
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,13 @@ class Sft:
     target_modules: str = "all-linear"
     """Names of the layers that get an adapter, with commas between them."""
     targets: str = "gold"
-    """Whose answers are learnt: `gold` (the data's), `teacher`, or `self` (the model's own that score 1)."""
+    """Answers to learn: `gold` (the data's), `teacher`, or `self` (the model's own that score 1)."""
     attempts: int = 4
-    """Times that an example is answered until a trace scores 1; the first at the model's own temperature."""
+    """Answers to an example, at most, until a trace scores 1; the first at the model's own temperature."""
     mix: float = 0.0
     """Share of general rows among all rows, against forgetting."""
     mix_file: str = ""
-    """JSON lines with prompt and completion: where the general rows come from."""
+    """JSON lines with prompt and completion: the source of the general rows."""
     epochs: int = 3
     patience: int = 0
     """Epochs without a better score on val that end the training; 0 trains them all."""
@@ -54,22 +57,19 @@ class Sft:
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, more time."""
     checkpoint_minutes: float = 1.0
-    """Between checkpoints, from which a training that was killed goes on."""
+    """Minutes between checkpoints, from which a training that was killed goes on."""
     accelerate_file: str = ""
-    """What `accelerate config` wrote: trains on several GPUs, each of which takes batches of `batch_size`."""
+    """File of `accelerate config`: trains on several GPUs, each of which takes batches of `batch_size`."""
     search: Mapping[str, float] | None = None
     """`{trials: 16, early: 0.2, finish: 3}` searches learning rate, rank, batch size and dropout on val."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, before anything is spent."""
-        if self.adapter not in ADAPTERS:
-            raise UserError(f"sft adapter {self.adapter!r} is not one of {', '.join(ADAPTERS)}; set `adapter: lora`")
+        check_adapter(self.adapter)
         if self.targets not in SOURCES:
             raise UserError(f"sft targets {self.targets!r} is not one of {', '.join(SOURCES)}; set `targets: gold`")
         if self.mix and not (self.mix < 1 and self.mix_file):
             raise UserError(f"sft mix {self.mix:g} is a share below 1 of the rows of `mix_file`; write both")
-        if self.adapter == "qlora" and (missing := four_bits_missing()):
-            raise UserError(f"sft adapter 'qlora' needs CUDA and bitsandbytes, and {missing}; set `adapter: lora`")
         if self.accelerate_file:
             from crossover.finetune.training.launch import processes_of
 
@@ -93,16 +93,17 @@ class Sft:
         budget: Budget,
     ) -> Fitted:
         """Train on all of `train`, keep the epoch that scores best on `val`, and serve it by the same engine."""
-        from crossover.finetune.training.hyperparameters import search
+        from crossover.finetune.training.context import FitContext
         from crossover.finetune.training.mix import with_general
         from crossover.finetune.training.render import perplexity, render_training_text, write_jsonl
         from crossover.finetune.training.targets import targets_of
-        from crossover.finetune.training.train import Ground, checkpoints_of, fitted_with, train_model
+        from crossover.finetune.training.train import fitted_with
 
         check_local(lm, "sft")
-        ground = Ground(without_demos(program), val, metric, lm, seed, budget)
-        targets = targets_of(self.targets, program, train, metric=metric, lm=lm, budget=budget, attempts=self.attempts)
-        own = render_training_text(ground.program, targets.calls, lm)
+        context = FitContext(without_demos(program), val, metric, lm, seed, budget)
+        # Whoever answers for targets may see the program's demonstrations; the trained model does without.
+        targets = targets_of(self.targets, train, replace(context, program=program), self.attempts)
+        own = render_training_text(context.program, targets.calls, lm)
         text = with_general(own, Path(self.mix_file), self.mix, lm, seed) if self.mix else own
         write_jsonl(text, budget.workdir / "train.jsonl")
         notes: dict[str, Any] = {
@@ -115,14 +116,11 @@ class Sft:
             "dropped_too_long": text.dropped,
             "train_tokens_sha256": text.sha256,
         }
-        spent, discarded, place = targets.spent, Usage(), checkpoints_of(budget) / "sft"
-        if self.search is None:
-            run = train_model(self, text, ground, folder=place)
-        else:
-            found = search(self, text, ground, place)
-            run, discarded = found.run, found.discarded
-            notes["search"] = found.report
-        fitted = fitted_with(run, ground, probe=text.rows[0]["prompt"], spent=spent + discarded, notes=notes)
+        run, discarded, report = self._train(text, context)
+        if self.search is not None:
+            notes["search"] = report
+        spent = targets.spent + discarded
+        fitted = fitted_with(run, context, probe=text.rows[0]["prompt"], spent=spent, notes=notes)
         fitted.facts = replace(fitted.facts, teacher_usd=targets.teacher_usd, discarded_seconds=discarded.seconds)
         if text.dropped:
             fitted.warnings.insert(0, f"{text.dropped} training rows exceed the context and were left out")
@@ -130,59 +128,18 @@ class Sft:
             fitted.warnings.insert(0, f"{unsolved} of {len(train)} train examples have no right trace")
         return fitted
 
+    def _train(self, text: "TrainingText", context: "FitContext") -> tuple["TrainingRun", Usage, dict[str, Any]]:
+        """Return the training that is kept, the cost of those that are not, and the report of a search."""
+        options, folder = TrainingOptions.among(asdict(self)), context.checkpoints / "sft"
+        if self.search is not None:
+            from crossover.finetune.training.hyperparameters import plan_of, search
 
-def four_bits_missing() -> str:
-    """Return what keeps a base in four bits from being trained here, empty for nothing."""
-    import torch
+            result = search(options, plan_of(self.search), text, context, folder)
+            return result.run, result.discarded, result.report
+        if self.accelerate_file:
+            from crossover.finetune.training.launch import train_launched
 
-    if not torch.cuda.is_available():
-        return "this machine has no CUDA device"
-    return "" if find_spec("bitsandbytes") else "bitsandbytes is not installed"
+            return train_launched(Path(self.accelerate_file), options, text, context, folder), Usage(), {}
+        from crossover.finetune.training.sft_training import train_sft
 
-
-def check_local(lm: dspy.LM, method: str) -> None:
-    """Refuse a model whose weights are not here.
-
-    Raises:
-        UserError: the model is served elsewhere, answers with labels alone, or is an adapter on its base.
-    """
-    from crossover.models.local import LocalEngine
-    from crossover.models.prompt import engine_of
-
-    if not isinstance(engine_of(lm), LocalEngine):
-        raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `local:` or `embedded`")
-    if "+" in lm.model:
-        raise UserError(f"{method} starts from whole weights, and {lm.model} is an adapter; write both as one `chain`")
-
-
-def without_demos(program: dspy.Module) -> dspy.Module:
-    """Return a copy of the program that shows no demonstrations: what is trained need not be shown."""
-    bare = program.deepcopy()
-    for _, predictor in bare.named_predictors():
-        predictor.demos = []
-    return bare
-
-
-def serve(folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
-    """Return the model with the trained weights, and the largest change of a logit on the probe prompt."""
-    from crossover.models.load import tuned_lm
-    from crossover.models.prompt import engine_of
-
-    engine = engine_of(lm)
-    ids = engine.encode(probe)
-    before, tuned = engine.logits(ids), tuned_lm(lm, folder)
-    after = engine_of(tuned).logits(ids, tuned.model.partition("+")[2])
-    return tuned, float((after - before).abs().max())
-
-
-def learning_rate(options: Sft, parameters: int) -> float:
-    """Return the option, or a rate that follows the model's size.
-
-    2e-4 for LoRA and 5e-5 for full weights from a billion parameters up (TRL's and PEFT's customary values); smaller
-    models take larger steps, by the square root of the size: up to eight times for LoRA, which breaks off at more on
-    the embedded model, and up to twenty times for full weights.
-    """
-    if options.lr:
-        return options.lr
-    scale = max(1.0, math.sqrt(1e9 / parameters))
-    return 5e-5 * min(20.0, scale) if options.adapter == "none" else 2e-4 * min(8.0, scale)
+        return train_sft(options, text, context, folder), Usage(), {}

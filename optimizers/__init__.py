@@ -1,1 +1,1 @@
-"""How to adapt in context; one file is one method."""
+"""Methods that adapt a program in context; one file is one method."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import dspy
 
-from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
 from crossover.programs.task import Budget, Fitted, Metric
 
@@ -18,9 +18,9 @@ class Bootstrap:
     searches: ClassVar[bool] = True
 
     bootstrapped: int = 4
-    """Demonstrations at most that the teacher answered."""
+    """Demonstrations at most with answers of the teacher."""
     labelled: int = 16
-    """Demonstrations at most altogether; labelled examples fill up."""
+    """Demonstrations at most in all; labelled examples fill the rest."""
     rounds: int = 1
     """Attempts at each example."""
     threshold: float = 1.0
@@ -37,7 +37,7 @@ class Bootstrap:
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Let the teacher answer train in an order drawn by seed; val is not looked at."""
+        """Let the teacher answer train in an order drawn by seed; val is not read."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         order = drawn(train, seed)
         with search:
@@ -48,10 +48,10 @@ class Bootstrap:
                 max_bootstrapped_demos=self.bootstrapped,
                 max_labeled_demos=self.labelled,
                 max_rounds=self.rounds,
-                max_errors=NO_BOUND,
+                max_errors=UNLIMITED_ERRORS,
             )
-            search.found = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
-        fitted = search.taken()
-        if not any(d.get("augmented") for p in (search.found or program).predictors() for d in p.demos):
+            search.compiled = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
+        fitted = search.unselected()
+        if not any(d.get("augmented") for p in (search.compiled or program).predictors() for d in p.demos):
             fitted.warnings.append(f"the metric accepted none of the teacher's answers to {len(order)} examples")
         return fitted

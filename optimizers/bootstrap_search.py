@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import dspy
 
-from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
 from crossover.programs.task import Budget, Fitted, Metric
 
@@ -18,15 +18,15 @@ class BootstrapSearch:
     searches: ClassVar[bool] = True
 
     candidates: int = 16
-    """Bootstrapped sets, beside no demonstration, labelled ones alone, and train in its order."""
+    """Bootstrapped sets; DSPy adds no demonstrations, labelled ones alone, and train in its own order."""
     bootstrapped: int = 4
-    """Demonstrations at most that the teacher answered."""
+    """Demonstrations at most with answers of the teacher."""
     labelled: int = 16
-    """Demonstrations at most altogether; labelled examples fill up."""
+    """Demonstrations at most in all; labelled examples fill the rest."""
     rounds: int = 1
     """Attempts at each example."""
     threshold: float = 1.0
-    """Score from which an answer is accepted; DSPy's own default takes any score above 0."""
+    """Lowest score of an answer that is accepted; DSPy's own default takes any score above 0."""
 
     def fit(
         self,
@@ -52,9 +52,11 @@ class BootstrapSearch:
                 max_rounds=self.rounds,
                 num_candidate_programs=self.candidates,
                 num_threads=search.threads,
-                max_errors=NO_BOUND,
+                max_errors=UNLIMITED_ERRORS,
             )
-            search.found = optimizer.compile(
-                with_demos(program, []), trainset=search.sparing(order, readings=self.candidates + 1), valset=search.val
+            search.compiled = optimizer.compile(
+                with_demos(program, []),
+                trainset=search.affordable(order, passes=self.candidates + 1),
+                valset=search.val,
             )
         return search.fitted()

@@ -1,4 +1,4 @@
-"""Rewrite the instructions round by round, each round shown what scored how before (DSPy's COPRO)."""
+"""Rewrite the instructions round by round, each round shown the earlier ones with their scores (DSPy's COPRO)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Copro:
     searches: ClassVar[bool] = True
 
     breadth: int = 10
-    """Instructions a round."""
+    """Instructions in a round."""
     depth: int = 3
     """Rounds."""
     temperature: float = 1.4
-    """Of the proposals."""
+    """Sampling temperature of the proposals."""
 
     def fit(
         self,
@@ -44,8 +44,8 @@ class Copro:
                 depth=self.depth,
                 init_temperature=self.temperature,
             )
-            # What COPRO calls trainset, it selects on; no proposal is shown an example.
-            search.found = optimizer.compile(
+            # COPRO selects on its trainset, and shows no example to the model that proposes: so val it is.
+            search.compiled = optimizer.compile(
                 program.deepcopy(), trainset=search.val, eval_kwargs={"num_threads": search.threads}
             )
         return search.fitted()

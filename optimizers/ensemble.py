@@ -1,4 +1,4 @@
-"""Several programs with different demonstrations, and the answer that most of them give (DSPy's majority)."""
+"""Several programs with different demonstrations vote on the answer (DSPy's majority)."""
 
 import random
 from collections.abc import Sequence
@@ -15,39 +15,39 @@ from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 
 class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
-    """Ask every program and return the most frequent answer, the first one among equals."""
+    """Ask every program and return the most frequent answer; of equally frequent ones the first."""
 
     def __init__(self, programs: Sequence[dspy.Module]) -> None:
-        """Keep the programs, which are saved with the vote."""
+        """Hold the programs as sub-modules, so that they are saved with the vote."""
         super().__init__()
         self.programs = list(programs)
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """Answer one question; an answer that cannot be read has no vote.
+        """Answer one question; an answer that cannot be parsed has no vote.
 
         Raises:
-            AdapterParseError: no answer can be read.
+            AdapterParseError: no answer can be parsed.
         """
-        answers, unread = [], None
+        answers, unparsed = [], None
         for program in self.programs:
             try:
                 answers.append(program(**inputs))
             except AdapterParseError as e:
-                unread = e
-        if not answers and unread is not None:
-            raise unread
+                unparsed = e
+        if not answers and unparsed is not None:
+            raise unparsed
         # DSPy's own normalization drops articles, and with them the label "a".
         return dspy.majority(answers, normalize=fold, field=last_output(self.programs[0]))
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members differ in their demonstrations alone; a question costs one call for each member."""
+    """Members that differ in their demonstrations alone; a question costs one call for each."""
 
     members: int = 5
     """Programs that vote."""
     demos: int = 4
-    """Demonstrations of each."""
+    """Demonstrations of each member."""
 
     def fit(
         self,

@@ -1,4 +1,4 @@
-"""Evolve the instructions by reflection on what went wrong, told in words (DSPy's GEPA, arXiv 2507.19457)."""
+"""Evolve the instructions by reflection on wrong answers and feedback in words (DSPy's GEPA, arXiv 2507.19457)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Gepa:
     searches: ClassVar[bool] = True
 
     auto: str = "light"
-    """`light`, `medium` or `heavy`: how many metric calls, where the budget does not say."""
+    """`light`, `medium` or `heavy`: the number of metric calls, if the budget sets none."""
     minibatch: int = 3
-    """Examples that one reflection is shown."""
+    """Examples shown to one reflection."""
     merge: bool = True
     """Also try to merge candidates that are good at different examples."""
 
@@ -54,7 +54,7 @@ class Gepa:
         def explained(
             gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
         ) -> dspy.Prediction:
-            # With a predictor's name the score is known already, and the words alone are asked for.
+            # With a predictor's name DSPy asks for the words alone: this answer was scored, and counted, before.
             score = metric(gold, pred, trace) if pred_name else search.metric(gold, pred, trace)
             return dspy.Prediction(score=score, feedback=feedback(gold, pred, score))
 
@@ -71,12 +71,12 @@ class Gepa:
                 seed=seed,
                 warn_on_score_mismatch=False,
             )
-            search.found = optimizer.compile(program.deepcopy(), trainset=list(train), valset=search.val)
+            search.compiled = optimizer.compile(program.deepcopy(), trainset=list(train), valset=search.val)
         return search.fitted()
 
 
 def feedback(gold: dspy.Example, pred: dspy.Prediction, score: float) -> str:
-    """Return in words how good an answer is and what the right one is, for every output that train knows."""
+    """Describe how good an answer is, and name the right one for every output that the example holds."""
     if score >= 1:
         return "Right."
     lines = [f"Wrong (score {score:g})." if score <= 0 else f"Only partly right (score {score:g})."]

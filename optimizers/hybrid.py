@@ -1,4 +1,4 @@
-"""A fixed block of demonstrations, which providers cache, and a few chosen for each question after it."""
+"""A fixed block of demonstrations, which providers cache, and after it a few chosen for each question."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from crossover.programs.demos import drawn, with_demos
 from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 BLOCK = 0.75
-"""Of the context, what the block may fill: the rest is for what each question retrieves."""
+"""Share of the context that the block may fill: the rest is for the demonstrations of each question."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Hybrid:
     """The block comes first and never changes, so that its tokens are a shared prefix."""
 
     fixed: int = 32
-    """Demonstrations of the block, fewer where they would fill more than three quarters of the context."""
+    """Demonstrations in the block, fewer if they would fill more than three quarters of the context."""
     demos: int = 4
     """Demonstrations retrieved for each question from the rest of train."""
     index: str = "bm25"
@@ -48,7 +48,7 @@ class Hybrid:
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Draw the block from train by seed; what is not in it can be retrieved."""
+        """Draw the block from train by seed; all other examples can be retrieved."""
         order = drawn(train, seed)
         block = order[: self.fixed]
         block = block[: leading_that_fit(program, block, [*val, *train], lm, share=BLOCK)]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import dspy
 
-from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
 from crossover.programs.task import Budget, Fitted, Metric
 
@@ -25,11 +25,11 @@ class InferRules:
     examples: int = 64
     """Examples that the rules are induced from, and demonstrations bootstrapped from; DSPy shows all of train."""
     bootstrapped: int = 4
-    """Demonstrations at most that the teacher answered."""
+    """Demonstrations at most with answers of the teacher."""
     labelled: int = 16
-    """Demonstrations at most altogether; labelled examples fill up."""
+    """Demonstrations at most in all; labelled examples fill the rest."""
     threshold: float = 1.0
-    """Score from which an answer is accepted; DSPy's own default takes any score above 0."""
+    """Lowest score of an answer that is accepted; DSPy's own default takes any score above 0."""
 
     def fit(
         self,
@@ -56,10 +56,10 @@ class InferRules:
                 metric_threshold=self.threshold,
                 max_bootstrapped_demos=self.bootstrapped,
                 max_labeled_demos=self.labelled,
-                max_errors=NO_BOUND,
+                max_errors=UNLIMITED_ERRORS,
             )
             optimizer.rules_induction_program.rng = random.Random(seed)
-            search.found = optimizer.compile(
-                with_demos(program, []), trainset=search.sparing(order, readings=1), valset=search.val
+            search.compiled = optimizer.compile(
+                with_demos(program, []), trainset=search.affordable(order, passes=1), valset=search.val
             )
         return search.fitted()

@@ -21,11 +21,11 @@ class ManyShot:
     """A fixed block of demonstrations (protocol: arXiv 2405.00200, random demonstrations shared by all questions)."""
 
     demos: int = 0
-    """Demonstrations to show; 0 for as many as fit."""
+    """Demonstrations to show; 0 for as many as fit the context."""
     balanced: bool = True
-    """Draw every label in turn, where the output is a label; else at random."""
+    """Draw every label in turn, if the output is a label; else draw at random."""
     order: str = "shuffled"
-    """Of the block: `shuffled`, `label_sorted` (known to hurt long prompts), or `similarity` (nearest last)."""
+    """Order of the block: `shuffled`, `label_sorted` (known to hurt long prompts), or `similarity` (nearest last)."""
 
     def __post_init__(self) -> None:
         """Refuse an order that does not exist, before anything is spent.
@@ -47,7 +47,7 @@ class ManyShot:
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Show the examples that fit beside the longest question of val or train."""
+        """Show as many examples as fit beside the longest question of val or train."""
         order = self._order(program, train, seed)
         wanted = order[: self.demos or len(order)]
         count = leading_that_fit(program, wanted, [*val, *train], lm)
@@ -61,7 +61,7 @@ class ManyShot:
         return fitted
 
     def _sorted(self, program: dspy.Module, block: list[dspy.Example]) -> list[dspy.Example]:
-        """Return the block in the order of its labels, where that is asked for."""
+        """Return the block sorted by label for `label_sorted`, else as it is."""
         if self.order != "label_sorted":
             return block
         return sorted(block, key=lambda e: str(e.get(last_output(program))))

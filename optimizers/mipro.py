@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import dspy
 
-from crossover.optimizers.common.search import NO_BOUND, Search
+from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
 from crossover.programs.task import Budget, Fitted, Metric
 
@@ -24,15 +24,15 @@ class Mipro:
     candidates: int = 6
     """Instructions, and sets of demonstrations, to choose from."""
     trials: int = 0
-    """Combinations to score; 0 for DSPy's number, which follows from `candidates`."""
+    """Combinations to score; 0 for DSPy's number, which depends on `candidates`."""
     bootstrapped: int = 4
-    """Demonstrations at most that the teacher answered."""
+    """Demonstrations at most with answers of the teacher."""
     labelled: int = 4
     """Labelled demonstrations at most; with both numbers 0, MIPRO is zero-shot and the program holds none."""
     threshold: float = 1.0
-    """Score from which an answer is accepted; DSPy's own default takes any score above 0."""
+    """Lowest score of an answer that is accepted; DSPy's own default takes any score above 0."""
     temperature: float = 1.0
-    """Of the proposals."""
+    """Sampling temperature of the proposals."""
 
     def fit(
         self,
@@ -66,16 +66,16 @@ class Mipro:
                 max_bootstrapped_demos=self.bootstrapped,
                 max_labeled_demos=self.labelled,
                 init_temperature=self.temperature,
-                max_errors=NO_BOUND,
+                max_errors=UNLIMITED_ERRORS,
             )
-            search.found = optimizer.compile(
+            search.compiled = optimizer.compile(
                 start.deepcopy(),
-                trainset=search.sparing(order, readings=self.candidates - 2),
+                trainset=search.affordable(order, passes=self.candidates - 2),
                 valset=search.val,
                 num_trials=trials,
                 minibatch=len(search.val) > MINIBATCH_FROM,
             )
-        if zero_shot and search.found is not None:
+        if zero_shot and search.compiled is not None:
             # DSPy bootstraps in the zero-shot form too, and has let such demonstrations through (DSPy #9039).
-            search.found = with_demos(search.found, [])
+            search.compiled = with_demos(search.compiled, [])
         return search.fitted(zero_shot=zero_shot)

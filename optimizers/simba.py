@@ -18,11 +18,11 @@ class Simba:
     searches: ClassVar[bool] = True
 
     batch: int = 32
-    """Examples a step, fewer where train holds fewer."""
+    """Examples in a step, or all of train if it is smaller."""
     candidates: int = 6
-    """New programs a step, and answers to each example."""
+    """New programs in a step, and answers to each example."""
     steps: int = 8
-    """Steps at most; fewer where the budget does not reach."""
+    """Steps at most; fewer if the budget is too small."""
     demos: int = 4
     """Demonstrations at most; 0 for rules alone."""
 
@@ -37,7 +37,7 @@ class Simba:
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Improve on train, and keep the outcome if it scores better on val."""
+        """Improve on train, and keep the new program if it scores better on val."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         order = drawn(train, seed)
         with search:
@@ -52,11 +52,11 @@ class Simba:
                 prompt_model=search.teacher,
                 num_threads=search.threads,
             )
-            search.found = optimizer.compile(program.deepcopy(), trainset=search.examples(order[:pool]), seed=seed)
+            search.compiled = optimizer.compile(program.deepcopy(), trainset=search.examples(order[:pool]), seed=seed)
         return search.fitted()
 
     def _plan(self, left: int | None, train: int, val: int) -> tuple[int, int]:
-        """Return the steps and the train examples that the budget allows.
+        """Return the numbers of steps and of train examples that the budget allows.
 
         A step scores a batch once for each answer and for each new program; the end scores the winners on train and
         the best of them on val.

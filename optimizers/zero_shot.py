@@ -1,4 +1,4 @@
-"""The program as it is: instructions and question, no demonstration."""
+"""The program as it is: instructions and question, without demonstrations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """No option: there is nothing to choose."""
+    """Zero-shot has no options."""
 
     learns: ClassVar[bool] = False
 

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from crossover.eval.run.methods import method_of
-from crossover.finetune.head import labelled, logistic_regression
+from crossover.finetune.training.regression import labelled, logistic_regression
 from crossover.models.errors import UserError
 from crossover.models.heads import HeadEngine, pooled
 from crossover.models.load import LoadedModel, local_lm

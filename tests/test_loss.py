@@ -8,8 +8,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer, LlamaForCausalLM
 from trl import SFTTrainer
 
-from crossover.finetune.sft import Sft
 from crossover.finetune.training.loss import CompletionLossTrainer
+from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
 from crossover.finetune.training.settings import sft_config
 from crossover.finetune.training.train import quiet
@@ -29,11 +29,11 @@ def trained(trainer_class: type[SFTTrainer], folder: Path) -> tuple[list[float],
         for n in range(24)
     ]
     text = TrainingText(rows, [64] * len(rows), 0, "")
-    options = Sft(adapter="none", epochs=1, batch_size=8, bf16=False)
+    options = TrainingOptions(adapter="none", epochs=1, batch_size=8, bf16=False, lr=1e-3)
     with quiet():
         trainer = trainer_class(
             model=LlamaForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32),
-            args=sft_config(options, text, folder, 1e-3, 0),
+            args=sft_config(options, text, folder, 0),
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(EMBEDDED),
         )

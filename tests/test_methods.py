@@ -275,8 +275,8 @@ def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dsp
 
 def test_training_and_serving_share_every_token(spoken: LoadedModel, intents: list[dspy.Example]) -> None:
     from crossover.finetune.training.render import render_training_text
+    from crossover.finetune.training.sft_training import check_tokens
     from crossover.finetune.training.targets import gold_calls
-    from crossover.finetune.training.train import check_tokens
 
     program, engine = Classify(["text"], "label", []), engine_of(spoken.lm)
     text = render_training_text(program, gold_calls(program, intents), spoken.lm)

@@ -7,6 +7,7 @@ import dspy
 import pytest
 
 from crossover.eval.run.methods import method_of
+from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.preferences import preferences
 from crossover.finetune.training.provider import trainable
 from crossover.models.errors import UserError
@@ -24,27 +25,14 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
 
 
 def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
-    pairs = preferences(
-        Classify(["text"], "label", []),
-        intents,
-        metric=metric,
-        lm=spoken.lm,
-        budget=Budget(workdir=tmp_path, threads=4),
-        attempts=1,
-    )
+    program, budget = Classify(["text"], "label", []), Budget(workdir=tmp_path, threads=4)
+    pairs = preferences(intents, FitContext(program, [], metric, spoken.lm, 0, budget), attempts=1)
     labels = {f"text: {e['text']}": e["label"] for e in intents}
     assert len(pairs.rows) + pairs.never_wrong == len(intents)
     for row in pairs.rows:
         assert row["chosen"][0]["content"] == labels[row["prompt"][-1]["content"]] != row["rejected"][0]["content"]
     with pytest.raises(UserError, match="dpo has no pairs: none of 3 train examples was answered wrongly"):
-        preferences(
-            Classify(["text"], "label", []),
-            intents[:3],
-            metric=lambda *a, **k: 1.0,
-            lm=spoken.lm,
-            budget=Budget(workdir=tmp_path),
-            attempts=1,
-        )
+        preferences(intents[:3], FitContext(program, [], lambda *a, **k: 1.0, spoken.lm, 0, budget), attempts=1)
 
 
 def test_dpo_widens_the_margin(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:

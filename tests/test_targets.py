@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from crossover.eval.run.methods import method_of
+from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.render import perplexity, render_training_text
 from crossover.finetune.training.targets import Targets, gold_calls, targets_of
 from crossover.models.errors import UserError
@@ -30,7 +31,7 @@ def build(
     source: str, examples: list[dspy.Example], model: LoadedModel, budget: Budget, *, attempts: int = 2
 ) -> Targets:
     shown = with_demos(Classify(["text"], "label", []), examples[1::2])
-    return targets_of(source, shown, examples[::2], metric=metric, lm=model.lm, budget=budget, attempts=attempts)
+    return targets_of(source, examples[::2], FitContext(shown, [], metric, model.lm, 0, budget), attempts)
 
 
 def test_own_answers_are_kept_only_if_they_are_right(

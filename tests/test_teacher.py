@@ -131,7 +131,7 @@ def test_a_zero_shot_search_leaves_out_what_shows_a_demonstration(tmp_path: Path
     better = program.deepcopy()
     better.predictors()[0].signature = better.predictors()[0].signature.with_instructions("Better.")
     search = Search(program, val=examples(), metric=metric, lm=nobody, seed=0, budget=Budget(workdir=tmp_path))
-    search.journal.scored = [(program, 0.2), (better, 0.4), (with_demos(better, examples()[:2]), 0.9)]
+    search.recorder.scored = [(program, 0.2), (better, 0.4), (with_demos(better, examples()[:2]), 0.9)]
     fitted = search.fitted(zero_shot=True)
     assert fitted.program.predictors()[0].signature.instructions == "Better."
     assert [p.demos for p in fitted.program.predictors()] == [[]]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from processes import FORKS
 from safetensors.torch import load_file
 
 from crossover.eval.run.methods import method_of
+from crossover.finetune.sft import Sft
 from crossover.finetune.training.hyperparameters import early_agreement
+from crossover.finetune.training.options import TrainingOptions
 from crossover.models.allowance import Allowance, Stopped, allowance_of
 from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel, load_model
@@ -67,6 +69,11 @@ def test_packed_examples_do_not_see_each_other(
     packed = fit(intents, spoken, tmp_path / "a", epochs=1, packing=True, batch_size=1, lr=1e-9)
     padded = fit(intents, spoken, tmp_path / "b", epochs=1, batch_size=20, lr=1e-9)
     assert packed.notes["loss"] == pytest.approx(padded.notes["loss"], rel=1e-3)
+
+
+def test_the_options_of_sft_have_the_defaults_of_the_trainers() -> None:
+    assert {f.name for f in fields(TrainingOptions)} <= {f.name for f in fields(Sft)}
+    assert TrainingOptions.among(asdict(Sft())) == TrainingOptions()
 
 
 def test_early_stopping_reads_the_tasks_own_metric(
@@ -147,9 +154,9 @@ class Trained:
     def like(self, other: "Trained") -> bool:
         """Return whether another training came to the same, bit for bit."""
         first, second = weights(self.folder), weights(other.folder)
-        return self.told() == other.told() and all(first[k].equal(second[k]) for k in first)
+        return self.numbers() == other.numbers() and all(first[k].equal(second[k]) for k in first)
 
-    def told(self) -> list[Any]:
+    def numbers(self) -> list[Any]:
         notes = self.fitted.notes
         return [notes["loss"], notes["val_scores"], notes["best_epoch"], self.fitted.spent.train_tokens]
 
@@ -319,9 +326,9 @@ def test_a_configuration_of_accelerate_that_does_not_apply_is_one_line(tmp_path:
 
 def test_agreement_of_rankings() -> None:
     early, final = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.2, 0.1, 0.3, 0.6, 0.4, 0.5]
-    told = early_agreement(early, final)
-    assert told["spearman"] == pytest.approx(1 - 6 * (1 + 1 + 0 + 4 + 1 + 1) / (6 * 35))
-    assert (told["top"], told["top_shared"]) == (3, 3)
+    agreement = early_agreement(early, final)
+    assert agreement["spearman"] == pytest.approx(1 - 6 * (1 + 1 + 0 + 4 + 1 + 1) / (6 * 35))
+    assert (agreement["top"], agreement["top_shared"]) == (3, 3)
     assert early_agreement([1.0, 1.0], [0.5, 0.6])["spearman"] is None
 
 

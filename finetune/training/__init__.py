@@ -1,1 +1,1 @@
-"""What fine-tuning methods share: options, training, selection on val, hyper-parameter search."""
+"""Shared by the fine-tuning methods: options, training, selection on val, hyper-parameter search."""

@@ -1,7 +1,7 @@
-"""Train sft in several processes, as an accelerate configuration says: one for each GPU.
+"""Train sft in several processes, one for each GPU, by an accelerate configuration.
 
-The processes train and keep every epoch's weights; this one then reads val with each, by the task's own metric, and
-keeps the best. What they need to know goes through a file, and a training that was killed goes on from its last epoch.
+The processes train and save every epoch's weights; this one then reads val with each, by the task's own metric, and
+keeps the best. The job and its result are files, and a training that was killed goes on from its last epoch.
 """
 
 import json
@@ -9,43 +9,38 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import dspy
 import torch
 import yaml
+from transformers import TrainerCallback
 
+from crossover.finetune.training.checkpoints import TrainingRun, step_of
+from crossover.finetune.training.context import FitContext
+from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
-from crossover.finetune.training.selection import TrainingRun, told
-from crossover.finetune.training.train import (
-    Ground,
-    identity_of,
-    quiet,
-    spent_on,
-    trainable_parameters,
-    trainer_of,
-)
+from crossover.finetune.training.selection import loss_history
+from crossover.finetune.training.sft_training import sft_trainer
+from crossover.finetune.training.train import identity_of, quiet, trainable_parameters
 from crossover.models.allowance import allowance_of
 from crossover.models.errors import UserError
 from crossover.models.load import tuned_lm
 from crossover.models.prompt import engine_of
-from crossover.programs.score import mean_score, score_examples
 
-if TYPE_CHECKING:
-    from crossover.finetune.sft import Sft
-
-JOB, TOLD, SECONDS = "job.json", "told.json", "seconds"
-"""What the processes are to do, what came of it, and how long all of them took that were started."""
+JOB, RESULT, SECONDS = "job.json", "result.json", "seconds"
+"""The files for the processes' task, for its outcome, and for the wall time of all attempts at it."""
+OUTPUT_LINES = 30
+"""Lines of the processes' output that are kept for the message of a failure."""
 
 
 def processes_of(file: Path) -> Mapping[str, Any]:
-    """Return an accelerate configuration, as `accelerate config` writes it.
+    """Read an accelerate configuration, as `accelerate config` writes it.
 
     Raises:
-        UserError: it cannot be read, is for one process, or is for devices that are not here.
+        UserError: it cannot be read, is for one process, or is for devices that this machine lacks.
     """
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -61,20 +56,22 @@ def processes_of(file: Path) -> Mapping[str, Any]:
     return dict(config)
 
 
-def train_launched(options: "Sft", text: TrainingText, ground: Ground, folder: Path) -> TrainingRun:
-    """Train in the processes of `options.accelerate_file`, and keep the epoch that scores best on val in `folder`.
+def train_launched(
+    file: Path, options: TrainingOptions, text: TrainingText, context: FitContext, folder: Path
+) -> TrainingRun:
+    """Train in the processes of an accelerate configuration, and keep the epoch that scores best on val in `folder`.
 
     Raises:
-        RuntimeError: the processes failed; the message ends with what they said last.
-        Stopped: the allowance ended; the next run goes on from the last whole epoch.
+        RuntimeError: the processes failed; the message ends with their last output.
+        Stopped: a limit of the run is reached; the next run goes on from the last whole epoch.
     """
-    engine, run = engine_of(ground.lm), TrainingRun(folder=folder / "best")
+    engine = engine_of(context.lm)
     job = {
-        "identity": identity_of(ground, asdict(options), text.sha256, len(text.rows)),
+        "identity": identity_of(context, options, [text.sha256, len(text.rows), file.read_text(encoding="utf-8")]),
         "options": asdict(options),
         "text": asdict(text),
         "base": str(engine.folder.resolve()),
-        "seed": ground.seed,
+        "seed": context.seed,
         "template": engine.tokenizer.chat_template,
     }
     if _read(folder / JOB) != json.loads(json.dumps(job)):
@@ -82,17 +79,20 @@ def train_launched(options: "Sft", text: TrainingText, ground: Ground, folder: P
         folder.mkdir(parents=True)
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
     start, before = time.perf_counter(), float(_read(folder / SECONDS) or 0.0)
-    if not (folder / TOLD).exists():
-        _launch(Path(options.accelerate_file), folder, ground, lambda: before + time.perf_counter() - start)
-    for name, value in (_read(folder / TOLD) or {}).items():
-        setattr(run, name, value)
-    _select(run, folder, ground)
-    run.seconds, run.done = before + time.perf_counter() - start, True
+
+    def seconds() -> float:
+        return before + time.perf_counter() - start
+
+    if not (folder / RESULT).exists():
+        _launch(file, folder, context, seconds)
+    run = TrainingRun(folder=folder / "best", **(_read(folder / RESULT) or {}))
+    _select(run, folder, context)
+    run.seconds, run.done = seconds(), True
     return run
 
 
 def _read(file: Path) -> Any:
-    """Return what a JSON file holds; None where there is none, or half of one."""
+    """Return the content of a JSON file, or None if it is missing or half written."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def _read(file: Path) -> Any:
 
 
 def command_of(file: Path, folder: Path) -> list[str]:
-    """Return what starts the processes: accelerate's launcher, or for processors torch's, as accelerate's needs MPI."""
+    """Return the command of accelerate's launcher, or for processors of torch's, as accelerate's needs MPI there."""
     config, worker = processes_of(file), ["-m", "crossover.finetune.training.launch", str(folder)]
     if config["distributed_type"] != "MULTI_CPU":
         return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), *worker]
@@ -108,11 +108,11 @@ def command_of(file: Path, folder: Path) -> list[str]:
     return [sys.executable, *launcher, *worker]
 
 
-def _launch(file: Path, folder: Path, ground: Ground, seconds: Any) -> None:
-    """Run the processes to their end, and pass on what they tell."""
-    said, allowance = list[str](), allowance_of(ground.lm)
+def _launch(file: Path, folder: Path, context: FitContext, seconds: Callable[[], float]) -> None:
+    """Run the processes to their end, and pass on their progress."""
+    output, allowance = list[str](), allowance_of(context.lm)
     for checkpoint in folder.glob("checkpoint-*"):
-        # The library writes it last.
+        # The library writes this file last: a checkpoint without it was cut short by a kill.
         if _read(checkpoint / "trainer_state.json") is None:
             shutil.rmtree(checkpoint)
     with subprocess.Popen(
@@ -121,9 +121,9 @@ def _launch(file: Path, folder: Path, ground: Ground, seconds: Any) -> None:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                said = [*said[-30:], line.rstrip()]
+                output = [*output[-OUTPUT_LINES:], line.rstrip()]
                 if line.startswith("training step"):
-                    ground.budget.progress(line.rstrip())
+                    context.budget.progress(line.rstrip())
                 (folder / SECONDS).write_text(str(seconds()), encoding="utf-8")
                 if allowance is not None:
                     allowance.check()
@@ -131,31 +131,33 @@ def _launch(file: Path, folder: Path, ground: Ground, seconds: Any) -> None:
             process.terminate()
             raise
     if process.returncode:
-        raise RuntimeError("the training's processes failed: " + " / ".join(said[-8:]))
+        raise RuntimeError("the training's processes failed: " + " / ".join(output[-8:]))
 
 
-def _select(run: TrainingRun, folder: Path, ground: Ground) -> None:
+def _select(run: TrainingRun, folder: Path, context: FitContext) -> None:
     """Score val with the base and with every epoch's weights, and keep the best ones."""
 
-    def score(lm: dspy.LM) -> float:
-        with dspy.context(lm=lm):
-            rows = list(score_examples(ground.program, ground.val, ground.metric, threads=ground.budget.threads))
-        run.selection += spent_on(rows)
-        return mean_score(rows)
+    def score(checkpoint: Path | None) -> float:
+        if not context.val:
+            # Nothing to select by: each epoch counts as better than the one before, and the last is kept.
+            return 0.0 if checkpoint is None else float(step_of(checkpoint))
+        mean, used = context.score_val(context.lm if checkpoint is None else tuned_lm(context.lm, checkpoint))
+        run.selection += used
+        return mean
 
-    epochs = sorted(folder.glob("checkpoint-*"), key=lambda f: int(f.name.partition("-")[2]))
-    run.val_scores = [score(ground.lm)] if ground.val else [0.0]
+    epochs = sorted(folder.glob("checkpoint-*"), key=step_of)
+    run.val_scores = [score(None)]
     for n, epoch in enumerate(epochs, 1):
-        run.val_scores.append(score(tuned_lm(ground.lm, epoch)) if ground.val else float(n))
+        run.val_scores.append(score(epoch))
         best = run.val_scores[n] > max(run.val_scores[:n])
-        ground.budget.progress(f"epoch {n}/{len(epochs)}, val {run.val_scores[n]:.3f}")
+        context.budget.progress(f"epoch {n}/{len(epochs)}, val {run.val_scores[n]:.3f}")
         if best or n == 1:
             run.best_epoch = n if best else 0
-            keep_weights(epoch, run.folder)
+            copy_epoch(epoch, run.folder)
 
 
-def keep_weights(checkpoint: Path, folder: Path) -> None:
-    """Copy what can be served of a checkpoint, its optimizer's state left out."""
+def copy_epoch(checkpoint: Path, folder: Path) -> None:
+    """Copy the files of a checkpoint that serving needs, without the optimizer's state."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for file in checkpoint.iterdir():
@@ -163,50 +165,43 @@ def keep_weights(checkpoint: Path, folder: Path) -> None:
             shutil.copy2(file, folder)
 
 
+class StepPrinter(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
+    """Print the step and its loss to stderr, where the parent process reads them."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print from one of the processes."""
+        if logs and "loss" in logs and state.is_world_process_zero:
+            step = f"training step {state.global_step}/{state.max_steps}"
+            sys.stderr.write(f"{step}, loss {float(logs['loss']):.3f}\n")
+            sys.stderr.flush()
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Be one of the processes: train what the job says, and save the weights of every epoch."""
-    from transformers import AutoTokenizer, TrainerCallback
+    """Run one of the processes: train the job of a folder, and save the weights of every epoch there."""
+    from transformers import AutoTokenizer, set_seed
     from transformers.trainer_utils import get_last_checkpoint
-
-    from crossover.finetune.sft import Sft
-
-    class Teller(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
-        """Tell how far the training is."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "loss" in logs and state.is_world_process_zero:
-                step = f"training step {state.global_step}/{state.max_steps}"
-                sys.stderr.write(f"{step}, loss {float(logs['loss']):.3f}\n")
-                sys.stderr.flush()
 
     folder = Path(arguments[0])
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    options, text = Sft(**job["options"]), TrainingText(**job["text"])
-    tokenizer = AutoTokenizer.from_pretrained(job["base"])
+    options, text = TrainingOptions(**job["options"]), TrainingText(**job["text"])
+    base, seed = Path(job["base"]), int(job["seed"])
+    tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = job["template"]
+    set_seed(seed)
     with quiet():
-        trainer = trainer_of(
-            options,
-            text,
-            Path(job["base"]),
-            tokenizer,
-            folder,
-            job["seed"],
-            save_strategy="epoch",
-            save_total_limit=None,
-        )
-        trainer.add_callback(Teller())
+        trainer = sft_trainer(options, text, base, tokenizer, folder, seed, save_epochs=True)
+        trainer.add_callback(StepPrinter())
         last = get_last_checkpoint(str(folder))
         trainer.train(resume_from_checkpoint=last)
     if trainer.is_world_process_zero():
-        come = {
+        result = {
             "lr": trainer.args.learning_rate,
             "trainable": trainable_parameters(trainer.model),
             "tokens": round(sum(text.lengths) * trainer.state.epoch),
-            "losses": told(trainer.state, trainer.args.logging_steps),
-            "resumed_from": 0 if last is None else int(last.rpartition("-")[2]),
+            "losses": loss_history(trainer.state, trainer.args.logging_steps),
+            "resumed_from": 0 if last is None else step_of(Path(last)),
         }
-        (folder / TOLD).write_text(json.dumps(come), encoding="utf-8")
+        (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
     return 0
 
 

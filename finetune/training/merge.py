@@ -1,10 +1,9 @@
-"""Merge a PEFT adapter into its base, and prove that what is written answers like what was measured."""
+"""Merge a PEFT adapter into its base, and check that the merged weights answer as the adapter did."""
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,9 +17,8 @@ EXACT, ROUNDED = 1e-3, 0.02
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class Merged:
-    """What was written, and how far it is from the adapter on its base."""
+class Merged(NamedTuple):
+    """How far merged weights are from the adapter on its base."""
 
     difference: float
     """Largest difference of a logit over the probes."""
@@ -29,7 +27,7 @@ class Merged:
 
 
 def write_tokenizer(source: str | Path, folders: Sequence[Path]) -> None:
-    """Write the tokenizer with the chat template that training and serving used, also as a file of its own."""
+    """Write the tokenizer with the chat template of training and serving, which also goes into a file of its own."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.chat_template = tokenizer.chat_template or FALLBACK_TEMPLATE
     for folder in folders:
@@ -38,7 +36,7 @@ def write_tokenizer(source: str | Path, folders: Sequence[Path]) -> None:
 
 
 def copy_weights(source: Path, target: Path) -> None:
-    """Copy weights and their configuration."""
+    """Copy the weights of a folder and their configuration."""
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.suffix in (".safetensors", ".json") or file.name == "tokenizer.model":
@@ -62,7 +60,7 @@ def merge(base: str | Path, adapter: Path, target: Path, *, dtype: str = "float3
 
 
 def merge_in_place(base: Path, adapter: Path) -> None:
-    """Put whole weights where an adapter on `base` lies, with the tokenizer that lies beside it.
+    """Replace the files of an adapter by the whole weights of `base` with that adapter, and the adapter's tokenizer.
 
     Raises:
         RuntimeError: the merged weights answer differently.

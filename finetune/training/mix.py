@@ -1,4 +1,4 @@
-"""General rows among the task's own, against forgetting: what is rehearsed is lost less."""
+"""Mix general rows among the task's own, against forgetting."""
 
 import json
 import random
@@ -14,10 +14,10 @@ from crossover.models.text import safe_messages
 
 
 def read_general(file: Path) -> list[dict[str, list[dict[str, str]]]]:
-    """Return the rows of a file: `{"prompt": …, "completion": …}` a line, each a text or a list of messages.
+    """Read a file of `{"prompt": …, "completion": …}` lines, each value a text or a list of messages.
 
     Raises:
-        UserError: the file is not there, or a line is no such row.
+        UserError: the file is missing or empty, or a line has another form.
     """
     if not file.is_file():
         raise UserError(f"sft mix_file {file}: no such file; name JSON lines with prompt and completion")
@@ -42,9 +42,9 @@ def _messages(value: object, role: str) -> list[dict[str, str]]:
 
 
 def with_general(text: TrainingText, file: Path, share: float, lm: dspy.LM, seed: int) -> TrainingText:
-    """Return the rows with so many general ones, drawn by the seed, that they are this share of all.
+    """Add general rows, drawn by the seed, until they are this share of all rows, or the file ends.
 
-    Rows that exceed the context are passed over; where the file is too short, all of it is taken.
+    Rows that exceed the context are skipped.
     """
     engine = engine_of(lm)
     rows, lengths = list(text.rows), list(text.lengths)

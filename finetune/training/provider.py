@@ -1,7 +1,7 @@
 """A DSPy provider for models that run here, so that DSPy's own BootstrapFinetune and BetterTogether train by TRL.
 
-DSPy's provider for local models imports what TRL has removed, and serves on every address of the machine. This one
-trains an adapter in this process and attaches it to the base that already answers.
+DSPy's provider for local models imports a function that TRL has removed, and serves on every address of the machine.
+This one trains an adapter in this process and attaches it to the base that already answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,10 @@ from typing import Any
 import dspy
 from dspy.clients.provider import Provider
 
-from crossover.finetune.sft import Sft, check_local
+from crossover.finetune.training.context import FitContext
+from crossover.finetune.training.options import TrainingOptions, check_adapter, check_local
 from crossover.finetune.training.render import TrainingText, row_ids
-from crossover.finetune.training.train import Ground, train_model
+from crossover.finetune.training.sft_training import train_sft
 from crossover.models.errors import UserError
 from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
@@ -31,7 +32,7 @@ class LocalProvider(Provider):  # type: ignore[misc]  # dspy is untyped
         self.lm, self.folder, self.trained = lm, folder, 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LocalProvider":
-        """Return itself: copies of a program train the same base."""
+        """Return this provider: copies of a program train the same base."""
         return self
 
     def finetune(
@@ -44,22 +45,24 @@ class LocalProvider(Provider):  # type: ignore[misc]  # dspy is untyped
     ) -> str:
         """Train on conversations whose last turn is the answer, and return the model's name with the adapter.
 
-        `train_kwargs` are options of sft, and `seed`. Every training starts from the base, also a second one of the
-        same program: its traces carry over what the first has learnt, its weights do not.
+        `train_kwargs` are hyper-parameters of sft, and `seed`. Every training starts from the base, also a second one
+        of the same program: it learns from the traces of the first, not from its weights.
 
         Raises:
-            UserError: full weights are asked for, which no name on the same base can stand for.
+            UserError: full weights are asked for, which cannot be served on the same base.
         """
         given = dict(train_kwargs or {})
         seed = int(given.pop("seed", 0))
-        options = Sft(**given)
+        options = TrainingOptions(**given)
+        check_adapter(options.adapter)
         if options.adapter == "none":
             raise UserError("DSPy trains adapters on a local model, and `adapter: none` is none; use lora or dora")
         self.trained += 1
         text = conversation_text([d["messages"] for d in train_data], self.lm)
-        place = self.folder / f"training-{self.trained}"
-        nothing = Ground(dspy.Predict("a -> b"), (), _no_metric, self.lm, seed, Budget(workdir=place))
-        run = train_model(options, text, nothing, folder=place)
+        folder = self.folder / f"training-{self.trained}"
+        # Without val the last epoch is kept: DSPy selects by itself.
+        context = FitContext(dspy.Predict("a -> b"), (), _no_metric, self.lm, seed, Budget(workdir=folder))
+        run = train_sft(options, text, context, folder)
         return f"{self.lm.model.partition('+')[0]}+{engine_of(self.lm).add_adapter(run.folder)}"
 
 
@@ -68,7 +71,7 @@ def _no_metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, p
 
 
 def trainable(lm: dspy.LM, folder: Path) -> dspy.LM:
-    """Return the model with a provider, so that DSPy's optimizers of weights can train it.
+    """Give the model a provider, so that DSPy's optimizers of weights can train it.
 
     Raises:
         UserError: the model does not run here.
@@ -78,10 +81,10 @@ def trainable(lm: dspy.LM, folder: Path) -> dspy.LM:
 
 
 def conversation_text(conversations: Sequence[Sequence[Mapping[str, str]]], lm: dspy.LM) -> TrainingText:
-    """Return conversations as rows whose loss falls on the last turn alone.
+    """Make training rows of conversations; the loss falls on the last turn alone.
 
     Raises:
-        UserError: there is none, or none fits the model's context.
+        UserError: there is no conversation, or none fits the model's context.
     """
     engine: LocalEngine = engine_of(lm)
     rows, lengths, dropped = [], [], 0

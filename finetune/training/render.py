@@ -1,4 +1,4 @@
-"""Training text: the train examples as the serving side would render them, token for token."""
+"""Render training text as the serving side renders prompts, token for token."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from crossover.models.text import safe_messages
 
 @dataclass(frozen=True)
 class TrainingText:
-    """Rows for TRL, and what is worth knowing of them."""
+    """Rows for TRL, with their lengths and hash."""
 
     rows: list[dict[str, list[dict[str, str]]]]
     """`{"prompt": [messages], "completion": [message]}`: loss falls on the completion alone."""
@@ -38,18 +38,10 @@ def render_training_text(program: dspy.Module, calls: Sequence[Call], lm: dspy.L
     Raises:
         UserError: no row fits the model's context.
     """
-    predictors = {name: p.deepcopy() for name, p in program.named_predictors()}
-    for predictor in predictors.values():
-        predictor.demos = []
-    adapter = dspy.settings.adapter or dspy.ChatAdapter()
     engine = engine_of(lm)
     rows, lengths, dropped, digest = [], [], 0, hashlib.sha256()
     for call in calls:
-        predictor = predictors[call.predictor]
-        example = dspy.Example(**call.inputs).with_inputs(*call.inputs)
-        prompt = safe_messages(engine.tokenizer, first_messages(program, example, predictor))
-        answer = adapter.format_assistant_message_content(predictor.signature, call.outputs)
-        completion = safe_messages(engine.tokenizer, [{"role": "assistant", "content": answer}])
+        prompt, completion = render_call(program, call, engine.tokenizer)
         whole = row_ids(engine.tokenizer, [*prompt, *completion])
         if len(whole) > engine.context:
             dropped += 1
@@ -64,20 +56,31 @@ def render_training_text(program: dspy.Module, calls: Sequence[Call], lm: dspy.L
     return TrainingText(rows, lengths, dropped, digest.hexdigest())
 
 
+def render_call(program: dspy.Module, call: Call, tokenizer: Any) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Return the prompt of a call without demonstrations, and the message that answers it."""
+    predictor = dict(program.named_predictors())[call.predictor].deepcopy()
+    predictor.demos = []
+    adapter = dspy.settings.adapter or dspy.ChatAdapter()
+    example = dspy.Example(**call.inputs).with_inputs(*call.inputs)
+    prompt = safe_messages(tokenizer, first_messages(program, example, predictor))
+    answer = adapter.format_assistant_message_content(predictor.signature, call.outputs)
+    return prompt, safe_messages(tokenizer, [{"role": "assistant", "content": answer}])
+
+
 def write_jsonl(text: TrainingText, file: Path) -> None:
-    """Write the rows as other trainers read them: prompt and completion, each a list of messages."""
+    """Write the rows in the format of other trainers: prompt and completion, each a list of messages."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) for row in text.rows]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def perplexity(text: TrainingText, lm: dspy.LM, *, most: int = 256) -> float:
-    """Return the perplexity of the completions under the model as it is: how familiar they are (arXiv 2402.11192).
+def perplexity(text: TrainingText, lm: dspy.LM, *, rows: int = 256) -> float:
+    """Return the perplexity of the completions of the first rows under the untrained model.
 
-    Over the first `most` rows; the lower, the less a training has to bend.
+    The lower, the less a training has to change (arXiv 2402.11192).
     """
     engine, total, count = engine_of(lm), 0.0, 0
-    for row in text.rows[:most]:
+    for row in text.rows[:rows]:
         given = len(engine.encode(row["prompt"]))
         ids = torch.tensor([row_ids(engine.tokenizer, [*row["prompt"], *row["completion"]])])
         with engine._lock, torch.inference_mode():

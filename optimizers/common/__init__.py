@@ -1,1 +1,1 @@
-"""What in-context methods share: the search budget, nearest demonstrations, teacher context."""
+"""Shared by the in-context methods: the search on val, nearest demonstrations, the room in the context."""

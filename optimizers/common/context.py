@@ -1,4 +1,4 @@
-"""Which demonstrations fit the model's context."""
+"""Count the demonstrations that fit the model's context."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,9 +17,9 @@ def leading_that_fit(
     *,
     share: float = 1.0,
 ) -> int:
-    """Return how many of the leading examples fit beside the longest question; all where the context is unknown.
+    """Return how many of the leading examples fit beside the longest question; all, if the context is unknown.
 
-    The prompt may fill `share` of the tokens that the answer leaves.
+    The prompt may fill this share of the context without the answer.
     """
     free = room(lm)
     if not free:
@@ -29,7 +29,7 @@ def leading_that_fit(
 
 
 def fits_context(lm: dspy.LM) -> Callable[[dspy.Module, dict[str, Any]], bool]:
-    """Return what tells whether a program's prompt for given inputs fits the model's context."""
+    """Return a test of whether a program's prompt for given inputs fits the model's context."""
     free = room(lm)
 
     def fits(candidate: dspy.Module, inputs: dict[str, Any]) -> bool:

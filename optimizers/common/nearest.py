@@ -1,8 +1,8 @@
-"""Demonstrations chosen for each question: the labelled examples nearest to it, most similar last."""
+"""Choose demonstrations for each question: the labelled examples nearest to it, most similar last."""
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ BM25 = "bm25"
 
 
 def demo_index(backend: str, options: Mapping[str, Any] | None, folder: Path | None = None) -> Retriever:
-    """Return an empty index of demonstrations; `options` are those of the file's `retrieval`.
+    """Return an empty index of demonstrations, with options as under `retrieval` in an experiment file.
 
     Raises:
-        UserError: there is no such index, or it has no such option.
+        UserError: the index does not exist, or lacks an option.
     """
     if backend not in INDEXES:
         raise UserError(f"index {backend!r} is not one of {', '.join(INDEXES)}; set `index: bm25`")
@@ -37,8 +37,8 @@ def demo_index(backend: str, options: Mapping[str, Any] | None, folder: Path | N
 class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
     """Answer with the demonstrations nearest to the question, after those that the program shows for every question.
 
-    All of them are saved with the program, and so is what was computed to find them; a Weaviate index stays on its
-    server, where it is known by its content.
+    All of them are saved with the program, and so are their vectors; a Weaviate index stays on its server, named by a
+    hash of its content.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
         program: dspy.Module,
         pool: Sequence[dspy.Example],
         demos: int,
-        fits: Any,
+        fits: Callable[[dspy.Module, dict[str, Any]], bool],
         *,
         index: str = BM25,
         options: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> None:
-        """Index the pool; `fits` tells whether a program's prompt for given inputs fits the context.
+        """Index the pool; `fits` tests whether a program's prompt for given inputs fits the context.
 
-        `folder` keeps vectors by content, for other pools of the same examples.
+        `folder` caches vectors by content, for other pools of the same examples.
         """
         super().__init__()
         self.program = program
@@ -67,13 +67,13 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
         self,
         rows: list[dict[str, Any]],
         inputs: list[list[str]],
-        found_by: Mapping[str, Any],
+        index: Mapping[str, Any],
         folder: Path | None = None,
     ) -> None:
-        """Take these examples, and the index that was saved with them or a new one."""
+        """Replace the pool, and load the index that was saved with it or build a new one."""
         self.pool = [dspy.Example(**r).with_inputs(*names) for r, names in zip(rows, inputs, strict=True)]
         self._keys = [question_key(e.inputs().toDict()) for e in self.pool]
-        self._backend, self._options = str(found_by["backend"]), dict(found_by.get("options") or {})
+        self._backend, self._options = str(index["backend"]), dict(index.get("options") or {})
         passages = [Passage(str(n), self._text(e.inputs().toDict())) for n, e in enumerate(self.pool)]
         options = self._options
         if self._backend == "weaviate":
@@ -81,13 +81,13 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
             texts = "\n".join(p.text for p in passages).encode("utf-8", "surrogatepass")
             options = {"collection": f"demos_{hashlib.sha256(texts).hexdigest()[:12]}"} | options
         self._index = demo_index(self._backend, options, folder)
-        if isinstance(self._index, Dense) and found_by.get("vectors"):
-            self._index.load_vectors([p.id for p in passages], base64.b64decode(found_by["vectors"]))
+        if isinstance(self._index, Dense) and index.get("vectors"):
+            self._index.load_vectors([p.id for p in passages], base64.b64decode(index["vectors"]))
         else:
             self._index.index(passages)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "NearestDemos":
-        """Copy the inner program and share the index, which never changes."""
+        """Copy the inner program; the index never changes and is shared."""
         copy = NearestDemos.__new__(NearestDemos)
         copy.__dict__.update(self.__dict__)
         copy.program = self.program.deepcopy()
@@ -100,19 +100,20 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
     def nearest(self, inputs: dict[str, Any]) -> list[dspy.Example]:
         """Return the nearest examples, most similar last; never one that asks the same question."""
         asked = question_key(inputs)
-        found = self._index.search([self._text(inputs)], k=min(len(self.pool), 2 * self.demos + 8))[0]
-        others = [self.pool[int(n)] for n, _ in found if self._keys[int(n)] != asked]
+        # More than are shown, as some may ask the same question.
+        hits = self._index.search([self._text(inputs)], k=min(len(self.pool), 2 * self.demos + 8))[0]
+        others = [self.pool[int(n)] for n, _ in hits if self._keys[int(n)] != asked]
         return others[: self.demos][::-1]
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """Answer one question; the least similar demonstrations go when the prompt is too long."""
+        """Answer one question; the least similar demonstrations are left out if the prompt is too long."""
         demos = self.nearest(inputs)
         while demos and not self._fits(self._showing(demos), inputs):
             demos = demos[max(1, len(demos) // 8) :]
         return self._showing(demos)(**inputs)
 
     def _showing(self, demos: list[dspy.Example]) -> dspy.Module:
-        """Return the program with these demonstrations after its own."""
+        """Copy the program and add these demonstrations after its own."""
         adapted = with_demos(self.program, demos)
         for predictor, fixed in zip(adapted.predictors(), self.program.predictors(), strict=True):
             predictor.demos = [*fixed.demos, *predictor.demos]
@@ -132,7 +133,7 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
         }
 
     def load_state(self, state: dict[str, Any], **options: Any) -> None:
-        """Restore what `dump_state` returned."""
+        """Restore a state of `dump_state`."""
         self.program.load_state(state["program"], **options)
         self.demos = int(state["demos"])
         self._set_pool(state["pool"], state["inputs"], state.get("index") or {"backend": BM25})

@@ -1,7 +1,7 @@
-"""What every search over prompts shares: the models counted, the budget kept, the candidates noted, the best chosen.
+"""Run a DSPy optimizer with its calls counted, its budget enforced and its best candidate on val returned.
 
-DSPy's optimizers evaluate candidates by `dspy.Evaluate`; a callback notes each program that was scored on the whole of
-val, so that a search that runs out of budget still returns the best that it has seen.
+DSPy's optimizers evaluate candidates by `dspy.Evaluate`; a callback records each program that was scored on the whole
+of val, so that a search that runs out of budget still returns the best candidate so far.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
 NO_OUTPUT = ("id", "gold", "cluster", "passages")
-"""What an example holds beside inputs and outputs."""
-NO_BOUND = sys.maxsize
-"""Of the answers that may fail: DSPy gives up after ten, where a failed answer is a wrong one."""
+"""Fields of an example beside its inputs and outputs."""
+UNLIMITED_ERRORS = sys.maxsize
+"""For DSPy's `max_errors`: by default it gives up after ten failed answers, which here are wrong answers."""
 
 
 class CountedMetric:
-    """The task's metric, counted, and refused beyond the budget."""
+    """The task's metric, with its calls counted and limited."""
 
-    def __init__(self, metric: Metric, most: int | None, meter: Meter) -> None:
-        """Allow `most` calls, None for any number, and stop the meter after them."""
-        self.metric, self.most, self.meter, self.calls = metric, most, meter, 0
+    def __init__(self, metric: Metric, limit: int | None, meter: Meter) -> None:
+        """Allow `limit` calls, None for any number; the meter is stopped after them."""
+        self.metric, self.limit, self.meter, self.calls = metric, limit, meter, 0
         self.originals: dict[str, dspy.Example] = {}
-        """Example id to the example with all its right answers, where an optimizer is given one with a single."""
+        """By id, the examples with all their right answers: optimizers are given copies with one."""
         self._lock = threading.Lock()
 
     def __call__(
@@ -53,20 +53,22 @@ class CountedMetric:
             BudgetSpent: the metric calls are used up.
         """
         with self._lock:
-            if self.most is not None and self.calls >= self.most:
-                self.meter.stop(f"{self.most} metric calls")
+            if self.limit is not None and self.calls >= self.limit:
+                self.meter.stop(f"{self.limit} metric calls")
                 raise BudgetSpent(self.meter.stopped)
             self.calls += 1
         return float(self.metric(self.originals.get(str(gold.get("id")), gold), pred, trace))
 
 
-class _Journal(BaseCallback):  # type: ignore[misc]  # dspy is untyped
-    """The programs that DSPy scored on all of val, with their scores, and those that it scored on less."""
+class _ScoreRecorder(BaseCallback):  # type: ignore[misc]  # dspy is untyped
+    """Record the programs that DSPy evaluates, and their scores on val."""
 
     def __init__(self, val: Sequence[dspy.Example]) -> None:
         self.val = {id(e) for e in val}
         self.scored: list[tuple[dspy.Module, float]] = []
-        self.glanced: set[str] = set()
+        """Programs that were scored on all of val."""
+        self.partly_scored: set[str] = set()
+        """States of programs that were scored on other examples or on fewer."""
         self._open: dict[str, dspy.Module] = {}
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -75,7 +77,7 @@ class _Journal(BaseCallback):  # type: ignore[misc]  # dspy is untyped
             # The optimizer may go on to change the program in place.
             self._open[call_id] = inputs["program"].deepcopy()
         else:
-            self.glanced.add(_state(inputs["program"]))
+            self.partly_scored.add(_state(inputs["program"]))
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         program = self._open.pop(call_id, None)
@@ -84,7 +86,7 @@ class _Journal(BaseCallback):  # type: ignore[misc]  # dspy is untyped
 
 
 class Search:
-    """One search: enter it to run a DSPy optimizer, then ask for what it came to."""
+    """One search: enter it to run a DSPy optimizer and set `compiled`, then return `fitted()`."""
 
     def __init__(
         self,
@@ -96,16 +98,16 @@ class Search:
         seed: int,
         budget: Budget,
     ) -> None:
-        """Prepare; nothing is called yet."""
+        """Prepare the metered models and the limited metric; nothing is called yet."""
         self.program, self.val, self.lm, self.seed, self.budget = program, list(val), lm, seed, budget
         self.meter = Meter(usd=budget.usd, file=budget.answers, seed=seed)
         self.metric = CountedMetric(metric, budget.metric_calls, self.meter)
         self.student = self.meter.metered(lm)
         self.teacher = self.student if budget.teacher is None else self.meter.metered(budget.teacher)
-        self.found: dspy.Module | None = None
-        """What the optimizer returned."""
+        self.compiled: dspy.Module | None = None
+        """The program that the optimizer returned; None if it was stopped before."""
         self.warnings: list[str] = []
-        self.journal = _Journal(self.val)
+        self.recorder = _ScoreRecorder(self.val)
         self.adapter: dspy.Adapter = dspy.settings.adapter or dspy.ChatAdapter()
         if budget.teacher is not None:
             frame = budget.teacher_adapter or dspy.ChatAdapter()
@@ -114,16 +116,16 @@ class Search:
 
     @property
     def left(self) -> int | None:
-        """Return the metric calls that are left, None without a bound."""
-        return None if self.metric.most is None else max(0, self.metric.most - self.metric.calls)
+        """Return the metric calls that are left, or None without a limit."""
+        return None if self.metric.limit is None else max(0, self.metric.limit - self.metric.calls)
 
     @property
     def teacher_adapter(self) -> dspy.Adapter:
-        """Return the prompt frame of the model that proposes."""
+        """Return the DSPy adapter of the model that proposes."""
         return self.adapter.teacher if isinstance(self.adapter, TwoFrames) else self.adapter
 
     def examples(self, train: Sequence[dspy.Example]) -> list[dspy.Example]:
-        """Return train as DSPy can show it: of several right answers the first; the metric still takes any."""
+        """Return train in the form that DSPy can show, one right answer each; the metric still accepts all of them."""
         single = []
         for e in train:
             lists = {k: v[0] for k, v in e.labels().items() if isinstance(v, list) and v and k not in NO_OUTPUT}
@@ -131,50 +133,51 @@ class Search:
             single.append(e.copy(**lists) if lists else e)
         return single
 
-    def sparing(self, order: Sequence[dspy.Example], *, readings: int) -> list[dspy.Example]:
-        """Return as many leading examples as `readings` passes over them may score for a quarter of what is left.
+    def affordable(self, order: Sequence[dspy.Example], *, passes: int) -> list[dspy.Example]:
+        """Return the leading examples that so many passes can score for a quarter of the metric calls left.
 
-        DSPy bootstraps until the metric has accepted enough: over all of train, where it accepts nothing.
+        DSPy bootstraps until the metric has accepted enough answers: if it accepts none, over all of train.
         """
-        return self.examples(order if self.left is None else order[: max(4, self.left // (4 * max(1, readings)))])
+        return self.examples(order if self.left is None else order[: max(4, self.left // (4 * max(1, passes)))])
 
     @property
     def threads(self) -> int:
-        """Return how many calls may run at once."""
+        """Return the number of calls that may run at once."""
         return self.budget.threads
 
     def __enter__(self) -> "Search":
-        """Set the context in which the optimizer runs: the counted model, no output, its own random state."""
+        """Enter the optimizer's context: the metered model, no output, a random state of its own."""
         state = random.getstate()
         self._exit.callback(random.setstate, state)
         # Some of DSPy's optimizers draw from the global generator.
         random.seed(self.seed)
         self._exit.enter_context(contextlib.redirect_stdout(io.StringIO()))
         self._exit.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        settings = {"callbacks": [*dspy.settings.callbacks, self.journal], "num_threads": self.threads}
+        settings = {"callbacks": [*dspy.settings.callbacks, self.recorder], "num_threads": self.threads}
         self._exit.enter_context(dspy.context(lm=self.student, adapter=self.adapter, **settings))
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        """Leave the context; a spent budget or a failure of the optimizer ends the search, not the fit."""
+        """Leave the context; a spent budget or an error of the optimizer becomes a warning, and the fit goes on."""
         self._exit.close()
         if isinstance(error, BudgetSpent):
             self.warnings.append(f"the budget ended the search: {error}")
             return True
         if isinstance(error, Exception):
-            told = error if str(error).strip() else error.__cause__ or error.__context__ or error
-            reason = (str(told).strip().splitlines() or [""])[0][:200]
-            self.warnings.append(f"the search broke off: {type(told).__name__}: {reason}")
+            # Some of DSPy's errors have no text of their own.
+            shown = error if str(error).strip() else error.__cause__ or error.__context__ or error
+            reason = (str(shown).strip().splitlines() or [""])[0][:200]
+            self.warnings.append(f"the search broke off: {type(shown).__name__}: {reason}")
             return True
         return False
 
     def score_start(self) -> None:
         """Score the program as it was given, for an optimizer that does not do so itself."""
         if (score := self.score(self.program)) is not None:
-            self.journal.scored.append((self.program, score))
+            self.recorder.scored.append((self.program, score))
 
     def score(self, program: dspy.Module) -> float | None:
-        """Return the mean score on val, None when the budget does not reach."""
+        """Return the mean score on val, or None if the budget is too small."""
         if self.left is not None and self.left < len(self.val):
             return None
         try:
@@ -184,21 +187,25 @@ class Search:
             return None
 
     def fitted(self, *, zero_shot: bool = False) -> Fitted:
-        """Return the best program on val: what the optimizer found, if it beats the program that was given."""
-        scored = [(p, s) for p, s in self.journal.scored if not zero_shot or not _shows(p)]
+        """Return the best program on val: the program that was given, unless a candidate beats it.
+
+        With `zero_shot`, candidates that show demonstrations are left out.
+        """
+        scored = [(p, s) for p, s in self.recorder.scored if not zero_shot or not _has_demos(p)]
         known = {_state(p): s for p, s in reversed(scored)}
         start = known.get(_state(self.program))
-        if start is None and (self.found is not None or scored):
+        if start is None and (self.compiled is not None or scored):
             start = self.score(self.program)
-        unscored = self.found is not None and _state(self.found) not in known
-        if self.found is not None and unscored and (score := self.score(self.found)) is not None:
-            scored.append((self.found, score))
+        unscored = self.compiled is not None and _state(self.compiled) not in known
+        if self.compiled is not None and unscored and (score := self.score(self.compiled)) is not None:
+            scored.append((self.compiled, score))
         best, best_score = self.program, start
         for candidate, score in scored:
             if best_score is None or score > best_score:
                 best, best_score = candidate, score
         tried = len({_state(p) for p, _ in scored} - {_state(self.program)})
-        self._judge(_state(best) == _state(self.program), tried)
+        if _state(best) == _state(self.program):
+            self.warnings.append(self._why_unchanged(tried))
         notes = {
             "candidates": tried,
             "val_scores": [round(s, 4) for _, s in scored],
@@ -206,29 +213,28 @@ class Search:
             "val_best": best_score,
         }
         facts = FitFacts(zero_shot=zero_shot)
-        return self.spend(Fitted(_clean(best), self.lm, Usage(), None, facts, notes, list(self.warnings)))
+        return self._charged(Fitted(_clean(best), self.lm, Usage(), None, facts, notes, list(self.warnings)))
 
-    def taken(self) -> Fitted:
-        """Return what the optimizer found without looking at val, or the program as it was given."""
-        program = self.program if self.found is None else self.found
-        return self.spend(Fitted(_clean(program), self.lm, Usage(), warnings=list(self.warnings)))
+    def unselected(self) -> Fitted:
+        """Return the optimizer's program without reading val, or the given one if the optimizer was stopped."""
+        program = self.program if self.compiled is None else self.compiled
+        return self._charged(Fitted(_clean(program), self.lm, Usage(), warnings=list(self.warnings)))
 
-    def _judge(self, unchanged: bool, tried: int) -> None:
-        """Say it when the search came to nothing."""
-        glanced = len(self.journal.glanced - {_state(self.program)})
-        if unchanged and not tried and glanced:
-            self.warnings.append(f"none of {glanced} candidates did well enough on a few examples to be tried on val")
-        elif unchanged and not tried and self.found is not None:
-            ended = "the search ended where it began"
-            unscored = "the budget did not reach to score what was found on val: nothing was changed"
-            self.warnings.append(ended if _state(self.found) == _state(self.program) else unscored)
-        elif unchanged and not tried:
-            self.warnings.append("no proposal could be tried: the program is as it was given")
-        elif unchanged:
-            self.warnings.append(f"none of {tried} candidates beat the program as it was given on val")
+    def _why_unchanged(self, tried: int) -> str:
+        """Explain why the program is as it was given, after so many candidates were scored on val."""
+        partly_scored = len(self.recorder.partly_scored - {_state(self.program)})
+        if tried:
+            return f"none of {tried} candidates beat the program as it was given on val"
+        if partly_scored:
+            return f"none of {partly_scored} candidates did well enough on a few examples to be tried on val"
+        if self.compiled is None:
+            return "no proposal could be tried: the program is as it was given"
+        if _state(self.compiled) == _state(self.program):
+            return "the search ended where it began"
+        return "the budget was too small to score the new program on val: nothing was changed"
 
-    def spend(self, fitted: Fitted) -> Fitted:
-        """Close the meter and charge to the method what it counted."""
+    def _charged(self, fitted: Fitted) -> Fitted:
+        """Close the meter and charge its counts to the method."""
         self.meter.close()
         total = self.meter.total
         fitted.spent = fitted.spent + Usage(
@@ -251,23 +257,23 @@ class Search:
         return fitted
 
 
-def _shows(program: dspy.Module) -> bool:
-    """Return whether the program holds a demonstration."""
+def _has_demos(program: dspy.Module) -> bool:
     return any(p.demos for p in program.predictors())
 
 
 def _clean(program: dspy.Module) -> dspy.Module:
-    """Return a copy whose demonstrations hold the fields that are shown, and nothing else of the examples."""
+    """Copy a program and leave in its demonstrations only the fields that a prompt shows."""
     copy = program.deepcopy()
     for predictor in copy.predictors():
         fields = predictor.signature.fields
         predictor.demos = [{k: v for k, v in d.items() if k in fields} for d in predictor.demos]
-    copy._compiled = False  # or DSPy would refuse to optimize it further
+    # A chain may optimize it further, which DSPy refuses for a compiled program.
+    copy._compiled = False
     return copy
 
 
 def _state(program: dspy.Module) -> str:
-    """Return what decides the program's prompts, as text."""
+    """Return instructions, fields and demonstrations as text: programs with equal text have equal prompts."""
     state = {
         name: [p.signature.instructions, [f.json_schema_extra for f in p.signature.fields.values()], p.demos]
         for name, p in _clean(program).named_predictors()
