@@ -18,7 +18,7 @@ from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
 from crossover.models.allowance import Stopped
-from crossover.models.lines import whole_lines
+from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.price import api_price
 from crossover.models.prompt import engine_of
 from crossover.models.wrapping import WrappingEngine
@@ -75,7 +75,7 @@ class Meter:
         self._changed = threading.Condition()
         self._under_way = 0
         self._started, self._before = time.monotonic(), 0.0
-        for line in whole_lines(self.file):
+        for line in read_lines(self.file) if self.file else ():
             self._kept[line["request"]].append(line)
             self._before = max(self._before, float(line["at"]))
 
@@ -163,8 +163,7 @@ class Meter:
         if self.file is None:
             return
         try:
-            with self.file.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line, ensure_ascii=False) + "\n")
+            append_lines(self.file, [line])
         except OSError as e:
             self.stop(f"{self.file}: {e.strerror}")
             raise Stopped(self.stopped) from e

@@ -1,6 +1,5 @@
 """Time single uncached requests, the arms side by side; every timing is kept as it comes."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +9,7 @@ import dspy
 
 from crossover.eval.store.result import Latency
 from crossover.models.first_token import noting_first_token
-from crossover.models.lines import whole_lines
+from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.load import LoadedModel
 from crossover.models.prompt import engine_of
 from crossover.programs.task import Fitted
@@ -61,7 +60,7 @@ class Probe:
 
     def __post_init__(self) -> None:
         """Read what was timed before; ask the fitted model by its stream from now on."""
-        for line in whole_lines(self.file):
+        for line in read_lines(self.file) if self.file else ():
             timings = self.cold if line.pop("cold") else self.warm
             timings.count(Timing(**line) if line else None)
         self._lm, self._engine = noting_first_token(self.fitted.lm)
@@ -71,8 +70,7 @@ class Probe:
         (self.cold if cold else self.warm).count(timing)
         if self.file is not None:
             line = {"cold": cold} | ({} if timing is None else asdict(timing))
-            with self.file.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
+            append_lines(self.file, [line])
 
     def ask(self, example: dspy.Example, *, cold: bool = False) -> Timing | None:
         """Time one request, None when it fails; a cold one finds nothing kept of earlier prompts."""

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crossover.models.jsonl import replacing
 from crossover.programs.retrieval.base import Hits, Indexed, silent
 from crossover.programs.task import Passage
 
@@ -38,17 +38,11 @@ class Bm25:
         if self._scorer is not None:
             self._scorer.index(words, show_progress=False)
         if kept is not None:
-            self._keep(kept)
+            with replacing(kept) as draft:
+                draft.mkdir()
+                if self._scorer is not None:
+                    self._scorer.save(draft, show_progress=False)
         return Indexed(added=len(corpus), kept=0)
-
-    def _keep(self, folder: Path) -> None:
-        """Write the index so that a reader finds all of it or none."""
-        draft = folder.with_suffix(".part")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        if self._scorer is not None:
-            self._scorer.save(draft, show_progress=False)
-        draft.rename(folder)
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their scores, best first.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossover.models.errors import UserError
+from crossover.models.jsonl import replacing
 from crossover.programs.retrieval.base import silent
 
 if TYPE_CHECKING:
@@ -89,12 +90,9 @@ class Embedder:
 
         if self.folder is None:
             return
-        self._vectors().mkdir(parents=True, exist_ok=True)
         file = self._vectors() / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.npz"
-        draft = file.with_suffix(".part")
-        with draft.open("wb") as opened:
+        with replacing(file) as draft, draft.open("wb") as opened:
             np.savez(opened, keys=np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16), vectors=vectors)
-        draft.replace(file)
 
     def _vectors(self) -> Path:
         """Return the folder of this model's vectors."""
