@@ -64,7 +64,7 @@ class Head:
         """Learn the labels of `train`, select on `val`, and answer through the same prompt and the same parser."""
         from crossover.finetune.sft import check_local, without_demos
         from crossover.finetune.training.train import Ground
-        from crossover.models.allowance import held_like
+        from crossover.models.limits import limited_like
         from crossover.models.load import local_lm
 
         check_local(lm, "head")
@@ -73,7 +73,9 @@ class Head:
         engine, notes, spent = self._frozen(data, ground) if self.base == "frozen" else self._trained(data, ground)
         folder = budget.workdir / "best"
         engine.save(folder)
-        tuned = held_like(local_lm(f"{lm.model}+head-{engine.sha256[:12]}", engine, lm.kwargs["max_tokens"], 0.0), lm)
+        tuned = limited_like(
+            local_lm(f"{lm.model}+head-{engine.sha256[:12]}", engine, lm.kwargs["max_tokens"], 0.0), lm
+        )
         spent.seconds = max(spent.seconds, time.perf_counter() - ground.begun)
         notes |= {"labels": len(data.answers), "rows": len(data.rows), "dropped_too_long": data.dropped}
         fitted = Fitted(program=ground.program, lm=tuned, spent=spent, artifact=folder, notes=notes)
@@ -161,12 +163,12 @@ def labelled(program: dspy.Module, examples: Sequence[dspy.Example], lm: dspy.LM
 
 def score_val(engine: "HeadEngine", ground: Any) -> list[Any]:
     """Return the rows of val, answered and scored as a test would be."""
-    from crossover.models.allowance import held_like
+    from crossover.models.limits import limited_like
     from crossover.models.load import local_lm
     from crossover.programs.score import score_examples
 
     served = local_lm(f"{ground.lm.model}+head-on-val", engine, ground.lm.kwargs["max_tokens"], 0.0)
-    with dspy.context(lm=held_like(served, ground.lm)):
+    with dspy.context(lm=limited_like(served, ground.lm)):
         return list(score_examples(ground.program, ground.val, ground.metric, threads=ground.budget.threads))
 
 

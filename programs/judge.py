@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import dspy
@@ -104,18 +104,19 @@ class Judge:
                 )
             finally:
                 seconds = time.perf_counter() - start
-                usage = tracker.get_total_tokens()
-                usd, tokens = price(usage), {k: _tokens(usage, k) for k in ("prompt_tokens", "completion_tokens")}
+                asked = Usage.of_calls(tracker.usage_data)
+                asked = replace(asked, calls=1, seconds=seconds, usd=price(tracker.get_total_tokens()))
                 with self._lock:
-                    self.spent += Usage(calls=1, seconds=seconds, usd=usd, **tokens)
+                    self.spent += asked
         grades = {name: str(said[name]) for name in self.criteria}
         facts = {
             "grades": grades,
             "rationales": {name: str(said[f"{name}_rationale"]) for name in self.criteria},
             "reference_first": ahead,
-            "usd": usd,
+            "usd": asked.usd,
             "seconds": seconds,
-            **tokens,
+            "prompt_tokens": asked.prompt_tokens,
+            "completion_tokens": asked.completion_tokens,
         }
         return Judged(sum(GRADES[g] for g in grades.values()) / len(grades), facts)
 
@@ -123,7 +124,3 @@ class Judge:
 def reference_first(key: str, answer: str) -> bool:
     """Return which order an example and an answer get: random, and the same in every run."""
     return hashlib.sha256(f"{key}\n{answer}".encode()).digest()[0] % 2 == 0
-
-
-def _tokens(usage: Mapping[str, Mapping[str, Any]], kind: str) -> int:
-    return sum(int(counts.get(kind) or 0) for counts in usage.values())

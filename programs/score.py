@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from crossover.models.usage import Usage
 from crossover.programs.judge import Judged
 from crossover.programs.task import Metric
 
@@ -71,20 +72,15 @@ def score_example(
                 raise ValueError(f"score is {score}")
         except Exception as e:
             score, failure = None, f"metric: {type(e).__name__}: {str(e)[:200]}"
-    entries = [entry for entries in tracker.usage_data.values() for entry in entries]
-
-    def total(key: str) -> int:
-        return sum(int(e.get(key) or 0) for e in entries)
-
-    cached = sum(int((e.get("prompt_tokens_details") or {}).get("cached_tokens") or 0) for e in entries)
+    asked = Usage.of_calls(tracker.usage_data)
     return Row(
         id=str(example["id"]),
         score=score,
         failure=failure,
-        prompt_tokens=total("prompt_tokens"),
-        cached_tokens=cached,
-        completion_tokens=total("completion_tokens"),
-        calls=len(entries),
+        prompt_tokens=asked.prompt_tokens,
+        cached_tokens=asked.cached_tokens,
+        completion_tokens=asked.completion_tokens,
+        calls=asked.calls,
         seconds=seconds,
         usd=price(tracker.get_total_tokens()),
         output=output,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crossover.eval.report.evidence import PACKAGES
 from crossover.eval.tracking.tracker import store_uri
-from crossover.models.secret import redact
+from crossover.models.api_keys import redact
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WEAVIATE_API_KEY")
 

@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as e:
         from crossover.eval.report.visible import visible
+        from crossover.models.api_keys import redact
         from crossover.models.errors import UserError
-        from crossover.models.secret import redact
 
         if not isinstance(e, UserError):
             # A fault of ours; providers quote keys in what they refuse.

@@ -28,8 +28,8 @@ from crossover.eval.store.result import Latency, Result
 from crossover.eval.store.rows import Rows
 from crossover.eval.tracking.outbox import Unsent, mark
 from crossover.eval.tracking.safe_tracker import SafeTracker
-from crossover.models.allowance import Stopped
 from crossover.models.errors import UserError
+from crossover.models.limits import Stopped
 from crossover.models.load import LoadedModel
 from crossover.models.price import price_source
 from crossover.models.usage import Usage

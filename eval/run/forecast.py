@@ -27,7 +27,7 @@ from crossover.eval.run.prepare import prepare
 from crossover.eval.run.progress import duration
 from crossover.eval.run.work import READINGS_OF_VAL, Models
 from crossover.eval.store.cells import is_finished
-from crossover.models.allowance import Allowance
+from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
 from crossover.models.prompt import prompt_tokens, room
@@ -73,7 +73,7 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     """
     # DSPy logs a warning for every answer cut at max_tokens.
     logging.getLogger("dspy").setLevel(logging.ERROR)
-    models = Models(Allowance(), lambda line: None)
+    models = Models(UsageLimits(), lambda line: None)
     keyed = prepare(experiment, store=store, load=models)
     cells = plan(experiment)
     missing = [c for c in cells if not is_finished(store, keyed.of(c))]

@@ -8,7 +8,7 @@ from pathlib import Path
 import dspy
 
 from crossover.eval.store.result import Latency
-from crossover.models.first_token import noting_first_token
+from crossover.models.first_token import timing_first_token
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.load import LoadedModel
 from crossover.models.prompt import engine_of
@@ -63,7 +63,7 @@ class Probe:
         for line in read_lines(self.file) if self.file else ():
             timings = self.cold if line.pop("cold") else self.warm
             timings.count(Timing(**line) if line else None)
-        self._lm, self._engine = noting_first_token(self.fitted.lm)
+        self._lm, self._timer = timing_first_token(self.fitted.lm)
 
     def keep(self, timing: Timing | None, *, cold: bool) -> None:
         """Count one request; None for one that failed."""
@@ -85,7 +85,7 @@ class Probe:
                 self.fitted.program(**example.inputs())
             except Exception:  # the accuracy pass counts failures
                 return None
-            began = self._engine.began
+            began = self._timer.began
             return Timing(time.perf_counter() - start, retrieved - start, None if began is None else began - start)
 
     def latency(self) -> Latency:

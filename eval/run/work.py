@@ -15,8 +15,8 @@ from crossover.eval.run.passages import Passages
 from crossover.eval.run.prepare import prepare
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.retention import Retention
-from crossover.models.allowance import Allowance
 from crossover.models.errors import UserError
+from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
 from crossover.models.spec import ModelSpec
@@ -41,7 +41,7 @@ def check_folder(spec: ModelSpec) -> None:
 class Models:
     """Models by what names them, held to the limits, loaded when they are first needed: a finished run only prints."""
 
-    def __init__(self, allowance: Allowance, note: Callable[[str], None]) -> None:
+    def __init__(self, allowance: UsageLimits, note: Callable[[str], None]) -> None:
         """Start without any."""
         self.allowance, self.note = allowance, note
         self._loaded: dict[ModelSpec, LoadedModel] = {}
@@ -66,7 +66,7 @@ class Work:
     threads: int
     progress: Progress
     keys: Keys
-    allowance: Allowance
+    allowance: UsageLimits
     """What may still be asked, by every model together."""
     model: Models
     failures: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Work:
         """
         # DSPy logs a warning for every answer cut at max_tokens; the rows tell the same.
         logging.getLogger("dspy").setLevel(logging.ERROR)
-        allowance = Allowance(**asdict(experiment.limits))
+        allowance = UsageLimits(**asdict(experiment.limits))
         models = Models(allowance, progress.note)
         keyed = prepare(experiment, store=store, note=progress.note, load=models)
         return cls(experiment, store, threads, progress, keyed, allowance, models)
@@ -115,7 +115,7 @@ class Work:
 
     def tell_spent(self) -> None:
         """Show what APIs were paid since this was last told."""
-        usd = self.allowance.used.usd
+        usd = self.allowance.used.usd or 0.0
         self.progress.spend(usd - self._told)
         self._told = usd
 

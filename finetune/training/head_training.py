@@ -18,8 +18,8 @@ from crossover.finetune.sft import Sft, learning_rate
 from crossover.finetune.training.selection import Pace, Selector, TrainingRun
 from crossover.finetune.training.settings import common_arguments, lora_config
 from crossover.finetune.training.train import checkpoints_of, identity_of, in_eval, quiet, spent_on, train
-from crossover.models.allowance import allowance_of
 from crossover.models.heads import HeadEngine, pooled
+from crossover.models.limits import limits_of
 from crossover.models.local import BASE, LocalEngine
 from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage
@@ -80,7 +80,7 @@ def train_head(options: "Head", data: "Labelled", ground: Any) -> TrainingRun:
         save=_save,
         folder=folder,
         budget=ground.budget,
-        allowance=allowance_of(ground.lm),
+        allowance=limits_of(ground.lm),
         identity=identity_of(ground, asdict(options), data.rows, data.labels, data.answers),
     )
     if run.done:

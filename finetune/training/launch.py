@@ -28,8 +28,8 @@ from crossover.finetune.training.train import (
     trainable_parameters,
     trainer_of,
 )
-from crossover.models.allowance import allowance_of
 from crossover.models.errors import UserError
+from crossover.models.limits import limits_of
 from crossover.models.load import tuned_lm
 from crossover.models.prompt import engine_of
 from crossover.programs.score import mean_score, score_examples
@@ -110,7 +110,7 @@ def command_of(file: Path, folder: Path) -> list[str]:
 
 def _launch(file: Path, folder: Path, ground: Ground, seconds: Any) -> None:
     """Run the processes to their end, and pass on what they tell."""
-    said, allowance = list[str](), allowance_of(ground.lm)
+    said, allowance = list[str](), limits_of(ground.lm)
     for checkpoint in folder.glob("checkpoint-*"):
         # The library writes it last.
         if _read(checkpoint / "trainer_state.json") is None:

@@ -21,8 +21,8 @@ from crossover.finetune.training.train import (
     val_scorer,
     weight_saver,
 )
-from crossover.models.allowance import allowance_of
 from crossover.models.errors import UserError
+from crossover.models.limits import limits_of
 from crossover.models.prompt import engine_of, first_messages
 from crossover.models.text import safe_messages
 from crossover.models.usage import Usage
@@ -126,7 +126,7 @@ def train_preferences(
         save=weight_saver(engine.tokenizer),
         folder=folder,
         budget=ground.budget,
-        allowance=allowance_of(ground.lm),
+        allowance=limits_of(ground.lm),
         identity=identity_of(ground, asdict(options), pairs.rows),
     )
     if run.done:

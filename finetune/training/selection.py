@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from crossover.models.allowance import Allowance, Stopped
 from crossover.models.errors import UserError
+from crossover.models.limits import Stopped, UsageLimits
 from crossover.models.usage import Usage
 from crossover.models.weights import checkpoint_sha256
 from crossover.programs.task import Budget
@@ -103,7 +103,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         save: Callable[[Any, Path], None],
         folder: Path,
         budget: Budget,
-        allowance: Allowance | None,
+        allowance: UsageLimits | None,
         identity: str,
     ) -> None:
         """Keep everything in `folder`; what was kept there under another `identity` is thrown away.

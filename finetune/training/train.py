@@ -18,7 +18,7 @@ import dspy
 from crossover.finetune.training.render import TrainingText, row_ids
 from crossover.finetune.training.selection import Pace, Score, Selector, TrainingRun, told
 from crossover.finetune.training.settings import base_model, lora_config, sft_config
-from crossover.models.allowance import allowance_of, held_like
+from crossover.models.limits import limited_like, limits_of
 from crossover.models.load import local_lm
 from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
@@ -66,7 +66,7 @@ def train_model(options: "Sft", text: TrainingText, ground: Ground, *, folder: P
         save=weight_saver(engine.tokenizer),
         folder=folder,
         budget=ground.budget,
-        allowance=allowance_of(ground.lm),
+        allowance=limits_of(ground.lm),
         identity=identity_of(ground, asdict(options), text.sha256, len(text.rows)),
     )
     if run.done or (pause and run.early_score is not None):
@@ -161,7 +161,7 @@ def val_scorer(ground: Ground) -> Score:
                 ground.lm.kwargs["temperature"],
             )
             try:
-                with dspy.context(lm=held_like(served, ground.lm), adapter=context["adapter"], rm=context["rm"]):
+                with dspy.context(lm=limited_like(served, ground.lm), adapter=context["adapter"], rm=context["rm"]):
                     rows = list(
                         score_examples(ground.program, ground.val, ground.metric, threads=ground.budget.threads)
                     )

@@ -11,13 +11,14 @@ import random
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from crossover.models.frames import TwoFrames
-from crossover.models.meter import BudgetSpent, Counts, Meter
+from crossover.models.meter import BudgetSpent, Meter
+from crossover.models.prompt_formats import TwoFormats
 from crossover.models.usage import Usage
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, Fitted, Metric
@@ -108,7 +109,7 @@ class Search:
         self.adapter: dspy.Adapter = dspy.settings.adapter or dspy.ChatAdapter()
         if budget.teacher is not None:
             frame = budget.teacher_adapter or dspy.ChatAdapter()
-            self.adapter = TwoFrames(self.adapter, frame, self.teacher)
+            self.adapter = TwoFormats(self.adapter, frame, self.teacher)
         self._exit = contextlib.ExitStack()
 
     @property
@@ -119,7 +120,7 @@ class Search:
     @property
     def teacher_adapter(self) -> dspy.Adapter:
         """Return the prompt frame of the model that proposes."""
-        return self.adapter.teacher if isinstance(self.adapter, TwoFrames) else self.adapter
+        return self.adapter.teacher if isinstance(self.adapter, TwoFormats) else self.adapter
 
     def examples(self, train: Sequence[dspy.Example]) -> list[dspy.Example]:
         """Return train as DSPy can show it: of several right answers the first; the metric still takes any."""
@@ -229,20 +230,12 @@ class Search:
         """Close the meter and charge to the method what it counted."""
         self.meter.close()
         total = self.meter.total
-        fitted.spent = fitted.spent + Usage(
-            calls=total.calls,
-            prompt_tokens=total.prompt_tokens,
-            cached_tokens=total.cached_tokens,
-            completion_tokens=total.completion_tokens,
-            seconds=self.meter.seconds,
-            usd=total.usd,
-            metric_calls=self.metric.calls,
-        )
+        fitted.spent += replace(total, seconds=self.meter.seconds, metric_calls=self.metric.calls)
         if self.teacher is not self.student:
-            counts = self.meter.by_model.get(self.teacher.model, Counts())
+            counts = self.meter.by_model.get(self.teacher.model, Usage())
             fitted.notes["teacher"] = {"model": self.teacher.model, "calls": counts.calls, "usd": counts.usd}
-        if total.replayed:
-            fitted.notes["replayed_calls"] = total.replayed
+        if self.meter.replayed:
+            fitted.notes["replayed_calls"] = self.meter.replayed
         if self.budget.usd is not None and total.usd is None:
             fitted.warnings.append("a price is unknown, so that the dollars of the budget could not be kept")
         return fitted
