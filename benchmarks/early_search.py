@@ -16,7 +16,6 @@ import dspy
 import numpy as np
 from scipy.stats import spearmanr
 
-from crossover.eval.experiment.spec import TaskSpec
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.finetune.sft import Sft
 from crossover.finetune.training.hyperparameters import Plan, Tried, search, top_shared
@@ -26,6 +25,7 @@ from crossover.finetune.training.train import Ground
 from crossover.models.load import load_model
 from crossover.models.spec import ModelSpec
 from crossover.programs.data import load_task
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Budget
 
 FIELDS = {"id": "id", "text": "input", "label": "output"}

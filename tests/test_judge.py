@@ -23,7 +23,8 @@ from crossover.eval.run.prepare import load_tasks
 from crossover.eval.store.recorded import read_recorded
 from crossover.models.load import load_model
 from crossover.models.spec import ModelSpec
-from crossover.programs.judge import CRITERIA, Judge, Judged, reference_first
+from crossover.programs.judge import Judge, Judged, reference_first
+from crossover.programs.spec import CRITERIA
 from crossover.programs.splits import fraction
 
 FILE = """\

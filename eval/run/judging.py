@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from crossover.eval.experiment.spec import JudgeSpec, TaskSpec, criteria_of
 from crossover.models.load import LoadedModel, model_sha256
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
 from crossover.programs.judge import Judge, judge_sha256
 from crossover.programs.score import Row
+from crossover.programs.spec import JudgeSpec, TaskSpec, criteria_of
 from crossover.programs.task import Task
 
 

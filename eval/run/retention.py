@@ -14,13 +14,14 @@ import dspy
 
 from crossover.eval.analysis.rules import FORGETS
 from crossover.eval.analysis.stats import paired_difference
-from crossover.eval.experiment.spec import Retrieval, TaskSpec, default_knowledge
+from crossover.eval.experiment.spec import Retrieval, default_knowledge
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.eval.run.passages import Indexes, Passages
 from crossover.eval.store.cells import write_json
 from crossover.models.load import LoadedModel
 from crossover.programs.demos import with_demos
 from crossover.programs.score import score_examples
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Task
 
 EXAMPLES = 100

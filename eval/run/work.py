@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dspy
 
-from crossover.eval.experiment.spec import Cell, Experiment, JudgeSpec
+from crossover.eval.experiment.spec import Cell, Experiment
 from crossover.eval.experiment.splits import sample, sample_val
 from crossover.eval.run.keys import Keys
 from crossover.eval.run.passages import Passages
@@ -20,6 +20,7 @@ from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
 from crossover.models.spec import ModelSpec
+from crossover.programs.spec import JudgeSpec
 from crossover.programs.task import Budget, Task
 
 READINGS_OF_VAL = 20
