@@ -43,7 +43,7 @@ def finished_trials(flags: argparse.Namespace, scratch: Path) -> tuple[str, tupl
     model = load_model(ModelSpec("embedded", max_tokens=24, decode="labels"))
     plan = {"trials": flags.trials, "early": flags.early, "finish": flags.trials}
     options = Sft(adapter=flags.adapter, epochs=flags.epochs, search=plan)
-    with dspy.context(lm=model.lm, adapter=model.adapter):
+    with dspy.context(lm=model.lm, adapter=model.prompt_format):
         program = task.program()
         text = render_training_text(program, gold_calls(program, train), model.lm)
         budget = Budget(workdir=scratch, progress=lambda line: print(line, file=sys.stderr))

@@ -27,7 +27,7 @@ class LoadedModel:
 
     spec: ModelSpec
     lm: dspy.LM
-    adapter: dspy.Adapter
+    prompt_format: dspy.Adapter
     sha256: str
     """Hash of the weights, or the API's model name."""
     local: bool

@@ -138,7 +138,7 @@ class Budget:
     """Folder shared by all fits on the same data and metric, for training targets; None for `workdir`."""
     teacher: dspy.LM | None = None
     """Model that proposes instructions and bootstraps demonstrations; None for the model being adapted."""
-    teacher_adapter: dspy.Adapter | None = None
+    teacher_format: dspy.Adapter | None = None
     """Prompt format of the teacher."""
     threads: int = 8
     """Concurrent calls allowed."""

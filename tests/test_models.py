@@ -68,7 +68,7 @@ def test_data_cannot_end_a_turn(embedded: LoadedModel) -> None:
 def test_a_prompt_beyond_the_context_fails_with_its_size(embedded: LoadedModel) -> None:
     program = dspy.Predict("text -> label")
     with (
-        dspy.context(lm=embedded.lm, adapter=embedded.adapter),
+        dspy.context(lm=embedded.lm, adapter=embedded.prompt_format),
         pytest.raises(dspy.LMError, match="exceed the model's"),
     ):
         program(text="word " * 6000)
@@ -135,10 +135,10 @@ def test_decode_labels_binds_a_classifier_to_its_labels_and_leaves_other_program
     labels = ["card_arrival", "exchange_rate", "Refund not showing up"]
     program = classify(["text"], output="label", labels=labels, instructions="")
     asked = [f"when will my card number {n} come" for n in range(8)]
-    with dspy.context(lm=bound.lm, adapter=bound.adapter):
+    with dspy.context(lm=bound.lm, adapter=bound.prompt_format):
         answers = [program(text=t).label for t in asked]
         named = dspy.Predict("question -> answer")(question=asked[0]).answer
-    with dspy.context(lm=free.lm, adapter=free.adapter):
+    with dspy.context(lm=free.lm, adapter=free.prompt_format):
         assert not {program(text=t).label for t in asked} & set(labels)
         assert dspy.Predict("question -> answer")(question=asked[0]).answer == named
     assert set(answers) <= set(labels)

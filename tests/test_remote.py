@@ -52,7 +52,7 @@ def questions(n: int) -> list[dspy.Example]:
 def test_every_fault_is_retried_and_nothing_is_paid_twice() -> None:
     with openai_server(first_word, FAULTS) as served:
         model = remote(served.url)
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             rows = list(
                 score_examples(Classify(["text"], "label", []), questions(12), exact, price=model.price, threads=4)
             )
@@ -67,7 +67,7 @@ def test_a_stream_tells_when_the_answer_began_and_is_tried_again_while_nothing_c
     with openai_server(lambda model, messages: "four words in all", ["429", "500", "hang", ""]) as served:
         model = remote(served.url)
         lm, engine = timing_first_token(model.lm)
-        with dspy.context(lm=lm, adapter=model.adapter):
+        with dspy.context(lm=lm, adapter=model.prompt_format):
             for _ in range(2):
                 start = time.perf_counter()
                 said = Classify(["text"], "label", [])(text="anything")
@@ -85,7 +85,10 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
     with openai_server(lambda model, messages: "four words in all", ["half"]) as served:
         model = remote(served.url)
         lm, _ = timing_first_token(model.lm)
-        with dspy.context(lm=lm, adapter=model.adapter), pytest.raises(dspy.LMError, match="peer closed connection"):
+        with (
+            dspy.context(lm=lm, adapter=model.prompt_format),
+            pytest.raises(dspy.LMError, match="peer closed connection"),
+        ):
             Classify(["text"], "label", [])(text="anything")
         # What has begun is not asked for again.
         assert len(served.bodies) == 1
@@ -105,7 +108,7 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
 def test_a_failure_that_stays_is_a_typed_row(fault: str, kind: str, times: int) -> None:
     with openai_server(first_word, [fault] * 9) as served:
         model = remote(served.url, retries=2)
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
         assert rows[0].failure.startswith(f"lm: {kind}")
         assert (rows[0].score, rows[0].calls, rows[0].usd) == (None, 0, 0.0)
@@ -165,7 +168,7 @@ def test_an_unreadable_answer_is_counted_once_and_priced(monkeypatch: pytest.Mon
         for adapter in ("chat", "json"):
             model = load_model(ModelSpec("openai/gpt-4o-mini", adapter=adapter, api_base=served.url))
             before = len(served.bodies)
-            with dspy.context(lm=model.lm, adapter=model.adapter):
+            with dspy.context(lm=model.lm, adapter=model.prompt_format):
                 rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
             assert rows[0].failure.startswith("parse: ")
             assert rows[0].calls == len(served.bodies) - before == 1
@@ -190,7 +193,7 @@ def test_cached_tokens_cost_less() -> None:
 def test_an_unknown_price_leaves_a_row_unpriced() -> None:
     with openai_server(first_word) as served:
         model = load_model(ModelSpec("openai/house-model", adapter="plain", api_base=served.url))
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             (row,) = score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price)
         assert (row.score, row.usd) == (1.0, None)
         assert row.prompt_tokens > 0

@@ -99,7 +99,7 @@ def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: UsageL
     model = load_model(ModelSpec("embedded", max_tokens=8))
     lm = model.lm if allowance is None else allowance.limited(model.lm)
     options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
-    with dspy.context(lm=lm, adapter=model.adapter):
+    with dspy.context(lm=lm, adapter=model.prompt_format):
         return method_of("dpo" if what == "dpo" else "sft", options).fit(
             Classify(["text"], "label", []),
             train=examples[:20],

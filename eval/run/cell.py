@@ -161,7 +161,7 @@ def fit_cell(work: Work, cell: Cell, folder: Path) -> Fitted:
     val = work.val(cell)
     start, judge = time.perf_counter(), task.metric if isinstance(task.metric, Judge) else None
     graded = judge.spent if judge else Usage()
-    with dspy.context(lm=model.lm, adapter=model.adapter, rm=passages.live(cell.knowledge.train)):
+    with dspy.context(lm=model.lm, adapter=model.prompt_format, rm=passages.live(cell.knowledge.train)):
         fitted = method.fit(
             task.program(),
             train=train,

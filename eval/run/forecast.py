@@ -81,7 +81,7 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     found = []
     for cell in missing:
         task, model = keyed.tasks[cell.task], models(cell.model)
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             found.append(_of(cell, experiment, task, model, paces.get(cell.model)))
     return found, len(cells) - len(missing)
 

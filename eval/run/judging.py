@@ -23,7 +23,7 @@ def judged(task: Task, spec: TaskSpec, load: Callable[[ModelSpec], LoadedModel])
 
     def model() -> tuple[Any, Any, Any]:
         loaded = load(judge.model)
-        return loaded.lm, loaded.adapter, loaded.price
+        return loaded.lm, loaded.prompt_format, loaded.price
 
     identity = [judge_sha256(criteria), model_sha256(judge.model), judge.model.max_tokens, judge.model.temperature]
     digest = hashlib.sha256(json.dumps([*identity, judge.model.api_base]).encode()).hexdigest()

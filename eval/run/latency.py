@@ -76,7 +76,7 @@ class Probe:
         """Time one request, None when it fails; a cold one finds nothing kept of earlier prompts."""
         if cold:
             engine_of(self.fitted.lm).prefixes.clear()
-        with dspy.context(lm=self._lm, adapter=self.model.adapter, rm=self.rm):
+        with dspy.context(lm=self._lm, adapter=self.model.prompt_format, rm=self.rm):
             start = time.perf_counter()
             try:
                 if self.retrieve is not None:

@@ -42,7 +42,7 @@ def measure_accuracy(
     lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
     try:
         # The rows tell what was asked and answered; DSPy would keep ten thousand prompts once more, and their traces.
-        with dspy.context(lm=lm, adapter=model.adapter, disable_history=True, trace=None):
+        with dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
                 table.append(vars(row))

@@ -68,7 +68,7 @@ class Retention:
         test = passages.attach(sample(task.test, EXAMPLES), knows.test)
         shown = passages.attach(train_pool(task, DEMOS, 0), knows.train)
         programs = {"plain": task.program(), "shown": with_demos(task.program(), shown)}
-        with dspy.context(adapter=model.adapter, rm=passages.live(knows.test)):
+        with dspy.context(adapter=model.prompt_format, rm=passages.live(knows.test)):
             before = {k: self._before(k, p, test, task, model) for k, p in programs.items()}
             after = {k: self._scores(p, test, task, tuned) for k, p in programs.items()}
         difference = paired_difference(after["plain"], before["plain"])

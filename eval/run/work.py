@@ -151,7 +151,7 @@ class Work:
             checkpoints=folder / "checkpoints",
             shared=self.store / "targets" / self.keys.split_sha256[cell.task][:16],
             teacher=None if teacher is None else teacher.lm,
-            teacher_adapter=None if teacher is None else teacher.adapter,
+            teacher_format=None if teacher is None else teacher.prompt_format,
             threads=self.threads,
             progress=self.progress.note,
         )

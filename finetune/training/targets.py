@@ -103,7 +103,7 @@ def targets_of(
     if source == "teacher" and budget.teacher is None:
         raise UserError("sft targets 'teacher' without a teacher; add `teacher: openai/…` to the experiment file")
     asked = budget.teacher if source == "teacher" and budget.teacher is not None else lm
-    frame = budget.teacher_adapter if source == "teacher" else dspy.settings.adapter
+    frame = budget.teacher_format if source == "teacher" else dspy.settings.adapter
     facts = [
         source,
         attempts,

@@ -108,7 +108,7 @@ class Search:
         self.journal = _Journal(self.val)
         self.adapter: dspy.Adapter = dspy.settings.adapter or dspy.ChatAdapter()
         if budget.teacher is not None:
-            frame = budget.teacher_adapter or dspy.ChatAdapter()
+            frame = budget.teacher_format or dspy.ChatAdapter()
             self.adapter = TwoFormats(self.adapter, frame, self.teacher)
         self._exit = contextlib.ExitStack()
 
@@ -118,7 +118,7 @@ class Search:
         return None if self.metric.most is None else max(0, self.metric.most - self.metric.calls)
 
     @property
-    def teacher_adapter(self) -> dspy.Adapter:
+    def teacher_format(self) -> dspy.Adapter:
         """Return the prompt frame of the model that proposes."""
         return self.adapter.teacher if isinstance(self.adapter, TwoFormats) else self.adapter
 
