@@ -1,4 +1,4 @@
-"""The engines that answer DSPy's requests, and the one wrapper through which calls are counted, limited or timed."""
+"""The interface of the engines that answer DSPy's requests, and the wrapper that counts, limits or times calls."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
@@ -62,7 +62,7 @@ class WrappedEngine:
     """An engine whose calls go through a hook."""
 
     def __init__(self, inner: Engine, hook: Hook) -> None:
-        """Let `hook` see every call to `inner`."""
+        """Pass every call to `inner` through `hook`."""
         self.inner, self.hook = inner, hook
         self.local, self.context = inner.local, inner.context
 
@@ -72,16 +72,16 @@ class WrappedEngine:
 
     @property
     def supported_params(self) -> frozenset[str]:
-        """Return those of the wrapped engine."""
+        """Return the request options of the wrapped engine."""
         return self.inner.supported_params
 
     @property
     def supports_response_schema(self) -> bool:
-        """Return that of the wrapped engine."""
+        """Return whether the wrapped engine can be bound to a JSON schema."""
         return self.inner.supports_response_schema
 
     def count_tokens(self, messages: list[dict[str, str]]) -> int:
-        """Return the length of the prompt by the wrapped engine."""
+        """Return the length of the prompt as the wrapped engine counts it."""
         return self.inner.count_tokens(messages)
 
     def complete(self, request: lm15.Request) -> lm15.Response:

@@ -69,7 +69,7 @@ class HeadEngine:
         return self
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Return the token ids of the prompt, as the local model would read it."""
+        """Return the token ids of the prompt for the local model."""
         return self.engine.encode(messages)
 
     def count_tokens(self, messages: Sequence[dict[str, str]]) -> int:

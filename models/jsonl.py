@@ -1,4 +1,4 @@
-"""JSON lines and whole files, written so that nobody takes what a killed process left half done for whole."""
+"""Append and read JSON lines, and replace whole files, so that a kill at any moment leaves them readable."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from crossover.models.errors import UserError
 def append_lines(
     file: Path, records: Iterable[Any], *, fsync: bool = False, default: Callable[[Any], Any] = str
 ) -> None:
-    """Append each record to `file` as one JSON line; `fsync` waits until the disk has them.
+    """Append each record to `file` as one JSON line; with `fsync`, return when they are on disk.
 
-    `default` turns a value that JSON cannot hold into one that it can.
+    `default` converts a value that JSON cannot represent.
     """
     # One encoder for all: `json.dumps` with options builds a new one for every record.
     encode = json.JSONEncoder(ensure_ascii=False, default=default).encode
@@ -38,7 +38,7 @@ def read_lines(
     """Yield the lines of `file`, each read by `parse`; a missing file has none.
 
     A last line that has no line break, or that `parse` refuses, was torn by a kill: it is cut off, so that the next
-    appended line stands alone, and `note` is told.
+    append starts a new line, and `note` gets a warning.
 
     Raises:
         UserError: a line before the last is damaged, which no kill does.
@@ -65,10 +65,11 @@ def read_lines(
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield the path of a draft, a file or folder to be written, which takes the place of `target` at the end.
+    """Yield a path for a draft of `target`, a file or folder, and move the draft to `target` at the end.
 
-    Readers see all of the old content or all of the new. Every draft has a name of its own, so that two processes may
-    write the same target; of two equal folders the first one stays. An exception leaves `target` as it was.
+    Readers see all of the old content or all of the new. Every draft has a unique name, so that two processes may
+    write the same target; a folder that another process has finished meanwhile is not replaced. An exception leaves
+    `target` as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.part")
@@ -88,7 +89,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, data: Any) -> None:
-    """Replace `file` by `data` as JSON and wait until the disk has it; what JSON cannot hold is written by `str`."""
+    """Replace the content of `file` by `data` as JSON, on disk when this returns; other types are written by `str`."""
     with replacing(file) as draft, draft.open("w", encoding="utf-8") as f:
         json.dump(data, f, ensure_ascii=False, indent=1, default=str)
         f.flush()

@@ -91,7 +91,7 @@ class LocalEngine:
         return self
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Return the token ids of the prompt, up to where the answer begins."""
+        """Return the token ids of the prompt, up to the start of the answer."""
         with self._lock:
             ids = self.tokenizer.apply_chat_template(
                 safe_messages(self.tokenizer, messages), add_generation_prompt=True, tokenize=True, return_dict=True

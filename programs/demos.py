@@ -10,7 +10,7 @@ from crossover.programs.splits import fold
 
 
 def drawn(examples: Sequence[dspy.Example], seed: int, count: int | None = None) -> list[dspy.Example]:
-    """Return `count` examples in random order, all of them for None or where there are fewer."""
+    """Return `count` examples in an order drawn by `seed`; all of them for None or where there are fewer."""
     return random.Random(seed).sample(list(examples), len(examples) if count is None else min(count, len(examples)))
 
 

@@ -128,7 +128,7 @@ def _example(record: Record, columns: Columns, key: str) -> dspy.Example:
 
 
 def _fault_of(record: Record, column: str, columns: Columns) -> str:
-    """Return what is wrong with one value of a row, or an empty string."""
+    """Return the fault of one value of a row, or an empty string."""
     value = record.values.get(column)
     if columns.entities and column in columns.outputs:
         return _entity_fault(value, column)

@@ -75,11 +75,11 @@ def read_file(path: Path, *, shown: str = "", key: str = "data") -> Read:
         return [], [fault(shown, f"{key}: no such file", "check the path, which starts at the experiment file")]
     records, problems = list[Record](), list[Problem]()
     try:
-        for found in readers[path.suffix](path, shown):
-            if isinstance(found, Record):
-                records.append(found)
+        for row in readers[path.suffix](path, shown):
+            if isinstance(row, Record):
+                records.append(row)
             else:
-                problems.append(found)
+                problems.append(row)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as e:
         problems.append(fault(shown, f"cannot be read: {one_line(e, 120)}", "save it again, text as UTF-8"))
     if not records and not problems:

@@ -59,7 +59,7 @@ class Problem:
     """The next step for the user."""
 
     def __str__(self) -> str:
-        """Return the one line that a person reads."""
+        """Return the problem in one line."""
         return f"{self.level}: {self.where}: {self.what}; {self.remedy}"
 
 

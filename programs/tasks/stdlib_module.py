@@ -1,4 +1,4 @@
-"""Tell which standard-library module a documentation string, its names masked, belongs to (>= 40 labels)."""
+"""Classify documentation strings, their names masked, by standard-library module (>= 40 labels)."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Name the standard-library callable that does what the question says, from retrieved documentation strings."""
+"""Name the standard-library callable that a question describes, from retrieved documentation strings."""
 
 from collections import Counter
 from functools import partial
