@@ -16,7 +16,6 @@ import dspy
 import numpy as np
 from scipy.stats import spearmanr
 
-from crossover.eval.experiment.spec import TaskSpec
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.hyperparameters import Plan, Trial, search, top_shared
@@ -26,6 +25,7 @@ from crossover.finetune.training.targets import gold_calls
 from crossover.models.load import load_model
 from crossover.models.spec import ModelSpec
 from crossover.programs.data import load_task
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Budget
 
 FIELDS = {"id": "id", "text": "input", "label": "output"}
@@ -43,7 +43,7 @@ def finished_trials(flags: argparse.Namespace, scratch: Path) -> tuple[str, tupl
     model = load_model(ModelSpec("embedded", max_tokens=24, decode="labels"))
     plan = Plan(trials=flags.trials, early=flags.early, finish=flags.trials)
     options = TrainingOptions(adapter=flags.adapter, epochs=flags.epochs)
-    with dspy.context(lm=model.lm, adapter=model.adapter):
+    with dspy.context(lm=model.lm, adapter=model.prompt_format):
         program = task.program()
         text = render_training_text(program, gold_calls(program, train), model.lm)
         budget = Budget(workdir=scratch, progress=lambda line: print(line, file=sys.stderr))

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from crossover.eval.analysis.stats import score_interval
-from crossover.eval.experiment.spec import Retrieval, TaskSpec
+from crossover.eval.experiment.spec import Retrieval
 from crossover.eval.run.passages import Indexes, Passages
 from crossover.programs.data import load_task
+from crossover.programs.spec import TaskSpec
 
 DEPTHS = (1, 3, 5)
 FIELDS = {"id": "id", "question": "input", "answers": "output", "gold_passage_ids": "gold"}

@@ -115,7 +115,7 @@ def main() -> int:
     a = p.parse_args()
     options = TrainingOptions(epochs=1)
     model, task = load_model(ModelSpec("embedded")), builtin_task("stdlib_rag")
-    with dspy.context(lm=model.lm, adapter=model.adapter), tempfile.TemporaryDirectory() as scratch:
+    with dspy.context(lm=model.lm, adapter=model.prompt_format), tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         train = Passages(task, None, Indexes(data, str)).attach(task.train[: a.rows], "gold")
         budget = Budget(metric_calls=None, workdir=data / "sft", threads=1)

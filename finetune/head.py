@@ -65,7 +65,7 @@ class Head:
         """Learn the labels of `train`, select on `val`, and answer through the same prompt and the same parser."""
         from crossover.finetune.training.context import FitContext
         from crossover.finetune.training.regression import labelled
-        from crossover.models.allowance import held_like
+        from crossover.models.limits import limited_like
         from crossover.models.load import local_lm
 
         check_local(lm, "head")
@@ -74,7 +74,9 @@ class Head:
         engine, notes, spent = self._frozen(data, context) if self.base == "frozen" else self._trained(data, context)
         folder = budget.workdir / "best"
         engine.save(folder)
-        tuned = held_like(local_lm(f"{lm.model}+head-{engine.sha256[:12]}", engine, lm.kwargs["max_tokens"], 0.0), lm)
+        tuned = limited_like(
+            local_lm(f"{lm.model}+head-{engine.sha256[:12]}", engine, lm.kwargs["max_tokens"], 0.0), lm
+        )
         # A training that was killed and went on took time before this process began.
         spent.seconds = max(spent.seconds, time.perf_counter() - context.begun)
         notes |= {"labels": len(data.answers), "rows": len(data.rows), "dropped_too_long": data.dropped}

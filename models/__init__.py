@@ -1,1 +1,1 @@
-"""Language models that every method runs on, and the prompt frames they speak."""
+"""Language models that every method runs on, their prompt formats, usage and limits."""

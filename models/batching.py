@@ -1,40 +1,37 @@
-"""Sort waiting requests into batches: which of them begin alike, and which fit together."""
+"""Sort waiting requests into batches: by the beginning that their prompts share, and by length."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from dspy import lm15
 
-from crossover.models.choices import Trie
+from crossover.models.decode import Prompt
 from crossover.models.prefix import shared_tokens
 
 FEWEST_SHARED = 32
-"""Shorter common beginnings are not looked for."""
+"""Prompts that share fewer leading tokens are not grouped."""
 
 
 @dataclass(eq=False)
 class Job:
     """One request on its way through the engine."""
 
-    ids: np.ndarray
-    """The prompt's token ids, shape (tokens,)."""
+    prompt: Prompt
+    """With all its token ids, those of a shared prefix too."""
     adapter: str
-    max_tokens: int
-    temperature: float
-    seed: int
-    choices: Trie | None = None
-    """The answers allowed; None allows any."""
-    heard: Callable[[int], None] | None = None
-    """Called with each new token id as it comes."""
     cached: int = 0
-    """Leading tokens whose states were there before this request."""
+    """Leading tokens whose states were computed before this request."""
     answer: "Future[tuple[list[int], str]]" = field(default_factory=Future)
     """New token ids, and `stop` or `length`."""
 
+    def __post_init__(self) -> None:
+        """Keep the token ids as an array, for comparing prompts; shape (tokens,)."""
+        self.ids = np.asarray(self.prompt.ids)
+
     def usage(self, new: Sequence[int]) -> lm15.Usage:
-        """Return the tokens that the request took, with its answer's."""
+        """Return the tokens of the prompt and of the answer `new`."""
         return lm15.Usage(
             input_tokens=len(self.ids),
             output_tokens=len(new),
@@ -43,10 +40,10 @@ class Job:
         )
 
 
-def alike(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
-    """Yield groups of jobs of one adapter that begin alike, and how many tokens they share.
+def groups_by_prefix(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
+    """Yield groups of jobs of one adapter whose prompts begin alike, with the number of tokens they share.
 
-    At least one token of every prompt stays outside of what is shared: its logits begin the answer.
+    At least one token of every prompt is left out of the shared beginning: its logits begin the answer.
     """
     group: list[Job] = []
     shared = 0
@@ -67,14 +64,14 @@ def alike(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
         yield group, shared
 
 
-def batches(jobs: Sequence[Job], skip: int, max_tokens: int) -> Iterator[list[Job]]:
-    """Split into batches of similar length within a bound of padded tokens, `skip` tokens of each not counted."""
-    batch: list[Job] = []
-    for job in sorted(jobs, key=lambda j: (len(j.ids), j.max_tokens)):
-        width = len(job.ids) - skip + job.max_tokens
-        if batch and (len(batch) + 1) * width > max_tokens:
+def batches_of(widths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield positions of rows of similar width, as many at a time as `batch_tokens` padded tokens allow."""
+    batch: list[int] = []
+    for n in sorted(range(len(widths)), key=lambda n: widths[n]):
+        # Rows come by width, so that this one is the widest so far and sets the padding of all.
+        if batch and (len(batch) + 1) * widths[n] > batch_tokens:
             yield batch
             batch = []
-        batch.append(job)
+        batch.append(n)
     if batch:
         yield batch

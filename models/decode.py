@@ -1,4 +1,4 @@
-"""Decode a batch of prompts that share a prefix, row by row to its own end."""
+"""Decode a batch of prompts that may share a prefix; each row ends by itself."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from crossover.models.choices import Trie
-from crossover.models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend
+from crossover.models.constrained import Trie
+from crossover.models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend, register_attention
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one row of a batch needs."""
+    """One row of a batch: its tokens, and how its answer is decoded."""
 
     ids: Sequence[int]
     """Token ids after the shared prefix; at least one."""
@@ -21,26 +21,26 @@ class Prompt:
     temperature: float = 0.0
     """0 decodes greedily."""
     seed: int = 0
-    """Of sampling; with it a row's answer does not depend on the rows beside it."""
+    """Seed of sampling: with one per row, an answer does not depend on the rows beside it."""
     choices: Trie | None = None
     """The answers allowed; None allows any."""
-    heard: Callable[[int], None] | None = None
+    on_token: Callable[[int], None] | None = None
     """Called with each new token id as it comes."""
 
 
 @dataclass
 class _Row:
-    """A row that is not finished."""
+    """A row that is still being decoded."""
 
     number: int
     prompt: Prompt
     new: list[int]
     random: torch.Generator
     choices: Trie | None
-    """What may follow the new tokens."""
+    """The node of the prompt's trie that the new tokens have reached."""
 
     def add(self, logits: torch.Tensor, likeliest: int) -> None:
-        """Append the next token: the likeliest, or a sample, among the allowed; `logits` has shape (vocabulary,)."""
+        """Append the next token, the likeliest or a sample, among those allowed; `logits` has shape (vocabulary,)."""
         token = likeliest
         if self.choices:
             allowed = list(self.choices)
@@ -49,8 +49,8 @@ class _Row:
         elif self.prompt.temperature > 0:
             token = self._draw(logits)
         self.new.append(token)
-        if self.prompt.heard is not None:
-            self.prompt.heard(token)
+        if self.prompt.on_token is not None:
+            self.prompt.on_token(token)
 
     def _draw(self, logits: torch.Tensor) -> int:
         if self.prompt.temperature <= 0:
@@ -60,7 +60,7 @@ class _Row:
 
 
 class Batch:
-    """A batch of prompts in the model."""
+    """A batch of prompts, with the model's states of what was read so far."""
 
     def __init__(self, model: Any, prefix: Prefix | None, prompts: Sequence[Prompt]) -> None:
         """Read the prompts, all at once, padded on the left."""
@@ -87,7 +87,7 @@ class Batch:
         else:
             column = torch.arange(self.width, device=self.device)
             mask = column >= self.pads.unsqueeze(1)
-            # Without a prefix the model builds its own mask: it may know windows that we do not.
+            # Without a prefix the model builds its own mask: it may have sliding windows that this file ignores.
             mask = mask if self.prefix is None else mask.view(len(ids), 1, 1, self.width)
         with attending_to(self.prefix):
             out = self.model(
@@ -109,7 +109,7 @@ class Batch:
         self.ends = self.ends + 1
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Drop all rows but these."""
         index = torch.tensor(list(rows), device=self.device)
         self.cache.batch_select_indices(index)
         self.pads, self.ends, self.logits = self.pads[index], self.ends[index], self.logits[index]
@@ -118,7 +118,7 @@ class Batch:
 def decode(
     model: Any, prefix: Prefix | None, prompts: Sequence[Prompt], stop: frozenset[int]
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield (row number, new token ids) as each row ends, at a token of `stop`, which is included, or at its limit."""
+    """Yield (row number, new token ids) as each row ends: with a token of `stop`, or after its `max_tokens`."""
     batch = Batch(model, prefix, prompts)
     rows = [_Row(n, p, [], torch.Generator().manual_seed(p.seed), p.choices) for n, p in enumerate(prompts)]
     live = list(range(len(rows)))
@@ -139,16 +139,17 @@ def decode(
         if len(rows) <= size // 2:
             batch.keep(live)
             size, live = len(rows), list(range(len(rows)))
-        tokens = [0] * size  # a finished row goes on with a token that nobody reads, until enough have finished
+        # Dropping rows copies the cache: finished rows go on with a token that nobody reads until half have finished.
+        tokens = [0] * size
         for k, row in zip(live, rows, strict=True):
             tokens[k] = row.new[-1]
         batch.push(tokens)
 
 
 def can_share(model: Any) -> bool:
-    """Tell whether the model's attention can read a prefix held apart: full attention everywhere, and the same logits.
+    """Return whether the model can read a shared prefix: full attention in all layers, and the same logits.
 
-    As a side effect the model's attention becomes `models.prefix`'s, which is SDPA while no prefix is active.
+    As a side effect the model's attention becomes that of models/prefix.py, which is SDPA while no prefix is active.
     """
     shape = model.config.get_text_config().to_dict()
     windowed = shape.get("use_sliding_window", True) and shape.get("sliding_window")
@@ -160,6 +161,7 @@ def can_share(model: Any) -> bool:
     with torch.inference_mode():
         plain = model(torch.tensor([ids], device=model.device)).logits[0, -1].float()
         try:
+            register_attention()
             model.set_attn_implementation(ATTENTION)
             shared = Batch(model, extend(model, None, ids[:8], ""), [Prompt(ids[8:], 1)]).logits[0]
         except (ValueError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""Where models of this process run, and how they get there."""
+"""Choose device and precision for local models, and load their weights."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from transformers.utils import logging as transformers_logging
 
 
 def device_name() -> str:
-    """Return torch's name of the device: a GPU where there is one."""
+    """Return torch's name of the device: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 LARGE = 10_000_000
-"""Parameters from which a processor that computes in bfloat16 serves in it (benchmarks/precision.py); below, requests
-are fast anyhow, and in float32 an answer hardly ever depends on the rows beside it."""
+"""Parameters from which a model is served in bfloat16 on a processor that supports it (benchmarks/precision.py);
+smaller ones are fast anyhow, and in float32 an answer hardly ever depends on the rows beside it."""
 
 
 def serving_dtype(parameters: int) -> torch.dtype:
-    """Return what a model of that size computes in on this machine's device."""
+    """Return the dtype in which a model of that size is served on this machine."""
     if device_name() == "cuda":
         return torch.bfloat16
     known = torch.cpu.get_capabilities() if device_name() == "cpu" else {}
@@ -28,7 +28,7 @@ def serving_dtype(parameters: int) -> torch.dtype:
 
 
 def parameters_of(folder: str | Path, *, trust_remote_code: bool) -> int:
-    """Return how many parameters a model has, without reading them."""
+    """Return the number of a model's parameters, from its configuration alone."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
@@ -38,8 +38,7 @@ def parameters_of(folder: str | Path, *, trust_remote_code: bool) -> int:
 def load_weights(folder: str | Path, *, trust_remote_code: bool) -> tuple[Any, Any]:
     """Return model, ready to serve on the device, and tokenizer.
 
-    It computes in bfloat16 on a GPU, and on a processor where that is faster, else in float32. `folder` may be a hub
-    id. Weights are read from safetensors only.
+    `folder` may be a hub id. Weights are read from safetensors only.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""The one exception that people read."""
+"""The one exception whose text is shown to the user."""
 
 
 class UserError(Exception):

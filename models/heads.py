@@ -1,9 +1,9 @@
-"""Serve a linear head on a local model: the state of the prompt in, the text of a label out."""
+"""Serve a classification head on a local model: from the states of the prompt to the text of a label."""
 
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import torch
 from dspy import lm15
 from safetensors.torch import load_file, save_file
 
+from crossover.models.batching import batches_of
 from crossover.models.local import BASE, LocalEngine
+from crossover.models.prompt import messages_of
 
 POOLINGS = ("last", "mean")
 
 
 def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Tensor:
-    """Return one state of the last layer a row: that of its last token, or the mean of all; shape (rows, width).
+    """Return one state of the last layer per row: that of its last token, or the mean of all; shape (rows, width).
 
     Gradients flow. Rows are padded on the right, which a causal model's states do not see.
     """
@@ -39,20 +41,11 @@ def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Ten
     return states[torch.arange(len(rows), device=device), lengths - 1]
 
 
-def batches_of(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield positions of rows of like length, as many at a time as the padded tokens allow."""
-    batch: list[int] = []
-    for n in sorted(range(len(lengths)), key=lambda n: lengths[n]):
-        if batch and (len(batch) + 1) * lengths[n] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(n)
-    if batch:
-        yield batch
-
-
 class HeadEngine:
     """Answer DSPy requests with the best label of a linear head; requests that wait are answered in one batch."""
+
+    local, inner = True, None
+    supported_params, supports_response_schema = frozenset[str](), False
 
     def __init__(
         self,
@@ -64,7 +57,7 @@ class HeadEngine:
         pooling: str,
         adapter: str = BASE,
     ) -> None:
-        """Read the states of `engine` with its adapter; `answers` are the labels as the prompt frame writes them."""
+        """Read the states of `engine` with its adapter; `answers` are the labels as the prompt format writes them."""
         self.engine, self.weight, self.bias, self.answers = engine, weight.float(), bias.float(), list(answers)
         self.pooling, self.adapter = pooling, adapter
         self.context, self.tokenizer = engine.context, engine.tokenizer
@@ -76,26 +69,30 @@ class HeadEngine:
         return self
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Return the token ids of the prompt, as the local model would read it."""
+        """Return the token ids of the prompt for the local model."""
         return self.engine.encode(messages)
+
+    def count_tokens(self, messages: Sequence[dict[str, str]]) -> int:
+        """Return the length of the prompt in tokens."""
+        return len(self.encode(messages))
 
     @property
     def sha256(self) -> str:
-        """Return the hash of the head's own weights and of what it reads."""
+        """Return the hash of the head's weights, its labels, and the base and adapter that it reads."""
         digest = hashlib.sha256(f"{self.engine.sha256} {self.adapter} {self.pooling} {self.answers}".encode())
-        for kept in (self.weight, self.bias):
-            digest.update(kept.numpy().tobytes())
+        for tensor in (self.weight, self.bias):
+            digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
 
     def states(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the pooled states of the rows, on the CPU in float32."""
-        found: dict[int, torch.Tensor] = {}
+        by_row: dict[int, torch.Tensor] = {}
         for batch in batches_of([len(r) for r in rows], self.engine.batch_tokens):
             with self.engine._lock, torch.inference_mode():
                 self.engine.use(self.adapter)
                 states = pooled(self.engine.model, [rows[n] for n in batch], self.pooling).cpu()
-            found |= dict(zip(batch, states, strict=True))
-        return torch.stack([found[n] for n in range(len(rows))])
+            by_row |= dict(zip(batch, states, strict=True))
+        return torch.stack([by_row[n] for n in range(len(rows))])
 
     def choose(self, states: torch.Tensor) -> list[int]:
         """Return the best label of each state."""
@@ -103,12 +100,7 @@ class HeadEngine:
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request with the text of a label; no token is generated."""
-        system = (
-            request.system if isinstance(request.system, str) else "".join(str(p.text) for p in request.system or ())
-        )
-        messages = [{"role": "system", "content": system}] if system else []
-        messages += [{"role": str(m.role), "content": str(m.text)} for m in request.messages]
-        ids = self.encode(messages)
+        ids = self.encode(messages_of(request))
         if len(ids) > self.context:
             raise lm15.ContextLengthError(f"prompt of {len(ids)} tokens exceeds the model's context of {self.context}")
         return lm15.Response(
@@ -120,7 +112,7 @@ class HeadEngine:
         )
 
     def _label(self, ids: list[int]) -> int:
-        """Return the label of a prompt; who comes first answers for all that wait."""
+        """Return the label of a prompt; the first thread to get its turn answers for all that wait."""
         mine: Future[int] = Future()
         with self._arriving:
             self._waiting.append((ids, mine))
@@ -141,7 +133,7 @@ class HeadEngine:
                     answer.set_exception(e)
 
     def save(self, folder: Path) -> None:
-        """Write the head; the base, or its adapter, is kept by whoever trained it."""
+        """Write the head; the caller saves the base, or its adapter."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, folder / "head.safetensors")
         facts = {"answers": self.answers, "pooling": self.pooling, "base": self.engine.sha256}
@@ -157,5 +149,7 @@ class HeadEngine:
         facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
         if facts["base"] != engine.sha256:
             raise ValueError(f"the head of {folder} was trained on a base of hash {facts['base'][:12]}, not this one")
-        kept = load_file(folder / "head.safetensors")
-        return cls(engine, kept["weight"], kept["bias"], facts["answers"], pooling=facts["pooling"], adapter=adapter)
+        tensors = load_file(folder / "head.safetensors")
+        return cls(
+            engine, tensors["weight"], tensors["bias"], facts["answers"], pooling=facts["pooling"], adapter=adapter
+        )

@@ -1,4 +1,4 @@
-"""Make a model of an experiment ready to be called by DSPy programs."""
+"""Load a model of an experiment, ready to be called by DSPy programs."""
 
 import os
 from collections.abc import Callable
@@ -8,10 +8,12 @@ from typing import Any
 
 import dspy
 
-from crossover.models.allowance import held_like
+from crossover.models.api_keys import reference
+from crossover.models.engine import Engine
+from crossover.models.limits import limited_like
 from crossover.models.price import TokenCounts, api_price
+from crossover.models.prompt_formats import prompt_format
 from crossover.models.remote import Connection, RemoteEngine
-from crossover.models.secret import reference
 from crossover.models.spec import ModelSpec
 from crossover.models.weights import folder_sha256
 
@@ -21,27 +23,27 @@ EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A language model with the frame it is spoken to in."""
+    """A language model with its prompt format and its price."""
 
     spec: ModelSpec
     lm: dspy.LM
-    adapter: dspy.Adapter
+    prompt_format: dspy.Adapter
     sha256: str
     """Hash of the weights, or the API's model name."""
     local: bool
-    """It runs in this process, and is priced by machine time."""
+    """Whether it runs in this process, and is priced by machine time."""
     context: int
     """Tokens that fit; 0 where unknown."""
     price: Callable[[TokenCounts], float | None]
-    """Turns usage into dollars; None where the price is unknown."""
+    """Returns the dollars of usage, None for an unknown price."""
 
 
 def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
-    """Load the model that `spec` names, where it runs here from `folder` when one is given.
+    """Load the model that `spec` names; a local one from `folder`, if one is given.
 
     Raises:
         FileNotFoundError: the folder of a local model does not exist.
-        ValueError: the adapter is not one of `plain`, `chat`, `json`, or does not go with `decode`.
+        ValueError: the prompt format is not one of `plain`, `chat`, `json`, or does not go with `decode`.
     """
     if not spec.runs_here:
         return _remote_model(spec)
@@ -49,18 +51,18 @@ def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
 
     source = folder or (EMBEDDED if spec.name == "embedded" else spec.name.removeprefix("local:"))
     engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
-    frame = spec.adapter or ("plain" if spec.name == "embedded" or engine.stop_at_line else "chat")
+    format_name = spec.adapter or ("plain" if spec.name == "embedded" or engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
-    adapter = prompt_frame(frame, decode=spec.decode)
-    return LoadedModel(spec, lm, adapter, engine.sha256, True, engine.context, lambda usage: 0.0)
+    chosen = prompt_format(format_name, decode=spec.decode)
+    return LoadedModel(spec, lm, chosen, engine.sha256, True, engine.context, lambda usage: 0.0)
 
 
 def _remote_model(spec: ModelSpec) -> LoadedModel:
-    """Return a model behind an API; its hash is its name, for providers show nothing else."""
+    """Return a model behind an API; its hash is its name, the only identity that providers show."""
     key = os.environ.get(reference(spec.api_key), "") if spec.api_key else ""
     if spec.api_base and not key:
-        # LiteLLM would send the provider's key, which is nothing for another address to see.
+        # Without one, LiteLLM would send the provider's key to this other address.
         key = "no-key"
     engine = RemoteEngine(spec.name, Connection(spec.api_base, key, spec.timeout))
     # The engine retries, within its limit; DSPy must not do so once more around it.
@@ -68,13 +70,13 @@ def _remote_model(spec: ModelSpec) -> LoadedModel:
         spec.name, engine=engine, cache=False, num_retries=0, max_tokens=spec.max_tokens, temperature=spec.temperature
     )
     identity = f"{spec.name} at {spec.api_base}" if spec.api_base else spec.name
-    return LoadedModel(spec, lm, prompt_frame(spec.adapter or "chat"), identity, False, engine.context, api_price)
+    return LoadedModel(spec, lm, prompt_format(spec.adapter or "chat"), identity, False, engine.context, api_price)
 
 
-def local_lm(name: str, engine: Any, max_tokens: int, temperature: float) -> dspy.LM:
+def local_lm(name: str, engine: Engine, max_tokens: int, temperature: float) -> dspy.LM:
     """Return a DSPy model on a local engine.
 
-    DSPy's cache does not know the engine, and a cached answer has no latency: it stays off.
+    DSPy's cache stays off: its keys leave out the engine, and a cached answer has no latency.
     """
     return dspy.LM(name, engine=engine, cache=False, max_tokens=max_tokens, temperature=temperature)
 
@@ -82,48 +84,28 @@ def local_lm(name: str, engine: Any, max_tokens: int, temperature: float) -> dsp
 def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
     """Return a local model with the trained weights of a folder, an adapter on its base or a whole model.
 
-    It is held to the limits of the model that it was made of.
+    Settings and limits are those of `lm`.
     """
     from crossover.models.local import LocalEngine
     from crossover.models.prompt import engine_of
 
-    settings: dict[str, Any] = {"max_tokens": lm.kwargs["max_tokens"], "temperature": lm.kwargs["temperature"]}
     if (folder / "adapter_config.json").exists():
         engine = engine_of(lm)
-        return held_like(local_lm(f"{lm.model}+{engine.add_adapter(folder)}", engine, **settings), lm)
-    full = LocalEngine.load(folder)
-    return whole_lm(lm, full)
+        return _like(lm, f"{lm.model}+{engine.add_adapter(folder)}", engine)
+    return whole_lm(lm, LocalEngine.load(folder))
 
 
 def whole_lm(lm: dspy.LM, engine: Any) -> dspy.LM:
-    """Return a local model with settings and limits of `lm` on an engine of whole weights that came of it."""
-    name = f"{lm.model}-{engine.sha256[:12]}"
-    return held_like(local_lm(name, engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"]), lm)
+    """Return a model on an engine of whole weights that were trained from `lm`, with its settings and limits."""
+    return _like(lm, f"{lm.model}-{engine.sha256[:12]}", engine)
 
 
-def prompt_frame(name: str, *, decode: str = "") -> dspy.Adapter:
-    """Return the DSPy adapter of that name; no adapter here makes a second call when parsing fails.
-
-    Raises:
-        ValueError: no such adapter, or one whose answers are more than a label, for `decode: labels`.
-    """
-    if decode and name != "plain":
-        raise ValueError(f"decode: {decode} needs the bare answers of `adapter: plain`, not {name!r}")
-    if name == "plain":
-        from crossover.models.plain import PlainAdapter
-
-        return PlainAdapter(decode)
-    from crossover.models.markers import SafeChatAdapter, SafeJSONAdapter
-
-    if name == "chat":
-        return SafeChatAdapter(use_json_adapter_fallback=False)
-    if name == "json":
-        return SafeJSONAdapter()
-    raise ValueError(f"adapter {name!r} is not one of plain, chat, json")
+def _like(lm: dspy.LM, name: str, engine: Engine) -> dspy.LM:
+    return limited_like(local_lm(name, engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"]), lm)
 
 
 def model_sha256(spec: ModelSpec) -> str:
-    """Return the hash by which cells know a model; weights in a folder are hashed without being loaded."""
+    """Return the hash that identifies the model in cells; weights in a folder are hashed without being loaded."""
     folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
     if not spec.runs_here:
         return spec.name

@@ -1,24 +1,25 @@
-"""Serve a Hugging Face causal language model in this process, as a DSPy engine, with LoRA adapters on one base."""
+"""Serve a Hugging Face causal language model in this process as a DSPy engine, with LoRA adapters on one base."""
 
 import contextlib
 import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from dspy import lm15
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossover.models.adapters import attach, switch
-from crossover.models.batching import Job, alike, batches
-from crossover.models.choices import Trie, build_trie, choices_of
+from crossover.models.batching import Job, batches_of, groups_by_prefix
+from crossover.models.constrained import Trie, allowed_answers, build_trie
 from crossover.models.decode import Prompt, can_share, decode, stop_tokens
 from crossover.models.device import load_weights
 from crossover.models.prefix import Prefix, PrefixStore, extend
+from crossover.models.prompt import messages_of
 from crossover.models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
 from crossover.models.weights import folder_sha256
 
@@ -26,7 +27,7 @@ BASE = ""
 """Adapter name of the untouched base."""
 
 WORTH_SHARING = 256
-"""Tokens that a shared prefix must save in a wave; less is lost again by splitting the batch."""
+"""Tokens that a shared prefix must save in one batch of requests; fewer are lost again by splitting the batch."""
 
 
 class LocalEngine:
@@ -34,6 +35,9 @@ class LocalEngine:
 
     One worker thread owns the model, so that adapters can be switched without a race.
     """
+
+    local, inner = True, None
+    supported_params, supports_response_schema = frozenset[str](), False
 
     def __init__(
         self,
@@ -46,15 +50,15 @@ class LocalEngine:
     ) -> None:
         """Serve `model` on the device it is on.
 
-        `batch_tokens` bounds the padded tokens of a batch, a shared prefix not counted; `prefix_bytes` bounds the
-        states kept for prompts that begin alike, 0 turns that off. A model `in_training` is served as it is, its new
-        adapter included: switching would freeze what is trained.
+        `batch_tokens` bounds the padded tokens of a batch, without a shared prefix; `prefix_bytes` bounds the states
+        kept for prompts that begin alike, and 0 turns that off. A model `in_training` is served as it is, its new
+        adapter included: switching adapters would freeze the one that is trained.
         """
         self.in_training = in_training
         self.model: Any = model
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
-        # Weights that were trained here were saved with the template that they were trained in.
+        # Weights trained by this project are saved with the fallback template if they were trained in it.
         self.stop_at_line = tokenizer.chat_template in (None, FALLBACK_TEMPLATE)
         if self.stop_at_line:
             tokenizer.chat_template = FALLBACK_TEMPLATE
@@ -65,9 +69,10 @@ class LocalEngine:
         self._stop = stop_tokens(model, tokenizer, self.stop_at_line)
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._coming = 0
+        self._arriving = 0
+        """Requests that are being tokenized and will be in the queue soon."""
         self._active: str | None = BASE
-        """The adapter that the model runs with; None where that is not known."""
+        """The adapter that the model runs with; None when a switch may have broken off."""
         self._sampled: Counter[int] = Counter()
         self._tries: dict[tuple[str, ...], Trie] = {}
         self._worker: threading.Thread | None = None
@@ -86,12 +91,16 @@ class LocalEngine:
         return self
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Return the token ids of the prompt, up to where the answer begins."""
+        """Return the token ids of the prompt, up to the start of the answer."""
         with self._lock:
             ids = self.tokenizer.apply_chat_template(
                 safe_messages(self.tokenizer, messages), add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"]
         return list(ids)
+
+    def count_tokens(self, messages: Sequence[dict[str, str]]) -> int:
+        """Return the length of the prompt in tokens."""
+        return len(self.encode(messages))
 
     def add_adapter(self, folder: Path) -> str:
         """Attach a LoRA adapter to the base and return its name, which holds the hash of its weights."""
@@ -124,7 +133,7 @@ class LocalEngine:
     ) -> Iterator[lm15.StreamStartEvent | lm15.StreamDeltaEvent | lm15.StreamEndEvent]:
         """Answer one request piece by piece, as the tokens come."""
         tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        job = self._submit(request, heard=tokens.put)
+        job = self._submit(request, on_token=tokens.put)
         job.answer.add_done_callback(lambda _: tokens.put(None))
         yield lm15.StreamStartEvent(model=request.model)
         sent = ""
@@ -140,30 +149,25 @@ class LocalEngine:
         # DSPy takes an empty text for a broken call; a model that says nothing has answered, and wrongly.
         return str(self.tokenizer.decode(new, skip_special_tokens=True)).strip() or " "
 
-    def _submit(self, request: lm15.Request, heard: Callable[[int], None] | None = None) -> Job:
-        """Hand a request to the worker, which answers it in the batch it travels in."""
+    def _submit(self, request: lm15.Request, on_token: Callable[[int], None] | None = None) -> Job:
+        """Queue a request for the worker, which answers it in a batch with others."""
         with self._lock:
-            self._coming += 1
+            # Counted before it is tokenized, so that the worker waits for it and answers it in the same batch.
+            self._arriving += 1
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, daemon=True, name="local-model")
                 self._worker.start()
         try:
-            job = self._job(request)
-            job.heard = heard
+            job = self._job(request, on_token)
         except BaseException:
             with self._lock:
-                self._coming -= 1
+                self._arriving -= 1
             raise
         self._jobs.put(job)
         return job
 
-    def _job(self, request: lm15.Request) -> Job:
-        system = (
-            request.system if isinstance(request.system, str) else "".join(str(p.text) for p in request.system or ())
-        )
-        messages = [{"role": "system", "content": system}] if system else []
-        messages += [{"role": str(m.role), "content": str(m.text)} for m in request.messages]
-        ids = self.encode(messages)
+    def _job(self, request: lm15.Request, on_token: Callable[[int], None] | None) -> Job:
+        ids = self.encode(messages_of(request))
         max_tokens = int(request.config.max_tokens or 64)
         if len(ids) + max_tokens > self.context:
             raise lm15.ContextLengthError(
@@ -173,11 +177,11 @@ class LocalEngine:
         _, _, adapter = request.model.partition("+")
         temperature = float(request.config.temperature or 0.0)
         seed = int(request.config.seed or 0) + (self._repeat(request.model, ids) if temperature > 0 else 0)
-        choices = self._trie(choices_of(request.config.response_format))
-        return Job(np.asarray(ids), adapter, max_tokens, temperature, seed, choices)
+        choices = self._trie(allowed_answers(request.config.response_format))
+        return Job(Prompt(ids, max_tokens, temperature, seed, choices, on_token), adapter)
 
     def _trie(self, answers: tuple[str, ...]) -> Trie | None:
-        """Return what may be said where only these answers are allowed; None where all is."""
+        """Return the trie of the allowed answers, None when any answer is allowed."""
         if not answers:
             return None
         with self._lock:
@@ -188,7 +192,7 @@ class LocalEngine:
             return self._tries[answers]
 
     def _repeat(self, model: str, ids: list[int]) -> int:
-        """Return how often this prompt was sampled before: its samples differ, and are the same in every run."""
+        """Return how often this prompt was sampled before, so that its samples differ, and repeat in every run."""
         key = hash((model, tuple(ids)))
         with self._lock:
             self._sampled[key] += 1
@@ -203,28 +207,31 @@ class LocalEngine:
             worker.join()
 
     def _work(self) -> None:
+        """Answer requests until `close`: take the first, collect those that come with it, answer them in batches."""
         while (first := self._jobs.get()) is not None:
             jobs = [first]
             with self._lock:
-                self._coming -= 1
+                self._arriving -= 1
             # Wait only for requests that are already being tokenized: a lone request is never delayed.
-            while self._coming > 0 or not self._jobs.empty():
+            while self._arriving > 0 or not self._jobs.empty():
                 try:
+                    # A thread that fails between counting itself and queueing its request must not hold up the rest.
                     job = self._jobs.get(timeout=0.05)
                 except queue.Empty:
                     break
                 if job is None:
+                    # `close` was called: answer what has been collected, then read the end mark again.
                     self._jobs.put(None)
                     break
                 jobs.append(job)
                 with self._lock:
-                    self._coming -= 1
+                    self._arriving -= 1
             self._answer(jobs)
 
     def _answer(self, jobs: list[Job]) -> None:
-        """Answer a wave: requests that begin alike share that beginning, the others travel together."""
+        """Answer the requests: those that begin alike share the states of that beginning, the rest are batched."""
         apart: dict[str, list[Job]] = {}
-        for group, shared in alike(jobs):
+        for group, shared in groups_by_prefix(jobs):
             adapter = group[0].adapter
             with self._failing(group), self._lock, torch.inference_mode():
                 self.use(adapter)
@@ -240,7 +247,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def _failing(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """Hand an error to the requests that have no answer yet; the worker lives on."""
+        """Raise an error in the threads that wait for these answers, and let the worker go on."""
         try:
             yield
         except Exception as e:
@@ -249,12 +256,12 @@ class LocalEngine:
                     job.answer.set_exception(e)
 
     def _prefix(self, group: list[Job], shared: int) -> Prefix | None:
-        """Return the states of what the group shares, kept or computed now, or None where that saves too little."""
+        """Return the states of the beginning that the group shares, or None when they would save too little."""
         if self.prefixes.max_bytes == 0:
             return None
         ids, adapter = group[0].ids[:shared], group[0].adapter
-        kept = self.prefixes.longest(ids, adapter)
-        have = 0 if kept is None else len(kept)
+        prefix = self.prefixes.longest(ids, adapter)
+        have = 0 if prefix is None else len(prefix)
         # A lone request's states are kept for the next one; they cost nothing but memory.
         saved = shared - have if len(group) == 1 else (len(group) - 1) * (shared - have)
         if saved < WORTH_SHARING and have * len(group) < WORTH_SHARING:
@@ -262,23 +269,23 @@ class LocalEngine:
         for n, job in enumerate(group):
             job.cached = have if n == 0 or saved < WORTH_SHARING else shared
         if saved >= WORTH_SHARING:
-            kept = extend(self.model, kept, ids.tolist(), adapter)
-            self.prefixes.keep(kept)
-        return kept
+            prefix = extend(self.model, prefix, ids.tolist(), adapter)
+            self.prefixes.keep(prefix)
+        return prefix
 
     def _decode(self, jobs: list[Job], prefix: Prefix | None) -> None:
         skip = 0 if prefix is None else len(prefix)
-        for batch in batches(jobs, skip, self.batch_tokens):
-            prompts = [
-                Prompt(j.ids[skip:].tolist(), j.max_tokens, j.temperature, j.seed, j.choices, j.heard) for j in batch
-            ]
+        for rows in batches_of([len(j.ids) - skip + j.prompt.max_tokens for j in jobs], self.batch_tokens):
+            batch = [jobs[n] for n in rows]
+            prompts = [replace(j.prompt, ids=j.prompt.ids[skip:]) for j in batch]
             with self._failing(batch):
                 for row, new in decode(self.model, prefix, prompts, self._stop):
                     batch[row].answer.set_result((new, "stop" if new[-1] in self._stop else "length"))
 
     def use(self, adapter: str) -> None:
-        """Let the model run with the adapter, or bare, from here on; the caller holds the lock."""
+        """Activate an adapter, or none for an empty name; the caller holds the lock."""
         if adapter != self._active and not self.in_training:
-            self._active = None  # where a switch breaks off, the next request makes its own
+            # Unknown until the switch is done: one that breaks off must not be taken for either adapter.
+            self._active = None
             switch(self.model, adapter)
             self._active = adapter

@@ -1,7 +1,7 @@
-"""Count what language models are asked while a method fits, keep the answers, and stop at a bound.
+"""Count the calls of a fit, record their answers, and stop the fit at its budget in dollars.
 
-The answers are kept in a file as they come: a fit that was killed asks the same questions in the same order again,
-and gets the kept answers, for which nothing is paid a second time. They count as spent all the same.
+Answers are recorded in a file as they come: a fit that was killed asks the same questions in the same order again,
+and gets the recorded answers, for which nothing is paid a second time. They count as used all the same.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import dspy
 from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
-from crossover.models.allowance import Stopped
-from crossover.models.lines import whole_lines
+from crossover.models.engine import Engine, WrappedEngine, wrapped
+from crossover.models.jsonl import append_lines, read_lines
+from crossover.models.limits import Stopped
 from crossover.models.price import api_price
-from crossover.models.prompt import engine_of
-from crossover.models.wrapping import WrappingEngine
+from crossover.models.usage import Usage
 
 
 class BudgetSpent(BaseException):
@@ -31,80 +31,47 @@ class BudgetSpent(BaseException):
     """
 
 
-@dataclass
-class Counts:
-    """Tokens and dollars of a number of calls."""
-
-    calls: int = 0
-    replayed: int = 0
-    """Of the calls, those that an earlier, killed fit had paid for."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float | None = 0.0
-    """None when a price is unknown."""
-
-    def add(self, usage: dict[str, Any], usd: float | None, *, replayed: bool) -> None:
-        """Add one answered call."""
-        self.calls += 1
-        self.replayed += replayed
-        self.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-        self.cached_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-        self.completion_tokens += int(usage.get("completion_tokens") or 0)
-        self.usd = None if self.usd is None or usd is None else self.usd + usd
-
-
-@dataclass
 class Meter:
-    """The counts of one fit, by model."""
+    """The usage of one fit, by model."""
 
-    usd: float | None = None
-    """Dollars after which no further call is made; None for no bound."""
-    file: Path | None = None
-    """Keeps the answers, one a line; None to keep none."""
-    by_model: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
-    seed: int = 0
-    """Decides what a local model samples at a temperature."""
-    stopped: str = ""
-    """Why no further call is answered; empty while calls are."""
+    def __init__(self, *, usd: float | None = None, file: Path | None = None, seed: int = 0) -> None:
+        """Read the answers that an earlier, killed fit recorded in `file`; None records none.
 
-    def __post_init__(self) -> None:
-        """Read the answers of an earlier, killed fit."""
-        self._kept: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
-        self._seen: Counter[str] = Counter()
+        No further call is made after `usd` dollars; `seed` decides what a local model samples at a temperature.
+        """
+        self.usd, self.file, self.seed = usd, file, seed
+        self.stopped = ""
+        """Why no further call is answered; empty while calls are."""
+        self.by_model: dict[str, Usage] = defaultdict(Usage)
+        self.replayed = 0
+        """Calls that were answered from the file, which an earlier, killed fit had paid for."""
+        self._recorded: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
+        self._sampled: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._under_way = 0
-        self._started, self._before = time.monotonic(), 0.0
-        for line in whole_lines(self.file):
-            self._kept[line["request"]].append(line)
-            self._before = max(self._before, float(line["at"]))
+        self._started, self._seconds_before = time.monotonic(), 0.0
+        for line in read_lines(file) if file is not None else ():
+            self._recorded[line["request"]].append(line)
+            self._seconds_before = max(self._seconds_before, float(line["at"]))
 
     def metered(self, lm: dspy.LM) -> dspy.LM:
-        """Return the same model, counted."""
+        """Return the same model with its calls counted here, and by no other meter."""
         engine = lm.engine
         if isinstance(engine, str):
             raise TypeError(f"{lm.model} has no engine of its own; load it by load_model")
-        if isinstance(engine, MeteredEngine):
-            engine = engine.inner
-        return lm.copy(engine=MeteredEngine(engine, self, local=engine_of(lm) is not None))
+        if isinstance(engine, WrappedEngine) and isinstance(engine.hook, Meter):
+            lm = lm.copy(engine=engine.inner)
+        return wrapped(lm, self)
 
     @property
     def seconds(self) -> float:
         """Return the wall time of the fit, that of the killed one included."""
-        return self._before + time.monotonic() - self._started
+        return self._seconds_before + time.monotonic() - self._started
 
     @property
-    def total(self) -> Counts:
-        """Return the counts of all models together."""
-        total = Counts()
-        for c in self.by_model.values():
-            total.calls += c.calls
-            total.replayed += c.replayed
-            total.prompt_tokens += c.prompt_tokens
-            total.cached_tokens += c.cached_tokens
-            total.completion_tokens += c.completion_tokens
-            total.usd = None if total.usd is None or c.usd is None else total.usd + c.usd
-        return total
+    def total(self) -> Usage:
+        """Return the usage of all models together."""
+        return sum(self.by_model.values(), Usage())
 
     def stop(self, reason: str) -> None:
         """Answer no further call: DSPy's threads go on with what is queued after a search has ended."""
@@ -117,22 +84,43 @@ class Meter:
         with self._changed:
             self._changed.wait_for(lambda: self._under_way == 0)
 
-    def draw(self, key: str) -> int:
-        """Return the seed of a request that samples: another one each time the same is asked."""
-        with self._changed:
-            self._seen[key] += 1
-            digest = hashlib.sha256(f"{self.seed} {key} {self._seen[key]}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") >> 1
-
-    def begin(self, key: str) -> dict[str, Any] | None:
-        """Return the kept answer of a request, or None and count it as under way.
+    def complete(self, request: lm15.Request, inner: Engine) -> lm15.Response:
+        """Answer by the recorded answer of a killed fit, else by the model.
 
         Raises:
             BudgetSpent: the dollars are spent, or the meter is closed.
+            Stopped: the answer cannot be recorded, so that further calls would be paid for and lost.
         """
+        key = _request_key(request)
+        if inner.local and request.config.temperature and request.config.seed is None:
+            request = replace(request, config=replace(request.config, seed=self._draw_seed(key)))
+        if (line := self._begin(key)) is not None:
+            self._count(request, inner, line["usage"], replayed=True)
+            return _response(request, line)
+        try:
+            response = inner.complete(request)
+            usage = usage_dict(response)
+            self._count(request, inner, usage)
+            text, finish = response.message.text or "", response.finish_reason
+            self._record({"request": key, "text": text, "finish": finish, "usage": usage})
+            return response
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
+
+    def _draw_seed(self, key: str) -> int:
+        """Return the seed of a request that samples: another one each time the same is asked."""
         with self._changed:
-            if self._kept[key]:
-                return self._kept[key].popleft()
+            self._sampled[key] += 1
+            digest = hashlib.sha256(f"{self.seed} {key} {self._sampled[key]}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 1
+
+    def _begin(self, key: str) -> dict[str, Any] | None:
+        """Return the recorded answer of a request, or None after counting it as under way."""
+        with self._changed:
+            if self._recorded[key]:
+                return self._recorded[key].popleft()
             spent = self.total.usd
             if self.usd is not None and spent and spent >= self.usd:
                 self.stopped = self.stopped or f"${self.usd:g}"
@@ -141,70 +129,25 @@ class Meter:
             self._under_way += 1
             return None
 
-    def end(self, model: str, line: dict[str, Any] | None, usd: float | None, *, replayed: bool) -> None:
-        """Count an answer and keep it; None for a call that failed."""
+    def _count(self, request: lm15.Request, inner: Engine, tokens: dict[str, Any], *, replayed: bool = False) -> None:
+        usd = 0.0 if inner.local else api_price({request.model: tokens})
         with self._changed:
-            try:
-                if line is not None:
-                    self.by_model[model].add(line["usage"], usd, replayed=replayed)
-                    if not replayed:
-                        self._keep(line | {"at": round(self.seconds, 3)})
-            finally:
-                if not replayed:
-                    self._under_way -= 1
-                    self._changed.notify_all()
+            self.by_model[request.model] += Usage.of_call(tokens, usd=usd)
+            self.replayed += replayed
 
-    def _keep(self, line: dict[str, Any]) -> None:
-        """Write an answer down.
-
-        Raises:
-            Stopped: it cannot be written, so that further calls would be paid for and lost.
-        """
+    def _record(self, line: dict[str, Any]) -> None:
         if self.file is None:
             return
         try:
-            with self.file.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line, ensure_ascii=False) + "\n")
+            # The lock keeps the lines of two threads apart.
+            with self._changed:
+                append_lines(self.file, [line | {"at": round(self.seconds, 3)}])
         except OSError as e:
             self.stop(f"{self.file}: {e.strerror}")
             raise Stopped(self.stopped) from e
 
 
-class MeteredEngine(WrappingEngine):
-    """An engine that asks another one and tells the meter."""
-
-    def __init__(self, inner: Any, meter: Meter, *, local: bool) -> None:
-        """Count the calls to `inner`; those of a local model cost machine time alone."""
-        super().__init__(inner, local=local)
-        self.meter = meter
-
-    def complete(self, request: lm15.Request) -> lm15.Response:
-        """Answer by the kept answer of a killed fit, else by the model."""
-        key = _key(request)
-        if self.local and request.config.temperature and request.config.seed is None:
-            request = replace(request, config=replace(request.config, seed=self.meter.draw(key)))
-        kept = self.meter.begin(key)
-        if kept is None:
-            line = None
-            try:
-                response: lm15.Response = self.inner.complete(request)
-                line = {
-                    "request": key,
-                    "text": response.message.text or "",
-                    "finish": response.finish_reason,
-                    "usage": usage_dict(response),
-                }
-            finally:
-                self.meter.end(request.model, line, self._usd(request, line), replayed=False)
-            return response
-        self.meter.end(request.model, kept, self._usd(request, kept), replayed=True)
-        return _response(request, kept)
-
-    def _usd(self, request: lm15.Request, line: dict[str, Any] | None) -> float | None:
-        return 0.0 if self.local or line is None else api_price({request.model: line["usage"]})
-
-
-def _key(request: lm15.Request) -> str:
+def _request_key(request: lm15.Request) -> str:
     """Return the hash of everything that decides an answer."""
     from dspy._vendor.lm15.serde import request_to_dict
 

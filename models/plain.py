@@ -1,7 +1,7 @@
-"""The plain prompt frame: `name: value` lines, a bare value as the answer, demonstrations as turns.
+"""The plain prompt format: `name: value` lines, a bare value as the answer, demonstrations as turns.
 
-Base models continue a pattern more easily than they follow a format; this frame is about a third of the tokens of
-DSPy's ChatAdapter. Instructions become the system turn, where the program has any of its own.
+Base models continue a pattern more easily than they follow rules; this format takes about a third of the tokens of
+DSPy's ChatAdapter. Instructions become the system turn, if the program has any of its own.
 """
 
 import json
@@ -13,7 +13,7 @@ import dspy
 from dspy.adapters.utils import parse_value
 from dspy.utils.exceptions import AdapterParseError
 
-from crossover.models.choices import choice_format
+from crossover.models.constrained import response_format
 
 
 def _render(value: Any) -> str:
@@ -26,18 +26,18 @@ def _render(value: Any) -> str:
 
 @lru_cache(maxsize=256)
 def _default_instructions(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> str:
-    """Return what DSPy says by itself; cached, for building a signature takes longer than all else of a prompt."""
+    """Return DSPy's own instructions for these fields; cached, because building a signature is slow."""
     return str(dspy.Signature(f"{', '.join(inputs)} -> {', '.join(outputs)}").instructions)
 
 
 def _labels(signature: type[dspy.Signature]) -> list[str]:
-    """Return the labels of the one output field, empty where it has none or is not the only one."""
+    """Return the labels of the only output field; empty if it has none, or if there are several output fields."""
     outputs = list(signature.output_fields.values())
     return list(outputs[0].json_schema_extra.get("labels", ())) if len(outputs) == 1 else []
 
 
-def _no_field(text: str, names: Iterable[str]) -> str:
-    """Return a value none of whose further lines passes for another field."""
+def _quoted(text: str, names: Iterable[str]) -> str:
+    """Return the value with `> ` before every later line that would be read as the start of another field."""
     first, *rest = text.split("\n")
     starts = tuple(f"{n}:" for n in names)
     return "\n".join([first, *(f"> {line}" if line.lstrip().startswith(starts) else line for line in rest)])
@@ -46,14 +46,12 @@ def _no_field(text: str, names: Iterable[str]) -> str:
 class PlainAdapter(dspy.ChatAdapter):
     """Render a signature as `name: value` lines and read the bare value back.
 
-    It is a chat adapter to DSPy, whose optimizers of weights ask for one; nothing of that frame is shown.
+    It subclasses DSPy's chat adapter because DSPy's weight optimizers ask for one; nothing of that format is shown.
     """
 
     def __init__(self, decode: str = "") -> None:
-        """Decode freely, or, for `labels`, bind an output field that has a label set to it.
-
-        A second call when parsing fails is never made.
-        """
+        """Decode freely, or, for `labels`, allow nothing but the labels of an output field that has any."""
+        # The JSON fallback would be a second call, which other formats do not get either.
         super().__init__(use_json_adapter_fallback=False)
         self.decode = decode
 
@@ -65,9 +63,9 @@ class PlainAdapter(dspy.ChatAdapter):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        """Ask the model, as every DSPy adapter does."""
+        """Ask the model, restricted to the labels where that is wanted."""
         if self.decode == "labels" and (labels := _labels(signature)):
-            lm_kwargs = {**lm_kwargs, "response_format": choice_format(labels)}
+            lm_kwargs = {**lm_kwargs, "response_format": response_format(labels)}
         answers: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
         return answers
 
@@ -79,7 +77,7 @@ class PlainAdapter(dspy.ChatAdapter):
         return [m for m in messages if m["content"]]
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
-        """Return the instructions, unless they are those that DSPy made up from the field names."""
+        """Return the instructions; empty for those that DSPy generates from the field names."""
         default = _default_instructions(tuple(signature.input_fields), tuple(signature.output_fields))
         instructions = str(signature.instructions).strip()
         return "" if instructions == default else instructions
@@ -92,7 +90,7 @@ class PlainAdapter(dspy.ChatAdapter):
         suffix: str = "",
         main_request: bool = False,
     ) -> str:
-        """Return one `name: value` line an input field; empty lists and absent values are left out."""
+        """Return one `name: value` line per input field, without empty lists and absent values."""
         del prefix, main_request
         shown = [(n, inputs.get(n)) for n in signature.input_fields]
         lines = [f"{n}: {_render(v)}" for n, v in shown if v is not None and v != []]
@@ -105,7 +103,7 @@ class PlainAdapter(dspy.ChatAdapter):
         values = {n: _render(outputs.get(n, missing_field_message) or "") for n in signature.output_fields}
         if len(values) == 1:
             return next(iter(values.values()))
-        return "\n".join(f"{n}: {_no_field(v, values)}" for n, v in values.items())
+        return "\n".join(f"{n}: {_quoted(v, values)}" for n, v in values.items())
 
     def format_finetune_data(
         self,
@@ -114,12 +112,16 @@ class PlainAdapter(dspy.ChatAdapter):
         inputs: dict[str, Any],
         outputs: dict[str, Any],
     ) -> dict[str, list[dict[str, Any]]]:
-        """Return a finished conversation, for DSPy's optimizers of weights."""
+        """Return prompt and answer as one conversation, for DSPy's weight optimizers."""
         answer = {"role": "assistant", "content": self.format_assistant_message_content(signature, outputs)}
         return {"messages": [*self.format(signature, demos, inputs), answer]}
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
-        """Read the output fields back; raise AdapterParseError when a field is absent or of the wrong type."""
+        """Return the output fields of an answer.
+
+        Raises:
+            AdapterParseError: a field is absent or of the wrong type.
+        """
         names = list(signature.output_fields)
         if len(names) == 1:
             texts = {names[0]: completion.strip()}

@@ -42,7 +42,7 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the states."""
+        """Return the bytes of the states."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
     def head(self, tokens: int) -> "Prefix":
@@ -60,7 +60,7 @@ _active: ContextVar[Prefix | None] = ContextVar("active_prefix", default=None)
 
 @contextlib.contextmanager
 def attending_to(prefix: Prefix | None) -> Iterator[None]:
-    """Let every attention layer run inside see the prefix before its own tokens."""
+    """Let every attention layer that runs inside the context see the prefix before its own tokens."""
     token = _active.set(prefix)
     try:
         yield
@@ -95,7 +95,7 @@ def shared_prefix_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as SDPA does, and to the active prefix when there is one; signature of transformers' interface."""
+    """Attend as SDPA does, and to the active prefix if any; the signature is that of transformers' interface."""
     prefix = _active.get()
     if prefix is None:
         short = query.requires_grad and query.device.type == "cpu" and query.shape[2] <= SHORT
@@ -119,12 +119,14 @@ def shared_prefix_attention(
     return torch.lerp(seen.to(own.dtype), own, share).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(ATTENTION, shared_prefix_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+def register_attention() -> None:
+    """Make the attention of this file known to transformers; needed before the first model that uses it."""
+    AttentionInterface.register(ATTENTION, shared_prefix_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def extend(model: Any, prefix: Prefix | None, ids: Sequence[int], adapter: str) -> Prefix:
-    """Compute the states of `ids`, which begin with the prefix's own, and return them as one prefix."""
+    """Return the states of `ids`, which begin with those of `prefix`: only the rest is computed."""
     start = 0 if prefix is None else len(prefix)
     new = torch.tensor([list(ids[start:])], device=model.device)
     cache = DynamicCache()
@@ -135,7 +137,7 @@ def extend(model: Any, prefix: Prefix | None, ids: Sequence[int], adapter: str) 
             attention_mask=None if prefix is None else causal_mask(new.shape[1], [0], model.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,  # nobody reads a prefix's logits
+            logits_to_keep=1,  # the fewest: the logits of a prefix are not read
         )
     keys, values = [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
     if prefix is not None:
@@ -145,9 +147,9 @@ def extend(model: Any, prefix: Prefix | None, ids: Sequence[int], adapter: str) 
 
 
 def causal_mask(tokens: int, pads: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Return who may see whom in a batch padded on the left, shape (B, 1, tokens, tokens).
+    """Return the causal mask of a batch padded on the left, True where attention is allowed; (B, 1, tokens, tokens).
 
-    A pad sees itself: a row of nothing but minus infinity would turn into NaN and spread.
+    A pad attends to itself: a row of nothing but minus infinity would turn into NaN and spread.
     """
     column = torch.arange(tokens, device=device)
     real = column >= torch.tensor(list(pads), device=device).unsqueeze(1)
@@ -163,36 +165,39 @@ def shared_tokens(a: np.ndarray, b: np.ndarray) -> int:
 
 
 class PrefixStore:
-    """Prefixes within a bound of bytes; the one unused for longest goes first."""
+    """Prefixes within a bound of bytes; the least recently used is dropped first."""
 
     def __init__(self, max_bytes: int) -> None:
         """Keep at most `max_bytes` of states; 0 keeps nothing."""
         self.max_bytes = max_bytes
-        self._kept: list[Prefix] = []
+        self._prefixes: list[Prefix] = []
+        """Least recently used first."""
 
     def longest(self, ids: np.ndarray, adapter: str) -> Prefix | None:
-        """Return the states of as much of the prompt's beginning as is kept, at least one token, or None."""
-        scored = [(shared_tokens(p.ids, ids), n) for n, p in enumerate(self._kept) if p.adapter == adapter]
+        """Return the states of the longest known beginning of the prompt, at least one token, or None."""
+        scored = [(shared_tokens(p.ids, ids), n) for n, p in enumerate(self._prefixes) if p.adapter == adapter]
         tokens, n = max(scored, default=(0, 0))
         if tokens == 0:
             return None
-        kept = self._kept.pop(n)
-        self._kept.append(kept)
-        return kept.head(tokens)
+        prefix = self._prefixes.pop(n)
+        self._prefixes.append(prefix)
+        return prefix.head(tokens)
 
     def keep(self, prefix: Prefix) -> None:
-        """Keep a prefix, in place of those it contains."""
+        """Add a prefix in place of those it contains, unless it is too large by itself."""
         if prefix.nbytes > self.max_bytes:
             return
-        self._kept = [p for p in self._kept if p.adapter != prefix.adapter or shared_tokens(p.ids, prefix.ids) < len(p)]
-        self._kept.append(prefix)
-        while sum(p.nbytes for p in self._kept) > self.max_bytes:
-            self._kept.pop(0)
+        self._prefixes = [
+            p for p in self._prefixes if p.adapter != prefix.adapter or shared_tokens(p.ids, prefix.ids) < len(p)
+        ]
+        self._prefixes.append(prefix)
+        while sum(p.nbytes for p in self._prefixes) > self.max_bytes:
+            self._prefixes.pop(0)
 
     def __iter__(self) -> Iterator[Prefix]:
-        """Iterate over what is kept, the one unused for longest first."""
-        return iter(self._kept)
+        """Iterate over the prefixes, the least recently used first."""
+        return iter(self._prefixes)
 
     def clear(self) -> None:
-        """Forget everything: what a cold measurement needs."""
-        self._kept.clear()
+        """Drop all prefixes, for a cold measurement."""
+        self._prefixes.clear()

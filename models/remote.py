@@ -1,4 +1,4 @@
-"""Call a model that runs elsewhere: one request at a time through LiteLLM, retried within an adaptive limit."""
+"""Call a model behind an API: through LiteLLM, retried, with an adaptive limit on concurrent requests."""
 
 import random
 import time
@@ -11,21 +11,21 @@ from typing import Any
 from dspy import lm15
 from dspy.clients.engines.litellm_engine import LiteLLMEngine
 
-from crossover.models.limit import AdaptiveLimit
+from crossover.models.api_keys import redact
+from crossover.models.concurrency import AdaptiveLimit
 from crossover.models.price import table_entry
-from crossover.models.secret import redact
 
 OVERLOADED = (lm15.RateLimitError, lm15.ServerError, lm15.TimeoutError)
 """The provider pushes back: try again, and with fewer requests at once."""
 BROKEN = (lm15.TransportError,)
-"""The connection broke or the answer was no answer: try again."""
+"""The connection broke, or the response could not be read: try again."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts, also where the provider asks for more."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach a provider; whatever is empty, LiteLLM finds in the environment."""
+    """The connection to a provider; LiteLLM reads what is empty here from the environment."""
 
     api_base: str = ""
     api_key: str = field(default="", repr=False)
@@ -33,16 +33,18 @@ class Connection:
     """Seconds without an answer after which a request has failed."""
     retries: int = 5
     first_wait: float = 0.5
-    """Seconds before the first retry; doubled for each further one, and drawn at random below that."""
+    """Upper bound of the random wait before the first retry, in seconds; doubled for each further one."""
 
     def options(self) -> dict[str, Any]:
-        """Return the settings in LiteLLM's words; the SDK below it must not retry on its own."""
+        """Return the settings under LiteLLM's names."""
         known = {"api_base": self.api_base, "api_key": self.api_key, "timeout": self.timeout}
         return {k: v for k, v in known.items() if v}
 
 
 class RemoteEngine:
     """Answer DSPy requests by a provider's API."""
+
+    local, inner = False, None
 
     def __init__(self, model: str, connection: Connection) -> None:
         """Open nothing yet; `model` is LiteLLM's name."""
@@ -59,7 +61,7 @@ class RemoteEngine:
 
     @property
     def context(self) -> int:
-        """Return the tokens that fit, 0 where LiteLLM's table does not say."""
+        """Return the tokens that fit, 0 when LiteLLM's table has no number."""
         return int(table_entry(self.model).get("max_input_tokens") or 0)
 
     @property
@@ -78,7 +80,7 @@ class RemoteEngine:
         return bool(table_entry(self.model).get("supports_response_schema"))
 
     def count_tokens(self, messages: list[dict[str, str]]) -> int:
-        """Return about how long the prompt is, by the tokenizer that LiteLLM keeps for the model."""
+        """Return an estimate of the prompt's length, by the tokenizer that LiteLLM has for the model."""
         import litellm
 
         return int(litellm.token_counter(model=self.model, messages=messages))
@@ -95,7 +97,7 @@ class RemoteEngine:
             try:
                 response = self._engine.complete(request)
             except BaseException as e:
-                wait = self._leave(e, began, attempt)
+                wait = self._wait_after(e, began, attempt)
                 if wait is None or attempt == self.connection.retries:
                     raise self._clean(e) from None
                 time.sleep(wait)
@@ -118,7 +120,7 @@ class RemoteEngine:
                     emitted = emitted or event.type == "delta"
                     yield event
             except BaseException as e:
-                wait = self._leave(e, began, attempt)
+                wait = self._wait_after(e, began, attempt)
                 if emitted or wait is None or attempt == self.connection.retries:
                     raise self._clean(e) from None
                 time.sleep(wait)
@@ -126,8 +128,8 @@ class RemoteEngine:
                 self.limit.answered()
                 return
 
-    def _leave(self, error: BaseException, began: float, attempt: int) -> float | None:
-        """Give the place back and return the seconds to wait before the next attempt, None when there is none."""
+    def _wait_after(self, error: BaseException, began: float, attempt: int) -> float | None:
+        """Free the slot and return the seconds to wait before the next attempt, None for an error to give up on."""
         if not isinstance(error, OVERLOADED + BROKEN):
             self.limit.left()
             return None
@@ -136,12 +138,12 @@ class RemoteEngine:
             self.limit.refused(began, pause=asked)
         else:
             self.limit.left()
-        # Full jitter: clients that were refused together must not come back together.
+        # Full jitter: clients that were refused together must not all return at the same moment.
         backoff = min(LONGEST_WAIT, self.connection.first_wait * 2**attempt)
         return max(asked, self._jitter.uniform(0, backoff))
 
     def _clean(self, error: BaseException) -> BaseException:
-        """Return the error without keys: providers quote them in refusals."""
+        """Return the error without keys in its text: providers quote them in refusals."""
         if isinstance(error, Exception):
             error.args = tuple(redact(a, [self.connection.api_key]) if isinstance(a, str) else a for a in error.args)
             if isinstance(error, lm15.LM15Error):
@@ -150,18 +152,18 @@ class RemoteEngine:
 
 
 def retry_after(error: lm15.LM15Error) -> float:
-    """Return the seconds that the provider asks to wait (RFC 9110: a number, or a date), 0.0 where it says nothing.
+    """Return the seconds that the provider asks to wait (RFC 9110: a number, or a date), 0.0 if it does not ask.
 
-    DSPy looks for the header where LiteLLM does not keep it.
+    DSPy looks for the header in one place and LiteLLM keeps it in another.
     """
-    if told := getattr(error, "retry_after", None):
-        return float(told)
-    said = str((getattr(error.__cause__, "litellm_response_headers", None) or {}).get("retry-after", ""))
+    if seconds := getattr(error, "retry_after", None):
+        return float(seconds)
+    header = str((getattr(error.__cause__, "litellm_response_headers", None) or {}).get("retry-after", ""))
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(header))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):
         return 0.0

@@ -1,4 +1,4 @@
-"""Which language model, spoken to how: the settings that every arm of a model shares."""
+"""The settings of one language model, which all of its arms share."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class ModelSpec:
     name: str
     """`embedded`, `local:<folder or hub id>`, or any LiteLLM name."""
     adapter: str = ""
-    """Prompt frame: `plain`, `chat` or `json`; empty for the model's default."""
+    """Prompt format: `plain`, `chat` or `json`; empty for the model's default."""
     decode: str = ""
-    """`labels` lets classification answer with nothing but a label of the task; empty decodes freely."""
+    """`labels` restricts a classification's answers to the labels of the task; empty decodes freely."""
     max_tokens: int = 64
     temperature: float = 0.0
     trust_remote_code: bool = False

@@ -1,4 +1,4 @@
-"""Between text and a local model's tokens: templates, control tokens, pieces of a stream."""
+"""Convert between text and a local model's tokens: chat template, control tokens, pieces of a stream."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 FALLBACK_TEMPLATE = (
     "{% for m in messages %}{{ m['content'] }}{{ '\n=> ' if m['role'] == 'user' else '\n\n' }}{% endfor %}"
 )
-"""For base models without a chat template: the answer follows an arrow and ends with the line."""
+"""For base models without a chat template: the answer follows an arrow and ends at the line break."""
 
 
 def safe_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -23,12 +23,12 @@ def safe_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[st
 
 
 def text_pieces(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> Iterator[str]:
-    """Yield the text that each token adds; what white space ends an answer is left out."""
+    """Yield the text that each token adds, without white space at the end of the answer."""
     seen, sent = list[int](), ""
     for token in tokens:
         seen.append(token)
         text = str(tokenizer.decode(seen, skip_special_tokens=True)).strip()
-        # A character of several tokens is a replacement mark until its last one.
+        # A character of several tokens decodes to U+FFFD until its last token is there.
         if len(text) > len(sent) and text.startswith(sent) and not text.endswith("\ufffd"):
             yield text[len(sent) :]
             sent = text

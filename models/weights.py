@@ -1,4 +1,4 @@
-"""Tell one set of weights from another."""
+"""Hash the weights of models, adapters and checkpoints."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ def folder_sha256(folder: Path) -> str:
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """Return the hash of all that a checkpoint holds, the optimizer's state too."""
+    """Return the hash of all files of a checkpoint, the optimizer's state included."""
     return _sha256(f for f in folder.iterdir() if f.is_file())
 
 

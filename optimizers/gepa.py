@@ -66,7 +66,7 @@ class Gepa:
                 reflection_minibatch_size=self.minibatch,
                 reflection_lm=search.teacher,
                 use_merge=self.merge,
-                instruction_proposer=InstructionProposer(adapter=search.teacher_adapter),
+                instruction_proposer=InstructionProposer(adapter=search.teacher_format),
                 num_threads=search.threads,
                 seed=seed,
                 warn_on_score_mismatch=False,

@@ -1,4 +1,4 @@
-"""Demonstrations: which examples go into a prompt, and proof that none is the one being asked."""
+"""Put examples into a program's prompts as demonstrations."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -10,19 +10,19 @@ from crossover.programs.splits import fold
 
 
 def drawn(examples: Sequence[dspy.Example], seed: int, count: int | None = None) -> list[dspy.Example]:
-    """Return `count` examples, or all, in an order that the seed decides; fewer where there are fewer."""
+    """Return `count` examples in an order drawn by `seed`; all of them for None or where there are fewer."""
     return random.Random(seed).sample(list(examples), len(examples) if count is None else min(count, len(examples)))
 
 
 def last_output(program: dspy.Module) -> str:
-    """Return the name of the program's answer: the last output of its last predictor."""
+    """Return the field name of the program's answer: the last output of its last predictor."""
     return str([n for _, p in program.named_predictors() for n in p.signature.output_fields][-1])
 
 
 def fields_of(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any] | None:
     """Return the example as a demonstration for the predictor, or None when a field is missing.
 
-    Of an output that holds a list of right answers the first is shown.
+    An output that holds a list of right answers shows the first.
     """
     demo = {}
     for name in predictor.signature.fields:
@@ -52,12 +52,12 @@ def with_demos(program: dspy.Module, examples: Sequence[dspy.Example]) -> dspy.M
 
 
 def question_key(inputs: Mapping[str, Any]) -> str:
-    """Return what makes two questions the same: every input, folded, but the passages, which depend on retrieval."""
+    """Return a key that equal questions share: all inputs, normalised, but passages, which depend on retrieval."""
     return "\n".join(f"{k}: {fold(str(v))}" for k, v in sorted(inputs.items()) if k != "passages")
 
 
 def count_that_fit(program: dspy.Module, examples: Sequence[dspy.Example], fits: Callable[[dspy.Module], bool]) -> int:
-    """Return how many of the leading examples fit, by bisection; `fits` tells for a program that shows them."""
+    """Return how many of the first examples fit, by bisection; `fits` is asked for a program that shows them."""
     low, high = 0, len(examples)
     while low < high:
         middle = (low + high + 1) // 2

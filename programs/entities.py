@@ -6,34 +6,34 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Entity = tuple[str, str]
-"""Type and words, as they stand in the text."""
+"""Type and words, the words verbatim from the text."""
 NONE = "none"
 
 
 def entity_lines(entities: Iterable[Entity]) -> str:
-    """Return entities as a program answers them."""
+    """Return entities in the form in which a program answers them."""
     return "\n".join(f"{kind}: {words}" for kind, words in entities) or NONE
 
 
 def read_entities(text: str) -> list[Entity]:
-    """Return the entities of an answer, spaces made single; a line without a type is an entity without one.
+    """Return the entities of an answer with single spaces; a line without a type is an entity without type.
 
-    A list marker before the type is what models like to write; it is passed over.
+    List markers, which models like to write, are ignored.
     """
-    found = []
+    entities = []
     for line in text.splitlines():
         plain = " ".join(line.split()).removeprefix("- ").removeprefix("* ")
         kind, colon, words = plain.partition(":")
         if plain and plain.casefold().strip(".") != NONE:
-            found.append((kind.strip(), words.strip()) if colon else ("", plain))
-    return found
+            entities.append((kind.strip(), words.strip()) if colon else ("", plain))
+    return entities
 
 
 def entities_of(value: Any) -> str:
-    """Return a data file's value as lines: a list of `{type, text}`, also as JSON in a text column, or lines already.
+    """Return a data file's value as lines: from a list of `{type, text}`, the same as JSON text, or lines.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the value is none of these.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = json.loads(value)
@@ -41,19 +41,19 @@ def entities_of(value: Any) -> str:
         return entity_lines(read_entities(value))
     if not isinstance(value, list | tuple):
         raise ValueError("not a list of {type, text}")
-    found = []
+    entities = []
     for part in value:
         kind, words = (part.get("type"), part.get("text")) if isinstance(part, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(words, str) or not kind.strip() or not words.strip():
             raise ValueError(f"{str(part)[:60]} is no {{type, text}}")
-        found.append((" ".join(kind.split()), " ".join(words.split())))
-    return entity_lines(found)
+        entities.append((" ".join(kind.split()), " ".join(words.split())))
+    return entity_lines(entities)
 
 
 def entity_f1(predicted: str, gold: str) -> float:
-    """Return the F1 of the entities of one text, type and words both right; two answers of none agree.
+    """Return the F1 of one text's entities, with type and words both right; 1.0 when neither answer has any.
 
-    An entity that stands twice counts twice. Words are compared as they stand, types without regard to case.
+    A repeated entity counts as often as it is repeated. Words are compared verbatim, types without regard to case.
     """
     ours, theirs = _counted(predicted), _counted(gold)
     if not ours or not theirs:
@@ -64,7 +64,7 @@ def entity_f1(predicted: str, gold: str) -> float:
 def micro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
     """Return the F1 over the entities of all texts together, as named-entity recognition reports it.
 
-    A text without entities adds nothing unless something is found in it. 1.0 when no text has any and none is found.
+    A text without entities counts only if some are predicted. 1.0 when no text has any and none are predicted.
     """
     pairs = [(_counted(p), _counted(g)) for p, g in zip(predicted, gold, strict=True)]
     counted = sum(p.total() + g.total() for p, g in pairs)

@@ -1,4 +1,4 @@
-"""Tell which column of the user's data plays which role, and turn its rows into examples."""
+"""Assign roles to the columns of the user's data, and turn its rows into examples."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ import dspy
 from crossover.models.errors import UserError
 from crossover.programs.entities import entities_of
 from crossover.programs.load import is_reference, unknown
-from crossover.programs.rows import Record, fault, few
+from crossover.programs.records import Record, fault, few
 from crossover.programs.task import Problem
 
 RETRIEVING = ("rag", "multihop", "dialogue")
 """Programs whose examples carry passages."""
 HISTORY = "history"
-"""The input that may be empty: a conversation starts without any."""
+"""The only input that may be empty: a conversation starts without history."""
 ROLES = ("input", "output", "gold", "id", "ignored")
 OBVIOUS = {
     "text": "input",
@@ -32,12 +32,12 @@ OBVIOUS = {
 }
 """Roles of well-known columns, for a task that names no fields."""
 RESERVED = ("id", "gold", "cluster", "passages")
-"""Names that an example uses for itself."""
+"""Field names that every example uses itself."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column plays which role."""
+    """The role of each column."""
 
     inputs: tuple[str, ...]
     outputs: dict[str, str]
@@ -57,7 +57,7 @@ class Columns:
 def columns_of(
     fields: Mapping[str, str], present: Iterable[str], *, program: str, metric: str, cluster: str
 ) -> Columns:
-    """Return the role of each column: as `fields` says, or inferred from well-known names."""
+    """Return the role of each column: from `fields`, or inferred from well-known names."""
     for name, role in fields.items():
         if role not in ROLES:
             raise unknown(f"role of field {name!r}:", role, ROLES)
@@ -87,7 +87,7 @@ def columns_of(
 def examples_of(
     records: Sequence[Record], columns: Columns, *, split: str, where: dict[str, str], problems: list[Problem]
 ) -> list[dspy.Example]:
-    """Return the rows as examples, adding the unusable ones to `problems` and the places of the others to `where`."""
+    """Return the usable rows as examples, and fill `where` with their file and line, `problems` with the others."""
     absent = [c for c in columns.needed(split) if records and not any(c in r.values for r in records)]
     if absent:
         file = records[0].where.rpartition(":")[0]
@@ -96,7 +96,7 @@ def examples_of(
         return []
     examples, faults, copies = list[dspy.Example](), list[Problem](), Counter[str]()
     for record in records:
-        wrong = next((w for c in columns.needed(split) if (w := _wrong(record, c, columns))), "")
+        wrong = next((w for c in columns.needed(split) if (w := _fault_of(record, c, columns))), "")
         if wrong:
             faults.append(fault(record.where, wrong, "fill it or delete the row"))
             continue
@@ -127,11 +127,11 @@ def _example(record: Record, columns: Columns, key: str) -> dspy.Example:
     return dspy.Example(**values).with_inputs(*columns.inputs)
 
 
-def _wrong(record: Record, column: str, columns: Columns) -> str:
-    """Return what is wrong with one value of a row, or nothing."""
+def _fault_of(record: Record, column: str, columns: Columns) -> str:
+    """Return the fault of one value of a row, or an empty string."""
     value = record.values.get(column)
     if columns.entities and column in columns.outputs:
-        return _no_entities(value, column)
+        return _entity_fault(value, column)
     values = answers_of(value)
     for part in [value, *values]:
         if isinstance(part, dict) or (isinstance(part, list) and (column in columns.inputs or part is not value)):
@@ -140,8 +140,8 @@ def _wrong(record: Record, column: str, columns: Columns) -> str:
     return "" if filled or (column == HISTORY and column in columns.inputs) else f"{column!r} is empty"
 
 
-def _no_entities(value: Any, column: str) -> str:
-    """Return why a value holds no entities, or nothing; an empty list says that there are none."""
+def _entity_fault(value: Any, column: str) -> str:
+    """Return why a value cannot be read as entities, or an empty string; an empty list is valid."""
     try:
         entities_of(value)
     except ValueError as e:
@@ -150,17 +150,17 @@ def _no_entities(value: Any, column: str) -> str:
 
 
 def answers_of(value: Any) -> list[Any]:
-    """Return the right values of an output field: the entries of a list, else the value itself."""
+    """Return the right answers in an output field: the entries of a list, else the value itself."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def text_of(value: Any) -> str:
-    """Return a value as text; nothing, and a number that is none, are empty."""
+    """Return a value as text; None and NaN are empty."""
     return "" if value is None or value != value else str(value)
 
 
 def _content_id(record: Record, split: str, copies: Counter[str]) -> str:
-    """Return an id made from the row's content, the same wherever the row stands in its file."""
+    """Return an id made from the row's content, which does not depend on its place in the file."""
     content = json.dumps(dict(record.values), sort_keys=True, ensure_ascii=False, default=str)
     key = f"{split}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     copies[key] += 1

@@ -1,11 +1,11 @@
-"""A language model as the metric: it grades an answer beside the reference, by named criteria, and says why."""
+"""Grade answers with a language model: beside the reference, by named criteria, each with a rationale."""
 
 import hashlib
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import dspy
@@ -13,14 +13,8 @@ import dspy
 from crossover.models.usage import Usage
 from crossover.programs.fields import answers_of, text_of
 
-CRITERIA = {
-    "accuracy": "Is what the answer says right, judged by the reference? A contradiction of the reference is a no.",
-    "completeness": "Does the answer say everything that the reference says and the question asks for?",
-}
-"""Criteria that need no text of the user's."""
-
 GRADES = {"no": 0.0, "partly": 0.5, "yes": 1.0}
-"""What a judge, or a person, may answer, and its worth."""
+"""Grades that a judge or a person may give, and their scores."""
 
 TASK = (
     "Grade an answer. Two answers to one question are shown in random order; `reference_is` says which of them is the "
@@ -31,7 +25,7 @@ Price = Callable[[dict[str, dict[str, Any]]], float | None]
 
 
 class Judged(float):
-    """A score with what the judge said: `grades`, `rationales`, where the reference stood, and what it cost."""
+    """A score with the judge's `grades` and `rationales`, the position of the reference, and the usage."""
 
     facts: dict[str, Any]
 
@@ -43,38 +37,38 @@ class Judged(float):
 
 
 def judge_signature(criteria: Mapping[str, str]) -> type[dspy.Signature]:
-    """Return the question that the judge is asked."""
+    """Return the signature of the judge's question."""
     fields: dict[str, Any] = {
         "question": (str, dspy.InputField()),
         "first_answer": (str, dspy.InputField()),
         "second_answer": (str, dspy.InputField()),
         "reference_is": (str, dspy.InputField()),
     }
-    for name, asks in criteria.items():
-        fields[f"{name}_rationale"] = (str, dspy.OutputField(desc=f"one sentence on {name}: {asks}"))
-        fields[name] = (Literal["no", "partly", "yes"], dspy.OutputField(desc=asks))
+    for name, question in criteria.items():
+        fields[f"{name}_rationale"] = (str, dspy.OutputField(desc=f"one sentence on {name}: {question}"))
+        fields[name] = (Literal["no", "partly", "yes"], dspy.OutputField(desc=question))
     signature: type[dspy.Signature] = dspy.Signature(fields, TASK)
     return signature
 
 
 def judge_sha256(criteria: Mapping[str, str]) -> str:
-    """Return the hash of all that the judge is told, whatever it grades."""
+    """Return the hash of the judge's instructions, criteria and grades."""
     return hashlib.sha256(json.dumps([TASK, list(criteria.items()), GRADES]).encode()).hexdigest()
 
 
 @dataclass
 class Judge:
-    """A metric: the mean grade over the criteria. An answer of the judge that cannot be read is a failure, not a 0."""
+    """A metric: the mean grade over the criteria. A judge's answer that cannot be parsed is a failure, not a 0."""
 
     criteria: Mapping[str, str]
-    """Name to what it asks."""
+    """Name to question."""
     inputs: Sequence[str]
     output: str
     model: Callable[[], tuple[dspy.LM, dspy.Adapter, Price]]
-    """The judge's model, the frame it is spoken to in and its price; called when the first answer is graded."""
+    """Returns the judge's model, its prompt format and its price; called when the first answer is graded."""
 
     def __post_init__(self) -> None:
-        """Make the question."""
+        """Build the question."""
         self._ask, self._lock = dspy.Predict(judge_signature(self.criteria)), threading.Lock()
         self.spent = Usage()
 
@@ -92,11 +86,11 @@ class Judge:
         ahead = reference_first(str(gold["id"]), answer)
         first, second = (reference, answer) if ahead else (answer, reference)
         with self._lock:
-            lm, adapter, price = self.model()
+            lm, prompt_format, price = self.model()
         start = time.perf_counter()
-        with dspy.context(lm=lm, adapter=adapter), dspy.track_usage() as tracker:
+        with dspy.context(lm=lm, adapter=prompt_format), dspy.track_usage() as tracker:
             try:
-                said = self._ask(
+                graded = self._ask(
                     question=question,
                     first_answer=first,
                     second_answer=second,
@@ -104,26 +98,23 @@ class Judge:
                 )
             finally:
                 seconds = time.perf_counter() - start
-                usage = tracker.get_total_tokens()
-                usd, tokens = price(usage), {k: _tokens(usage, k) for k in ("prompt_tokens", "completion_tokens")}
+                used = Usage.of_calls(tracker.usage_data)
+                used = replace(used, calls=1, seconds=seconds, usd=price(tracker.get_total_tokens()))
                 with self._lock:
-                    self.spent += Usage(calls=1, seconds=seconds, usd=usd, **tokens)
-        grades = {name: str(said[name]) for name in self.criteria}
+                    self.spent += used
+        grades = {name: str(graded[name]) for name in self.criteria}
         facts = {
             "grades": grades,
-            "rationales": {name: str(said[f"{name}_rationale"]) for name in self.criteria},
+            "rationales": {name: str(graded[f"{name}_rationale"]) for name in self.criteria},
             "reference_first": ahead,
-            "usd": usd,
+            "usd": used.usd,
             "seconds": seconds,
-            **tokens,
+            "prompt_tokens": used.prompt_tokens,
+            "completion_tokens": used.completion_tokens,
         }
         return Judged(sum(GRADES[g] for g in grades.values()) / len(grades), facts)
 
 
 def reference_first(key: str, answer: str) -> bool:
-    """Return which order an example and an answer get: random, and the same in every run."""
+    """Return whether the reference is shown first: random over examples and answers, and the same in every run."""
     return hashlib.sha256(f"{key}\n{answer}".encode()).digest()[0] % 2 == 0
-
-
-def _tokens(usage: Mapping[str, Mapping[str, Any]], kind: str) -> int:
-    return sum(int(counts.get(kind) or 0) for counts in usage.values())

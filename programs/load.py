@@ -1,4 +1,4 @@
-"""Find programs, tasks and metrics by name: a file of ours by its file name, or `./file.py:name` of the user's."""
+"""Find programs, tasks and metrics by name: a built-in by its file name, the user's own as `./file.py:name`."""
 
 import difflib
 import hashlib
@@ -17,7 +17,7 @@ import dspy
 import crossover.programs.modules
 import crossover.programs.tasks
 from crossover.models.errors import UserError
-from crossover.programs.rows import one_line
+from crossover.programs.records import one_line
 from crossover.programs.task import Task
 
 
@@ -27,12 +27,12 @@ def program_names() -> list[str]:
 
 
 def task_names() -> list[str]:
-    """Return the names of the built-in tasks: the files of programs/tasks/."""
-    return sorted(m.name for m in pkgutil.iter_modules(crossover.programs.tasks.__path__))
+    """Return the names of the built-in tasks: the files of programs/tasks/, without its sub-folders."""
+    return sorted(m.name for m in pkgutil.iter_modules(crossover.programs.tasks.__path__) if not m.ispkg)
 
 
 def unknown(what: str, name: str, known: Iterable[str], others: str = "") -> UserError:
-    """Return the error for a name that does not exist, with a near match and what there is."""
+    """Return the error for an unknown name, with the nearest match and all known names."""
     choices = list(known)
     near = difflib.get_close_matches(name, choices, n=1) or [c for c in choices if name and name in c]
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -52,7 +52,7 @@ def builtin_task(name: str) -> Task:
 def load_program(
     name: str, *, inputs: Sequence[str], output: str, labels: Sequence[str], instructions: str, base: Path
 ) -> Callable[[], dspy.Module]:
-    """Return what builds the program: a built-in one from the task's fields, or the user's class without arguments."""
+    """Return a function that builds the program: a built-in from the task's fields, or the user's own class."""
     if is_reference(name):
         return _users_program(name, base)
     if name not in program_names():
@@ -62,7 +62,7 @@ def load_program(
 
 
 def is_reference(name: str) -> bool:
-    """Return whether the name points into a Python file: `./file.py:name`."""
+    """Return whether the name has the form `./file.py:name`."""
     return name.rpartition(":")[0].endswith(".py") or name.endswith(".py")
 
 
@@ -82,20 +82,20 @@ def load_object(reference: str, *, base: Path) -> Any:
 
 
 def _users_program(reference: str, base: Path) -> Callable[[], dspy.Module]:
-    """Return the user's class, proven to build a `dspy.Module`."""
-    found = load_object(reference, base=base)
+    """Return the user's class after checking that it builds a `dspy.Module`."""
+    build = load_object(reference, base=base)
     try:
-        program = found()
+        program = build()
     except Exception as e:
         reason = f"{type(e).__name__}: {one_line(e, 160)}"
         raise UserError(f"{reference} cannot be built: {reason}; it is called without arguments") from e
     if not isinstance(program, dspy.Module):
         raise UserError(f"{reference} builds a {type(program).__name__}; it must be a dspy.Module")
-    return found  # type: ignore[no-any-return]
+    return build  # type: ignore[no-any-return]
 
 
 def _import_file(file: Path, reference: str) -> ModuleType:
-    """Import a Python file under a name of its own, so that two files of one name do not collide."""
+    """Import a Python file under a unique module name, so that two files of the same name do not collide."""
     name = f"{file.stem}_{hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -71,15 +71,13 @@ def metric_for(name: str, output: str, *, base: Path = Path()) -> Metric:
         raise unknown("metric", name, _COMPARISONS, " or ./file.py:function")
     compare = _COMPARISONS[name]
 
-    def metric(
-        gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
-    ) -> float:
+    def score(gold: dspy.Example, pred: dspy.Prediction) -> float:
         predicted, expected = pred[output], gold[output]
         if not isinstance(predicted, str):
             raise TypeError(f"{output} is a {type(predicted).__name__}, not text")
         return max(compare(predicted, g) for g in (expected if isinstance(expected, list) else [expected]))
 
-    return metric
+    return as_metric(score)
 
 
 def _users_metric(reference: str, function: Any) -> Metric:
@@ -91,10 +89,15 @@ def _users_metric(reference: str, function: Any) -> Metric:
     taken = 5 if inspect.Parameter.VAR_POSITIONAL in kinds else sum(k in positional for k in kinds)
     if taken < 2:
         raise UserError(f"{reference} takes {taken} arguments; a metric takes at least gold and prediction")
+    return as_metric(function, arguments=taken)
+
+
+def as_metric(function: Callable[..., float], *, arguments: int = 2) -> Metric:
+    """Return a metric that passes the first of DSPy's five arguments on: gold and prediction, or more."""
 
     def metric(
         gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
     ) -> float:
-        return float(function(*(gold, pred, trace, pred_name, pred_trace)[:taken]))
+        return float(function(*(gold, pred, trace, pred_name, pred_trace)[:arguments]))
 
     return metric

@@ -1,4 +1,4 @@
-"""Run a program over examples and score it: the one copy, for selection on val and for the final reading of test."""
+"""Run a program over examples and score it: the one copy, used for selection on val and for the final test."""
 
 import contextvars
 import math
@@ -12,13 +12,14 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from crossover.models.usage import Usage
 from crossover.programs.judge import Judged
 from crossover.programs.task import Metric
 
 
 @dataclass(frozen=True)
 class Row:
-    """The outcome of one example."""
+    """The result of one example."""
 
     id: str
     score: float | None
@@ -31,7 +32,7 @@ class Row:
     calls: int
     """Language-model calls made."""
     seconds: float
-    """Wall time of the program; under concurrency this is not a latency."""
+    """Wall time of the program; no latency, because calls are concurrent."""
     usd: float | None
     """Dollars that an API charged, 0.0 for a local model, None for an unknown price."""
     output: dict[str, Any]
@@ -44,7 +45,7 @@ def score_example(
     metric: Metric,
     price: Callable[[dict[str, dict[str, Any]]], float | None],
 ) -> Row:
-    """Run and score one example in the calling DSPy context; a failure is a typed row, never a zero.
+    """Run and score one example in the calling DSPy context; a failure is a row with a reason, never a zero.
 
     `price` turns DSPy's usage (model name to token counts) into dollars, or None when it cannot.
     """
@@ -71,20 +72,15 @@ def score_example(
                 raise ValueError(f"score is {score}")
         except Exception as e:
             score, failure = None, f"metric: {type(e).__name__}: {str(e)[:200]}"
-    entries = [entry for entries in tracker.usage_data.values() for entry in entries]
-
-    def total(key: str) -> int:
-        return sum(int(e.get(key) or 0) for e in entries)
-
-    cached = sum(int((e.get("prompt_tokens_details") or {}).get("cached_tokens") or 0) for e in entries)
+    used = Usage.of_calls(tracker.usage_data)
     return Row(
         id=str(example["id"]),
         score=score,
         failure=failure,
-        prompt_tokens=total("prompt_tokens"),
-        cached_tokens=cached,
-        completion_tokens=total("completion_tokens"),
-        calls=len(entries),
+        prompt_tokens=used.prompt_tokens,
+        cached_tokens=used.cached_tokens,
+        completion_tokens=used.completion_tokens,
+        calls=used.calls,
         seconds=seconds,
         usd=price(tracker.get_total_tokens()),
         output=output,
@@ -99,9 +95,9 @@ def score_examples(
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
     threads: int = 8,
 ) -> Iterator[Row]:
-    """Yield one row an example, as they finish, with at most `threads` in flight, in the calling DSPy context.
+    """Yield one row per example as it finishes, with at most `threads` in flight, in the calling DSPy context.
 
-    What stops a call (a budget, a limit) is raised after the rows of those that were under way.
+    An exception that ends the run (budget, limit) is raised after the rows of the calls under way.
     """
     if threads == 1:
         yield from (score_example(program, e, metric, price) for e in examples)
@@ -118,7 +114,7 @@ def score_examples(
                 if example is None:
                     break
                 rows.put(score_example(program, example, metric, price))
-        except BaseException as e:  # a spent budget is no Exception
+        except BaseException as e:  # a spent budget is not an Exception
             rows.put(e)
         finally:
             rows.put(None)
@@ -151,5 +147,5 @@ def score_examples(
 
 
 def mean_score(rows: Sequence[Row]) -> float:
-    """Return the mean with failures counted as wrong, for selecting among candidates on val."""
+    """Return the mean score with failures counted as 0, for selecting among candidates on val."""
     return sum(r.score or 0.0 for r in rows) / len(rows) if rows else 0.0

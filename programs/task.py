@@ -1,4 +1,4 @@
-"""The nouns that every package shares: Task, Method, Fitted."""
+"""The types that every package shares: Task, Metric, Method, Fitted."""
 
 import hashlib
 import json
@@ -35,10 +35,10 @@ class Passage:
     """One retrievable text."""
 
     id: str
-    """Stable id, to which the examples' gold ids refer."""
+    """Stable id, referred to by the examples' gold ids."""
     text: str
     title: str = ""
-    """Shown before the text, when there is one."""
+    """Shown before the text, unless empty."""
 
     def render(self) -> str:
         """Return the passage as every arm and every model sees it."""
@@ -47,34 +47,34 @@ class Passage:
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault or doubt found in a task or an experiment file."""
+    """One error or warning about a task or an experiment file."""
 
     level: str
-    """`error` (cannot run) or `warning` (can run, but read this)."""
+    """`error`: cannot run; `warning`: can run, but may mislead."""
     where: str
     """File and line, or the task's name."""
     what: str
     """What is wrong, with the value."""
     remedy: str
-    """What to do about it."""
+    """The next step for the user."""
 
     def __str__(self) -> str:
-        """Return the one line that a person reads."""
+        """Return the problem in one line."""
         return f"{self.level}: {self.where}: {self.what}; {self.remedy}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A DSPy program, its frozen splits, a metric and, where it retrieves, a corpus.
+    """A DSPy program, its frozen splits, a metric and, for retrieval, a corpus.
 
-    Every example is a `dspy.Example` with inputs marked, an `id`, and where they apply `gold` (ids of passages that
-    hold the answer), `cluster` (examples that share it are not independent) and `passages` (the rendered passages).
-    An output field may hold a list: any of its entries is right.
+    Every example is a `dspy.Example` with inputs marked and an `id`. It may have `gold` (ids of the passages that hold
+    the answer), `cluster` (examples of one cluster are not independent) and `passages` (the rendered passages). An
+    output field may hold a list, of which any entry is right.
     """
 
     name: str
     program: Callable[[], dspy.Module]
-    """Builds the program before any adaptation."""
+    """Builds the unadapted program."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     train: tuple[dspy.Example, ...]
@@ -91,7 +91,7 @@ class Task:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def split_sha256(self) -> str:
-        """Return the hash of every example of every split, of the metric and of the corpus."""
+        """Return the hash of all examples with their splits, of the metric's name and of the corpus."""
         digest = hashlib.sha256(self.metric_name.encode())
         for name, examples in self.splits().items():
             for e in examples:
@@ -176,29 +176,29 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a method may spend on fitting, the same for every arm of a comparison."""
+    """The budget of one fit, the same for every arm of a comparison, and its folders."""
 
     metric_calls: int | None = None
-    """Predictions that may be scored; None for no bound but the method's own."""
+    """Predictions that may be scored; None for the method's own bound."""
     usd: float | None = None
     """Dollars that APIs may charge, the teacher's calls included."""
     minutes: float | None = None
     workdir: Path = Path(".")
-    """Where the method may keep files; the caller owns the folder."""
+    """Folder for the method's files; the caller owns it."""
     answers: Path | None = None
-    """File of the answers that were paid for; a fit that was killed goes on from it."""
+    """File that records the answers that were paid for, so that a killed fit resumes from them."""
     checkpoints: Path | None = None
-    """Folder that outlives a fit that was killed, for a training to go on from; None for one in `workdir`."""
+    """Folder of checkpoints, from which a killed training resumes; None for one in `workdir`."""
     shared: Path | None = None
-    """Folder that all fits on the same data and metric share, for what is costly to build; None for `workdir`."""
+    """Folder shared by all fits on the same data and metric, for training targets; None for `workdir`."""
     teacher: dspy.LM | None = None
-    """Proposes instructions and bootstraps demonstrations; None for the model that is adapted."""
-    teacher_adapter: dspy.Adapter | None = None
-    """The prompt frame that the teacher is spoken to in."""
+    """Model that proposes instructions and bootstraps demonstrations; None for the model being adapted."""
+    teacher_format: dspy.Adapter | None = None
+    """Prompt format of the teacher."""
     threads: int = 8
     """Concurrent calls allowed."""
     progress: Callable[[str], None] = lambda line: None
-    """Called with a short line about what is being done."""
+    """Called with a one-line progress message."""
 
 
 class Method(Protocol):
@@ -221,5 +221,5 @@ class Method(Protocol):
         seed: int,
         budget: Budget,
     ) -> Fitted:
-        """Adapt `program` and change nothing that was given. The DSPy adapter is that of the calling context."""
+        """Return an adapted copy of `program`, in the calling context's prompt format; change no argument."""
         ...

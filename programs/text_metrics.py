@@ -1,4 +1,4 @@
-"""Compare texts and numbers: the longest common part, n-grams as translation measures them, and values."""
+"""Compare texts and numbers: ROUGE-L, sacrebleu's translation metrics, numeric match and macro F1."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ def rouge_l(predicted: str, gold: str) -> float:
 
 
 def bleu(predicted: str, gold: str) -> float:
-    """Return sacrebleu's BLEU of one sentence: up to 4-grams, as long as the sentence has them, smoothed."""
+    """Return sacrebleu's smoothed sentence BLEU: 4-grams, or the longest that the sentence has."""
     return _share(_sacrebleu("BLEU", effective_order=True), predicted, gold)
 
 
@@ -31,7 +31,7 @@ def chrf(predicted: str, gold: str) -> float:
 
 
 def ter(predicted: str, gold: str) -> float:
-    """Return 1 less sacrebleu's translation edit rate, so that more is better; 0 from a rate of 1 on."""
+    """Return 1 minus sacrebleu's translation edit rate, so that more is better; 0 for a rate of 1 or more."""
     rate = float(_sacrebleu("TER").sentence_score(predicted, [gold]).score) / 100
     return max(0.0, 1 - rate)
 
@@ -45,18 +45,18 @@ def numeric_match(predicted: str, gold: str) -> float:
     wanted = _number(gold.strip().lstrip("$").rstrip("%"))
     if wanted is None:
         raise ValueError(f"the gold answer {gold!r} is not a number")
-    found = [value for text in _NUMBER.findall(predicted) if (value := _number(text)) is not None]
-    return float(bool(found) and abs(found[-1] - wanted) <= 1e-6 * max(1.0, abs(wanted)))
+    numbers = [value for text in _NUMBER.findall(predicted) if (value := _number(text)) is not None]
+    return float(bool(numbers) and abs(numbers[-1] - wanted) <= 1e-6 * max(1.0, abs(wanted)))
 
 
 def macro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
     """Return the mean over labels of each label's F1: a rare label counts as much as a frequent one.
 
-    Labels are those of the gold answers; a prediction that is no label is a miss and nothing else.
+    The labels are those of the gold answers; a prediction that is no label is a miss.
     """
     right = Counter(g for p, g in zip(predicted, gold, strict=True) if p == g)
-    said, meant = Counter(predicted), Counter(gold)
-    return sum(2 * right[label] / (said[label] + count) for label, count in meant.items()) / len(meant)
+    given, wanted = Counter(predicted), Counter(gold)
+    return sum(2 * right[label] / (given[label] + count) for label, count in wanted.items()) / len(wanted)
 
 
 def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
@@ -74,13 +74,13 @@ def _number(text: str) -> float | None:
 
 
 def _share(measure: Any, predicted: str, gold: str) -> float:
-    """Return a score of 0 to 100 as 0 to 1, equal texts as exactly 1."""
+    """Return a score of 0 to 100 as 0 to 1, exactly 1 for equal texts."""
     return 1.0 if predicted == gold else min(1.0, float(measure.sentence_score(predicted, [gold]).score) / 100)
 
 
 @cache
 def _sacrebleu(name: str, **options: Any) -> Any:
-    """Return one of sacrebleu's measures.
+    """Return one of sacrebleu's metrics.
 
     Raises:
         UserError: sacrebleu is not installed.

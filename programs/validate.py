@@ -1,4 +1,4 @@
-"""Find what is wrong with a task before anything is spent on it: all faults at once."""
+"""Find all problems of a task before money or time is spent on it."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -8,20 +8,20 @@ import dspy
 from crossover.programs.demos import question_key
 from crossover.programs.fields import answers_of
 from crossover.programs.modules.classify import Classify
-from crossover.programs.rows import fault, few, one_line
+from crossover.programs.records import fault, few, one_line
 from crossover.programs.task import Problem, Task
 
 FEWEST_TEST = 50
-"""With fewer test examples, intervals are too wide to tell arms apart."""
+"""Fewer test examples give intervals too wide to tell arms apart."""
 
 
 def validate(task: Task) -> list[Problem]:
-    """Return every fault and doubt: shared questions, ids, labels, gold passages, gold answers, size."""
+    """Return the problems of ids, shared questions, gold answers, gold passages, labels and size."""
     checks = (_repeated_ids, _shared_questions, _val_in_train, _gold_answers, _gold_passages)
     problems = [p for check in checks for p in few(list(check(task)))]
     try:
         program = task.program()
-    # The field names are the user's, and DSPy refuses some of them in ways of its own.
+    # DSPy refuses some of the user's field names, by exceptions of many kinds.
     except Exception as e:
         return [*problems, fault(task.name, f"the program cannot be built: {one_line(e, 160)}", "rename its fields")]
     if isinstance(program, Classify) and task.train:
@@ -38,12 +38,12 @@ def _asked(task: Task, example: dspy.Example) -> dict[str, object]:
 
 
 def _at(task: Task, example: dspy.Example) -> str:
-    """Return where an example stands."""
+    """Return the file and line of an example."""
     return task.where.get(str(example["id"]), f"{task.name} {example['id']}")
 
 
 def _repeated_ids(task: Task) -> Iterator[Problem]:
-    """Yield the examples whose id another example has."""
+    """Yield the examples whose id is taken by another one."""
     seen = set[str]()
     for example in (e for split in task.splits().values() for e in split):
         if example["id"] in seen:
@@ -52,7 +52,7 @@ def _repeated_ids(task: Task) -> Iterator[Problem]:
 
 
 def _shared_questions(task: Task) -> Iterator[Problem]:
-    """Yield the test questions that also stand in train or val."""
+    """Yield the test questions that are also in train or val."""
     train = {question_key(_asked(task, e)): e for e in reversed(task.train)}
     val = {question_key(_asked(task, e)): e for e in reversed(task.val)}
     for example in task.test:
@@ -64,7 +64,7 @@ def _shared_questions(task: Task) -> Iterator[Problem]:
 
 
 def _val_in_train(task: Task) -> Iterator[Problem]:
-    """Yield the val questions that also stand in train: selection would favour what remembers them."""
+    """Yield the val questions that are also in train: selection would favour programs that remember them."""
     train = {question_key(_asked(task, e)): e for e in reversed(task.train)}
     for example in task.val:
         if other := train.get(question_key(_asked(task, example))):
@@ -81,7 +81,7 @@ def _gold_answers(task: Task) -> Iterator[Problem]:
             try:
                 score = float(task.metric(example, dspy.Prediction(**chosen)))
                 verdict = f"scores {score:g} under {task.metric_name}"
-            # The metric may be the user's own, so that anything can come out of it.
+            # The metric may be the user's own, and can raise anything.
             except Exception as e:
                 score, verdict = 0.0, f"makes {task.metric_name} fail: {type(e).__name__}: {one_line(e, 120)}"
             if score != 1.0:
@@ -91,7 +91,7 @@ def _gold_answers(task: Task) -> Iterator[Problem]:
 
 
 def _gold_passages(task: Task) -> Iterator[Problem]:
-    """Yield the examples whose gold passages the corpus does not hold."""
+    """Yield the examples whose gold passages are not in the corpus."""
     known = {p.id for p in task.corpus}
     for example in (e for split in task.splits().values() for e in split if "gold" in e):
         missing = [i for i in example["gold"] if i not in known]
@@ -101,7 +101,7 @@ def _gold_passages(task: Task) -> Iterator[Problem]:
 
 
 def _unseen_labels(task: Task) -> Iterator[Problem]:
-    """Yield the first test example of each label that train does not hold."""
+    """Yield the first test example of each label that no train example has."""
     (output,) = task.outputs
     seen = {label for e in task.train for label in answers_of(e[output])}
     for example in task.test:

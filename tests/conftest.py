@@ -37,7 +37,7 @@ def embedded() -> LoadedModel:
 @pytest.fixture
 def spoken(embedded: LoadedModel) -> Iterator[LoadedModel]:
     """Make the embedded model the one that DSPy programs of the test speak to."""
-    with dspy.context(lm=embedded.lm, adapter=embedded.adapter):
+    with dspy.context(lm=embedded.lm, adapter=embedded.prompt_format):
         yield embedded
 
 

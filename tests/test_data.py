@@ -9,9 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from crossover.eval.experiment.spec import TaskSpec
 from crossover.models.errors import UserError
 from crossover.programs.data import load_and_check, load_task
+from crossover.programs.spec import TaskSpec
 
 LABELS = ("card_arrival", "age_limit", "exchange_rate")
 

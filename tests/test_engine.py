@@ -11,7 +11,7 @@ from dspy import lm15
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from crossover.models.batching import Job, alike
+from crossover.models.batching import Job, groups_by_prefix
 from crossover.models.decode import Batch, Prompt, can_share, decode
 from crossover.models.device import LARGE, serving_dtype
 from crossover.models.load import EMBEDDED
@@ -155,9 +155,9 @@ def test_the_store_keeps_what_was_used_last_within_its_bound() -> None:
 def test_prompts_that_begin_alike_are_grouped() -> None:
     rng = random.Random(6)
     block, other = tokens(rng, 100), tokens(rng, 100)
-    jobs = [Job(np.array(b + tokens(rng, 10)), "", 4, 0.0, 0) for b in (block, other) for _ in range(5)]
-    jobs += [Job(np.array(tokens(rng, 50)), "", 4, 0.0, 0) for _ in range(3)]
-    groups = sorted((len(g), n) for g, n in alike(jobs))
+    jobs = [Job(Prompt(b + tokens(rng, 10), 4), "") for b in (block, other) for _ in range(5)]
+    jobs += [Job(Prompt(tokens(rng, 50), 4), "") for _ in range(3)]
+    groups = sorted((len(g), n) for g, n in groups_by_prefix(jobs))
     assert groups[-2:] == [(5, 100), (5, 100)]
     assert groups[:3] == [(1, 49)] * 3
 

@@ -11,10 +11,10 @@ import pytest
 from dspy.utils import DummyLM
 from pyarrow import parquet
 
-from crossover.eval.experiment.spec import TaskSpec
 from crossover.programs.data import load_and_check
 from crossover.programs.entities import entities_of, entity_f1, entity_lines, micro_f1, read_entities
 from crossover.programs.load import load_program
+from crossover.programs.spec import TaskSpec
 
 TWO = "person: Ada Lovelace\nlocation: Turku"
 

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossover.eval.experiment.read import read_partly
-from crossover.eval.experiment.spec import TaskSpec
 from crossover.eval.store.foreign import read_operands
 from crossover.eval.store.result import read_rows
 from crossover.eval.store.rows import read_table
 from crossover.models.errors import UserError
 from crossover.programs.data import load_and_check
+from crossover.programs.spec import TaskSpec
 
 SOUND: dict[str, Any] = {
     "version": 1,

@@ -1,4 +1,4 @@
-"""Data is data: the frames' own markers, fields and braces inside an example break neither prompt nor answer."""
+"""Data is data: a prompt format's markers, fields and braces inside an example break neither prompt nor answer."""
 
 import ast
 import json
@@ -10,7 +10,7 @@ import pytest
 from crossover.eval.cli.main import main
 from crossover.eval.run.context import check_folder
 from crossover.models.errors import UserError
-from crossover.models.load import prompt_frame
+from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
 
 ROOT = Path(__file__).parent.parent
@@ -26,29 +26,29 @@ NASTY = [
 TWO = dspy.Signature("text -> note, label")
 
 
-def said(frame: str, note: str, label: str) -> str:
-    """Return what a model says that has learned the frame from a demonstration with these outputs."""
-    adapter = prompt_frame(frame)
-    messages = adapter.format(TWO, [{"text": "x", "note": note, "label": label}], {"text": "y"})
+def said(name: str, note: str, label: str) -> str:
+    """Return what a model says that has learned the format from a demonstration with these outputs."""
+    written = prompt_format(name)
+    messages = written.format(TWO, [{"text": "x", "note": note, "label": label}], {"text": "y"})
     (answer,) = [m["content"] for m in messages if m["role"] == "assistant"]
     return str(answer)
 
 
-@pytest.mark.parametrize("frame", ["chat", "json", "plain"])
+@pytest.mark.parametrize("name", ["chat", "json", "plain"])
 @pytest.mark.parametrize("nasty", NASTY)
-def test_an_answer_that_repeats_the_data_is_read_back(frame: str, nasty: str) -> None:
-    values = prompt_frame(frame).parse(TWO, said(frame, nasty, "right"))
+def test_an_answer_that_repeats_the_data_is_read_back(name: str, nasty: str) -> None:
+    values = prompt_format(name).parse(TWO, said(name, nasty, "right"))
     assert values["label"] == "right"
-    assert values["note"] == nasty if frame != "plain" else nasty.splitlines()[0] in values["note"]
+    assert values["note"] == nasty if name != "plain" else nasty.splitlines()[0] in values["note"]
 
 
-@pytest.mark.parametrize("frame", ["chat", "json"])
+@pytest.mark.parametrize("name", ["chat", "json"])
 @pytest.mark.parametrize("nasty", NASTY)
-def test_data_opens_no_section_of_its_own(frame: str, nasty: str) -> None:
-    adapter = prompt_frame(frame)
+def test_data_opens_no_section_of_its_own(name: str, nasty: str) -> None:
+    written = prompt_format(name)
 
     def markers(text: str) -> int:
-        messages = adapter.format(TWO, [{"text": text, "note": text, "label": "b"}], {"text": text})
+        messages = written.format(TWO, [{"text": text, "note": text, "label": "b"}], {"text": text})
         return sum(m["content"].count("[[ ##") for m in messages)
 
     assert markers(nasty) == markers("harmless")
@@ -56,8 +56,8 @@ def test_data_opens_no_section_of_its_own(frame: str, nasty: str) -> None:
 
 def test_without_markers_the_prompts_are_dspys_own() -> None:
     demos, inputs = [{"text": "a", "note": "n", "label": "b"}], {"text": "c [1] [[x]] ## d"}
-    for frame, plain in (("chat", dspy.ChatAdapter()), ("json", dspy.JSONAdapter())):
-        assert prompt_frame(frame).format(TWO, demos, inputs) == plain.format(TWO, demos, inputs)
+    for name, plain in (("chat", dspy.ChatAdapter()), ("json", dspy.JSONAdapter())):
+        assert prompt_format(name).format(TWO, demos, inputs) == plain.format(TWO, demos, inputs)
 
 
 def test_nothing_is_unpickled_and_weights_are_safetensors() -> None:

@@ -23,7 +23,8 @@ from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.recorded import read_recorded
 from crossover.models.load import load_model
 from crossover.models.spec import ModelSpec
-from crossover.programs.judge import CRITERIA, Judge, Judged, reference_first
+from crossover.programs.judge import Judge, Judged, reference_first
+from crossover.programs.spec import CRITERIA
 from crossover.programs.splits import fraction
 
 FILE = """\
@@ -193,7 +194,9 @@ def test_a_grade_that_is_none_and_a_foreign_sheet_are_refused(folder: Path, caps
 def test_a_judge_that_talks_is_a_failure_not_a_zero() -> None:
     with openai_server(lambda model, messages: "I like both.") as served:
         model = load_model(ModelSpec("openai/gpt-4o-mini", api_base=served.url, max_tokens=100))
-        judge = Judge({"accuracy": "Right?"}, ("question",), "answer", lambda: (model.lm, model.adapter, model.price))
+        judge = Judge(
+            {"accuracy": "Right?"}, ("question",), "answer", lambda: (model.lm, model.prompt_format, model.price)
+        )
         gold = dspy.Example(id="1", question="2 + 2", answer="4").with_inputs("question")
         with pytest.raises(Exception, match="accuracy"):
             judge(gold, dspy.Prediction(answer="4"))

@@ -15,10 +15,11 @@ from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
-from crossover.models.allowance import Allowance, Stopped, Weight
+from crossover.models.limits import Stopped, UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
 from crossover.models.spec import ModelSpec
+from crossover.models.usage import Usage
 
 ALL = 2 * (12 + 2 + 30)
 """Calls of the experiment: test, warm-up and timed requests of two arms."""
@@ -79,24 +80,24 @@ def test_what_has_no_price_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_call_waits_for_those_under_way_to_cost_less_than_their_worst() -> None:
-    allowance = Allowance(tokens=100)
-    allowance.enter(Weight(1, 90))
-    waiting = threading.Thread(target=allowance.enter, args=(Weight(1, 60),))
+    limits = UsageLimits(tokens=100)
+    limits.enter(Usage(1, 90))
+    waiting = threading.Thread(target=limits.enter, args=(Usage(1, 60),))
     waiting.start()
     time.sleep(0.05)
     assert waiting.is_alive()
-    allowance.leave(Weight(1, 90), Weight(1, 40))
+    limits.leave(Usage(1, 90), Usage(1, 40))
     waiting.join(5)
     assert not waiting.is_alive()
-    allowance.leave(Weight(1, 60), Weight(1, 60))
+    limits.leave(Usage(1, 60), Usage(1, 60))
     with pytest.raises(Stopped, match="100 tokens"):
-        allowance.enter(Weight(1, 1))
+        limits.enter(Usage(1, 1))
 
 
 def test_a_local_model_is_held_to_its_calls(embedded: LoadedModel) -> None:
-    allowance = Allowance(calls=3, tokens=10_000)
-    lm = allowance.limited(embedded.lm)
-    assert allowance.limited(lm) is lm
+    limits = UsageLimits(calls=3, tokens=10_000)
+    lm = limits.limited(embedded.lm)
+    assert limits.limited(lm) is lm
 
     def ask(n: int) -> bool:
         try:
@@ -107,13 +108,13 @@ def test_a_local_model_is_held_to_its_calls(embedded: LoadedModel) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(ask, range(8))) == 3
-    assert allowance.used.calls == 3
-    assert 0 < allowance.used.tokens < 10_000
-    assert allowance.used.usd == 0
+    assert limits.used.calls == 3
+    assert 0 < limits.used.tokens < 10_000
+    assert limits.used.usd == 0
 
 
 def test_time_is_checked_before_a_call(embedded: LoadedModel) -> None:
-    lm = Allowance(minutes=0).limited(embedded.lm)
+    lm = UsageLimits(minutes=0).limited(embedded.lm)
     with pytest.raises(Stopped, match="0 minutes"):
         lm("text: hello")
 
@@ -121,11 +122,11 @@ def test_time_is_checked_before_a_call(embedded: LoadedModel) -> None:
 def test_refused_calls_cost_nothing_but_are_calls() -> None:
     with openai_server(first_word, ["401"]) as served:
         model = load_model(ModelSpec("openai/gpt-4o-mini", api_base=served.url))
-        allowance = Allowance(usd=1)
-        lm = allowance.limited(model.lm)
+        limits = UsageLimits(usd=1)
+        lm = limits.limited(model.lm)
         with pytest.raises(dspy.LMError):
             lm("text: hello")
-    assert (allowance.used.calls, allowance.used.usd) == (1, 0.0)
+    assert (limits.used.calls, limits.used.usd) == (1, 0.0)
 
 
 def slowly(model: str, messages: Messages) -> str:

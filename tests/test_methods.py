@@ -268,7 +268,7 @@ def test_sft_learns_from_gradient_steps(
 def test_sft_refuses_what_it_cannot_train(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"adapter 'lara' is not one of lora, dora, qlora, none"):
         fit("sft", intents, spoken, tmp_path, adapter="lara")
-    api = LoadedModel(spoken.spec, dspy.LM("openai/gpt-4o-mini"), spoken.adapter, "", False, 0, lambda u: 0.0)
+    api = LoadedModel(spoken.spec, dspy.LM("openai/gpt-4o-mini"), spoken.prompt_format, "", False, 0, lambda u: 0.0)
     with pytest.raises(UserError, match="sft needs a model that runs here"):
         fit("sft", intents, api, tmp_path)
 

@@ -1,4 +1,4 @@
-"""The embedded model, the local engine and the plain frame."""
+"""The embedded model, the local engine and the plain prompt format."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +8,12 @@ import dspy
 import pytest
 import torch
 
-from crossover.models.load import EMBEDDED, LoadedModel, load_model, prompt_frame
+from crossover.models.load import EMBEDDED, LoadedModel, load_model
 from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
 from crossover.models.price import api_price
 from crossover.models.prompt import engine_of
+from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
 from crossover.models.text import safe_messages
 from crossover.programs.modules.classify import build as classify
@@ -67,7 +68,7 @@ def test_data_cannot_end_a_turn(embedded: LoadedModel) -> None:
 def test_a_prompt_beyond_the_context_fails_with_its_size(embedded: LoadedModel) -> None:
     program = dspy.Predict("text -> label")
     with (
-        dspy.context(lm=embedded.lm, adapter=embedded.adapter),
+        dspy.context(lm=embedded.lm, adapter=embedded.prompt_format),
         pytest.raises(dspy.LMError, match="exceed the model's"),
     ):
         program(text="word " * 6000)
@@ -91,7 +92,7 @@ def test_usage_counts_prompt_and_completion(spoken: LoadedModel) -> None:
     assert 1 <= counts["completion_tokens"] <= 16
 
 
-def test_plain_frame_shows_lines_and_bare_answers() -> None:
+def test_the_plain_format_shows_lines_and_bare_answers() -> None:
     signature = dspy.Signature("passages: list[str], question -> answer")
     demo = {"passages": ["A: one", "B: two"], "question": "which?", "answer": "A"}
     messages = PlainAdapter().format(signature, [demo], {"passages": [], "question": "what?"})
@@ -102,12 +103,12 @@ def test_plain_frame_shows_lines_and_bare_answers() -> None:
     ]
 
 
-def test_plain_frame_shows_instructions_of_ones_own() -> None:
+def test_the_plain_format_shows_instructions_of_ones_own() -> None:
     signature = dspy.Signature("text -> label", "Name the intent.")
     assert PlainAdapter().format(signature, [], {"text": "x"})[0] == {"role": "system", "content": "Name the intent."}
 
 
-def test_plain_frame_reads_several_outputs() -> None:
+def test_the_plain_format_reads_several_outputs() -> None:
     signature = dspy.Signature("text -> label, score: int")
     adapter = PlainAdapter()
     written = adapter.format_assistant_message_content(signature, {"label": "a", "score": 3})
@@ -122,10 +123,10 @@ def test_an_unknown_price_is_unpriced_never_zero() -> None:
     assert api_price({"openai/no-such-model": {"prompt_tokens": 5, "completion_tokens": 5}}) is None
 
 
-def test_frames_have_names() -> None:
-    assert isinstance(prompt_frame("plain"), PlainAdapter)
+def test_prompt_formats_have_names() -> None:
+    assert isinstance(prompt_format("plain"), PlainAdapter)
     with pytest.raises(ValueError, match="not one of plain, chat, json"):
-        prompt_frame("xml")
+        prompt_format("xml")
 
 
 def test_decode_labels_binds_a_classifier_to_its_labels_and_leaves_other_programs_free() -> None:
@@ -134,10 +135,10 @@ def test_decode_labels_binds_a_classifier_to_its_labels_and_leaves_other_program
     labels = ["card_arrival", "exchange_rate", "Refund not showing up"]
     program = classify(["text"], output="label", labels=labels, instructions="")
     asked = [f"when will my card number {n} come" for n in range(8)]
-    with dspy.context(lm=bound.lm, adapter=bound.adapter):
+    with dspy.context(lm=bound.lm, adapter=bound.prompt_format):
         answers = [program(text=t).label for t in asked]
         named = dspy.Predict("question -> answer")(question=asked[0]).answer
-    with dspy.context(lm=free.lm, adapter=free.adapter):
+    with dspy.context(lm=free.lm, adapter=free.prompt_format):
         assert not {program(text=t).label for t in asked} & set(labels)
         assert dspy.Predict("question -> answer")(question=asked[0]).answer == named
     assert set(answers) <= set(labels)

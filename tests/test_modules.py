@@ -6,10 +6,10 @@ from typing import Any
 import dspy
 from dspy.utils import DummyLM
 
-from crossover.eval.experiment.spec import TaskSpec
 from crossover.programs.data import load_and_check
 from crossover.programs.demos import with_demos
 from crossover.programs.load import load_program
+from crossover.programs.spec import TaskSpec
 
 
 def build(name: str, *inputs: str, output: str) -> dspy.Module:

@@ -9,11 +9,12 @@ from factories import task_with_corpus
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
-from crossover.eval.experiment.spec import Experiment, Knowledge, Retrieval, TaskSpec, plan
+from crossover.eval.experiment.spec import Experiment, Knowledge, Retrieval, plan
 from crossover.eval.run.passages import Indexes, Passages
 from crossover.models.spec import ModelSpec
 from crossover.programs.retrieval.chunks import chunked
 from crossover.programs.retrieval.ranking import Ranking, ndcg, rank_quality, reciprocal_rank
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Passage
 
 

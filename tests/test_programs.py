@@ -8,7 +8,6 @@ import pytest
 import crossover.programs.modules
 import crossover.programs.tasks
 from crossover.models.errors import UserError
-from crossover.programs.docstrings import harvest, mask
 from crossover.programs.load import builtin_task, load_object, load_program, program_names, task_names
 from crossover.programs.metrics import exact_match, metric_for, metric_names, normalise, token_f1
 from crossover.programs.modules.classify import Classify
@@ -16,6 +15,7 @@ from crossover.programs.modules.rag import Rag
 from crossover.programs.retrieval.bm25 import Bm25
 from crossover.programs.splits import fold, opening, split_by_hash
 from crossover.programs.task import Passage
+from crossover.programs.tasks.stdlib.docstrings import harvest, mask
 from crossover.programs.validate import validate
 
 BUILTIN = ["stdlib_module", "stdlib_rag"]
@@ -219,7 +219,7 @@ def test_mask_hides_whole_words_in_any_case():
 def test_harvest_is_not_touched_by_what_others_patch_into_the_standard_library():
     code = (
         "import logging\ndef shout(self):\n  'Say a thing very loudly.'\nlogging.Logger.shout = shout\n"
-        "from crossover.programs.docstrings import harvest; print(*(i.name for i in harvest()))"
+        "from crossover.programs.tasks.stdlib.docstrings import harvest; print(*(i.name for i in harvest()))"
     )
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
     assert "logging.Logger.shout" not in names

@@ -16,12 +16,12 @@ from dspy import lm15
 from openai_server import WORD_SECONDS, Messages, asked_fields, obedient_student, openai_server
 
 from crossover.eval.cli.main import main
-from crossover.models.first_token import noting_first_token
-from crossover.models.limit import AdaptiveLimit
+from crossover.models.api_keys import redact, reference
+from crossover.models.concurrency import AdaptiveLimit
+from crossover.models.first_token import timing_first_token
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price, price_source
 from crossover.models.remote import Connection, RemoteEngine, retry_after
-from crossover.models.secret import redact, reference
 from crossover.models.spec import ModelSpec
 from crossover.programs.modules.classify import Classify
 from crossover.programs.score import score_examples
@@ -52,7 +52,7 @@ def questions(n: int) -> list[dspy.Example]:
 def test_every_fault_is_retried_and_nothing_is_paid_twice() -> None:
     with openai_server(first_word, FAULTS) as served:
         model = remote(served.url)
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             rows = list(
                 score_examples(Classify(["text"], "label", []), questions(12), exact, price=model.price, threads=4)
             )
@@ -66,8 +66,8 @@ def test_every_fault_is_retried_and_nothing_is_paid_twice() -> None:
 def test_a_stream_tells_when_the_answer_began_and_is_tried_again_while_nothing_came() -> None:
     with openai_server(lambda model, messages: "four words in all", ["429", "500", "hang", ""]) as served:
         model = remote(served.url)
-        lm, engine = noting_first_token(model.lm)
-        with dspy.context(lm=lm, adapter=model.adapter):
+        lm, engine = timing_first_token(model.lm)
+        with dspy.context(lm=lm, adapter=model.prompt_format):
             for _ in range(2):
                 start = time.perf_counter()
                 said = Classify(["text"], "label", [])(text="anything")
@@ -84,8 +84,11 @@ def test_a_stream_tells_when_the_answer_began_and_is_tried_again_while_nothing_c
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
     with openai_server(lambda model, messages: "four words in all", ["half"]) as served:
         model = remote(served.url)
-        lm, _ = noting_first_token(model.lm)
-        with dspy.context(lm=lm, adapter=model.adapter), pytest.raises(dspy.LMError, match="peer closed connection"):
+        lm, _ = timing_first_token(model.lm)
+        with (
+            dspy.context(lm=lm, adapter=model.prompt_format),
+            pytest.raises(dspy.LMError, match="peer closed connection"),
+        ):
             Classify(["text"], "label", [])(text="anything")
         # What has begun is not asked for again.
         assert len(served.bodies) == 1
@@ -105,7 +108,7 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
 def test_a_failure_that_stays_is_a_typed_row(fault: str, kind: str, times: int) -> None:
     with openai_server(first_word, [fault] * 9) as served:
         model = remote(served.url, retries=2)
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
         assert rows[0].failure.startswith(f"lm: {kind}")
         assert (rows[0].score, rows[0].calls, rows[0].usd) == (None, 0, 0.0)
@@ -145,13 +148,13 @@ def test_retry_after_is_a_number_or_a_date(said: str, low: float, high: float) -
     assert low <= retry_after(error) <= high
 
 
-def test_a_second_call_of_a_users_own_frame_is_counted_and_priced() -> None:
+def test_a_second_call_of_a_users_own_format_is_counted_and_priced() -> None:
     def answer(model: str, messages: Messages) -> str:
         return "no marker" if asked_fields(messages) else '{"label": "word0"}'
 
     with openai_server(answer) as served:
         model = remote(served.url)
-        # DSPy's own chat frame asks again in JSON where it cannot read an answer; ours do not.
+        # DSPy's own chat format asks again in JSON where it cannot read an answer; ours do not.
         with dspy.context(lm=model.lm, adapter=dspy.ChatAdapter()):
             (row,) = score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price)
         assert (row.score, row.calls, len(served.bodies)) == (1.0, 2, 2)
@@ -165,7 +168,7 @@ def test_an_unreadable_answer_is_counted_once_and_priced(monkeypatch: pytest.Mon
         for adapter in ("chat", "json"):
             model = load_model(ModelSpec("openai/gpt-4o-mini", adapter=adapter, api_base=served.url))
             before = len(served.bodies)
-            with dspy.context(lm=model.lm, adapter=model.adapter):
+            with dspy.context(lm=model.lm, adapter=model.prompt_format):
                 rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
             assert rows[0].failure.startswith("parse: ")
             assert rows[0].calls == len(served.bodies) - before == 1
@@ -190,7 +193,7 @@ def test_cached_tokens_cost_less() -> None:
 def test_an_unknown_price_leaves_a_row_unpriced() -> None:
     with openai_server(first_word) as served:
         model = load_model(ModelSpec("openai/house-model", adapter="plain", api_base=served.url))
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             (row,) = score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price)
         assert (row.score, row.usd) == (1.0, None)
         assert row.prompt_tokens > 0

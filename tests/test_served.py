@@ -83,7 +83,7 @@ def test_a_served_model_scores_what_it_scores_here(
 def test_a_served_model_without_a_price_is_unpriced(address: str) -> None:
     model = load_model(ModelSpec(f"openai/{UNPRICED}", adapter="plain", api_base=address, max_tokens=4))
     question = dspy.Example(id="1", text="refund please", label="money").with_inputs("text")
-    with dspy.context(lm=model.lm, adapter=model.adapter):
+    with dspy.context(lm=model.lm, adapter=model.prompt_format):
         (row,) = score_examples(Classify(["text"], "label", []), [question], lambda *_: 1.0, price=model.price)
     assert (row.score, row.usd, row.completion_tokens) == (1.0, None, 4)
 

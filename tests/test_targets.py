@@ -63,7 +63,7 @@ def test_the_same_targets_are_never_built_twice(
 def test_a_teacher_answers_in_its_own_frame(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sft targets 'teacher' without a teacher"):
         build("teacher", intents, spoken, Budget(workdir=tmp_path))
-    budget = Budget(workdir=tmp_path, threads=4, teacher=spoken.lm, teacher_adapter=spoken.adapter)
+    budget = Budget(workdir=tmp_path, threads=4, teacher=spoken.lm, teacher_format=spoken.prompt_format)
     taught = build("teacher", intents, spoken, budget, attempts=1)
     own = build("self", intents, spoken, replace(budget, workdir=tmp_path / "own"), attempts=1)
     assert taught.calls == own.calls

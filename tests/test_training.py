@@ -18,8 +18,8 @@ from crossover.eval.run.methods import method_of
 from crossover.finetune.sft import Sft
 from crossover.finetune.training.hyperparameters import early_agreement
 from crossover.finetune.training.options import TrainingOptions
-from crossover.models.allowance import Allowance, Stopped, allowance_of
 from crossover.models.errors import UserError
+from crossover.models.limits import Stopped, UsageLimits, limits_of
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.spec import ModelSpec
 from crossover.programs.modules.classify import Classify
@@ -99,14 +99,14 @@ LONG: dict[str, dict[str, Any]] = {
 }
 
 
-def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: Allowance | None = None) -> Fitted:
+def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: UsageLimits | None = None) -> Fitted:
     """Fit on the rows of the folder, with a checkpoint at each step; the process that the test kills runs this too."""
     rows = json.loads((folder.parent / "rows.json").read_text())
     examples = [dspy.Example(**r).with_inputs("text") for r in rows]
     model = load_model(ModelSpec("embedded", max_tokens=8))
     lm = model.lm if allowance is None else allowance.limited(model.lm)
     options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
-    with dspy.context(lm=lm, adapter=model.adapter):
+    with dspy.context(lm=lm, adapter=model.prompt_format):
         return method_of("dpo" if what == "dpo" else "sft", options).fit(
             Classify(["text"], "label", []),
             train=examples[:20],
@@ -200,7 +200,7 @@ def test_damaged_checkpoints_and_weights_are_named_and_not_used(
     tmp_path: Path, intents: list[dspy.Example], whole: Trained
 ) -> None:
     write_rows(tmp_path, intents)
-    allowance, lines, place = Allowance(), list[str](), tmp_path / "fit" / "checkpoints" / "sft"
+    allowance, lines, place = UsageLimits(), list[str](), tmp_path / "fit" / "checkpoints" / "sft"
 
     def end(line: str) -> None:
         if "training step 16/40" in line:
@@ -224,7 +224,7 @@ def test_a_limit_ends_a_training_at_the_next_step_which_is_kept(
     limit: str, tmp_path: Path, intents: list[dspy.Example], whole: Trained
 ) -> None:
     write_rows(tmp_path, intents)
-    allowance = Allowance()
+    allowance = UsageLimits()
 
     def end(line: str) -> None:
         if "training step 16/40" in line:
@@ -232,10 +232,10 @@ def test_a_limit_ends_a_training_at_the_next_step_which_is_kept(
 
     with pytest.raises(Stopped, match=limit):
         fit_for_long("unsaved", tmp_path / "ended", end, allowance)
-    free = Allowance()
+    free = UsageLimits()
     again = Trained(fit_for_long("unsaved", tmp_path / "ended", allowance=free), tmp_path / "ended")
     # What was trained is held to the same: a chain asks it next.
-    assert allowance_of(again.fitted.lm) is free
+    assert limits_of(again.fitted.lm) is free
     # No checkpoint was due, and no loss is told in odd steps.
     assert again.fitted.notes["resumed_from_step"] == 17
     assert again.like(whole)
@@ -243,7 +243,7 @@ def test_a_limit_ends_a_training_at_the_next_step_which_is_kept(
 
 def test_what_a_training_reads_of_val_counts(tmp_path: Path, intents: list[dspy.Example]) -> None:
     write_rows(tmp_path, intents)
-    allowance = Allowance(calls=6)
+    allowance = UsageLimits(calls=6)
     with pytest.raises(Stopped, match="6 calls"):
         fit_for_long("unsaved", tmp_path / "ended", allowance=allowance)
     assert allowance.used.calls == 6

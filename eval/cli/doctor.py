@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crossover.eval.report.data import PACKAGES
 from crossover.eval.tracking.tracker import store_uri
-from crossover.models.secret import redact
+from crossover.models.api_keys import redact
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WEAVIATE_API_KEY")
 
@@ -56,14 +56,14 @@ def _weaviate() -> tuple[bool, str]:
     if not os.environ.get("WEAVIATE_URL"):
         return True, "WEAVIATE_URL is not set"
     from crossover.models.errors import UserError
-    from crossover.programs.retrieval.weaviate_connection import Place, connect
+    from crossover.programs.retrieval.weaviate_connection import ServerAddress, connect
 
-    place = Place("", 50051, embedded=False, folder=None)
+    place = ServerAddress("", 50051, embedded=False, folder=None)
     try:
         connect(place).close()
     except UserError as e:
         return False, str(e)
-    return True, f"{place.address} answers"
+    return True, f"{place.url_or_default} answers"
 
 
 def _memory() -> str:

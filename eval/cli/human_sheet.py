@@ -25,9 +25,9 @@ def human_sheet(cells: CellFlags, store: Path, examples: int, output: Path | Non
         raise click.UsageError("give either -o SHEET.csv to export or --import SHEET.csv")
     experiment = experiment_of(cells)
     from crossover.eval.analysis.human import import_sheet, sheet
-    from crossover.eval.experiment.spec import criteria_of
     from crossover.eval.run.loading import finished
     from crossover.models.errors import UserError
+    from crossover.programs.spec import criteria_of
 
     judges = [(t.name, t.judge) for t in experiment.tasks if t.judge is not None]
     if len(judges) != 1:

@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as e:
         from crossover.eval.report.text import visible
+        from crossover.models.api_keys import redact
         from crossover.models.errors import UserError
-        from crossover.models.secret import redact
 
         if not isinstance(e, UserError):
             click.echo(visible(_fault_line(e)), err=True)
@@ -90,7 +90,7 @@ def _fault_line(error: Exception) -> str:
 
     Both are redacted: providers quote keys in their error messages.
     """
-    from crossover.models.secret import redact
+    from crossover.models.api_keys import redact
 
     whole = redact("".join(traceback.format_exception(error)))
     try:

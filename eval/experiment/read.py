@@ -23,9 +23,9 @@ from crossover.eval.experiment.spec import (
     Prices,
     Retrieval,
     SearchBudget,
-    TaskSpec,
 )
 from crossover.models.errors import UserError
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Problem
 
 QUICKSTART = Path(__file__).with_name("quickstart.yaml")

@@ -7,7 +7,7 @@ import yaml
 
 from crossover.eval.experiment.document import Document
 from crossover.eval.experiment.read_model import read_model
-from crossover.eval.experiment.spec import JudgeSpec
+from crossover.programs.spec import JudgeSpec
 
 JUDGE_TOKENS = 512
 """Room for a sentence on every criterion, unless the file says otherwise."""

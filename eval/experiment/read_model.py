@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from crossover.eval.experiment.document import Document
-from crossover.models.secret import reference
+from crossover.models.api_keys import reference
 from crossover.models.spec import ModelSpec
 
 ADAPTERS = ("", "plain", "chat", "json")

@@ -10,47 +10,12 @@ from typing import Any, Literal
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.models.spec import ModelSpec
+from crossover.programs.spec import TaskSpec
 
 Kind = Literal["context", "weights"]
 """The side of the comparison that an arm stands on: a chain that trains weights stands on theirs."""
 METHODOLOGY_VERSION = 4
 """Raised whenever a change of ours can change a number; part of every cell key."""
-
-
-@dataclass(frozen=True)
-class JudgeSpec:
-    """A model that grades answers, in place of a metric that compares texts."""
-
-    model: ModelSpec
-    criteria: tuple[tuple[str, str], ...]
-    """Name and what it asks; empty for a criterion that is built in."""
-
-
-def criteria_of(spec: JudgeSpec) -> dict[str, str]:
-    """Return each criterion with the question it asks."""
-    from crossover.programs.judge import CRITERIA  # loads dspy
-
-    return {name: asks or CRITERIA[name] for name, asks in spec.criteria}
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """A task as the experiment file names it."""
-
-    name: str
-    program: str = ""
-    """Empty for a built-in task; else `classify`, `rag`, … or `./file.py:Class`."""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """Split to file path (absolute), or to a mapping for Hugging Face data."""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """Column to `input`, `output`, `gold` or `id`."""
-    metric: str = ""
-    judge: JudgeSpec | None = None
-    """Set by `metric: {judge: …}`."""
-    corpus: str = ""
-    cluster: str = ""
-    instructions: str = ""
-    """What the program is told to do; empty for the program's own words."""
 
 
 @dataclass(frozen=True)

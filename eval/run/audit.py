@@ -22,7 +22,7 @@ def audit(fitted: Fitted, test: Sequence[dspy.Example], model: LoadedModel) -> l
     if leaked:
         failures.append(f"{len(leaked)} demonstrations are test questions")
     if fitted.facts.zero_shot and test:
-        with dspy.context(lm=fitted.lm, adapter=model.adapter):
+        with dspy.context(lm=fitted.lm, adapter=model.prompt_format):
             answers = [m for m in first_messages(fitted.program, test[0]) if m["role"] == "assistant"]
         if shown or answers:
             failures.append("zero-shot shows demonstrations")

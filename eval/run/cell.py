@@ -28,8 +28,8 @@ from crossover.eval.store.result import Latency, Result
 from crossover.eval.store.rows import Rows
 from crossover.eval.tracking.outbox import Unsent, mark
 from crossover.eval.tracking.safe_tracker import SafeTracker
-from crossover.models.allowance import Stopped
 from crossover.models.errors import UserError
+from crossover.models.limits import Stopped
 from crossover.models.load import LoadedModel
 from crossover.models.price import price_source
 from crossover.models.usage import Usage
@@ -170,7 +170,7 @@ def fit_cell(context: RunContext, cell: Cell, folder: Path) -> Fitted:
     val = context.val(cell)
     start, judge = time.perf_counter(), task.metric if isinstance(task.metric, Judge) else None
     graded = judge.spent if judge else Usage()
-    with dspy.context(lm=model.lm, adapter=model.adapter, rm=passages.live(cell.knowledge.train)):
+    with dspy.context(lm=model.lm, adapter=model.prompt_format, rm=passages.live(cell.knowledge.train)):
         fitted = method.fit(
             task.program(),
             train=train,

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import dspy
 
-from crossover.eval.experiment.spec import Cell, Experiment, JudgeSpec
+from crossover.eval.experiment.spec import Cell, Experiment
 from crossover.eval.experiment.splits import sample, sample_val
 from crossover.eval.run.cell_keys import CellKeys
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.passages import Passages
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.retention import Retention
-from crossover.models.allowance import Allowance
 from crossover.models.errors import UserError
+from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
 from crossover.models.spec import ModelSpec
+from crossover.programs.spec import JudgeSpec
 from crossover.programs.task import Budget, Task
 
 READINGS_OF_VAL = 20
@@ -42,7 +43,7 @@ def check_folder(spec: ModelSpec) -> None:
 class Models:
     """Load each model on first use, under the limits of the run; a finished run loads none."""
 
-    def __init__(self, allowance: Allowance, note: Callable[[str], None]) -> None:
+    def __init__(self, allowance: UsageLimits, note: Callable[[str], None]) -> None:
         """Load nothing yet."""
         self.allowance, self.note = allowance, note
         self._loaded: dict[ModelSpec, LoadedModel] = {}
@@ -67,7 +68,7 @@ class RunContext:
     threads: int
     progress: Progress
     keys: CellKeys
-    allowance: Allowance
+    allowance: UsageLimits
     """The limits of the run, shared by all its models."""
     model: Models
     failures: list[str] = field(default_factory=list)
@@ -85,7 +86,7 @@ class RunContext:
         """
         # DSPy logs a warning for every answer cut at max_tokens, which the rows record anyway.
         logging.getLogger("dspy").setLevel(logging.ERROR)
-        allowance = Allowance(**asdict(experiment.limits))
+        allowance = UsageLimits(**asdict(experiment.limits))
         models = Models(allowance, progress.note)
         keyed = prepare(experiment, store=store, note=progress.note, load=models)
         return cls(experiment, store, threads, progress, keyed, allowance, models)
@@ -116,7 +117,7 @@ class RunContext:
 
     def report_spending(self) -> None:
         """Add the dollars that APIs charged since the last call to the progress line."""
-        usd = self.allowance.used.usd
+        usd = self.allowance.used.usd or 0.0
         self.progress.spend(usd - self._reported_usd)
         self._reported_usd = usd
 
@@ -151,7 +152,7 @@ class RunContext:
             checkpoints=folder / "checkpoints",
             shared=self.store / "targets" / self.keys.split_sha256[cell.task][:16],
             teacher=None if teacher is None else teacher.lm,
-            teacher_adapter=None if teacher is None else teacher.adapter,
+            teacher_format=None if teacher is None else teacher.prompt_format,
             threads=self.threads,
             progress=self.progress.note,
         )

@@ -13,8 +13,8 @@ from crossover.eval.run.progress import Progress, duration
 from crossover.eval.store.cells import cell_folder, is_finished
 from crossover.eval.store.faults import refusal, storing
 from crossover.eval.store.lock import holding
-from crossover.models.allowance import Stopped
 from crossover.models.errors import UserError
+from crossover.models.limits import Stopped
 from crossover.models.usage import Usage
 
 WORDS: dict[Kind, str] = {"context": "in context", "weights": "in weights"}

@@ -26,7 +26,7 @@ from crossover.eval.run.loading import prepare
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import duration
 from crossover.eval.store.cells import is_finished
-from crossover.models.allowance import Allowance
+from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
 from crossover.models.prompt import prompt_tokens, room
@@ -72,7 +72,7 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     """
     # DSPy logs a warning for every answer cut at max_tokens.
     logging.getLogger("dspy").setLevel(logging.ERROR)
-    models = Models(Allowance(), lambda line: None)
+    models = Models(UsageLimits(), lambda line: None)
     keys = prepare(experiment, store=store, load=models)
     cells = plan(experiment)
     missing = [c for c in cells if not is_finished(store, keys.of(c))]
@@ -80,7 +80,7 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     forecasts = []
     for cell in missing:
         task, model = keys.tasks[cell.task], models(cell.model)
-        with dspy.context(lm=model.lm, adapter=model.adapter):
+        with dspy.context(lm=model.lm, adapter=model.prompt_format):
             forecasts.append(_of(cell, experiment, task, model, paces.get(cell.model)))
     return forecasts, len(cells) - len(missing)
 

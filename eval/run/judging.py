@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from crossover.eval.experiment.spec import JudgeSpec, TaskSpec, criteria_of
 from crossover.models.load import LoadedModel, model_sha256
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
 from crossover.programs.judge import Judge, judge_sha256
 from crossover.programs.score import Row
+from crossover.programs.spec import JudgeSpec, TaskSpec, criteria_of
 from crossover.programs.task import Task
 
 
@@ -23,7 +23,7 @@ def judged(task: Task, spec: TaskSpec, load: Callable[[ModelSpec], LoadedModel])
 
     def model() -> tuple[Any, Any, Any]:
         loaded = load(judge.model)
-        return loaded.lm, loaded.adapter, loaded.price
+        return loaded.lm, loaded.prompt_format, loaded.price
 
     identity = [judge_sha256(criteria), model_sha256(judge.model), judge.model.max_tokens, judge.model.temperature]
     digest = hashlib.sha256(json.dumps([*identity, judge.model.api_base]).encode()).hexdigest()

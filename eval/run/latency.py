@@ -1,6 +1,5 @@
 """Time single uncached requests, the arms interleaved; every timing is written as it comes."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,8 +8,8 @@ from pathlib import Path
 import dspy
 
 from crossover.eval.store.result import Latency
-from crossover.models.first_token import noting_first_token
-from crossover.models.lines import whole_lines
+from crossover.models.first_token import timing_first_token
+from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.load import LoadedModel
 from crossover.models.prompt import engine_of
 from crossover.programs.task import Fitted
@@ -61,24 +60,23 @@ class Probe:
 
     def __post_init__(self) -> None:
         """Read earlier timings from the file, and stream the model's answers from now on."""
-        for line in whole_lines(self.file):
+        for line in read_lines(self.file) if self.file else ():
             timings = self.cold if line.pop("cold") else self.warm
             timings.count(Timing(**line) if line else None)
-        self._lm, self._engine = noting_first_token(self.fitted.lm)
+        self._lm, self._timer = timing_first_token(self.fitted.lm)
 
     def keep(self, timing: Timing | None, *, cold: bool) -> None:
         """Count one request; None for one that failed."""
         (self.cold if cold else self.warm).count(timing)
         if self.file is not None:
             line = {"cold": cold} | ({} if timing is None else asdict(timing))
-            with self.file.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
+            append_lines(self.file, [line])
 
     def ask(self, example: dspy.Example, *, cold: bool = False) -> Timing | None:
         """Time one request, None when it fails; a cold one empties the prefix store first."""
         if cold:
             engine_of(self.fitted.lm).prefixes.clear()
-        with dspy.context(lm=self._lm, adapter=self.model.adapter, rm=self.rm):
+        with dspy.context(lm=self._lm, adapter=self.model.prompt_format, rm=self.rm):
             start = time.perf_counter()
             try:
                 if self.retrieve is not None:
@@ -87,7 +85,7 @@ class Probe:
                 self.fitted.program(**example.inputs())
             except Exception:  # the accuracy pass counts failures
                 return None
-            began = self._engine.began
+            began = self._timer.began
             return Timing(time.perf_counter() - start, retrieved - start, None if began is None else began - start)
 
     def latency(self) -> Latency:

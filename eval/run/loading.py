@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from crossover.eval.experiment.spec import Experiment, TaskSpec, plan
+from crossover.eval.experiment.spec import Experiment, plan
 from crossover.eval.run.cell_keys import CellKeys
 from crossover.eval.run.judging import judged
 from crossover.eval.run.passages import Indexes
@@ -15,6 +15,7 @@ from crossover.models.load import EMBEDDED, LoadedModel, load_model
 from crossover.models.spec import ModelSpec
 from crossover.programs.data import load_and_check
 from crossover.programs.retrieval.base import silent
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Problem, Task
 
 

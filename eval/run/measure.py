@@ -1,6 +1,5 @@
 """Score a fitted program on test examples, uncached, and append the rows as they come."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import dspy
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import append_rows, read_rows
 from crossover.eval.store.rows import Rows, read_table
-from crossover.models.lines import whole_lines
+from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.load import LoadedModel
 from crossover.models.meter import Meter
 from crossover.programs.score import Row, score_examples
@@ -43,7 +42,7 @@ def measure_accuracy(
     lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
     try:
         # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
-        with dspy.context(lm=lm, adapter=model.adapter, disable_history=True, trace=None):
+        with dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None):
             for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
                 batch.append(row)
                 table.append(vars(row))
@@ -58,7 +57,7 @@ def measure_accuracy(
     if answers is not None:
         # The rows now hold every answer that was paid for.
         answers.unlink(missing_ok=True)
-    pace = [(line["rows"], line["seconds"]) for line in whole_lines(paces)]
+    pace = [(line["rows"], line["seconds"]) for line in read_lines(paces)]
     if not pace and len(table):
         # Rows of a version that wrote no pace: their seconds overlap, one stream a thread.
         pace = [(len(table), sum(table.seconds) / threads)]
@@ -71,6 +70,5 @@ def _keep(file: Path, rows: list[Row], paces: Path, since: float) -> float:
     append_rows(file, rows)
     now = time.perf_counter()
     if rows:
-        with paces.open("a", encoding="utf-8") as f:
-            f.write(json.dumps({"rows": len(rows), "seconds": now - since}) + "\n")
+        append_lines(paces, [{"rows": len(rows), "seconds": now - since}])
     return now

@@ -14,13 +14,14 @@ import dspy
 
 from crossover.eval.analysis.rules import FORGETS
 from crossover.eval.analysis.stats import paired_difference
-from crossover.eval.experiment.spec import Retrieval, TaskSpec, default_knowledge
+from crossover.eval.experiment.spec import Retrieval, default_knowledge
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.eval.run.passages import Indexes, Passages
 from crossover.eval.store.cells import write_json
 from crossover.models.load import LoadedModel
 from crossover.programs.demos import with_demos
 from crossover.programs.score import score_examples
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Task
 
 EXAMPLES = 100
@@ -68,7 +69,7 @@ class Retention:
         test = passages.attach(sample(task.test, EXAMPLES), knows.test)
         shown = passages.attach(train_pool(task, DEMOS, 0), knows.train)
         programs = {"plain": task.program(), "shown": with_demos(task.program(), shown)}
-        with dspy.context(adapter=model.adapter, rm=passages.live(knows.test)):
+        with dspy.context(adapter=model.prompt_format, rm=passages.live(knows.test)):
             before = {k: self._before(k, p, test, task, model) for k, p in programs.items()}
             after = {k: self._scores(p, test, task, tuned) for k, p in programs.items()}
         difference = paired_difference(after["plain"], before["plain"])

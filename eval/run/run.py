@@ -19,8 +19,8 @@ from crossover.eval.store.recorded import changed_tasks, record
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.outbox import Unsent, waiting
 from crossover.eval.tracking.safe_tracker import SafeTracker
-from crossover.models.allowance import Stopped
 from crossover.models.errors import UserError
+from crossover.models.limits import Stopped
 
 
 def run_experiment(

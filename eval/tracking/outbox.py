@@ -19,8 +19,8 @@ from crossover.eval.report.table import render
 from crossover.eval.store.cells import TRACKED, UNSENT, cell_folder, check_fitted, load_result, write_json
 from crossover.eval.store.result import MOVE_AWAY, Result
 from crossover.eval.tracking.tracker import Tracker
+from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
-from crossover.models.secret import redact
 from crossover.programs.retrieval.base import silent
 
 PARENTS = "unfinished"

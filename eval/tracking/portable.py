@@ -103,7 +103,7 @@ def unpack(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
     def answer(inputs: Mapping[str, Any]) -> dict[str, Any]:
         asked = {name: inputs[name] for name in recipe["inputs"]}
-        with dspy.context(lm=lm, adapter=model.adapter):
+        with dspy.context(lm=lm, adapter=model.prompt_format):
             prediction = program(**asked)
         return {name: prediction[name] for name in recipe["outputs"]}
 

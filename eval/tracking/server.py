@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 
 from crossover.eval.tracking.tracker import store_uri
+from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
-from crossover.models.secret import redact
 
 READY_SECONDS = 120
 ENVIRONMENT = {

@@ -20,7 +20,7 @@ from crossover.eval.analysis.cost import Cost
 from crossover.eval.store.facts import flat_notes
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
-from crossover.models.secret import redact
+from crossover.models.api_keys import redact
 
 WINNER = "winner"
 """Alias of the version that the last verdict chose."""

@@ -25,8 +25,8 @@ from crossover.finetune.training.render import TrainingText
 from crossover.finetune.training.selection import loss_history
 from crossover.finetune.training.sft_training import sft_trainer
 from crossover.finetune.training.train import identity_of, quiet, trainable_parameters
-from crossover.models.allowance import allowance_of
 from crossover.models.errors import UserError
+from crossover.models.limits import limits_of
 from crossover.models.load import tuned_lm
 from crossover.models.prompt import engine_of
 
@@ -110,7 +110,7 @@ def command_of(file: Path, folder: Path) -> list[str]:
 
 def _launch(file: Path, folder: Path, context: FitContext, seconds: Callable[[], float]) -> None:
     """Run the processes to their end, and pass on their progress."""
-    output, allowance = list[str](), allowance_of(context.lm)
+    output, allowance = list[str](), limits_of(context.lm)
     for checkpoint in folder.glob("checkpoint-*"):
         # The library writes this file last: a checkpoint without it was cut short by a kill.
         if _read(checkpoint / "trainer_state.json") is None:

@@ -8,9 +8,9 @@ import torch
 
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.targets import labelled_fields
-from crossover.models.allowance import held_like
 from crossover.models.errors import UserError
 from crossover.models.heads import HeadEngine
+from crossover.models.limits import limited_like
 from crossover.models.load import local_lm
 from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of, first_messages
@@ -71,7 +71,7 @@ def base_states(engine: LocalEngine, data: Labelled, pooling: str) -> torch.Tens
 def score_head(engine: HeadEngine, context: FitContext) -> tuple[float, Usage]:
     """Return the mean score of a head on val, served as it will be on test, and the usage of the calls."""
     served = local_lm(f"{context.lm.model}+head-on-val", engine, context.lm.kwargs["max_tokens"], 0.0)
-    return context.score_val(held_like(served, context.lm))
+    return context.score_val(limited_like(served, context.lm))
 
 
 def logistic_regression(

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from crossover.finetune.training.checkpoints import BEST, Checkpoints
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions
-from crossover.models.allowance import Stopped, allowance_of
+from crossover.models.limits import Stopped, limits_of
 from crossover.models.usage import Usage
 
 EPOCH_RNG = "epoch_rng.safetensors"
@@ -49,7 +49,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         """
         self.checkpoints, self.context, self.options = checkpoints, context, options
         self.run, self.score, self.save, self.keep_start, self.pause = checkpoints.run, score, save, keep_start, pause
-        self.allowance = allowance_of(context.lm)
+        self.allowance = limits_of(context.lm)
         self.limit_reached = self.paused = False
         self.saved_at = time.perf_counter()
         self.epoch_rng: torch.Tensor | None = None

@@ -95,7 +95,7 @@ def targets_of(source: str, examples: Sequence[dspy.Example], context: FitContex
     if source == "teacher":
         if budget.teacher is None:
             raise UserError("sft targets 'teacher' without a teacher; add `teacher: openai/…` to the experiment file")
-        lm, adapter = budget.teacher, budget.teacher_adapter
+        lm, adapter = budget.teacher, budget.teacher_format
     facts = [
         source,
         attempts,

@@ -20,7 +20,7 @@ from crossover.finetune.training.checkpoints import Checkpoints, TrainingRun
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.selection import Save, Score, Selector, loss_history
-from crossover.models.allowance import held_like
+from crossover.models.limits import limited_like
 from crossover.models.load import local_lm, tuned_lm
 from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
@@ -102,7 +102,7 @@ def val_scorer(context: FitContext) -> Score:
             engine = LocalEngine(model, tokenizer, in_training=True)
             served = local_lm(f"{lm.model}-in-training", engine, lm.kwargs["max_tokens"], lm.kwargs["temperature"])
             try:
-                return context.score_val(held_like(served, lm))
+                return context.score_val(limited_like(served, lm))
             finally:
                 engine.close()
 

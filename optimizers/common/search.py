@@ -17,8 +17,8 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from crossover.models.frames import TwoFrames
-from crossover.models.meter import BudgetSpent, Counts, Meter
+from crossover.models.meter import BudgetSpent, Meter
+from crossover.models.prompt_formats import TwoFormats
 from crossover.models.usage import Usage
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, FitFacts, Fitted, Metric
@@ -110,8 +110,8 @@ class Search:
         self.recorder = _ScoreRecorder(self.val)
         self.adapter: dspy.Adapter = dspy.settings.adapter or dspy.ChatAdapter()
         if budget.teacher is not None:
-            frame = budget.teacher_adapter or dspy.ChatAdapter()
-            self.adapter = TwoFrames(self.adapter, frame, self.teacher)
+            frame = budget.teacher_format or dspy.ChatAdapter()
+            self.adapter = TwoFormats(self.adapter, frame, self.teacher)
         self._exit = contextlib.ExitStack()
 
     @property
@@ -120,9 +120,9 @@ class Search:
         return None if self.metric.limit is None else max(0, self.metric.limit - self.metric.calls)
 
     @property
-    def teacher_adapter(self) -> dspy.Adapter:
+    def teacher_format(self) -> dspy.Adapter:
         """Return the DSPy adapter of the model that proposes."""
-        return self.adapter.teacher if isinstance(self.adapter, TwoFrames) else self.adapter
+        return self.adapter.teacher if isinstance(self.adapter, TwoFormats) else self.adapter
 
     def examples(self, train: Sequence[dspy.Example]) -> list[dspy.Example]:
         """Return train in the form that DSPy can show, one right answer each; the metric still accepts all of them."""
@@ -237,21 +237,13 @@ class Search:
         """Close the meter and charge its counts to the method."""
         self.meter.close()
         total = self.meter.total
-        fitted.spent = fitted.spent + Usage(
-            calls=total.calls,
-            prompt_tokens=total.prompt_tokens,
-            cached_tokens=total.cached_tokens,
-            completion_tokens=total.completion_tokens,
-            seconds=self.meter.seconds,
-            usd=total.usd,
-            metric_calls=self.metric.calls,
-        )
+        fitted.spent += replace(total, seconds=self.meter.seconds, metric_calls=self.metric.calls)
         if self.teacher is not self.student:
-            counts = self.meter.by_model.get(self.teacher.model, Counts())
+            counts = self.meter.by_model.get(self.teacher.model, Usage())
             teacher = {"teacher": self.teacher.model, "teacher_calls": counts.calls, "teacher_usd": counts.usd}
             fitted.facts = replace(fitted.facts, **teacher)
-        if total.replayed:
-            fitted.notes["replayed_calls"] = total.replayed
+        if self.meter.replayed:
+            fitted.notes["replayed_calls"] = self.meter.replayed
         if self.budget.usd is not None and total.usd is None:
             fitted.warnings.append("a price is unknown, so that the dollars of the budget could not be kept")
         return fitted

@@ -1,4 +1,4 @@
-"""Give the input one of a fixed set of labels."""
+"""Classify the input into one of a fixed set of labels."""
 
 from collections.abc import Sequence
 from typing import Any

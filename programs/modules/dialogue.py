@@ -1,4 +1,4 @@
-"""Say the next turn of a conversation, grounded in the passages that were retrieved for it."""
+"""Reply in a conversation, grounded in retrieved passages."""
 
 from collections.abc import Sequence
 from typing import Any

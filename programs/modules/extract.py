@@ -1,4 +1,4 @@
-"""Find the entities of a text: names of people and products, amounts, dates, whatever the task has types for."""
+"""Extract the entities of a text: names of people and products, amounts, dates, or any other types of the task."""
 
 from collections.abc import Sequence
 from typing import Any

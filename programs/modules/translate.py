@@ -1,4 +1,4 @@
-"""Say a text in another language."""
+"""Translate a text into another language."""
 
 from collections.abc import Sequence
 

@@ -1,1 +1,1 @@
-"""Retrieval backends; one file is one backend."""
+"""Retrieval backends, one file each (bm25, dense, hybrid, weaviate), and their shared code."""

@@ -1,43 +1,56 @@
-"""What every retrieval backend can do."""
+"""The interface of a retrieval backend."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from crossover.programs.task import Passage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Hits = list[tuple[str, float]]
 """Passage ids with their scores, best first."""
 
 
 class RetrievalFailed(Exception):
-    """A backend that answered before stopped answering; the cell that needed it fails, the others go on."""
+    """A backend stopped answering in the middle of a run; the cell that needed it fails, the others continue."""
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What indexing a corpus changed."""
+    """Counts of passages after indexing a corpus."""
 
     added: int
-    """Passages that were new, or whose text had changed."""
+    """New or changed passages."""
     kept: int
-    """Passages that were there already."""
+    """Passages that were indexed already."""
     removed: int = 0
-    """Passages that are no longer in the corpus."""
+    """Passages that had left the corpus."""
 
 
 def silent(line: str) -> None:
-    """Show no progress."""
+    """Discard a progress message."""
+
+
+def best_hits(ids: Sequence[str], scores: "np.ndarray", k: int) -> Hits:
+    """Return the `k` highest scores, of equal ones the first; `scores` has shape (passages,)."""
+    import numpy as np
+
+    # All passages that reach the k-th best score, so that ties are broken by position alone.
+    candidates = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+    best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+    return [(ids[i], float(scores[i])) for i in best]
 
 
 class Retriever(Protocol):
-    """Index passages once, then find those nearest to questions, many questions at a time.
+    """Index passages once, then search for many questions at a time.
 
-    A backend is a dataclass; its fields are its options in the experiment file, all but `folder`.
+    A backend is a dataclass whose fields, except `folder`, are its options in the experiment file.
     """
 
     def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
-        """Index the passages, in place of any indexed before; what is there already is not done again."""
+        """Make the index equal to the corpus; passages that are indexed already are not indexed again."""
         ...
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
@@ -45,5 +58,5 @@ class Retriever(Protocol):
         ...
 
     def identity(self) -> str:
-        """Return what can change the hits besides options and corpus: the hash of a model, or nothing."""
+        """Return the hash of the model that decides the hits, empty if none does."""
         ...

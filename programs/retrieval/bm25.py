@@ -1,14 +1,14 @@
-"""Retrieve by BM25 with the bm25s package, in process."""
+"""BM25 in this process, by the bm25s package."""
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossover.programs.retrieval.base import Hits, Indexed, silent
+from crossover.models.jsonl import replacing
+from crossover.programs.retrieval.base import Hits, Indexed, best_hits, silent
 from crossover.programs.task import Passage
 
 
@@ -17,19 +17,21 @@ class Bm25:
     """BM25 over lower-cased words without English stop words; equal scores keep the order of the corpus."""
 
     folder: Path | None = None
-    """Where the index is kept; None keeps it in memory alone."""
+    """Where the index is stored; None keeps it in memory."""
     _ids: list[str] = field(default_factory=list, init=False, repr=False)
     _scorer: Any = field(default=None, init=False, repr=False)
 
     def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
-        """Index the passages, in place of any indexed before; a kept index of the same texts is read back."""
+        """Index the passages in place of earlier ones, or load the stored index of the same texts."""
         import bm25s
 
         self._ids = [p.id for p in corpus]
         texts = [p.render() for p in corpus]
-        kept = None if self.folder is None else self.folder / f"bm25-{bm25s.__version__}-{_sha256(texts)[:16]}"
-        if kept is not None and kept.is_dir():
-            self._scorer = bm25s.BM25.load(kept, show_progress=False) if (kept / "params.index.json").exists() else None
+        stored = None if self.folder is None else self.folder / f"bm25-{bm25s.__version__}-{_sha256(texts)[:16]}"
+        if stored is not None and stored.is_dir():
+            self._scorer = (
+                bm25s.BM25.load(stored, show_progress=False) if (stored / "params.index.json").exists() else None
+            )
             return Indexed(added=0, kept=len(corpus))
         progress(f"{len(corpus)} passages by BM25")
         words = _words(texts)
@@ -37,18 +39,12 @@ class Bm25:
         self._scorer = bm25s.BM25(backend="numpy") if any(words) else None
         if self._scorer is not None:
             self._scorer.index(words, show_progress=False)
-        if kept is not None:
-            self._keep(kept)
+        if stored is not None:
+            with replacing(stored) as draft:
+                draft.mkdir()
+                if self._scorer is not None:
+                    self._scorer.save(draft, show_progress=False)
         return Indexed(added=len(corpus), kept=0)
-
-    def _keep(self, folder: Path) -> None:
-        """Write the index so that a reader finds all of it or none."""
-        draft = folder.with_suffix(".part")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        if self._scorer is not None:
-            self._scorer.save(draft, show_progress=False)
-        draft.rename(folder)
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their scores, best first.
@@ -60,18 +56,15 @@ class Bm25:
         k = min(k, len(self._ids))
         if k < 1:
             return [[] for _ in questions]
-        found = []
+        hits = []
         for words in _words(questions):
             known = self._scorer.get_tokens_ids(words) if self._scorer is not None else []
             scores = self._scorer.get_scores(known) if known else np.zeros(len(self._ids), dtype=np.float32)
-            # Candidates are all that reach the k-th best score, so that ties are broken by position alone.
-            candidates = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-            best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-            found.append([(self._ids[i], float(scores[i])) for i in best])
-        return found
+            hits.append(best_hits(self._ids, scores, k))
+        return hits
 
     def identity(self) -> str:
-        """Return nothing: options and corpus decide the hits."""
+        """Return an empty string: no model decides the hits."""
         return ""
 
 

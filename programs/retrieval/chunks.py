@@ -6,13 +6,13 @@ from dataclasses import replace
 from crossover.programs.task import Passage
 
 OVERLAP = 0.25
-"""Share of a window that the next one repeats, so that no sentence is cut in both."""
+"""Share of a window that the next one repeats, so that a sentence cut by one is whole in another."""
 
 
 def chunked(corpus: Sequence[Passage], words: int) -> tuple[list[Passage], dict[str, str]]:
-    """Return the windows of every passage, and the passage that each window is of; 0 words leaves passages whole.
+    """Return the windows of all passages, and window id to passage id; 0 words leaves passages whole.
 
-    A window keeps the title of its passage; a passage that fits one window keeps its id.
+    A window has the title of its passage; a passage that fits one window keeps its id.
     """
     if not words:
         return list(corpus), {p.id: p.id for p in corpus}

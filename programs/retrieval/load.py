@@ -9,10 +9,10 @@ from crossover.programs.retrieval.base import Retriever
 
 
 def load_retriever(backend: str, options: Mapping[str, Any], folder: Path | None = None) -> Retriever:
-    """Return the backend with its options; `folder` keeps its index.
+    """Return the backend with its options; its index is stored in `folder`.
 
     Raises:
-        UserError: an option has a value that the backend cannot work with.
+        UserError: an option has an invalid value.
     """
     found = vars(importlib.import_module(f"crossover.programs.retrieval.{backend}"))[backend.capitalize()]
     retriever: Retriever = found(**options, folder=folder)

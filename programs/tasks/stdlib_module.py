@@ -1,4 +1,4 @@
-"""Tell which standard-library module a documentation string, its names masked, belongs to (>= 40 labels)."""
+"""Classify documentation strings, their names masked, by standard-library module (>= 40 labels)."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,25 +6,25 @@ from functools import partial
 
 import dspy
 
-from crossover.programs.docstrings import Documented, harvest, mask
 from crossover.programs.metrics import metric_for
 from crossover.programs.modules.classify import build
 from crossover.programs.splits import fold, fraction, opening, split_by_hash
 from crossover.programs.task import Task
+from crossover.programs.tasks.stdlib.docstrings import Documented, harvest, mask
 
 WORDS = 40
 """Words of each documentation string that are shown."""
 LABELS = 50
-"""The modules with the most documentation; a package and its submodules are one label."""
+"""Labels: the modules with the most documentation; a package and its submodules are one label."""
 FEWEST, MOST = 20, 60
-"""Examples of one label; the upper bound keeps a label from answering many questions."""
+"""Bounds of the examples per label; the upper one keeps frequent labels from dominating."""
 SHARES = {"test": 0.1, "val": 0.05, "train": 0.85}
 SIZES = {"test": 200, "val": 100, "train": 2000}
 
 
 def load() -> Task:
     """Return the task, the same for every run on one version of Python."""
-    examples = {fold(e["text"]): e for e in map(_example, harvest()) if _is_telling(e["text"])}
+    examples = {fold(e["text"]): e for e in map(_example, harvest()) if _has_enough_words(e["text"])}
     splits = split_by_hash(_balanced(examples.values()), group=lambda e: opening(e["text"]), shares=SHARES)
     train = splits["train"][: SIZES["train"]]
     labels = {e["label"] for e in train}
@@ -48,18 +48,18 @@ def _example(item: Documented) -> dspy.Example:
     return dspy.Example(id=item.name, text=text, label=item.module.split(".")[0]).with_inputs("text")
 
 
-def _is_telling(text: str) -> bool:
-    """Return whether enough is left to read after masking."""
+def _has_enough_words(text: str) -> bool:
+    """Return whether enough words are left after masking."""
     return sum("___" not in word for word in text.split()) >= 5
 
 
 def _balanced(examples: Iterable[dspy.Example]) -> list[dspy.Example]:
     """Return the examples of the most frequent labels, at most `MOST` of each, in the order of their hashes."""
-    kept, seen = list[dspy.Example](), Counter[str]()
+    chosen, seen = list[dspy.Example](), Counter[str]()
     for example in sorted(examples, key=lambda e: fraction(e["id"])):
         seen[example["label"]] += 1
         if seen[example["label"]] <= MOST:
-            kept.append(example)
+            chosen.append(example)
     ranked = sorted(seen, key=lambda label: (-seen[label], label))
     frequent = {label for label in ranked[:LABELS] if seen[label] >= FEWEST}
-    return [e for e in kept if e["label"] in frequent]
+    return [e for e in chosen if e["label"] in frequent]

@@ -1,20 +1,20 @@
-"""Name the standard-library callable that does what the question says, from retrieved documentation strings."""
+"""Name the standard-library callable that a question describes, from retrieved documentation strings."""
 
 from collections import Counter
 from functools import partial
 
 import dspy
 
-from crossover.programs.docstrings import Documented, harvest, mask
 from crossover.programs.metrics import metric_for
 from crossover.programs.modules.rag import build
 from crossover.programs.splits import fold, fraction, opening, split_by_hash
 from crossover.programs.task import Passage, Task
+from crossover.programs.tasks.stdlib.docstrings import Documented, harvest, mask
 
 WORDS = 60
 """Words of each documentation string in the corpus."""
 SENTENCE = range(5, 31)
-"""Words of a sentence that can be asked about."""
+"""Bounds of the words of a sentence that becomes a question."""
 SHARES = {"test": 0.1, "val": 0.05, "train": 0.85}
 SIZES = {"test": 200, "val": 100, "train": 2000}
 
@@ -23,7 +23,7 @@ def load() -> Task:
     """Return the task, the same for every run on one version of Python."""
     items = harvest()
     examples = [_example(item) for item in items if len(item.sentence.split()) in SENTENCE]
-    # A sentence that describes two callables has no one right answer.
+    # A sentence that describes two callables has no single right answer.
     times = Counter(fold(e["question"]) for e in examples)
     asked = sorted((e for e in examples if times[fold(e["question"])] == 1), key=lambda e: fraction(e["id"]))
     splits = split_by_hash(asked, group=lambda e: opening(e["question"]), shares=SHARES)

@@ -1,11 +1,11 @@
-"""How many requests may be on their way to a provider at once: additive increase, multiplicative decrease."""
+"""Limit the concurrent requests to a provider: additive increase, multiplicative decrease."""
 
 import threading
 import time
 
 
 class AdaptiveLimit:
-    """A bound on concurrent requests that creeps up while answers come and halves when the provider pushes back.
+    """A limit on concurrent requests that grows while answers come and halves when the provider pushes back.
 
     The rule is TCP's (Chiu and Jain 1989): every answer adds 1/limit, every refusal halves, at most once for the
     requests that were under way together, so that one burst of refusals counts as one.
@@ -19,7 +19,7 @@ class AdaptiveLimit:
         self._changed = threading.Condition()
 
     def enter(self) -> float:
-        """Wait for a place and for the end of any pause; return the time at which the request begins."""
+        """Wait for a free slot and for the end of any pause; return the time at which the request begins."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -30,14 +30,14 @@ class AdaptiveLimit:
                 self._changed.wait(timeout=pause if pause > 0 else None)
 
     def answered(self) -> None:
-        """Give the place back after an answer, and let the limit grow."""
+        """Free the slot after an answer, and let the limit grow."""
         with self._changed:
             self._busy -= 1
             self.limit = min(self.most, self.limit + 1 / self.limit)
             self._changed.notify_all()
 
     def refused(self, began: float, *, pause: float = 0.0) -> None:
-        """Give the place back after a refusal of a request that `began` then; nobody starts before `pause` is over."""
+        """Free the slot of a refused request that began at `began`; no request starts before `pause` is over."""
         with self._changed:
             self._busy -= 1
             now = time.monotonic()
@@ -47,7 +47,7 @@ class AdaptiveLimit:
             self._changed.notify_all()
 
     def left(self) -> None:
-        """Give the place back after a failure that says nothing about the provider's load."""
+        """Free the slot after a failure that has nothing to do with the provider's load."""
         with self._changed:
             self._busy -= 1
             self._changed.notify_all()

@@ -1,19 +1,19 @@
-"""Decode among a fixed set of answers: a trie of their token ids says which token may come next."""
+"""Constrained decoding among a fixed set of answers: a trie of their token ids gives the tokens that may come next."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Trie = dict[int, "Trie"]
-"""Next token id to what may follow it; a token that ends the answer leads to an empty trie."""
+"""Next token id to the trie of what may follow it; a token that ends the answer leads to an empty trie."""
 
 
-def choice_format(answers: Sequence[str]) -> dict[str, Any]:
+def response_format(answers: Sequence[str]) -> dict[str, Any]:
     """Return the request's `response_format` that allows these answers alone: a JSON schema, as OpenAI writes it."""
     return {"type": "json_schema", "json_schema": {"name": "choice", "schema": {"enum": list(answers)}}}
 
 
-def choices_of(response_format: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the answers that a request's format, as DSPy hands it on, allows; none where it does not list them."""
+def allowed_answers(response_format: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the answers that a request's format, as DSPy hands it on, allows; empty when it lists none."""
     schema = (response_format or {}).get("schema") or {}
     return tuple(str(a) for a in schema.get("enum") or ())
 

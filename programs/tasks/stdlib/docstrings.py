@@ -1,4 +1,4 @@
-"""The documentation strings of Python's own standard library: real text that every machine has."""
+"""The documentation strings of Python's standard library: real text that every machine has."""
 
 import json
 import re
@@ -23,21 +23,21 @@ class Documented:
     text: str
     """Its documentation as running text, without signature lines and interpreter sessions."""
     sentence: str
-    """The first sentence of it."""
+    """The first sentence of `text`."""
 
 
 @cache
 def harvest() -> tuple[Documented, ...]:
-    """Return every documented public callable of the standard library, each text once, ordered by name."""
-    script = Path(__file__).with_name("stdlib.py")
+    """Return the documented public callables of the standard library, each text once, ordered by name."""
+    script = Path(__file__).with_name("collect.py")
     command = [sys.executable, "-I", "-S", str(script)]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout)
-    once: dict[str, Documented] = {}
+    entries = json.loads(subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout)
+    by_text: dict[str, Documented] = {}
     # The shortest name first, so that `random.choice` stands for `random.Random.choice`, the same function.
-    for item in sorted((Documented(**entry) for entry in found), key=lambda item: (item.name.count("."), item.name)):
+    for item in sorted((Documented(**entry) for entry in entries), key=lambda item: (item.name.count("."), item.name)):
         if len(item.text.split()) >= 4:
-            once.setdefault(fold(item.text), item)
-    return tuple(sorted(once.values(), key=lambda item: item.name))
+            by_text.setdefault(fold(item.text), item)
+    return tuple(sorted(by_text.values(), key=lambda item: item.name))
 
 
 def mask(text: str, names: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""Read the user's rows from jsonl, csv, parquet or a Hugging Face dataset, each with the place it came from."""
+"""Read the user's rows from jsonl, csv, parquet or a Hugging Face dataset, each with its file and line."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from crossover.models.errors import UserError
 from crossover.programs.task import Problem
 
 HF_KEYS = ("hf", "name", "split", "revision")
-"""What a Hugging Face source may say: the repository, its configuration, the split and the revision."""
+"""Keys of a Hugging Face source: the repository, its configuration, the split and the revision."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Record:
 
 
 Read = tuple[list[Record], list[Problem]]
-"""The rows that could be read, and what was wrong with the others."""
+"""The rows that could be read, and the problems of the others."""
 
 
 def fault(where: str, what: str, remedy: str) -> Problem:
-    """Return a problem that stops the task."""
+    """Return a problem of level `error`."""
     return Problem("error", where, what, remedy)
 
 
 def few(problems: Sequence[Problem], limit: int = 5) -> list[Problem]:
-    """Return the first problems of one kind and, in place of the rest, one that counts them."""
+    """Return the first problems of one kind and one that counts the rest."""
     if len(problems) <= limit + 1:
         return list(problems)
     last = problems[limit]
@@ -49,19 +49,22 @@ def one_line(error: Exception, most: int) -> str:
 
 
 def read_source(source: Any, *, base: Path, key: str) -> Read:
-    """Return the rows of a file path, or of a mapping such as `{hf: org/name, split: test}`; `key` names it."""
+    """Return the rows of a file path or of a mapping such as `{hf: org/name, split: test}`.
+
+    `key` is the source's key in the experiment file, for messages.
+    """
     if isinstance(source, Mapping):
         return _read_hf(source, key)
-    return read_rows(base / str(source), shown=shown_path(base / str(source), base), key=key)
+    return read_file(base / str(source), shown=shown_path(base / str(source), base), key=key)
 
 
 def shown_path(path: Path, base: Path) -> str:
-    """Return the path as messages show it: relative to the experiment file where it lies below."""
+    """Return the path as messages show it: relative to the experiment file's folder if it lies below that."""
     path, base = path.resolve(), base.resolve()
     return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
 
 
-def read_rows(path: Path, *, shown: str = "", key: str = "data") -> Read:
+def read_file(path: Path, *, shown: str = "", key: str = "data") -> Read:
     """Return the rows of a .jsonl, .csv or .parquet file with their `file:line`."""
     shown = shown or str(path)
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -72,11 +75,11 @@ def read_rows(path: Path, *, shown: str = "", key: str = "data") -> Read:
         return [], [fault(shown, f"{key}: no such file", "check the path, which starts at the experiment file")]
     records, problems = list[Record](), list[Problem]()
     try:
-        for found in readers[path.suffix](path, shown):
-            if isinstance(found, Record):
-                records.append(found)
+        for row in readers[path.suffix](path, shown):
+            if isinstance(row, Record):
+                records.append(row)
             else:
-                problems.append(found)
+                problems.append(row)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as e:
         problems.append(fault(shown, f"cannot be read: {one_line(e, 120)}", "save it again, text as UTF-8"))
     if not records and not problems:
@@ -85,7 +88,7 @@ def read_rows(path: Path, *, shown: str = "", key: str = "data") -> Read:
 
 
 def _read_jsonl(path: Path, shown: str) -> Iterator[Record | Problem]:
-    """Yield one record, or what is wrong, for each line that is not blank."""
+    """Yield a record or a problem for each line that is not blank."""
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{shown}:{number}"
@@ -103,7 +106,7 @@ def _read_jsonl(path: Path, shown: str) -> Iterator[Record | Problem]:
 
 
 def _read_csv(path: Path, shown: str) -> Iterator[Record | Problem]:
-    """Yield one record, or what is wrong, for each row below the header."""
+    """Yield a record or a problem for each row below the header."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header = next(reader, [])
@@ -136,7 +139,7 @@ def _read_hf(source: Mapping[str, Any], key: str) -> Read:
     shown = f"{source['hf']}[{source['split']}]"
     try:
         data = datasets.load_dataset(str(source["hf"]), split=str(source["split"]), **options)
-    # Whatever the hub client raises, the person needs the same: what was asked for, and the reason.
+    # The hub client raises errors of several libraries; the user needs the name and the reason of any.
     except Exception as e:
         reason = f"{type(e).__name__}: {one_line(e, 160)}"
         remedy = "check the name, the split and the network, or give a file"
@@ -150,7 +153,7 @@ def _read_hf(source: Mapping[str, Any], key: str) -> Read:
 
 
 def hf_splits(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the splits of a source that names a whole Hugging Face dataset: train, test and, where it is, val."""
+    """Return the splits of a whole Hugging Face dataset: train, test and, if it has one, val."""
     import datasets
 
     if not set(data) <= set(HF_KEYS) - {"split"}:

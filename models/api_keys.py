@@ -1,11 +1,11 @@
-"""Keys come from the environment, and never leave by any text."""
+"""API keys come from environment variables and are removed from every text that is shown or stored."""
 
 import os
 import re
 from collections.abc import Iterable
 
-SHORTEST = 8
-"""A shorter value is no key, and would blank out common words."""
+SHORTEST_KEY = 8
+"""A shorter value is no key, and removing it would blank out common words."""
 
 
 def reference(text: str) -> str:
@@ -15,10 +15,10 @@ def reference(text: str) -> str:
 
 
 def redact(text: str, values: Iterable[str] = ()) -> str:
-    """Return the text without the given values, any key in the environment, or a user's name and password in a URL."""
+    """Return the text without `values`, any key in the environment, or the user name and password of a URL."""
     text = re.sub(r"://[^/\s@]+@", "://[key]@", text)
     named = (v for k, v in os.environ.items() if re.search(r"(API_KEY|TOKEN|SECRET|PASSWORD)$", k))
     for value in {*values, *named}:
-        if len(value) >= SHORTEST:
+        if len(value) >= SHORTEST_KEY:
             text = text.replace(value, "[key]")
     return text

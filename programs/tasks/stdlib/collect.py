@@ -1,7 +1,7 @@
-"""Collect the standard library's documentation strings; a script that runs alone, in a process of its own.
+"""Collect the standard library's documentation strings; a script for a process of its own.
 
 Other packages patch the standard library when they are imported (transformers adds methods to `logging.Logger`), so
-programs/docstrings.py runs this file in a fresh interpreter without site packages. It imports nothing of ours.
+docstrings.py runs this file in a fresh interpreter without site packages. It imports nothing of this project.
 """
 
 import contextlib
@@ -45,10 +45,10 @@ SKIPPED = frozenset(
         "turtledemo",
     )
 )
-"""Modules that act when imported, need a display, hold tests, or repeat another module."""
+"""Modules that act when imported, need a display, contain tests, or repeat another module."""
 
 PUBLIC_HOME = {"posix": "os", "posixpath": "os.path", "_collections_abc": "collections.abc", "_pydecimal": "decimal"}
-"""Where the documentation lists what these modules define."""
+"""Public module under which the documentation lists the contents of a private one."""
 
 _SIGNATURE = re.compile(r"(class\s+)?[\w.]+\(.*\)\s*(->|=|--|:|$)")
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)\.(?=\s)")
@@ -56,15 +56,15 @@ _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)\.(?=\s)")
 
 def collect() -> list[dict[str, str]]:
     """Return name, module, text and first sentence of every documented public callable."""
-    found: dict[str, dict[str, str]] = {}
+    documented: dict[str, dict[str, str]] = {}
     silence = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         warnings.simplefilter("ignore")
         modules = dict(_public_modules())
         for home, module in modules.items():
             for name, value in _callables_of(home, module, modules):
-                found.setdefault(name, _documented(name, home, str(value.__doc__ or "")))
-    return list(found.values())
+                documented.setdefault(name, _documented(name, home, str(value.__doc__ or "")))
+    return list(documented.values())
 
 
 def _public_modules() -> Iterator[tuple[str, ModuleType]]:
@@ -75,7 +75,7 @@ def _public_modules() -> Iterator[tuple[str, ModuleType]]:
         last = name.rpartition(".")[2]
         if last.startswith("_") or last in SKIPPED:
             continue
-        # Modules of another platform fail in many ways, some by SystemExit; what cannot be imported is not there.
+        # Modules of other platforms fail to import in many ways, some by SystemExit.
         try:
             module = importlib.import_module(name)
         except (Exception, SystemExit):

@@ -1,0 +1,123 @@
+"""The interface of the engines that answer DSPy's requests, and the wrapper that counts, limits or times calls."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+
+import dspy
+from dspy import lm15
+
+H = TypeVar("H")
+
+
+class Engine(Protocol):
+    """Answer the requests of a `dspy.LM`; all copies of a model share one engine."""
+
+    @property
+    def local(self) -> bool:
+        """Whether the model runs in this process, so that a call costs machine time and no dollars."""
+
+    @property
+    def inner(self) -> "Engine | None":
+        """The engine that this one wraps, or None."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together; 0 when unknown."""
+
+    @property
+    def supported_params(self) -> frozenset[str]:
+        """Request options that a remote model takes; read by DSPy."""
+
+    @property
+    def supports_response_schema(self) -> bool:
+        """Whether a remote model can be bound to a JSON schema; read by DSPy."""
+
+    def count_tokens(self, messages: list[dict[str, str]]) -> int:
+        """Return the length of the prompt: exact for a local model, an estimate for any other."""
+        ...
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Answer one request."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """An engine that can also answer piece by piece."""
+
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
+        """Yield the events of one answer as they come."""
+        ...
+
+
+class Hook(Protocol):
+    """See every call of a model: ask `inner` for the answer, or refuse."""
+
+    def complete(self, request: lm15.Request, inner: Engine) -> lm15.Response:
+        """Answer one request by `inner`."""
+        ...
+
+
+class WrappedEngine:
+    """An engine whose calls go through a hook."""
+
+    def __init__(self, inner: Engine, hook: Hook) -> None:
+        """Pass every call to `inner` through `hook`."""
+        self.inner, self.hook = inner, hook
+        self.local, self.context = inner.local, inner.context
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return itself: DSPy copies programs, and the copies are counted and limited together."""
+        return self
+
+    @property
+    def supported_params(self) -> frozenset[str]:
+        """Return the request options of the wrapped engine."""
+        return self.inner.supported_params
+
+    @property
+    def supports_response_schema(self) -> bool:
+        """Return whether the wrapped engine can be bound to a JSON schema."""
+        return self.inner.supports_response_schema
+
+    def count_tokens(self, messages: list[dict[str, str]]) -> int:
+        """Return the length of the prompt as the wrapped engine counts it."""
+        return self.inner.count_tokens(messages)
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Answer one request through the hook."""
+        return self.hook.complete(request, self.inner)
+
+
+def wrapped(lm: dspy.LM, hook: Hook) -> dspy.LM:
+    """Return the same model with `hook` as the first to see its calls."""
+    return lm.copy(engine=WrappedEngine(lm.engine, hook))
+
+
+def wrapped_innermost(lm: dspy.LM, hook: Hook) -> dspy.LM:
+    """Return the same model with `hook` as the last to see its calls, below those that count and limit."""
+
+    def rebuilt(engine: Engine) -> Engine:
+        if isinstance(engine, WrappedEngine):
+            return WrappedEngine(rebuilt(engine.inner), engine.hook)
+        return WrappedEngine(engine, hook)
+
+    return lm.copy(engine=rebuilt(lm.engine))
+
+
+def hook_of(lm: dspy.LM, kind: type[H]) -> H | None:
+    """Return the hook of class `kind` through which the calls of `lm` go, or None."""
+    engine = lm.engine
+    while isinstance(engine, WrappedEngine):
+        if isinstance(engine.hook, kind):
+            return engine.hook
+        engine = engine.inner
+    return None
+
+
+def innermost(lm: dspy.LM) -> Any:
+    """Return the engine that answers, below all wrappers; a string for a model that DSPy calls by itself."""
+    engine = lm.engine
+    while isinstance(engine, WrappedEngine):
+        engine = engine.inner
+    return engine

@@ -1,0 +1,1 @@
+"""The documentation strings that the built-in tasks are made of."""
