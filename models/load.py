@@ -10,10 +10,12 @@ import dspy
 
 from crossover.models.api_keys import reference
 from crossover.models.engine import Engine
+from crossover.models.errors import UserError
 from crossover.models.limits import limited_like
 from crossover.models.price import TokenCounts, api_price
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.remote import Connection, RemoteEngine
+from crossover.models.source import to_stderr, weights_source
 from crossover.models.spec import ModelSpec
 from crossover.models.weights import folder_sha256
 
@@ -42,15 +44,18 @@ def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
     """Load the model that `spec` names; a local one from `folder`, if one is given.
 
     Raises:
-        FileNotFoundError: the folder of a local model does not exist.
+        UserError: the weights are not there, or cannot be loaded.
         ValueError: the prompt format is not one of `plain`, `chat`, `json`, or does not go with `decode`.
     """
     if not spec.runs_here:
         return _remote_model(spec)
     from crossover.models.local import LocalEngine
 
-    source = folder or (EMBEDDED if spec.name == "embedded" else spec.name.removeprefix("local:"))
-    engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
+    source = folder or source_of(spec)
+    try:
+        engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
+    except OSError as e:
+        raise UserError(f"{spec.name} cannot be loaded from {source}: {str(e).strip().splitlines()[0]}") from e
     format_name = spec.adapter or ("plain" if spec.name == "embedded" or engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
@@ -106,9 +111,12 @@ def _like(lm: dspy.LM, name: str, engine: Engine) -> dspy.LM:
 
 def model_sha256(spec: ModelSpec) -> str:
     """Return the hash that identifies the model in cells; weights in a folder are hashed without being loaded."""
-    folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
     if not spec.runs_here:
         return spec.name
-    if not folder.is_dir():
-        return load_model(spec).sha256
-    return folder_sha256(folder)
+    source = source_of(spec)
+    return folder_sha256(source) if isinstance(source, Path) else load_model(spec).sha256
+
+
+def source_of(spec: ModelSpec, note: Callable[[str], None] = to_stderr) -> Path | str:
+    """Return the folder or hub id of a model that runs here; `note` takes progress where it is fetched first."""
+    return EMBEDDED if spec.name == "embedded" else weights_source(spec.name, note)

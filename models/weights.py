@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -19,6 +20,13 @@ def _sha256(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.name.encode())
-        with file.open("rb") as f:
-            digest.update(hashlib.file_digest(f, "sha256").digest())
+        facts = file.stat()
+        digest.update(_file_digest(file.absolute(), facts.st_ino, facts.st_size, facts.st_mtime_ns))
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(file: Path, inode: int, size: int, modified: int) -> bytes:
+    """Return the hash of a file; the facts that tell one state of it from another are part of the cache's key."""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").digest()

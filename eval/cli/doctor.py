@@ -20,6 +20,7 @@ KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WE
 def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
     """Yield the name, the state and a description of each requirement; values of keys are never read."""
     from crossover.models.device import accelerator
+    from crossover.models.packaged import PACKAGED, status
 
     yield "python", sys.version_info >= (3, 11), platform.python_version()
     for name in PACKAGES:
@@ -40,6 +41,8 @@ def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
         weights.exists(),
         f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "missing",
     )
+    for name, model in PACKAGED.items():
+        yield name, *status(model, thorough=True)
     yield "store", *_store(store)
     yield "mlflow store", *_mlflow(store)
 

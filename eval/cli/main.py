@@ -14,6 +14,7 @@ import click
 
 from crossover.eval.cli.compare import compare, recommend
 from crossover.eval.cli.export import export
+from crossover.eval.cli.fetch import fetch
 from crossover.eval.cli.human_sheet import human_sheet
 from crossover.eval.cli.index import index
 from crossover.eval.cli.init import init
@@ -244,7 +245,11 @@ def ls(what: str | None, store: Path) -> None:
         if what is None:
             click.echo("models:")
         click.echo(f"  {'embedded':<16} The small language model that ships with crossover.")
-        click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder or hub id.")
+        from crossover.models.packaged import PACKAGED, status
+
+        for name, model in PACKAGED.items():
+            click.echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
+        click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
         click.echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
     if what == "runs":
         from crossover.eval.store.recorded import finished_cell_lines
@@ -292,6 +297,7 @@ crossover.add_command(index)
 crossover.add_command(init)
 crossover.add_command(sync)
 crossover.add_command(export)
+crossover.add_command(fetch)
 crossover.add_command(human_sheet)
 
 if __name__ == "__main__":

@@ -49,12 +49,12 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
     if spec.name.startswith("local:"):
         text = spec.name.removeprefix("local:")
         folder = Path(absolute_path(doc, text))
-        if folder.is_dir() or (doc.file.parent / text).is_dir():
+        if folder.is_dir() or (doc.file.parent / text).is_dir() or folder.suffix == ".gguf":
             return replace(spec, name=f"local:{(doc.file.parent / folder).resolve()}")
         if text.startswith((".", "/", "~")):
             doc.fault(node, f"no such folder {text!r}", "check the path, which starts at the experiment file")
-    elif spec.name != "embedded" and "/" not in spec.name:
-        doc.unknown(node, "model", spec.name, ("embedded", "local:FOLDER", *API_MODELS))
+    elif not spec.runs_here and "/" not in spec.name:
+        doc.unknown(node, "model", spec.name, ("embedded", "smollm2", "local:FOLDER", *API_MODELS))
     return spec
 
 

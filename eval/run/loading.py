@@ -11,7 +11,8 @@ from crossover.eval.run.passages import Indexes
 from crossover.eval.store.cells import load_standing
 from crossover.eval.store.result import Finished
 from crossover.models.errors import UserError
-from crossover.models.load import EMBEDDED, LoadedModel, load_model
+from crossover.models.load import LoadedModel, load_model, source_of
+from crossover.models.source import source_fault
 from crossover.models.spec import ModelSpec
 from crossover.programs.data import load_and_check
 from crossover.programs.retrieval.base import silent
@@ -41,6 +42,9 @@ def prepare(
             note(str(p))
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
+    for spec in experiment.models:
+        if spec.runs_here:
+            source_of(spec, note)  # what must be fetched or converted is, before anything is spent
     return CellKeys(experiment, tasks, Indexes(store, note), others)
 
 
@@ -63,11 +67,8 @@ def check_models(experiment: Experiment) -> list[Problem]:
     judges = [t.judge.model for t in experiment.tasks if t.judge]
     for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else []), *judges]:
         if spec.runs_here:
-            folder = EMBEDDED if spec.name == "embedded" else Path(spec.name.removeprefix("local:"))
-            if folder.is_absolute() and not list(folder.glob("*.safetensors")):
-                problems.append(
-                    Problem("error", str(folder), "no weights (*.safetensors) here", "give a model's folder")
-                )
+            if spec.name != "embedded" and (fault := source_fault(spec.name)):
+                problems.append(Problem(fault.level, spec.name, fault.what, fault.remedy))
             continue
         if spec.api_base or spec.api_key:
             continue

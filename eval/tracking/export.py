@@ -14,7 +14,7 @@ from crossover.eval.store.cells import cell_folder, check_fitted, inside, write_
 from crossover.eval.store.recorded import find_cell
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError
-from crossover.models.load import EMBEDDED
+from crossover.models.load import source_of
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM makes room for."""
@@ -84,8 +84,7 @@ def _weights(result: Result, artifact: Path, folder: Path, dtype: str, facts: di
 
 def base_of(result: Result) -> str | Path:
     """Return the folder or hub id of the base."""
-    name = result.cell.model.name
-    return EMBEDDED if name == "embedded" else name.removeprefix("local:")
+    return source_of(result.cell.model)
 
 
 def serving_lines(result: Result, folder: Path, facts: dict[str, Any]) -> list[str]:

