@@ -3,19 +3,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # uv and pip read the same file; pip comes with every venv.
+# Two workers, each with whole files, so that a file's costly fixtures are made once.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 demo: .venv/demo
 	$(BIN)/crossover run --limit 120
 
 test: .venv/dev
-	$(BIN)/pytest
+	$(PYTEST) -m "not nightly and not slow"
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 nightly: .venv/dev
 	$(BIN)/pytest -m nightly

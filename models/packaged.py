@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from crossover.models.api_keys import redact
-
 from crossover.models.cache import build_once, cache_folder, is_whole, recorded
 from crossover.models.errors import UserError
 

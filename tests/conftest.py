@@ -14,8 +14,11 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     DO_NOT_TRACK="true",
     TOKENIZERS_PARALLELISM="false",
+    CROSSOVER_LATENCY_REQUESTS="3",
 )
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+# Two workers run the tests; with threads of their own for every matrix they would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from openings import write_openings
 

@@ -14,6 +14,9 @@ from openings import write_openings
 from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
+from crossover.eval.run.latency import latency_requests
+
+REQUESTS, _ = latency_requests()
 METHODS = "[{bootstrap: {bootstrapped: 6, labelled: 2}}, zero_shot]"
 TRAINED = "[sft: {epochs: 2, rank: 4, bf16: false, checkpoint_minutes: 0}]"
 STEPS = 12
@@ -131,4 +134,4 @@ def test_an_amended_file_runs_the_difference_alone(tmp_path: Path) -> None:
     new = {f.name for f in (tmp_path / "mlruns" / "cells").iterdir()} - cells
     # Two seeds of three demonstrations, and the second seed of two; zero-shot has no seeds.
     assert len(new) == 3
-    assert len(served.bodies) - before == 3 * (12 + 2 + 30)
+    assert len(served.bodies) - before == 3 * (12 + 2 + REQUESTS)

@@ -15,13 +15,15 @@ from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
+from crossover.eval.run.latency import latency_requests
 from crossover.models.limits import Stopped, UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
 
-ALL = 2 * (12 + 2 + 30)
+REQUESTS, _ = latency_requests()
+ALL = 2 * (12 + 2 + REQUESTS)
 """Calls of the experiment: test, warm-up and timed requests of two arms."""
 
 

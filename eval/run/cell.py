@@ -18,7 +18,7 @@ from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.judging import judge_notes, without_judge
-from crossover.eval.run.latency import Probe, measure_latency
+from crossover.eval.run.latency import Probe, latency_requests, measure_latency
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.retention import retention_report
@@ -35,9 +35,6 @@ from crossover.models.price import price_source
 from crossover.models.usage import Usage
 from crossover.programs.judge import Judge
 from crossover.programs.task import Fitted, Task, add_usd
-
-LATENCY_REQUESTS, COLD_REQUESTS = 30, 10
-"""Timed requests of each arm, with the prefix store warm and with it empty."""
 
 Measured = tuple[Result, Probe | None]
 """A scored cell, and the probe of its latency; None for a cell that is not timed."""
@@ -201,16 +198,17 @@ def finish_group(context: RunContext, measured: Sequence[Measured], track: SafeT
     """Time the group's arms side by side, then write and track the results of those that have all their timings."""
     if not measured:
         return
+    requests, cold_requests = latency_requests()
     context.progress.note("latency, one request at a time, arms interleaved")
     with contextlib.suppress(Stopped):
         probes = [p for _, p in measured if p is not None]
-        measure_latency(probes, requests=LATENCY_REQUESTS, cold_requests=COLD_REQUESTS)
+        measure_latency(probes, requests=requests, cold_requests=cold_requests)
     for result, probe in measured:
         if probe is not None:
             result.latency = probe.latency()
             if probe.retrieve is not None and probe.warm.answered:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
-        if probe is None or probe.warm.asked >= LATENCY_REQUESTS:
+        if probe is None or probe.warm.asked >= requests:
             unsent = Unsent.of(context.experiment)
             mark(context.store, result.key, unsent)
             save_result(context.store, result)

@@ -20,8 +20,8 @@ from crossover.eval.analysis.ledger import machine_usd
 from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.text import columns, money
-from crossover.eval.run.cell import COLD_REQUESTS, LATENCY_REQUESTS
 from crossover.eval.run.context import READINGS_OF_VAL, Models
+from crossover.eval.run.latency import latency_requests
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import duration
@@ -113,7 +113,8 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     val = len(sample_val(task.val, experiment.limit))
     questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
     predictors = len(task.program().predictors())
-    requests = LATENCY_REQUESTS + (COLD_REQUESTS if model.local else 0)
+    warm, cold = latency_requests()
+    requests = warm + (cold if model.local else 0)
     calls, extra, shown, trained = len(test) + requests, 0, 0, 0.0
     bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
     for step in cell.method.steps:

@@ -1,5 +1,6 @@
 """Time single uncached requests, the arms interleaved; every timing is written as it comes."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,11 +9,27 @@ from pathlib import Path
 import dspy
 
 from crossover.eval.store.result import Latency
+from crossover.models.errors import UserError
 from crossover.models.first_token import timing_first_token
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.load import LoadedModel
 from crossover.models.prompt import engine_of
 from crossover.programs.task import Fitted
+
+REQUESTS = "CROSSOVER_LATENCY_REQUESTS"
+"""Environment variable: how many requests time an arm, in place of 30; results show the number as `n`."""
+
+
+def latency_requests() -> tuple[int, int]:
+    """Return how many requests time an arm with prefixes cached, and how many, a third of these, with none.
+
+    Raises:
+        UserError: the environment variable is no positive whole number.
+    """
+    text = os.environ.get(REQUESTS, "30")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{REQUESTS}={text}: not a positive whole number; leave it out for 30")
+    return int(text), max(1, int(text) // 3)
 
 
 @dataclass(frozen=True)
