@@ -135,7 +135,7 @@ def test_nobody_asks_again_before_the_time_that_a_refusal_names() -> None:
         ("nan", 0, 0),
         ("soon", 0, 0),
         ("", 0, 0),
-        (format_datetime(datetime.now(UTC) + timedelta(days=1)), 80_000, 86_400),
+        pytest.param(format_datetime(datetime.now(UTC) + timedelta(days=1)), 80_000, 86_400, id="tomorrow"),
         ("Sat, 01 Jan 2000 00:00:00 GMT", 0, 0),
     ],
 )
