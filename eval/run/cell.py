@@ -26,8 +26,6 @@ from crossover.eval.store.cells import cell_folder, save_fitted, save_result
 from crossover.eval.store.faults import refusal
 from crossover.eval.store.result import Latency, Result
 from crossover.eval.store.rows import Rows
-from crossover.eval.tracking.outbox import Unsent, mark
-from crossover.eval.tracking.safe_tracker import SafeTracker
 from crossover.models.allowance import Stopped
 from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel
@@ -192,8 +190,8 @@ def _more(fit: float | None, after: float | None, before: float | None) -> float
     return None if fit is None or after is None or before is None else fit + after - before
 
 
-def finish_group(work: Work, measured: Sequence[Measured], track: SafeTracker) -> None:
-    """Time the group's arms side by side, then write and track the results of those that have all their timings."""
+def finish_group(work: Work, measured: Sequence[Measured]) -> None:
+    """Time the group's arms side by side, then write the results of those that have all their timings."""
     if not measured:
         return
     work.progress.note("latency, one request at a time, arms interleaved")
@@ -206,8 +204,5 @@ def finish_group(work: Work, measured: Sequence[Measured], track: SafeTracker) -
             if probe.retrieve is not None and probe.warm.answered:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
         if probe is None or probe.warm.asked >= LATENCY_REQUESTS:
-            unsent = Unsent.of(work.experiment)
-            mark(work.store, result.key, unsent)
             save_result(work.store, result)
             shutil.rmtree(cell_folder(work.store, result.key) / "checkpoints", ignore_errors=True)
-            track.result(result, unsent)

@@ -12,13 +12,12 @@ from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.race import race_cells
 from crossover.eval.run.work import Work
-from crossover.eval.store.cells import is_finished, is_fitted, is_unsent, load_standing, reopen, set_aside
+from crossover.eval.store.cells import is_finished, is_fitted, load_standing, reopen, set_aside
 from crossover.eval.store.faults import refusal, storing
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import changed_tasks, record
 from crossover.eval.store.result import Result
-from crossover.eval.tracking.outbox import Unsent, waiting
-from crossover.eval.tracking.safe_tracker import SafeTracker
+from crossover.eval.tracking.background import BackgroundSync
 from crossover.models.allowance import Stopped
 from crossover.models.errors import UserError
 
@@ -53,8 +52,9 @@ def run_experiment(
         progress.note(f"warning: {task}: its data is not that of the last run; nothing measured on the old is used")
     racing = experiment.racing
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
-    track = SafeTracker(store, tracking_uri, progress.note)
-    if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
+    track = BackgroundSync(store, tracking_uri, progress.note)
+    unsent = track.pending(cells)
+    if pending := [k for k in cells if k not in results or k in unsent]:
         with holding(store, pending, experiment.name), interruptible(work.allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
@@ -64,15 +64,13 @@ def run_experiment(
                 if key not in results:
                     # It left a race of other arms.
                     reopen(store, key)
-            for result, unsent in waiting(store, pending):
-                results[result.key] = result
-                track.result(result, unsent)
+            track.begin(experiment, cells)
             measure_missing(work, cells, results, track)
-            track.wait()
+            track.flush(results.values())
     return conclude(work, cells, results, track)
 
 
-def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Result], track: SafeTracker) -> None:
+def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Result], track: BackgroundSync) -> None:
     """Measure the cells that have no result, group by group, until a limit or Ctrl-C ends it."""
     missing, racing = [c for k, c in cells.items() if k not in results], work.experiment.racing
     for cell in {c.method.label: c for c in missing}.values():
@@ -85,11 +83,12 @@ def measure_missing(work: Work, cells: Mapping[str, Cell], results: dict[str, Re
             for pair in race_cells(work, group, rivals) if racing else measure_cells(work, group):
                 measured.append(pair)
                 # Not before: by now all that a cell imports is imported.
-                track.open()
+                track.send()
         except Stopped as e:
             if refusal(e) is not None:
                 raise
-        finish_group(work, measured, track)
+        finish_group(work, measured)
+        track.send()
         results |= {r.key: r for r, _ in measured}
 
 
@@ -101,7 +100,7 @@ def groups_of(cells: Sequence[Cell], *, racing: bool) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result], track: SafeTracker) -> Comparison:
+def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result], track: BackgroundSync) -> Comparison:
     """Compare what there is, remember it, and track it.
 
     Raises:
@@ -132,6 +131,5 @@ def conclude(work: Work, cells: Mapping[str, Cell], results: Mapping[str, Result
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         work.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
     else:
-        track.verdict(comparison, Unsent.of(experiment), results, work.tasks)
-    track.close()
+        track.conclude(experiment, comparison, work.tasks)
     return comparison

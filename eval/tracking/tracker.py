@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Tracker:
         with _typed():
             self.client.search_experiments(max_results=1)
 
-    def parent(self, experiment: str, params: dict[str, Any]) -> str:
+    def parent(self, experiment: str, params: Mapping[str, Any]) -> str:
         """Return the experiment's parent run, the same one for the same parameters."""
         with _typed():
             found = self.client.get_experiment_by_name(experiment)
