@@ -161,4 +161,3 @@ def test_a_store_of_the_last_version_is_understood(tmp_path: Path, store: Path) 
     assert (cells, len(parents)) == (sorted(run.cells), 1)
     assert not list(store.glob("cells/*/unsent.json"))
     assert [f.name for f in (store / "unfinished").iterdir()] == ["1-b.json"]
-

@@ -18,6 +18,7 @@ from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import changed_tasks, record
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.background import BackgroundSync
+from crossover.eval.tracking.pending import pending_cells
 from crossover.models.allowance import Stopped
 from crossover.models.errors import UserError
 
@@ -53,7 +54,7 @@ def run_experiment(
     racing = experiment.racing
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
     track = BackgroundSync(store, tracking_uri, progress.note)
-    unsent = track.pending(cells)
+    unsent = pending_cells(store, cells, track.uri)
     if pending := [k for k in cells if k not in results or k in unsent]:
         with holding(store, pending, experiment.name), interruptible(work.allowance.stop), storing(store):
             for key in cells if fresh else ():

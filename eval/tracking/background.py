@@ -8,7 +8,7 @@ from pathlib import Path
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.experiment.spec import Experiment, params_of
 from crossover.eval.store.result import Result
-from crossover.eval.tracking.pending import NONE, PendingRun, begin_run, pending_cells, tracked_run
+from crossover.eval.tracking.pending import NONE, PendingRun, begin_run, tracked_run
 from crossover.eval.tracking.sync import Conclusion, send_cells, sync
 from crossover.eval.tracking.tracker import Tracker, store_uri
 from crossover.programs.task import Task
@@ -25,20 +25,15 @@ class BackgroundSync:
         self.store, self.uri, self.note = store, store_uri(store, uri), note
         self._off = self.uri == NONE
         self._run: PendingRun | None = None
-        self._tracker: Tracker | None = None
         self._thread: threading.Thread | None = None
         self._began = time.monotonic()
 
-    def pending(self, cells: Iterable[str]) -> list[str]:
-        """Return the finished cells that are not in MLflow."""
-        return pending_cells(self.store, cells, self.uri)
-
     def begin(self, experiment: Experiment, cells: Iterable[str]) -> None:
-        """Record the run, and send what an earlier one of it left."""
+        """Record the run in the store, so that its cells can be sent even if it is killed."""
         self._run = begin_run(self.store, experiment, cells)
 
     def send(self) -> None:
-        """Send the cells that are finished; when a thread is still at it, they are left for the next call."""
+        """Send the cells that are finished, or leave them to the next call when an earlier one is still busy."""
         if self._thread is None or not self._thread.is_alive():
             self._start(self._send)
 
@@ -50,18 +45,16 @@ class BackgroundSync:
             result.mlflow_run_id = tracked_run(self.store, result.key, self.uri) or result.mlflow_run_id
 
     def conclude(self, experiment: Experiment, comparison: Comparison, tasks: Mapping[str, Task]) -> None:
-        """Send the verdict, and the runs of the experiment that were killed, and wait until it is done."""
+        """Send the verdict and what killed runs of the same experiment left, and wait until it is done."""
         known = Conclusion(params_of(experiment), comparison, tasks)
         self._start(lambda: sync(self.store, self.uri, known=known, note=self.note))
         self._wait()
 
     def _send(self) -> None:
-        if self._tracker is None:
-            self._tracker = Tracker(self.store, self.uri)
-            # Making the tables of a new store takes seconds, which pass while cells are measured.
-            self._tracker.open()
+        # Opened even when no cell is finished: a new store takes seconds, which pass while cells are measured.
+        tracker = Tracker(self.store, self.uri)
         if self._run is not None:
-            send_cells(self._tracker, self.store, self._run)
+            send_cells(tracker, self.store, self._run)
 
     def _start(self, work: Callable[[], object]) -> None:
         """Do the work in a thread, after that of the thread before it."""

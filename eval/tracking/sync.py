@@ -8,18 +8,16 @@ from typing import Any, NamedTuple
 
 from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.analysis.cost import cost_of
-from crossover.eval.experiment.spec import TaskSpec
 from crossover.eval.report.table import render, to_json
 from crossover.eval.store.cells import TRACKED, cell_folder, check_fitted, is_finished, load_result, write_json
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import read_recorded
 from crossover.eval.tracking.logged import curves
+from crossover.eval.tracking.package import NotPortableError, copy_package, recorded_task, write_package
 from crossover.eval.tracking.pending import UNSENT, PendingRun, pending_cells, pending_runs, tracked_run
-from crossover.eval.tracking.portable import NotPortableError, copy_package, pack
 from crossover.eval.tracking.tracker import Tracker, registered_name, store_uri
 from crossover.models.errors import UserError
 from crossover.models.secret import redact
-from crossover.programs.data import load_and_check
 from crossover.programs.retrieval.base import silent
 from crossover.programs.task import Task
 
@@ -110,9 +108,8 @@ def _recorded(store: Path, run: PendingRun) -> Conclusion | None:
     if last.params != run.params:
         return None
     comparison = compare(last.results, needs=last.needs, prices=last.prices, experiment=last.experiment)
-    # Its judge would need a model, and no answer is graded here.
-    loaded = [load_and_check(TaskSpec(**spec | {"judge": None}))[0] for spec in last.params["tasks"]]
-    return Conclusion(last.params, comparison, {task.name: task for task in loaded if task is not None})
+    tasks = {v.task: recorded_task(last.params, v.task) for v in comparison.verdicts if v.choose}
+    return Conclusion(last.params, comparison, {name: task for name, task in tasks.items() if task is not None})
 
 
 def _register_winners(
@@ -127,7 +124,7 @@ def _register_winners(
             continue
         try:
             version = _register(tracker, store, name, chosen[0].cells[0], tasks.get(verdict.task))
-        except (NotPortableError, OSError) as e:
+        except (UserError, OSError) as e:
             note(f"warning: {name} is not registered in MLflow: {e}")
         else:
             note(f"registered in MLflow: models:/{name}/{version}, alias winner")
@@ -141,8 +138,8 @@ def _register(tracker: Tracker, store: Path, name: str, key: str, task: Task | N
     if task is None:
         raise NotPortableError("its data cannot be read; `crossover run` registers it when it can")
     with TemporaryDirectory(prefix="crossover-model-") as folder:
-        arm, rooms, work = (Path(folder) / part for part in ("arm", "rooms", "work"))
-        for part in (arm, rooms, work):
+        arm, code, work = (Path(folder) / part for part in ("arm", "code", "work"))
+        for part in (code, work):
             part.mkdir()
-        pack(store, result, task, arm)
-        return tracker.register(name, run_id, key, arm, [str(copy_package(rooms))], work)
+        write_package(store, result, arm, task=task)
+        return tracker.register(name, run_id, key, arm, [str(copy_package(code))], work)
