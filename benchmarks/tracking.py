@@ -102,7 +102,7 @@ def measured(flags: argparse.Namespace) -> dict[str, list[Cost]]:
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as name, provider(flags.answer_seconds) as write:
         folder = Path(name)
-        Tracker(folder / "empty").open()
+        Tracker(folder / "empty")
         file = write(folder, flags.rows)
         for n in range(flags.repeats):
             for kind in draw.sample(list(KINDS), len(KINDS)):

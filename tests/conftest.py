@@ -72,7 +72,7 @@ def openings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an MLflow database without a run in it: making one takes longer than many a run."""
     folder = tmp_path_factory.mktemp("empty")
-    Tracker(folder).open()
+    Tracker(folder)
     return folder / "mlflow.db"
 
 

@@ -86,7 +86,7 @@ class Scene:
         process = self.run(folder)
         while process.is_alive():
             process.join(0.01)
-            written = written or (time.monotonic() if made("cells/*/unsent.json")(folder) else 0.0)
+            written = written or (time.monotonic() if made("cells/*/result.json")(folder) else 0.0)
         assert process.exitcode == 0, self.said(folder)
         self.seconds, self.sending = time.monotonic() - began, time.monotonic() - written
         self.expected, self.summaries = timeless(self.out(folder)), summaries(folder / "mlruns")

@@ -53,7 +53,7 @@ def moments(scene: Scene, draw: random.Random) -> dict[str, tuple[Moment, float]
         "fitting": (asked(scene.served, draw.randrange(1, fitted)), 0.0),
         "scoring": (asked(scene.served, fitted + draw.randrange(1, SCORED)), 0.0),
         "timing": (asked(scene.served, fitted + SCORED + draw.randrange(1, TIMED)), 0.0),
-        "sending": (made("cells/*/unsent.json"), draw.uniform(0, scene.sending)),
+        "sending": (made("cells/*/result.json"), draw.uniform(0, scene.sending)),
         "any time": (at_once, draw.uniform(0, scene.seconds)),
     }
 
@@ -95,7 +95,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(trained: Scene, tmp_p
     assert trained.killed(tmp_path, told(f"training step 7/{STEPS}"))
     assert "training step 3/" not in trained.said(tmp_path)
     assert trained.killed(tmp_path, made("cells/*/latency.jsonl"), draw.uniform(0, 0.2))
-    trained.killed(tmp_path, made("cells/*/unsent.json"), draw.uniform(0, trained.sending))
+    trained.killed(tmp_path, made("cells/*/result.json"), draw.uniform(0, trained.sending))
     trained.held(tmp_path, 0, kills=3)
 
 

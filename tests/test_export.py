@@ -10,6 +10,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crossover.eval.cli.main import main
+from crossover.eval.store.result import read_rows
+from crossover.eval.tracking.package import load_package
 from crossover.models.load import EMBEDDED
 from crossover.programs.modules.classify import Classify
 
@@ -18,7 +20,11 @@ from crossover.programs.modules.classify import Classify
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the store of a finished experiment, and the cell of each method."""
     folder = tmp_path_factory.mktemp("export")
-    rows = [{"text": f"{w} {n}", "label": y} for n in range(12) for w, y in (("lost card", "a"), ("late money", "b"))]
+    rows = [
+        {"id": f"{w} {n}", "text": f"{w} {n}", "label": y}
+        for n in range(12)
+        for w, y in (("lost card", "a"), ("late money", "b"))
+    ]
     for name, part in (("train", rows[:16]), ("val", rows[16:20]), ("test", rows[20:])):
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in part) + "\n")
     (folder / "x.yaml").write_text(
@@ -58,6 +64,23 @@ def test_adapter_and_merged_weights_answer_the_same(
     config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(EMBEDDED)
     assert len((tmp_path / "out" / "train.jsonl").read_text().splitlines()) == 16
+
+
+@pytest.mark.parametrize("method", ["few_shot", "head", "sft"])
+def test_what_is_exported_answers_as_the_arm_did(finished: dict[str, str], tmp_path: Path, method: str) -> None:
+    assert export(finished, method, tmp_path / "out") == 0
+    answer = load_package(tmp_path / "out")
+    cell = Path(finished["store"]) / "cells" / finished[method]
+    rows = list(read_rows(cell / "rows.jsonl"))
+    assert [answer({"text": r.id}) for r in rows] == [r.output for r in rows]
+
+
+def test_weights_that_were_changed_are_not_loaded(finished: dict[str, str], tmp_path: Path) -> None:
+    assert export(finished, "sft", tmp_path / "out") == 0
+    file = tmp_path / "out" / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ValueError, match="not the weights that the arm was measured with"):
+        load_package(tmp_path / "out")
 
 
 def test_the_card_has_the_measured_numbers(finished: dict[str, str], tmp_path: Path) -> None:

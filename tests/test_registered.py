@@ -15,7 +15,7 @@ from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.cells import cell_folder
 from crossover.eval.store.recorded import read_recorded
 from crossover.eval.store.result import Result, read_rows
-from crossover.eval.tracking.portable import NotPortableError, copy_package, pack
+from crossover.eval.tracking.package import NotPortableError, copy_package, write_package
 from crossover.eval.tracking.tracker import Tracker
 from crossover.models.spec import ModelSpec
 from crossover.programs.task import Task
@@ -26,7 +26,8 @@ LOAD = """
 import json, sys
 import mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1])
-import crossover.eval.tracking.portable
+import crossover.eval.tracking.package
+assert crossover.__file__.endswith("/code/crossover/__init__.py"), crossover.__file__
 assert not crossover.__file__.startswith(sys.argv[2]), crossover.__file__
 print("ANSWERS", json.dumps(model.predict(json.loads(sys.argv[3]))))
 """
@@ -70,12 +71,12 @@ def test_the_winner_answers_as_the_arm_did(openings_run: Path, tracker: Tracker,
 
 def test_a_fine_tuned_arm_travels_with_its_adapter(openings_run: Path, tracker: Tracker, tmp_path: Path) -> None:
     result = result_of(openings_run, "sft")
-    arm, rooms, work, elsewhere = (tmp_path / n for n in ("arm", "rooms", "work", "elsewhere"))
-    for part in (arm, rooms, work, elsewhere):
+    arm, code, work, elsewhere = (tmp_path / n for n in ("arm", "code", "work", "elsewhere"))
+    for part in (code, work, elsewhere):
         part.mkdir()
-    pack(openings_run / "mlruns", result, task_of(openings_run), arm)
-    assert (arm / "weights" / "adapter_model.safetensors").exists()
-    tracker.register("tuned", result.mlflow_run_id, result.key, arm, [str(copy_package(rooms))], work)
+    write_package(openings_run / "mlruns", result, arm, task=task_of(openings_run))
+    assert (arm / "adapter" / "adapter_model.safetensors").exists()
+    tracker.register("tuned", result.mlflow_run_id, result.key, arm, [str(copy_package(code))], work)
     asked = {str(e["id"]): {"text": e["text"]} for e in task_of(openings_run).test}
     rows = [r for r in result.rows if not r.failure][:8]
     again = answers("models:/tuned@winner", openings_run / "mlruns", elsewhere, [asked[r.id] for r in rows])
@@ -97,9 +98,8 @@ def test_an_api_model_travels_without_its_key(
     monkeypatch.setenv("MY_KEY", SECRET)
     result = result_of(openings_run, "zero_shot")
     spec = ModelSpec("openai/small", api_base="http://127.0.0.1:9/v1", api_key="${MY_KEY}")
-    pack(
-        openings_run / "mlruns", replace(result, cell=replace(result.cell, model=spec)), task_of(openings_run), tmp_path
-    )
+    result = replace(result, cell=replace(result.cell, model=spec))
+    write_package(openings_run / "mlruns", result, tmp_path, task=task_of(openings_run))
     files = [f for f in tmp_path.rglob("*") if f.is_file()]
     assert "${MY_KEY}" in (tmp_path / "recipe.json").read_text()
     assert [f.name for f in files if SECRET.encode() in f.read_bytes()] == []
@@ -120,4 +120,5 @@ def test_a_winner_is_registered_once_and_unmarked_when_the_verdict_abstains(
 def test_what_cannot_travel_says_why(openings_run: Path, tmp_path: Path) -> None:
     task = replace(task_of(openings_run), program=lambda: task_of(openings_run).program())
     with pytest.raises(NotPortableError, match="made in place"):
-        pack(openings_run / "mlruns", result_of(openings_run, "zero_shot"), task, tmp_path)
+        write_package(openings_run / "mlruns", result_of(openings_run, "zero_shot"), tmp_path, task=task)
+    assert not list(tmp_path.iterdir())

@@ -63,7 +63,8 @@ def test_a_run_ends_in_table_verdict_and_json(
     assert run(experiment, store, "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert {f: f.read_bytes() for f in store.glob("cells/*/*") if f.is_file()} == rows_before
-    assert not list(store.glob("cells/*/unsent.json"))
+    assert len(list(store.glob("cells/*/tracked.json"))) == 4
+    assert not list(store.glob("unfinished/*"))
     assert data["schema_version"] == 1
     assert len(data["arms"]) == 4
     assert len(data["contrasts"]) == 6

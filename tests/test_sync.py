@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from processes import ended, start
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
-from crossover.eval.tracking import safe_tracker
-from crossover.eval.tracking.outbox import send, unfinished, waiting
+from crossover.eval.store.cells import write_json
+from crossover.eval.tracking import background
+from crossover.eval.tracking.pending import pending_cells, pending_runs
+from crossover.eval.tracking.sync import send_cells
 from crossover.eval.tracking.tracker import Tracker
 
 
@@ -55,7 +58,7 @@ def test_what_could_not_be_sent_is_sent_later_once(
     tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(safe_tracker, "REMOTE_SECONDS", 1.0)
+    monkeypatch.setattr(background, "WAIT_SECONDS", 1.0)
     with openai_server(first_word) as served, silent_server() as slow:
         flags = ["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q", "--tracking-uri"]
         start = time.monotonic()
@@ -89,7 +92,7 @@ def test_the_next_run_sends_what_waits(
         assert "hunter2" not in capsys.readouterr().err
         assert main(flags) == 0
     assert len(runs_of(store)[0]) == 2
-    assert not list(store.glob("cells/*/unsent.json"))
+    assert len(list(store.glob("cells/*/tracked.json"))) == 2
 
 
 def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> None:
@@ -97,11 +100,11 @@ def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> No
     (store / "mlflow.db").write_bytes(b"no database, and no room to make one")
     with openai_server(first_word) as served:
         assert main(["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]) == 0
-    assert len(list(store.glob("cells/*/unsent.json"))) == 2
+    assert not list(store.glob("cells/*/tracked.json"))
     (store / "mlflow.db").unlink()
     assert ended(start(tmp_path, tmp_path / "said", "sync", "--store", str(store))) == 0
     assert (tmp_path / "said.out").read_text() == "2 cells sent to MLflow\n"
-    assert not list(store.glob("cells/*/unsent.json"))
+    assert len(list(store.glob("cells/*/tracked.json"))) == 2
 
 
 def test_a_damaged_mark_is_named_and_stops_nothing(
@@ -127,14 +130,34 @@ def test_a_process_that_died_before_its_verdict_leaves_nothing_open(tmp_path: Pa
         assert main([*flags, "--tracking-uri", "none"]) == 0
         # All that a run does until its last cell is sent, and nothing of what comes then.
         tracker = Tracker(store)
-        for result, unsent in waiting(store, [f.name for f in store.glob("cells/*")]):
-            send(tracker, store, result, unsent)
-        assert [u.name for u in unfinished(store, tracker.uri)] == [unsent.name]
-        parent = tracker.parent(unsent.experiment, unsent.params)
+        (run,) = pending_runs(store, tracker.uri)
+        assert send_cells(tracker, store, run) == 2
+        assert pending_cells(store, run.cells, tracker.uri) == []
+        parent = tracker.parent(run.experiment, run.params)
         assert tracker.client.get_run(parent).info.status == "RUNNING"
         last = {"sync": ["sync", "--store", str(store)], "run": flags}.get(ends, [*flags, "--only", "zero_shot"])
         assert main(last) == 0
     assert runs_of(store)[1] == [parent]
-    assert unfinished(store, tracker.uri) == []
+    assert pending_runs(store, tracker.uri) == []
     told = {a.path for a in tracker.client.list_artifacts(parent)}
     assert ("comparison.json" in told) == (ends != "run of other settings")
+
+
+def test_a_store_of_the_last_version_is_understood(tmp_path: Path, store: Path) -> None:
+    with openai_server(first_word) as served:
+        flags = ["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q", "--tracking-uri", "none"]
+        assert main(flags) == 0
+    tracker = Tracker(store)
+    (run,) = pending_runs(store, tracker.uri)
+    run.files[0].unlink()
+    facts = {"experiment": run.experiment, "params": run.params, "prices": asdict(run.prices)}
+    for key in run.cells:
+        # It left a mark in each cell, and one record of the experiment for each tracking store.
+        write_json(store / "cells" / key / "unsent.json", facts)
+    write_json(store / "unfinished" / "1-a.json", facts | {"uri": tracker.uri})
+    write_json(store / "unfinished" / "1-b.json", facts | {"uri": "http://127.0.0.1:9"})
+    assert main(["sync", "--store", str(store)]) == 0
+    cells, parents = runs_of(store)
+    assert (cells, len(parents)) == (sorted(run.cells), 1)
+    assert not list(store.glob("cells/*/unsent.json"))
+    assert [f.name for f in (store / "unfinished").iterdir()] == ["1-b.json"]

@@ -101,6 +101,7 @@ def test_the_verdict_lies_in_the_parent(tracker: Tracker, parent: str) -> None:
     results = [make_result(make_cell(m), right(n, 60)) for m, n in (("zero_shot", 12), ("few_shot", 40))]
     comparison = compare(results, needs=Needs(), prices=Prices(), experiment="intents")
     tracker.verdict(parent, render(comparison), to_json(comparison))
+    tracker.finish(parent)
     file = tracker.client.download_artifacts(parent, "comparison.json")
     assert json.loads(Path(file).read_text())["experiment"] == "intents"
     assert tracker.client.get_run(parent).info.status == "FINISHED"

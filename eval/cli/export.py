@@ -11,13 +11,13 @@ import click
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the merged weights.")
 @click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
 def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
-    """Write a finished cell for other tools: adapter, merged weights, template, DSPy program, model card.
+    """Write a finished cell for other tools: adapter, merged weights, chat template, DSPy program, model card.
 
     CELL is its key, or the start of it, as `crossover ls runs` shows it. DIR must be empty or absent.
 
     Example: crossover export 3f2a91 ./winner
     """
-    from crossover.eval.tracking.export import export_cell
+    from crossover.eval.tracking.package import export_cell
 
     for line in export_cell(store, cell, folder, dtype=dtype):
         click.echo(line)

@@ -26,8 +26,6 @@ from crossover.eval.store.cells import cell_folder, save_fitted, save_result
 from crossover.eval.store.faults import refusal
 from crossover.eval.store.result import Latency, Result
 from crossover.eval.store.rows import Rows
-from crossover.eval.tracking.outbox import Unsent, mark
-from crossover.eval.tracking.safe_tracker import SafeTracker
 from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
 from crossover.models.load import LoadedModel
@@ -194,8 +192,8 @@ def fit_cell(context: RunContext, cell: Cell, folder: Path) -> Fitted:
     return fitted
 
 
-def finish_group(context: RunContext, measured: Sequence[Measured], track: SafeTracker) -> None:
-    """Time the group's arms side by side, then write and track the results of those that have all their timings."""
+def finish_group(context: RunContext, measured: Sequence[Measured]) -> None:
+    """Time the group's arms side by side, then write the results of those that have all their timings."""
     if not measured:
         return
     requests, cold_requests = latency_requests()
@@ -209,8 +207,5 @@ def finish_group(context: RunContext, measured: Sequence[Measured], track: SafeT
             if probe.retrieve is not None and probe.warm.answered:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
         if probe is None or probe.warm.asked >= requests:
-            unsent = Unsent.of(context.experiment)
-            mark(context.store, result.key, unsent)
             save_result(context.store, result)
             shutil.rmtree(cell_folder(context.store, result.key) / "checkpoints", ignore_errors=True)
-            track.result(result, unsent)

@@ -12,13 +12,13 @@ from crossover.eval.run.interrupt import INTERRUPTED, interruptible
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.race import race_cells
-from crossover.eval.store.cells import is_finished, is_fitted, is_unsent, load_standing, reopen, set_aside
+from crossover.eval.store.cells import is_finished, is_fitted, load_standing, reopen, set_aside
 from crossover.eval.store.faults import refusal, storing
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import changed_tasks, record
 from crossover.eval.store.result import Result
-from crossover.eval.tracking.outbox import Unsent, waiting
-from crossover.eval.tracking.safe_tracker import SafeTracker
+from crossover.eval.tracking.background import BackgroundSync
+from crossover.eval.tracking.pending import pending_cells
 from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
 
@@ -53,8 +53,9 @@ def run_experiment(
         progress.note(f"warning: {task}: its data is not that of the last run; nothing measured on the old is used")
     racing = experiment.racing
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
-    track = SafeTracker(store, tracking_uri, progress.note)
-    if pending := [k for k in cells if k not in results or is_unsent(store, k)]:
+    track = BackgroundSync(store, tracking_uri, progress.note)
+    unsent = pending_cells(store, cells, track.uri)
+    if pending := [k for k in cells if k not in results or k in unsent]:
         with holding(store, pending, experiment.name), interruptible(context.allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
@@ -64,16 +65,14 @@ def run_experiment(
                 if key not in results:
                     # It was dropped in a race that this experiment does not hold the winner of.
                     reopen(store, key)
-            for result, unsent in waiting(store, pending):
-                results[result.key] = result
-                track.result(result, unsent)
+            track.begin(experiment, cells)
             measure_missing(context, cells, results, track)
-            track.wait()
+            track.flush(results.values())
     return conclude(context, cells, results, track)
 
 
 def measure_missing(
-    context: RunContext, cells: Mapping[str, Cell], results: dict[str, Result], track: SafeTracker
+    context: RunContext, cells: Mapping[str, Cell], results: dict[str, Result], track: BackgroundSync
 ) -> None:
     """Measure the cells that have no result, group by group, until a limit or Ctrl-C ends it."""
     missing, racing = [c for k, c in cells.items() if k not in results], context.experiment.racing
@@ -88,11 +87,12 @@ def measure_missing(
             for pair in race_cells(context, group, rivals) if racing else measure_cells(context, group):
                 measured.append(pair)
                 # Not before: by now all that a cell imports is imported.
-                track.open()
+                track.send()
         except Stopped as e:
             if refusal(e) is not None:
                 raise
-        finish_group(context, measured, track)
+        finish_group(context, measured)
+        track.send()
         results |= {r.key: r for r, _ in measured}
 
 
@@ -105,7 +105,7 @@ def groups_of(cells: Sequence[Cell], *, racing: bool) -> list[list[Cell]]:
 
 
 def conclude(
-    context: RunContext, cells: Mapping[str, Cell], results: Mapping[str, Result], track: SafeTracker
+    context: RunContext, cells: Mapping[str, Cell], results: Mapping[str, Result], track: BackgroundSync
 ) -> Comparison:
     """Compare the results, record the run in the store, and track the verdict.
 
@@ -137,6 +137,5 @@ def conclude(
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         context.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
     else:
-        track.verdict(comparison, Unsent.of(experiment), results, context.tasks)
-    track.close()
+        track.conclude(experiment, comparison, context.tasks)
     return comparison

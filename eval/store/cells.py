@@ -22,8 +22,8 @@ from crossover.models.usage import Usage
 from crossover.models.weights import folder_sha256
 from crossover.programs.task import Fitted
 
-UNSENT, TRACKED = "unsent.json", "tracked.json"
-"""Files of a cell that is not in MLflow yet, and of one that is."""
+TRACKED = "tracked.json"
+"""File of a cell that is in MLflow: the tracking store and the run's id."""
 
 HUMAN = "human.json"
 """What people graded of a cell's answers."""
@@ -59,11 +59,6 @@ def is_finished(store: Path, key: str) -> bool:
     return (cell_folder(store, key) / "result.json").exists()
 
 
-def is_unsent(store: Path, key: str) -> bool:
-    """Return whether the cell is finished and waits to be sent to MLflow."""
-    return is_finished(store, key) and (cell_folder(store, key) / UNSENT).exists()
-
-
 def reopen(store: Path, key: str) -> None:
     """Make a cell unfinished; its rows stay, to be added to."""
     (cell_folder(store, key) / "result.json").unlink(missing_ok=True)
@@ -73,6 +68,8 @@ def save_result(store: Path, result: Result) -> None:
     """Write the summary; from then on the cell is finished."""
     folder = cell_folder(store, result.key)
     result.rows_sha256 = _file_sha256(folder / "rows.jsonl")
+    # What MLflow holds of an earlier measurement, such as of an arm that left a race, is not this one.
+    (folder / TRACKED).unlink(missing_ok=True)
     write_json(folder / "result.json", result.summary())
 
 

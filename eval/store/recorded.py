@@ -68,6 +68,18 @@ def read_recorded(store: Path, name: str | None = None) -> Recorded:
     return Recorded(experiment, results, needs, prices, facts.get("params", {}))
 
 
+def params_with(store: Path, key: str) -> dict[str, Any]:
+    """Return the settings of the last recorded experiment that holds a cell, empty when there is none."""
+    for file in sorted(_folder(store).glob("*.json"), key=_order, reverse=True):
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            if key in facts["cells"] and facts.get("params"):
+                return dict(facts["params"])
+        except (OSError, ValueError, KeyError, TypeError):  # a damaged record of another experiment is no hindrance
+            continue
+    return {}
+
+
 def changed_tasks(store: Path, name: str, splits: Mapping[str, str]) -> list[str]:
     """Return the tasks whose data differs from that of the last run of this experiment."""
     try:

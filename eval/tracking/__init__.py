@@ -1,1 +1,1 @@
-"""MLflow: what it is told, and what happens when it does not listen."""
+"""MLflow: what it shows of a run, how that gets there, and an arm as a package that others load."""

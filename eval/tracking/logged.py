@@ -1,4 +1,4 @@
-"""What MLflow is told of a cell: its name, tags, metrics and rows."""
+"""Name, tags, metrics and rows of a cell as MLflow shows them."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def train_examples(result: Result) -> int:
 
 
 def run_name(result: Result) -> str:
-    """Return what tells a cell from its siblings in the twenty letters that MLflow's tables show of a name."""
+    """Return a run name whose first twenty letters, which MLflow's tables show, tell the cell from its siblings."""
     cell = result.cell
     size = f" n={cell.train_size or 'all'}" if cell.method.learns else ""
     options = cell.method.label.removeprefix(cell.method.name)
@@ -45,7 +45,7 @@ def tags_of(result: Result) -> dict[str, str]:
 
 
 def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """Return the arms of each method that was fitted on several train sizes, the smallest first."""
+    """Return the arms of each method that was fitted on several train sizes, the smallest size first."""
     families: dict[tuple[str, ...], list[Arm]] = {}
     for arm in arms:
         if arm.train_size is not None and arm.score.n:
@@ -54,8 +54,8 @@ def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
 
 
 def curve_metrics(arm: Arm) -> dict[str, float]:
-    """Return what changes with the train size, under the keys that cells use; means over seeds."""
-    found = {
+    """Return the metrics that change with the train size, under the keys that cells use; means over seeds."""
+    metrics = {
         "score": arm.score.mean,
         "score_low": arm.score.low,
         "score_high": arm.score.high,
@@ -63,7 +63,7 @@ def curve_metrics(arm: Arm) -> dict[str, float]:
         "usd_per_1k": arm.cost.per_1k_requests,
         "p95_ms": arm.latency.p95.mean,
     }
-    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+    return {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
 
 
 def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
@@ -71,7 +71,7 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
     scores = {r.id: r.score for r in result.rows if r.score is not None}
     clusters = [result.clusters[i] for i in scores] if result.clusters else None
     score = score_interval(list(scores.values()), clusters=clusters)
-    found: dict[str, float | None] = {
+    metrics: dict[str, float | None] = {
         "score": score.mean,
         "score_low": score.low,
         "score_high": score.high,
@@ -87,12 +87,12 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
         "completion_tokens": sum(r.completion_tokens for r in result.rows),
         "serve_seconds": result.serve_seconds,
     }
-    found |= {f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")}
-    found |= result.notes.get("secondary", {})
-    found["retrieval_ms"] = result.notes.get("retrieval_ms")
+    metrics |= {f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")}
+    metrics |= result.notes.get("secondary", {})
+    metrics["retrieval_ms"] = result.notes.get("retrieval_ms")
     for q in (0.5, 0.95, 0.99):
-        found[f"p{round(100 * q)}_ms"] = 1000 * quantile_interval(result.latency.seconds, q).mean
-    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+        metrics[f"p{round(100 * q)}_ms"] = 1000 * quantile_interval(result.latency.seconds, q).mean
+    return {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
 
 
 def rows_table(result: Result) -> dict[str, list[Any]]:

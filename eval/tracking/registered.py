@@ -1,4 +1,4 @@
-"""A registered arm as MLflow loads it: this file is copied beside the arm and run there (models from code)."""
+"""Load a registered arm in MLflow, which copies this file beside the arm and runs it there (models from code)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,10 @@ class RegisteredArm(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
     """Answer questions, one a row, as the arm did when it was measured."""
 
     def load_context(self, context: Any) -> None:
-        """Load model, weights and program from the folder that travelled along."""
-        from crossover.eval.tracking.portable import unpack
+        """Load model, weights and program from the package among the artifacts."""
+        from crossover.eval.tracking.package import load_package
 
-        self.answer = unpack(Path(context.artifacts["arm"]))
+        self.answer = load_package(Path(context.artifacts["arm"]))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -21,7 +21,7 @@ READY_SECONDS = 120
 ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Seven processes that wait for jobs which only MLflow's own judges send.
+    # Otherwise seven more processes wait for jobs that only MLflow's own judges send.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
@@ -38,17 +38,8 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
         return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{store}: no runs here yet; `crossover run` first, or name the folder with --store")
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    command += ["--workers", "1"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", *options]
     # Not on the command line, which every user of the machine can list: a URI may hold a password.
     environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
     # A file, not a pipe: nobody would read the pipe, and a full one stops the server.

@@ -1,6 +1,6 @@
-"""Keep every run in MLflow; the one file that imports it, apart from the one that MLflow itself runs (registered.py).
+"""Write runs to MLflow; the one file that imports it, apart from registered.py, which MLflow itself runs.
 
-Explicit run ids through the client, never the active run: that is per thread, and a worker would log into nothing.
+Run ids are passed to the client, never left to the active run: that is per thread, and a worker would log into nothing.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table
 from crossover.models.api_keys import redact
 
 WINNER = "winner"
-"""Alias of the version that the last verdict chose."""
+"""Alias of the model version that the last verdict chose."""
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it the UI takes an experiment for one of chat traces, and hides the charts of metrics."""
+"""Without this tag the UI takes the experiment for one of chat traces, and hides the charts of metrics."""
 
 
 class TrackingError(Exception):
-    """MLflow could not be reached or written; the run goes on without it."""
+    """MLflow could not be reached or written; a run goes on without it."""
 
 
 def store_uri(store: Path, tracking_uri: str | None) -> str:
@@ -40,18 +40,19 @@ def store_uri(store: Path, tracking_uri: str | None) -> str:
 
 @contextlib.contextmanager
 def _typed() -> Iterator[None]:
+    """Raise a `TrackingError` of one line, without keys, for whatever MLflow or its database raises."""
     try:
         yield
     except Exception as e:
-        told = redact(str(e)).strip().splitlines() or [""]
-        raise TrackingError(f"{type(e).__name__}: {told[0][:200]}") from e
+        lines = redact(str(e)).strip().splitlines() or [""]
+        raise TrackingError(f"{type(e).__name__}: {lines[0][:200]}") from e
 
 
 class Tracker:
-    """One parent run for an experiment, a child for each cell."""
+    """Write an experiment as a parent run with a child run for each cell."""
 
     def __init__(self, store: Path, tracking_uri: str | None = None) -> None:
-        """Open the store; a sqlite store is made when it is not there.
+        """Open the tracking store; a missing sqlite store is made, which takes seconds.
 
         Raises:
             TrackingError: the store cannot be opened.
@@ -60,39 +61,29 @@ class Tracker:
         store.mkdir(parents=True, exist_ok=True)
         with _typed():
             if self.uri.startswith("http"):
-                # Seven retries, MLflow's own number, hold a run up for four minutes when no server is there.
+                # MLflow's default of seven retries takes four minutes to find that no server is there.
                 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             from mlflow import MlflowClient
 
-            # After the import, which sets levels of its own.
+            # Not before the import, which sets these levels itself.
             for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             self.client = MlflowClient(self.uri)
-            self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
-
-    def open(self) -> None:
-        """Make the store's tables where they are missing.
-
-        Raises:
-            TrackingError: MLflow could not be reached or written.
-        """
-        with _typed():
             self.client.search_experiments(max_results=1)
+        self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
 
-    def parent(self, experiment: str, params: dict[str, Any]) -> str:
-        """Return the experiment's parent run, the same one for the same parameters."""
+    def parent(self, experiment: str, params: Mapping[str, Any]) -> str:
+        """Return the id of the experiment's parent run, the same one for the same parameters."""
         with _typed():
-            found = self.client.get_experiment_by_name(experiment)
-            folder = None if self.artifacts is None else f"{self.artifacts}/{experiment}"
-            identity = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(experiment, artifact_location=folder, tags=EXPERIMENT_TAGS)
-            )
+            if (known := self.client.get_experiment_by_name(experiment)) is not None:
+                identity = known.experiment_id
+            else:
+                folder = None if self.artifacts is None else f"{self.artifacts}/{experiment}"
+                identity = self.client.create_experiment(experiment, artifact_location=folder, tags=EXPERIMENT_TAGS)
             digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
-            if known := self._find(identity, {"crossover.params": digest}):
-                return known
+            if run_id := self._find(identity, {"crossover.params": digest}):
+                return run_id
             tags = {"crossover.kind": "experiment", "crossover.params": digest, "mlflow.runName": experiment}
             run_id = str(self.client.create_run(identity, tags=tags).info.run_id)
             for key, value in params.items():
@@ -100,23 +91,23 @@ class Tracker:
             return run_id
 
     def _runs(self, experiment_id: str, tags: dict[str, str]) -> list[Any]:
-        """Return the runs that have these tags, the newest first."""
-        wanted = " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items())
-        return list(self.client.search_runs([experiment_id], wanted))
+        """Return the runs with these tags, the newest first."""
+        return list(
+            self.client.search_runs([experiment_id], " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items()))
+        )
 
     def _find(self, experiment_id: str, tags: dict[str, str]) -> str:
-        """Return the newest run that has these tags, or an empty string."""
-        found = self._runs(experiment_id, tags)
-        return str(found[0].info.run_id) if found else ""
+        """Return the id of the newest run with these tags, or an empty string."""
+        return next((str(run.info.run_id) for run in self._runs(experiment_id, tags)), "")
 
     def _known(self, experiment_id: str, parent: str, result: Result) -> str:
-        """Return the run that this very result has already, or an empty string; runs that count no more are deleted."""
+        """Return the id of this very result's finished run, or an empty string; delete outdated runs of its cell."""
         wanted = tags_of(result)
         for run in self._runs(experiment_id, {"mlflow.parentRunId": parent, "crossover.cell": result.key}):
             same = all(run.data.tags.get(k) == wanted.get(k) for k in ("crossover.rows", "dropped"))
             if same and run.info.status == "FINISHED":
                 return str(run.info.run_id)
-            # Its process was killed while it logged, or the arm left a race then and has been read on since.
+            # Its process was killed while it logged, or the arm had left a race and was scored further since.
             if run.info.status != "FINISHED" or "dropped" in run.data.tags:
                 self.client.delete_run(run.info.run_id)
         return ""
@@ -124,7 +115,7 @@ class Tracker:
     def result(self, parent: str, result: Result, cost: Cost, folder: Path) -> str:
         """Log one measured cell as a child run, with its rows and its fitted program, and return the run's id.
 
-        A cell that is logged already keeps its run.
+        A result that was logged before keeps its run.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
@@ -157,7 +148,7 @@ class Tracker:
             try:
                 self.client.log_inputs(run_id, inputs)
             except Exception:
-                # MLflow looks a dataset up and then inserts it: of two first writers one fails, and now finds it.
+                # MLflow looks a dataset up, then inserts it: of two first writers one fails, and finds it now.
                 self.client.log_inputs(run_id, inputs)
             self.client.log_table(run_id, rows_table(result), "rows.json")
             notes = flat_notes(result.facts, result.notes)
@@ -171,9 +162,9 @@ class Tracker:
             return run_id
 
     def register(self, name: str, run_id: str, cell: str, arm: Path, code: Sequence[str], work: Path) -> str:
-        """Register an arm's folder as the winner of that name, loadable by MLflow alone, and return its version.
+        """Register an arm's package as the winner under `name`, to be loaded by MLflow alone; return its version.
 
-        A winner that is registered already keeps its version. `work` is an empty folder to write in.
+        A winner that was registered before keeps its version. `work` is an empty folder for the model's files.
         """
         from mlflow.exceptions import MlflowException
         from mlflow.models import ModelSignature
@@ -193,7 +184,7 @@ class Tracker:
             text = Array(DataType.string)
             columns = [ColSpec(text if i == "passages" else DataType.string, i) for i in recipe["inputs"]]
             with warnings.catch_warnings():
-                # It wants an example to run the model on, which would load it once more.
+                # MLflow asks for an example input, on which it would load and run the model once more.
                 warnings.simplefilter("ignore")
                 save_model(
                     str(work / "model"),
@@ -204,7 +195,7 @@ class Tracker:
                     signature=ModelSignature(Schema(columns)),
                 )
             self.client.log_artifacts(run_id, str(work / "model"), "model")
-            with contextlib.suppress(MlflowException):  # it has a version already
+            with contextlib.suppress(MlflowException):  # the name has a version already
                 self.client.create_registered_model(name)
             uri = f"{self.client.get_run(run_id).info.artifact_uri}/model"
             tags = {"crossover.cell": cell, **{k: str(recipe[k]) for k in ("task", "method", "seed")}}
@@ -213,14 +204,14 @@ class Tracker:
             return version
 
     def unregister(self, name: str) -> None:
-        """Take the winner's mark off: the verdict abstains now. The versions stay."""
+        """Remove the alias of the winner, for a verdict that abstains; the versions stay."""
         from mlflow.exceptions import MlflowException
 
-        with _typed(), contextlib.suppress(MlflowException):  # there was none
+        with _typed(), contextlib.suppress(MlflowException):  # there was no winner
             self.client.delete_registered_model_alias(name, WINNER)
 
     def curve(self, parent: str, arms: Sequence[Arm]) -> None:
-        """Log the sizes of one method as the steps of one run of their own, which MLflow draws as a learning curve."""
+        """Log one method over train sizes as the steps of a run of its own, which MLflow draws as a learning curve."""
         from mlflow.entities import Metric
 
         first = arms[0]
@@ -239,17 +230,16 @@ class Tracker:
                 tags |= {"mlflow.runName": f"{first.method.partition(' ')[0]} curve {first.method} {first.task}"}
                 run_id = str(self.client.create_run(experiment, tags=tags).info.run_id)
             now = int(1000 * time.time())
-            found = [Metric(k, v, now, arm.train_size) for arm in arms for k, v in curve_metrics(arm).items()]
-            self.client.log_batch(run_id, metrics=found)
+            metrics = [Metric(k, v, now, arm.train_size) for arm in arms for k, v in curve_metrics(arm).items()]
+            self.client.log_batch(run_id, metrics=metrics)
             self.client.set_terminated(run_id, "FINISHED")
 
     def verdict(self, parent: str, text: str, data: dict[str, Any]) -> None:
-        """Write the comparison into the parent run and end it."""
+        """Write the comparison into the parent run."""
         with _typed():
             self.client.log_text(parent, text, "comparison.txt")
             self.client.log_dict(parent, data, "comparison.json")
             self.client.set_tag(parent, "mlflow.note.content", f"```\n{text}\n```")
-        self.finish(parent)
 
     def finish(self, parent: str) -> None:
         """End the parent run."""
@@ -258,7 +248,7 @@ class Tracker:
 
 
 def registered_name(experiment: str, task: str) -> str:
-    """Return the name under which a task's winner is registered; MLflow allows neither slash nor colon."""
+    """Return the model name of a task's winner; MLflow allows neither slash nor colon in it."""
     return f"{experiment}.{task}".replace("/", "-").replace(":", "-")
 
 
