@@ -119,15 +119,25 @@ def score_examples(
         finally:
             rows.put(None)
 
+    yield from _rows_of(work, rows, ended, workers=max(1, min(threads, len(examples))))
+
+
+def _rows_of(
+    work: Callable[[], None],
+    rows: "queue.SimpleQueue[Row | BaseException | None]",
+    ended: threading.Event,
+    *,
+    workers: int,
+) -> Iterator[Row]:
+    """Run `work` in threads and yield the rows that it puts, up to one None from each; raise its first exception."""
     # DSPy's settings live in context variables, which plain threads do not inherit.
-    workers = [
-        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
-        for _ in range(max(1, min(threads, len(examples))))
+    running = [
+        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(workers)
     ]
     try:
-        for w in workers:
+        for w in running:
             w.start()
-        working, stop = len(workers), None
+        working, stop = workers, None
         while working:
             row = rows.get()
             if row is None:
@@ -141,7 +151,7 @@ def score_examples(
             raise stop
     finally:
         ended.set()
-        for w in workers:
+        for w in running:
             if w.is_alive():
                 w.join()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 from crossover.models.usage import Usage
 from crossover.models.weights import checkpoint_sha256
 
@@ -142,9 +143,7 @@ class Checkpoints:
         self.run.seconds = self._seconds_before + time.perf_counter() - self._begun
         state = asdict(self.run) | {"identity": self._identity, "hashes": self._hashes}
         del state["folder"]
-        draft = self.folder / f"{STATE}.part"
-        draft.write_text(json.dumps(state), encoding="utf-8")
-        draft.replace(self.folder / STATE)
+        write_json(self.folder / STATE, state)
 
     def finish(self) -> None:
         """Record that the training is over, and remove the checkpoints that nobody will go on from."""

@@ -6,7 +6,6 @@ their content: never built twice for the same program, examples, model and metri
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ import dspy
 
 from crossover.finetune.training.context import FitContext, usage_of
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 from crossover.models.usage import Usage
 from crossover.programs.demos import fields_of
 from crossover.programs.score import score_examples
@@ -112,7 +112,7 @@ def targets_of(source: str, examples: Sequence[dspy.Example], context: FitContex
     if (targets := _read(file)) is None:
         with dspy.context(lm=lm, adapter=adapter):
             targets = _sample(source, examples, context, lm, attempts)
-        _write(file, targets)
+        write_json(file, asdict(targets))
     if not targets.calls:
         raise UserError(
             f"none of {len(examples)} train examples was answered with a score of 1 by {lm.model}, so that sft has "
@@ -206,10 +206,3 @@ def _read(file: Path) -> Targets | None:
         return None
     data = json.loads(file.read_text(encoding="utf-8"))
     return Targets([Call(**c) for c in data["calls"]], Usage(**data["spent"]), int(data["solved"]), data["teacher_usd"])
-
-
-def _write(file: Path, targets: Targets) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.part")
-    draft.write_text(json.dumps(asdict(targets), ensure_ascii=False, default=str), encoding="utf-8")
-    draft.replace(file)

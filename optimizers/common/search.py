@@ -110,8 +110,7 @@ class Search:
         self.recorder = _ScoreRecorder(self.val)
         self.adapter: dspy.Adapter = dspy.settings.adapter or dspy.ChatAdapter()
         if budget.teacher is not None:
-            frame = budget.teacher_format or dspy.ChatAdapter()
-            self.adapter = TwoFormats(self.adapter, frame, self.teacher)
+            self.adapter = TwoFormats(self.adapter, budget.teacher_format or dspy.ChatAdapter(), self.teacher)
         self._exit = contextlib.ExitStack()
 
     @property
