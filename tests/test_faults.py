@@ -20,6 +20,7 @@ from processes import FORKS, UNTRACKED, command, ended, start
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
+from crossover.eval.run.latency import latency_requests
 from crossover.eval.store.cells import check_fitted, inside, load_result, save_fitted
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import read_recorded
@@ -178,7 +179,7 @@ def test_a_torn_row_is_measured_again_and_not_paid_again(
     assert run(file, "-j", "1") == 0
     assert f"{rows}: the last line was torn by a crash; it is cut off and measured again" in capsys.readouterr().err
     assert sorted(r.id for r in read_rows(rows)) == [f"test{n}" for n in range(200, 212)]
-    assert len(served.bodies) == 12 + 2 + 30
+    assert len(served.bodies) == 12 + 2 + latency_requests()[0]
 
 
 @pytest.mark.parametrize("damage", ["rows.jsonl", "result.json"])
@@ -200,7 +201,7 @@ def test_changed_data_is_said_and_measured_anew(done: Path, served: Served, caps
     before = len(served.bodies)
     assert run(done) == 0
     assert "words: its data is not that of the last run; nothing measured on the old is used" in capsys.readouterr().err
-    assert len(served.bodies) - before == 12 + 2 + 30
+    assert len(served.bodies) - before == 12 + 2 + latency_requests()[0]
     assert run(done) == 0
     assert "not that of the last run" not in capsys.readouterr().err
 

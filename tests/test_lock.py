@@ -11,6 +11,7 @@ from openai_server import Messages, openai_server
 from processes import FORKS, UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
+from crossover.eval.run.latency import latency_requests
 from crossover.eval.store.lock import holding
 from crossover.models.errors import UserError
 
@@ -36,7 +37,7 @@ def test_the_second_run_says_who_holds_the_cells(tmp_path: Path) -> None:
         assert f"error: 'words' is being run already {who}" in said
         assert "measures 1 of the same cells; wait for it" in said
         assert ended(first) == 0
-    assert len(served.bodies) == 2 * (12 + 2 + 30)
+    assert len(served.bodies) == 2 * (12 + 2 + latency_requests()[0])
 
 
 def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:

@@ -1,21 +1,23 @@
 """Hold the cells that a run will write, so that no other run writes them at the same time.
 
-One file a run, locked by the kernel for as long as the process lives: a lock is stale as soon as its owner is dead,
-whoever has got its pid since then. What the file says (pid, host, experiment, cells) is for people and for the overlap.
+One lock file a run, held by the kernel for as long as the process lives: a lock is stale as soon as its owner is dead,
+whoever has got its pid since then. The JSON beside it (pid, host, experiment, cells) is for people and for the overlap.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from crossover.eval.store.faults import storing
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 
 
 @contextlib.contextmanager
@@ -26,47 +28,41 @@ def holding(store: Path, cells: Sequence[str], experiment: str) -> Iterator[None
         UserError: a living run holds one of the cells, or the store cannot be written.
     """
     folder = store / "locks"
+    file = folder / f"{os.getpid()}-{time.monotonic_ns()}.json"
+    own = FileLock(file.with_suffix(".lock"))
     with storing(store):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "gate").open("a") as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)
+        # Looking at the others and joining them is one step, or two runs could both find the cells free.
+        with FileLock(folder / "gate"):
             for owner in _living(folder):
                 if both := set(cells) & set(owner["cells"]):
                     raise UserError(_taken(owner, len(both)))
-            file = folder / f"{os.getpid()}-{time.monotonic_ns()}.json"
-            own = file.open("x", encoding="utf-8")
-            fcntl.flock(own, fcntl.LOCK_EX)
+            own.acquire(timeout=0)
             facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            json.dump(facts | {"experiment": experiment, "cells": list(cells)}, own)
-            own.flush()
+            write_json(file, facts | {"experiment": experiment, "cells": list(cells)})
     try:
         yield
     finally:
-        # The name first: a file that nobody holds would look like that of a dead run.
-        file.unlink(missing_ok=True)
-        own.close()
+        # The name first: a record that nobody holds would look like that of a dead run.
+        _remove(file)
+        own.release()
 
 
 def _living(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what the living runs hold, and remove the files of dead ones."""
+    """Yield the records of living runs, and remove those of dead ones; the caller holds the gate."""
     for file in sorted(folder.glob("*.json")):
         try:
-            with file.open("r+", encoding="utf-8") as other:
-                if not _free(other):
-                    yield json.load(other)
-                    continue
-        except FileNotFoundError:  # its run has ended since
-            continue
-        file.unlink(missing_ok=True)
+            with FileLock(file.with_suffix(".lock"), timeout=0):
+                _remove(file)
+        except Timeout:
+            # A run that ended in between has taken its record along.
+            with contextlib.suppress(FileNotFoundError):
+                yield json.loads(file.read_text(encoding="utf-8"))
 
 
-def _free(file: IO[str]) -> bool:
-    """Return whether no living process holds the file."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _remove(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _taken(owner: dict[str, Any], both: int) -> str:
