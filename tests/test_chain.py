@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 import pytest
 from factories import make_cell, make_result, right
+from fakes import metric
 
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.ledger import Ledger, ledger_of
@@ -30,10 +31,6 @@ from crossover.programs.task import Budget, FitFacts, Fitted
 SFT = {"name": "sft", "options": {"epochs": 1, "rank": 4}}
 BOOTSTRAP = {"name": "bootstrap", "options": {"bootstrapped": 2, "labelled": 3}}
 SEARCH = {"name": "bootstrap_search", "options": {"candidates": 1, "labelled": 3}}
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def fit(

@@ -17,6 +17,7 @@ from typing import Any
 import dspy
 import pytest
 import torch
+from fakes import metric
 
 from crossover.eval.run.methods import method_of
 from crossover.models.load import LoadedModel
@@ -44,10 +45,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def trajectory(name: str, examples: list[dspy.Example], lm: dspy.LM, folder: Path) -> dict[str, Any]:

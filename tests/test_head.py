@@ -7,6 +7,7 @@ import dspy
 import numpy as np
 import pytest
 import torch
+from fakes import metric
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
@@ -20,10 +21,6 @@ from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.multihop import Multihop
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, Fitted
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any) -> Fitted:

@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy import lm15
+from fakes import metric
 
 from crossover.eval.experiment.catalog import methods, traits
 from crossover.eval.run.audit import audit
@@ -37,10 +38,6 @@ OPTIONS: dict[str, Any] = {
     "simba": {"batch": 4, "candidates": 2, "steps": 1},
     "infer_rules": {"candidates": 1, "labelled": 6},
 }
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def fit(

@@ -3,11 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import dspy
 import pytest
 from factories import make_cell
+from fakes import metric
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.run.cell_keys import _files
@@ -17,10 +17,6 @@ from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel
 from crossover.programs.modules.classify import Classify
 from crossover.programs.task import Budget
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def general(file: Path, count: int) -> Path:

@@ -1,10 +1,10 @@
 """DPO on the model's own mistakes, and DSPy's optimizers of weights on a local model."""
 
 from pathlib import Path
-from typing import Any
 
 import dspy
 import pytest
+from fakes import metric
 
 from crossover.eval.run.methods import method_of
 from crossover.finetune.training.context import FitContext
@@ -18,10 +18,6 @@ from crossover.programs.demos import with_demos
 from crossover.programs.modules.classify import Classify
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:

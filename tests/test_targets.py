@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 import pytest
 import torch
+from fakes import metric
 
 from crossover.eval.run.methods import method_of
 from crossover.finetune.training.context import FitContext
@@ -21,10 +22,6 @@ from crossover.programs.demos import with_demos
 from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.multihop import Multihop
 from crossover.programs.task import Budget
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def build(

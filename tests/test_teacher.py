@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 import pytest
+from fakes import metric
 from openai_server import Messages, Teacher, obedient_student, openai_server
 
 from crossover.eval.run.methods import method_of
@@ -27,10 +28,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gepa": {},
     "infer_rules": {"candidates": 2, "bootstrapped": 1, "labelled": 1},
 }
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def examples() -> list[dspy.Example]:

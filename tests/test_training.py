@@ -11,6 +11,7 @@ import dspy
 import optuna
 import pytest
 import torch
+from fakes import metric
 from processes import FORKS
 from safetensors.torch import load_file
 
@@ -24,10 +25,6 @@ from crossover.models.load import LoadedModel, load_model
 from crossover.models.spec import ModelSpec
 from crossover.programs.modules.classify import Classify
 from crossover.programs.task import Budget, Fitted
-
-
-def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
-    return float(gold.label == pred.label)
 
 
 def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, progress: Any = len, **options: Any) -> Fitted:
