@@ -16,11 +16,11 @@ from processes import ended, start
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
-from crossover.eval.store.cells import write_json
 from crossover.eval.tracking import background
 from crossover.eval.tracking.pending import pending_cells, pending_runs
 from crossover.eval.tracking.sync import send_cells
 from crossover.eval.tracking.tracker import Tracker
+from crossover.models.jsonl import write_json
 
 
 @contextmanager

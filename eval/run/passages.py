@@ -14,7 +14,7 @@ import dspy
 
 from crossover.eval.experiment.spec import Retrieval
 from crossover.eval.experiment.splits import question_text
-from crossover.eval.store.cells import write_json
+from crossover.models.jsonl import write_json
 from crossover.programs.retrieval.base import Hits, Retriever, silent
 from crossover.programs.retrieval.chunks import chunked
 from crossover.programs.retrieval.load import load_retriever

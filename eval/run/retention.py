@@ -17,7 +17,7 @@ from crossover.eval.analysis.stats import paired_difference
 from crossover.eval.experiment.spec import Retrieval, default_knowledge
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.eval.run.passages import Indexes, Passages
-from crossover.eval.store.cells import write_json
+from crossover.models.jsonl import write_json
 from crossover.models.load import LoadedModel
 from crossover.programs.demos import with_demos
 from crossover.programs.score import score_examples

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from crossover.eval.store.facts import flat_notes, split_notes
 from crossover.eval.store.result import MOVE_AWAY, Latency, Result
 from crossover.eval.store.rows import read_table
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
 from crossover.models.weights import folder_sha256
@@ -41,17 +41,6 @@ def set_aside(store: Path, key: str) -> None:
         aside = store / "aside"
         aside.mkdir(exist_ok=True)
         folder.rename(aside / f"{key}-{1 + sum(1 for _ in aside.glob(f'{key}-*'))}")
-
-
-def write_json(file: Path, data: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.part")
-    with draft.open("w", encoding="utf-8") as f:
-        json.dump(data, f, ensure_ascii=False, indent=1, default=str)
-        f.flush()
-        os.fsync(f.fileno())
-    draft.replace(file)
 
 
 def is_finished(store: Path, key: str) -> bool:

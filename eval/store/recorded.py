@@ -9,9 +9,10 @@ from typing import Any
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Experiment, Needs, Prices, params_of
-from crossover.eval.store.cells import load_result, write_json
+from crossover.eval.store.cells import load_result
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 
 
 @dataclass(frozen=True)

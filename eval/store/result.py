@@ -1,7 +1,6 @@
 """What is measured of one cell, and its rows on disk."""
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.store.facts import flat_notes
-from crossover.models.errors import UserError
+from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.usage import Usage
 from crossover.programs.retrieval.base import silent
 from crossover.programs.score import Row
@@ -89,21 +88,14 @@ class Finished:
 
 
 def _plain(value: object) -> object:
-    """Return what a program answered with as JSON can hold it."""
+    """Return a value of an answer in a form that JSON can hold."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def append_rows(file: Path, rows: list[Row]) -> None:
     """Append rows as JSON lines and make sure they are on the disk."""
-    with file.open("a", encoding="utf-8") as f:
-        for r in rows:
-            # Not `asdict`, which copies every row in depth before it is written.
-            f.write(_ENCODER.encode(vars(r)) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
+    # Not `asdict`, which copies every row in depth before it is written.
+    append_lines(file, map(vars, rows), fsync=True, default=_plain)
 
 
 def read_rows(file: Path, note: Callable[[str], None] = silent) -> Iterator[Row]:
@@ -112,21 +104,4 @@ def read_rows(file: Path, note: Callable[[str], None] = silent) -> Iterator[Row]
     Raises:
         UserError: a line before the last is damaged, which no crash of ours does.
     """
-    if not file.exists():
-        return
-    good = 0
-    with file.open("rb") as f:
-        for number, line in enumerate(f, 1):
-            try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("torn")
-                row = Row(**json.loads(line))
-            except (ValueError, TypeError) as e:
-                if f.read(1):
-                    raise UserError(f"{file}:{number}: damaged; {MOVE_AWAY}") from e
-                break
-            good += len(line)
-            yield row
-    if good < file.stat().st_size:
-        note(f"warning: {file}: the last line was torn by a crash; it is cut off and measured again")
-        os.truncate(file, good)
+    return read_lines(file, lambda line: Row(**json.loads(line)), note=note, remedy=MOVE_AWAY)

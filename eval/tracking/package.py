@@ -23,11 +23,12 @@ from crossover.eval.analysis.arm import arms_of
 from crossover.eval.experiment.catalog import ROOT
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Prices
-from crossover.eval.store.cells import cell_folder, check_fitted, inside, write_json
+from crossover.eval.store.cells import cell_folder, check_fitted, inside
 from crossover.eval.store.recorded import find_cell, params_with
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.card import ADAPTER, HEAD, MERGED, base_of, card, serving_command
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 from crossover.models.load import EMBEDDED, load_model, local_lm, tuned_lm
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec

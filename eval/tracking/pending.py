@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from crossover.eval.experiment.spec import Experiment, Prices, params_of
-from crossover.eval.store.cells import TRACKED, cell_folder, is_finished, write_json
+from crossover.eval.store.cells import TRACKED, cell_folder, is_finished
 from crossover.eval.store.result import MOVE_AWAY
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 
 NONE = "none"
 """URI of a run that is not tracked; `crossover sync` can still send it."""

@@ -10,7 +10,7 @@ from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.analysis.cost import cost_of
 from crossover.eval.report.schema import to_json
 from crossover.eval.report.table import render
-from crossover.eval.store.cells import TRACKED, cell_folder, check_fitted, is_finished, load_result, write_json
+from crossover.eval.store.cells import TRACKED, cell_folder, check_fitted, is_finished, load_result
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import read_recorded
 from crossover.eval.tracking.logged import curves
@@ -19,6 +19,7 @@ from crossover.eval.tracking.pending import UNSENT, PendingRun, pending_cells, p
 from crossover.eval.tracking.tracker import Tracker, registered_name, store_uri
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_json
 from crossover.programs.retrieval.base import silent
 from crossover.programs.task import Task
 
