@@ -110,7 +110,7 @@ def test_a_fault_of_ours_shows_no_key(monkeypatch: pytest.MonkeyPatch, capsys: p
         raise RuntimeError("refused: sk-hidden-12345678")
 
     try:
-        assert main(["break"]) == 1
+        assert main(["break"]) == 3
     finally:
         del crossover.commands["break"]
     err = capsys.readouterr().err
