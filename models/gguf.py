@@ -48,11 +48,13 @@ def convert(gguf: Path, folder: Path, *, digits_apart: bool = False) -> None:
 
 def _read(gguf: Path) -> tuple[Any, Any]:
     """Return model and tokenizer of a GGUF file."""
-    place = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         plain = GgufConfig(dequantize=True)
-        return AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16, quantization_config=plain), tokenizer
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=plain
+        )
+        return model, tokenizer
     except (ValueError, KeyError, IndexError, NotImplementedError, OSError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise UserError(f"{gguf}: transformers cannot read this GGUF file: {reason}; give safetensors instead") from e

@@ -71,15 +71,16 @@ def test_nothing_is_unpickled_and_weights_are_safetensors() -> None:
                 continue
             call, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
             assert call not in ("torch.load", "yaml.load", "yaml.unsafe_load", "eval", "exec", "os.system"), file
-            # Members of an archive can be named to lead out of its folder: none is unpacked.
-            assert call not in ("zipfile.ZipFile", "tarfile.open", "shutil.unpack_archive"), file
+            # Members of an archive can be named to lead out of its folder: none is unpacked, at most one is read.
+            assert call not in ("tarfile.open", "shutil.unpack_archive"), file
+            assert not call.endswith((".extract", ".extractall")), file
             assert given.get("shell") != "True", file
             assert given.get("trust_remote_code") != "True", file
             if call in ("np.load", "numpy.load"):
                 assert given.get("allow_pickle") == "False", file
             if call == "AutoModelForCausalLM.from_pretrained":
                 loads += 1
-                assert given.get("use_safetensors") == "True", file
+                assert given.get("use_safetensors") == "True" or "gguf_file" in given, file
     assert loads >= 2
 
 
@@ -110,7 +111,7 @@ def test_a_fault_of_ours_shows_no_key(monkeypatch: pytest.MonkeyPatch, capsys: p
         raise RuntimeError("refused: sk-hidden-12345678")
 
     try:
-        assert main(["break"]) == 1
+        assert main(["break"]) == 3
     finally:
         del crossover.commands["break"]
     err = capsys.readouterr().err
