@@ -62,6 +62,7 @@ def test_weights_then_prompt_runs_on_the_trained_weights(
     assert audit(fitted, intents[20:], spoken) == []
 
 
+@pytest.mark.slow
 def test_prompt_weights_prompt_goes_on_from_the_step_before(
     spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_prompt_weights_prompt_goes_on_from_the_step_before(
     assert audit(three, intents[20:], spoken) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [["lora", "lora"], ["none", "lora"], ["lora", "none"]], ids=str)
 def test_a_training_starts_from_what_the_one_before_it_gave(
     steps: list[str], spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path

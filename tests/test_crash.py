@@ -21,7 +21,7 @@ METHODS = "[{bootstrap: {bootstrapped: 6, labelled: 2}}, zero_shot]"
 TRAINED = "[sft: {epochs: 2, rank: 4, bf16: false, checkpoint_minutes: 0}]"
 STEPS = 12
 """Of the training: 48 examples in batches of eight, twice."""
-SCORED, TIMED = 24, 64
+SCORED, TIMED = 24, 2 * (2 + REQUESTS)
 """Requests of two arms: twelve examples each, two to warm up and thirty timed ones each."""
 
 
@@ -61,6 +61,7 @@ def moments(scene: Scene, draw: random.Random) -> dict[str, tuple[Moment, float]
 PARTS = ["fitting", "scoring", "timing", "sending", "any time"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_killed_run_ends_as_if_nothing_had_happened(scene: Scene, tmp_path: Path, part: str) -> None:
     before = len(scene.served.bodies)
@@ -83,6 +84,7 @@ def training(draw: random.Random) -> tuple[Moment, float]:
     return told(f"training step {draw.randrange(1, STEPS)}/{STEPS}"), draw.uniform(0, 0.1)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_if_nothing_had_happened(trained: Scene, tmp_path: Path) -> None:
     draw = random.Random(0)
     # Ctrl-C ends it in order, at a step; then it dies at a later one, in its timing, and while MLflow is told.

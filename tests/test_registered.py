@@ -59,6 +59,7 @@ def answers(uri: str, store: Path, folder: Path, questions: list[dict[str, str]]
     return found
 
 
+@pytest.mark.slow
 def test_the_winner_answers_as_the_arm_did(openings_run: Path, tracker: Tracker, tmp_path: Path) -> None:
     winner = tracker.client.get_model_version_by_alias("openings.openings", "winner")
     result = result_of(openings_run, "retrieved_demos")
@@ -69,6 +70,7 @@ def test_the_winner_answers_as_the_arm_did(openings_run: Path, tracker: Tracker,
     assert again == [r.output for r in rows]
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_arm_travels_with_its_adapter(openings_run: Path, tracker: Tracker, tmp_path: Path) -> None:
     result = result_of(openings_run, "sft")
     arm, code, work, elsewhere = (tmp_path / n for n in ("arm", "code", "work", "elsewhere"))

@@ -262,6 +262,7 @@ budget: {{metric_calls: 30, usd: 1}}
     return file
 
 
+@pytest.mark.slow
 def test_no_key_stands_anywhere_after_a_run(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -243,6 +243,7 @@ def test_a_method_that_cannot_be_is_refused_before_anything_is_spent(
     assert not list(store.glob("cells/*/rows.jsonl"))
 
 
+@pytest.mark.slow
 def test_other_tasks_are_scored_before_and_after_a_training(
     experiment: Path, store: Path, intents: list[dspy.Example], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +267,7 @@ def test_other_tasks_are_scored_before_and_after_a_training(
     assert len(list(store.glob("retention/*.json"))) == 2
 
 
+@pytest.mark.slow
 def test_stages_come_to_what_a_run_comes_to(
     experiment: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_the_options_of_sft_have_the_defaults_of_the_trainers() -> None:
     assert TrainingOptions.among(asdict(Sft())) == TrainingOptions()
 
 
+@pytest.mark.slow
 def test_early_stopping_reads_the_tasks_own_metric(
     spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
 ) -> None:
@@ -166,6 +167,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, intents: list[dspy.Example])
     return Trained(fit_for_long("train", folder / "fit"), folder / "fit")
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_like_one_that_was_left_alone(
     tmp_path: Path, intents: list[dspy.Example], whole: Trained
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_killed_training_ends_like_one_that_was_left_alone(
     assert fit_for_long("train", tmp_path / "killed").notes == again.fitted.notes
 
 
+@pytest.mark.slow
 def test_a_killed_dpo_ends_like_one_that_was_left_alone(tmp_path: Path, intents: list[dspy.Example]) -> None:
     write_rows(tmp_path, intents)
     kill_at("dpo", tmp_path / "killed", intents, lambda line: line.startswith("training step 16/"))
@@ -246,6 +249,7 @@ def test_what_a_training_reads_of_val_counts(tmp_path: Path, intents: list[dspy.
     assert allowance.used.calls == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["trial 2/4", "trial 4/4"])
 def test_a_killed_search_ends_like_one_that_was_left_alone(
     after: str, tmp_path: Path, intents: list[dspy.Example]
@@ -289,6 +293,7 @@ def accelerate_file(folder: Path, **more: Any) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     """Two processes with half a batch each take the steps of one process with a whole one."""
     same = {"epochs": 2, "lr": 0.003, "warmup": 0.0}

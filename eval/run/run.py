@@ -65,8 +65,8 @@ def run_experiment(
                 if key not in results:
                     # It was dropped in a race that this experiment does not hold the winner of.
                     reopen(store, key)
-            track.begin(experiment, cells)
             measure_missing(context, cells, results, track)
+            track.begin(experiment, cells)  # again, for cells that an earlier run finished and did not send
             track.flush(results.values())
     return conclude(context, cells, results, track)
 
@@ -91,6 +91,8 @@ def measure_missing(
         except Stopped as e:
             if refusal(e) is not None:
                 raise
+        # Before the first result is written, so that a run that is killed after it can be sent.
+        track.begin(context.experiment, cells)
         finish_group(context, measured)
         track.send()
         results |= {r.key: r for r, _ in measured}

@@ -29,8 +29,8 @@ class BackgroundSync:
         self._began = time.monotonic()
 
     def begin(self, experiment: Experiment, cells: Iterable[str]) -> None:
-        """Record the run in the store, so that its cells can be sent even if it is killed."""
-        self._run = begin_run(self.store, experiment, cells)
+        """Record the run in the store, so that its cells can be sent even if it is killed; once is enough."""
+        self._run = self._run or begin_run(self.store, experiment, cells)
 
     def send(self) -> None:
         """Send the cells that are finished, or leave them to the next call when an earlier one is still busy."""

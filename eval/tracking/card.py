@@ -17,15 +17,16 @@ FITTING_NOTES = ("lr", "best_epoch", "trainable_parameters", "target_perplexity"
 
 
 def base_of(result: Result) -> str | Path:
-    """Return the folder or hub id of the base model."""
-    return source_of(result.cell.model)
+    """Return the folder or hub id of the base model, or the name of a model that a provider serves."""
+    model = result.cell.model
+    return source_of(model) if model.runs_here else model.name
 
 
 def serving_command(result: Result, folder: Path, place: Path) -> str:
     """Return the command that serves the package in `folder` with vLLM, as it would be called from beside `place`."""
     if (folder / HEAD).is_dir():
         return '# vLLM serves no such head; load it with models/heads.py: HeadEngine.load("head", engine)'
-    if not result.local:
+    if not result.cell.model.runs_here:
         return f"# the model is served by its provider: {result.cell.model.name}"
     if (folder / ADAPTER).is_dir():
         config = json.loads((folder / ADAPTER / "adapter_config.json").read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def card(result: Result, arm: Arm, notes: Mapping[str, Any], folder: Path, diffe
     doubts = [f"- {doubt}" for doubt in (*arm.integrity, *arm.warnings)]
     lines = [
         "---",
-        f"base_model: {base_of(result) if result.local else result.cell.model.name}",
+        f"base_model: {base_of(result)}",
         f"library_name: {'peft' if (folder / ADAPTER).is_dir() else 'transformers'}",
         "---",
         "",

@@ -1,7 +1,7 @@
 """What the store holds and MLflow lacks.
 
 The store is the truth: a cell is pending until its `tracked.json` names the tracking store. What MLflow shows of the
-whole run (settings, prices, verdict) comes from `unfinished/`: a run writes a record there before its first cell, and
+whole run (settings, prices, verdict) comes from `unfinished/`: a run writes a record there before its first result, and
 the record goes when its verdict is in MLflow. So the next run, or `crossover sync`, completes a run that was killed.
 """
 
@@ -40,7 +40,7 @@ class PendingRun:
 
 
 def begin_run(store: Path, experiment: Experiment, cells: Iterable[str]) -> PendingRun:
-    """Record a run before its first cell, so that its cells can be sent even if the run is killed."""
+    """Record a run before its first result is written, so that its cells can be sent even if the run is killed."""
     run = PendingRun(experiment.name, params_of(experiment), experiment.prices, tuple(cells))
     facts = {"experiment": run.experiment, "params": run.params, "prices": asdict(run.prices), "cells": run.cells}
     # Named by the cells too: the same settings on changed data must not hide the cells of the old data.
