@@ -16,6 +16,7 @@ from processes import ended, start
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
+from crossover.eval.store.lock import holding
 from crossover.eval.tracking import background
 from crossover.eval.tracking.pending import pending_cells, pending_runs
 from crossover.eval.tracking.sync import send_cells
@@ -141,6 +142,38 @@ def test_a_process_that_died_before_its_verdict_leaves_nothing_open(tmp_path: Pa
     assert pending_runs(store, tracker.uri) == []
     told = {a.path for a in tracker.client.list_artifacts(parent)}
     assert ("comparison.json" in told) == (ends != "run of other settings")
+
+
+def test_another_tracking_store_gets_the_cells_too(tmp_path: Path, store: Path, database: Path) -> None:
+    other = tmp_path / "other"
+    for folder in (store, other):
+        folder.mkdir(parents=True)
+        shutil.copy(database, folder / "mlflow.db")
+    with openai_server(first_word) as served:
+        flags = ["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]
+        assert main(flags) == 0
+        first = runs_of(store)
+        assert main([*flags, "--tracking-uri", f"sqlite:///{other}/mlflow.db"]) == 0
+        assert runs_of(other)[0] == first[0]
+        assert main(flags) == 0
+    assert runs_of(store) == first
+
+
+def test_the_cells_of_a_living_run_are_left_to_it(
+    tmp_path: Path, store: Path, database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.mkdir(parents=True)
+    shutil.copy(database, store / "mlflow.db")
+    with openai_server(first_word) as served:
+        file = write_remote(tmp_path, served.url, methods="[zero_shot]")
+        assert main(["run", str(file), "--store", str(store), "-q", "--tracking-uri", "none"]) == 0
+    with holding(store, [f.name for f in store.glob("cells/*")], "words"):
+        assert main(["sync", "--store", str(store)]) == 0
+    out, err = capsys.readouterr()
+    assert "0 cells sent to MLflow" in out
+    assert "'words' is being run already" in err
+    assert main(["sync", "--store", str(store)]) == 0
+    assert capsys.readouterr().out == "1 cells sent to MLflow\n"
 
 
 def test_a_store_of_the_last_version_is_understood(tmp_path: Path, store: Path) -> None:

@@ -40,7 +40,7 @@ def sync(
     """Send the pending runs with their verdicts; return the number of cells sent, or None when no run is pending.
 
     A run passes its own conclusion as `known`, and sends the runs of its experiment alone. A run of a living process
-    is left to that process.
+    is left to that process; `crossover sync`, which has no conclusion, says so.
 
     Raises:
         TrackingError: MLflow could not be reached or written.
@@ -55,7 +55,9 @@ def sync(
         with contextlib.ExitStack() as locks:
             try:
                 locks.enter_context(holding(store, run.cells, "sync"))
-            except UserError:
+            except UserError as e:
+                if known is None:
+                    note(f"warning: {e}")
                 continue
             sent += send_cells(tracker, store, run)
             own = known is not None and known.params == run.params
@@ -70,12 +72,12 @@ def send_cells(tracker: Tracker, store: Path, run: PendingRun) -> int:
         TrackingError: MLflow could not be reached or written.
         UserError: a cell was damaged since it was measured.
     """
-    sent = 0
+    parent, sent = "", 0
     for key in pending_cells(store, run.cells, tracker.uri):
         folder = cell_folder(store, key)
         check_fitted(folder)
         if (result := load_result(store, key)) is not None:
-            parent = tracker.parent(run.experiment, run.params)
+            parent = parent or tracker.parent(run.experiment, run.params)
             run_id = tracker.result(parent, result, cost_of(result, run.prices), folder)
             write_json(folder / TRACKED, {"uri": redact(tracker.uri), "run_id": run_id})
             (folder / UNSENT).unlink(missing_ok=True)
