@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def add_usd(*amounts: float | None) -> float | None:
+    """Return the sum in dollars; one unknown amount makes it unknown."""
+    known = [usd for usd in amounts if usd is not None]
+    return sum(known) if len(known) == len(amounts) else None
+
+
 @dataclass
 class Usage:
     """Calls, tokens, seconds and dollars of a call, a fit or a run; records add up with `+`."""
@@ -46,7 +52,6 @@ class Usage:
 
     def __add__(self, other: "Usage") -> "Usage":
         """Return the sum; an unknown price makes the sum unknown."""
-        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
         return Usage(
             self.calls + other.calls,
             self.prompt_tokens + other.prompt_tokens,
@@ -54,6 +59,6 @@ class Usage:
             self.completion_tokens + other.completion_tokens,
             self.train_tokens + other.train_tokens,
             self.seconds + other.seconds,
-            usd,
+            add_usd(self.usd, other.usd),
             self.metric_calls + other.metric_calls,
         )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import dspy
 
-from crossover.models.usage import Usage
+from crossover.models.usage import Usage, add_usd
 
 
 class Metric(Protocol):
@@ -148,12 +148,6 @@ class FitFacts:
             logit_change=self.logit_change if later.logit_change is None else later.logit_change,
             zero_shot=later.zero_shot,
         )
-
-
-def add_usd(*amounts: float | None) -> float | None:
-    """Return the sum in dollars; one unknown amount makes it unknown."""
-    known = [usd for usd in amounts if usd is not None]
-    return sum(known) if len(known) == len(amounts) else None
 
 
 @dataclass

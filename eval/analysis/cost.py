@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from crossover.eval.analysis.ledger import ledger_of, machine_usd
+from crossover.eval.analysis.ledger import ledger_of, machine_usd, mean_usd
 from crossover.eval.analysis.stats import mean_interval
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
@@ -118,11 +118,11 @@ class RequestCosts(Mapping[str, float]):
 def mean_cost(costs: Sequence[Cost]) -> Cost:
     """Return the mean over seeds; one unknown price makes the mean unknown."""
     return Cost(
-        _mean([c.fit for c in costs]),
-        _mean([c.per_1k_requests for c in costs]),
-        _mean([c.paid for c in costs]),
+        mean_usd([c.fit for c in costs]),
+        mean_usd([c.per_1k_requests for c in costs]),
+        mean_usd([c.paid for c in costs]),
         max(c.hosting_per_month for c in costs),
-        _mean([c.judge for c in costs]),
+        mean_usd([c.judge for c in costs]),
     )
 
 
@@ -188,12 +188,6 @@ def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]])
         return x[0] >= y[0] and _known(x[1]) <= _known(y[1]) and _known(x[2]) <= _known(y[2])
 
     return tuple(name for name, y in points.items() if not any(beats(x, y) for x in points.values()))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None when any value is unknown."""
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _known(value: float | None) -> float:

@@ -1,11 +1,11 @@
 """The ledger of an arm: every dollar by what it was spent on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.result import Result
-from crossover.programs.task import add_usd
+from crossover.models.usage import add_usd
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,19 @@ class Ledger:
         return add_usd(self.labels, self.optimizer, self.teacher, self.training, self.discarded)
 
 
+def mean_usd(amounts: Sequence[float | None]) -> float | None:
+    """Return the mean in dollars; None where one amount is unknown, or there is none."""
+    total = add_usd(*amounts)
+    return None if total is None or not amounts else total / len(amounts)
+
+
 def mean_ledger(ledgers: Sequence[Ledger]) -> Ledger:
     """Return the mean over seeds; one unknown price makes the mean unknown."""
-
-    def mean(values: Iterable[float | None]) -> float | None:
-        total = add_usd(*values)
-        return None if total is None else total / len(ledgers)
-
     return Ledger(
         labels=sum(x.labels for x in ledgers) / len(ledgers),
-        optimizer=mean(x.optimizer for x in ledgers),
-        teacher=mean(x.teacher for x in ledgers),
-        training=mean(x.training for x in ledgers),
+        optimizer=mean_usd([x.optimizer for x in ledgers]),
+        teacher=mean_usd([x.teacher for x in ledgers]),
+        training=mean_usd([x.training for x in ledgers]),
         discarded=sum(x.discarded for x in ledgers) / len(ledgers),
         hosting_per_month=max(x.hosting_per_month for x in ledgers),
     )

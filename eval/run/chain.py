@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import dspy
 
 from crossover.eval.experiment.method import MethodSpec
-from crossover.models.usage import Usage
-from crossover.programs.task import Budget, FitFacts, Fitted, Method, Metric, add_usd
+from crossover.models.usage import Usage, add_usd
+from crossover.programs.task import Budget, FitFacts, Fitted, Method, Metric
 
 
 @dataclass(frozen=True)

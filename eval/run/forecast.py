@@ -30,8 +30,9 @@ from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
 from crossover.models.prompt import prompt_tokens, room
+from crossover.models.usage import add_usd
 from crossover.programs.demos import with_demos
-from crossover.programs.task import Task, add_usd
+from crossover.programs.task import Task
 
 QUESTIONS = 5
 """Test questions whose prompts are counted for each cell."""

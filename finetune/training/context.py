@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dspy
 
-from crossover.models.usage import Usage
+from crossover.models.usage import Usage, add_usd
 from crossover.programs.score import Row, mean_score, score_examples
 from crossover.programs.task import Budget, Metric
 
@@ -39,11 +39,10 @@ class FitContext:
 
 def usage_of(rows: Sequence[Row]) -> Usage:
     """Add up the calls, tokens and dollars of scored examples; their seconds overlap and must be measured outside."""
-    dollars = [r.usd for r in rows if r.usd is not None]
     return Usage(
         calls=sum(r.calls for r in rows),
         prompt_tokens=sum(r.prompt_tokens for r in rows),
         cached_tokens=sum(r.cached_tokens for r in rows),
         completion_tokens=sum(r.completion_tokens for r in rows),
-        usd=sum(dollars) if len(dollars) == len(rows) else None,
+        usd=add_usd(*(r.usd for r in rows)),
     )
