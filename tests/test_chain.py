@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 import pytest
 from factories import make_cell, make_result, right
-from fakes import metric
+from fakes import fit_intents, metric
 
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.ledger import Ledger, ledger_of
@@ -16,7 +16,6 @@ from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge, Needs, Prices
 from crossover.eval.run.audit import audit
 from crossover.eval.run.chain import Chain
-from crossover.eval.run.methods import method_of
 from crossover.eval.store.facts import flat_notes, split_notes
 from crossover.models.errors import UserError
 from crossover.models.load import EMBEDDED, LoadedModel, tuned_lm
@@ -24,7 +23,6 @@ from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
-from crossover.programs.modules.classify import Classify
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, FitFacts, Fitted
 
@@ -37,15 +35,7 @@ def fit(
     steps: list[dict[str, Any]], examples: list[dspy.Example], model: LoadedModel, folder: Path, metric_calls: int = 30
 ) -> Fitted:
     budget = Budget(metric_calls=metric_calls, workdir=folder, answers=folder / "answers.jsonl", threads=4)
-    return method_of("chain", {"steps": steps}).fit(
-        Classify(["text"], "label", []),
-        train=examples[:20],
-        val=examples[20:],
-        metric=metric,
-        lm=model.lm,
-        seed=0,
-        budget=budget,
-    )
+    return fit_intents("chain", {"steps": steps}, examples, model.lm, budget)
 
 
 def test_weights_then_prompt_runs_on_the_trained_weights(

@@ -7,7 +7,7 @@ import dspy
 import numpy as np
 import pytest
 import torch
-from fakes import metric
+from fakes import fit_intents, metric
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
@@ -17,22 +17,13 @@ from crossover.models.errors import UserError
 from crossover.models.heads import HeadEngine, pooled
 from crossover.models.load import LoadedModel, local_lm
 from crossover.models.prompt import engine_of
-from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.multihop import Multihop
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, Fitted
 
 
 def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, **options: Any) -> Fitted:
-    return method_of("head", options).fit(
-        Classify(["text"], "label", []),
-        train=examples[:20],
-        val=examples[20:],
-        metric=metric,
-        lm=model.lm,
-        seed=0,
-        budget=Budget(workdir=folder, threads=4),
-    )
+    return fit_intents("head", options, examples, model.lm, Budget(workdir=folder, threads=4))
 
 
 def test_the_regression_finds_the_least_loss_that_another_solver_finds() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy import lm15
-from fakes import metric
+from fakes import fit_intents, metric
 
 from crossover.eval.experiment.catalog import methods, traits
 from crossover.eval.run.audit import audit
@@ -51,17 +51,8 @@ def fit(
     **options: Any,
 ) -> tuple[dspy.Module, Fitted]:
     program = Classify(["text"], "label", [])
-    method = method_of(name, OPTIONS.get(name, {}) | options)
-    fitted = method.fit(
-        program,
-        train=examples[:20],
-        val=examples[20:],
-        metric=metric,
-        lm=model.lm,
-        seed=0,
-        budget=Budget(workdir=folder, metric_calls=metric_calls, answers=answers, threads=4),
-    )
-    return program, fitted
+    budget = Budget(workdir=folder, metric_calls=metric_calls, answers=answers, threads=4)
+    return program, fit_intents(name, OPTIONS.get(name, {}) | options, examples, model.lm, budget, program)
 
 
 @pytest.mark.parametrize("name", sorted(m.name for m in methods()))

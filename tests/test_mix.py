@@ -7,7 +7,7 @@ from pathlib import Path
 import dspy
 import pytest
 from factories import make_cell
-from fakes import metric
+from fakes import fit_intents
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.run.cell_keys import _files
@@ -15,7 +15,6 @@ from crossover.eval.run.methods import method_of
 from crossover.finetune.training.mix import read_general
 from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel
-from crossover.programs.modules.classify import Classify
 from crossover.programs.task import Budget
 
 
@@ -30,15 +29,7 @@ def test_the_share_of_general_rows_is_the_one_asked_for(
 ) -> None:
     file = general(tmp_path / "general.jsonl", 30)
     options = {"mix": 0.2, "mix_file": str(file), "epochs": 1, "rank": 4}
-    fitted = method_of("sft", options).fit(
-        Classify(["text"], "label", []),
-        train=intents[:20],
-        val=intents[20:],
-        metric=metric,
-        lm=spoken.lm,
-        seed=0,
-        budget=Budget(workdir=tmp_path / "fit", threads=4),
-    )
+    fitted = fit_intents("sft", options, intents, spoken.lm, Budget(workdir=tmp_path / "fit", threads=4))
     rows = [json.loads(line) for line in (tmp_path / "fit" / "train.jsonl").read_text().splitlines()]
     mixed = [r for r in rows if r["prompt"][0]["content"].startswith("count ")]
     assert (len(rows), len(mixed)) == (25, 5)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dspy
 import pytest
-from fakes import metric
+from fakes import fit_intents, metric
 
 from crossover.eval.run.methods import method_of
 from crossover.finetune.training.context import FitContext
@@ -33,15 +33,8 @@ def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Ex
 
 @pytest.mark.slow
 def test_dpo_widens_the_margin(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
-    fitted = method_of("dpo", {"epochs": 4, "attempts": 1, "rank": 4, "bf16": False}).fit(
-        Classify(["text"], "label", []),
-        train=intents[:20],
-        val=intents[20:],
-        metric=metric,
-        lm=spoken.lm,
-        seed=0,
-        budget=Budget(workdir=tmp_path, threads=4),
-    )
+    options = {"epochs": 4, "attempts": 1, "rank": 4, "bf16": False}
+    fitted = fit_intents("dpo", options, intents, spoken.lm, Budget(workdir=tmp_path, threads=4))
     assert fitted.notes["margins"][-1] > fitted.notes["margins"][0] + 0.1
     assert fitted.notes["loss"][-1] < fitted.notes["loss"][0]
     assert fitted.facts.logit_change > 1e-3

@@ -11,7 +11,7 @@ import dspy
 import optuna
 import pytest
 import torch
-from fakes import metric
+from fakes import fit_intents, metric
 from processes import FORKS
 from safetensors.torch import load_file
 
@@ -28,15 +28,8 @@ from crossover.programs.task import Budget, Fitted
 
 
 def fit(examples: list[dspy.Example], model: LoadedModel, folder: Path, progress: Any = len, **options: Any) -> Fitted:
-    return method_of("sft", {"rank": 4, "bf16": False, **options}).fit(
-        Classify(["text"], "label", []),
-        train=examples[:20],
-        val=examples[20:],
-        metric=metric,
-        lm=model.lm,
-        seed=0,
-        budget=Budget(workdir=folder, threads=4, progress=progress),
-    )
+    budget = Budget(workdir=folder, threads=4, progress=progress)
+    return fit_intents("sft", {"rank": 4, "bf16": False, **options}, examples, model.lm, budget)
 
 
 OPTIONS = {
