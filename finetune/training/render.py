@@ -13,6 +13,7 @@ import torch
 
 from crossover.finetune.training.targets import Call
 from crossover.models.errors import UserError
+from crossover.models.jsonl import append_lines, replacing
 from crossover.models.local import BASE
 from crossover.models.prompt import engine_of, first_messages
 from crossover.models.text import safe_messages
@@ -69,9 +70,8 @@ def render_call(program: dspy.Module, call: Call, tokenizer: Any) -> tuple[list[
 
 def write_jsonl(text: TrainingText, file: Path) -> None:
     """Write the rows in the format of other trainers: prompt and completion, each a list of messages."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) for row in text.rows]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(file) as draft:
+        append_lines(draft, text.rows)
 
 
 def perplexity(text: TrainingText, lm: dspy.LM, *, rows: int = 256) -> float:
