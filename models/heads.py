@@ -16,8 +16,6 @@ from crossover.models.batching import batches_of
 from crossover.models.local import BASE, LocalEngine
 from crossover.models.prompt import messages_of
 
-POOLINGS = ("last", "mean")
-
 
 def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Tensor:
     """Return one state of the last layer per row: that of its last token, or the mean of all; shape (rows, width).

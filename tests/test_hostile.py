@@ -8,8 +8,8 @@ import dspy
 import pytest
 
 from crossover.eval.cli.main import main
-from crossover.eval.run.context import check_folder
 from crossover.models.errors import UserError
+from crossover.models.load import load_model
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
 
@@ -91,7 +91,7 @@ def test_remote_code_is_off_unless_the_file_says_so() -> None:
 def test_a_folder_that_names_its_model_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/etc/passwd"}))
     with pytest.raises(UserError, match="names a base model elsewhere; merge it"):
-        check_folder(ModelSpec(f"local:{tmp_path}"))
+        load_model(ModelSpec(f"local:{tmp_path}"))
 
 
 def test_control_characters_reach_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.judging import judge_notes, without_judge
-from crossover.eval.run.latency import Probe, latency_requests, measure_latency
+from crossover.eval.run.latency import Probe, measure_latency
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.retention import retention_report
@@ -30,9 +30,9 @@ from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
 from crossover.models.load import LoadedModel
 from crossover.models.price import price_source
-from crossover.models.usage import Usage
+from crossover.models.usage import Usage, add_usd
 from crossover.programs.judge import Judge
-from crossover.programs.task import Fitted, Task, add_usd
+from crossover.programs.task import Fitted, Task
 
 Measured = tuple[Result, Probe | None]
 """A scored cell, and the probe of its latency; None for a cell that is not timed."""
@@ -196,7 +196,7 @@ def finish_group(context: RunContext, measured: Sequence[Measured]) -> None:
     """Time the group's arms side by side, then write the results of those that have all their timings."""
     if not measured:
         return
-    requests, cold_requests = latency_requests()
+    requests, cold_requests = context.latency_requests
     context.progress.note("latency, one request at a time, arms interleaved")
     with contextlib.suppress(Stopped):
         probes = [p for _, p in measured if p is not None]

@@ -11,11 +11,11 @@ import dspy
 from crossover.eval.experiment.spec import Cell, Experiment
 from crossover.eval.experiment.splits import sample, sample_val
 from crossover.eval.run.cell_keys import CellKeys
+from crossover.eval.run.latency import latency_requests
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.passages import Passages
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.retention import Retention
-from crossover.models.errors import UserError
 from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
@@ -29,17 +29,6 @@ ONE_TOKEN = {"prompt_tokens": 1, "completion_tokens": 1}
 """Usage whose price is known only for a model in the price table."""
 
 
-def check_folder(spec: ModelSpec) -> None:
-    """Refuse a folder that holds an adapter: transformers would load its base from wherever the adapter names it.
-
-    Raises:
-        UserError: the folder holds an adapter.
-    """
-    folder = Path(spec.name.removeprefix("local:"))
-    if spec.name.startswith("local:") and (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder} is an adapter, which names a base model elsewhere; merge it and give that folder")
-
-
 class Models:
     """Load each model on first use, under the limits of the run; a finished run loads none."""
 
@@ -51,7 +40,6 @@ class Models:
     def __call__(self, spec: ModelSpec) -> LoadedModel:
         """Return the model of a spec, loaded once."""
         if spec not in self._loaded:
-            check_folder(spec)
             model = load_model(spec)
             if not model.local and self.allowance.usd is not None and api_price({spec.name: ONE_TOKEN}) is None:
                 self.note(f"warning: {spec.name} has no known price: the limit in dollars cannot hold it")
@@ -71,6 +59,8 @@ class RunContext:
     allowance: UsageLimits
     """The limits of the run, shared by all its models."""
     model: Models
+    latency_requests: tuple[int, int]
+    """How many requests time an arm, with prefixes cached and with none."""
     failures: list[str] = field(default_factory=list)
     """A sentence for each cell that could not be fitted."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
@@ -82,14 +72,14 @@ class RunContext:
         """Load the experiment's tasks, hold its models to its limits, and give its cells their keys.
 
         Raises:
-            UserError: the tasks have errors.
+            UserError: the tasks have errors, or a setting of the environment is wrong.
         """
         # DSPy logs a warning for every answer cut at max_tokens, which the rows record anyway.
         logging.getLogger("dspy").setLevel(logging.ERROR)
-        allowance = UsageLimits(**asdict(experiment.limits))
+        requests, allowance = latency_requests(), UsageLimits(**asdict(experiment.limits))
         models = Models(allowance, progress.note)
         keyed = prepare(experiment, store=store, note=progress.note, load=models)
-        return cls(experiment, store, threads, progress, keyed, allowance, models)
+        return cls(experiment, store, threads, progress, keyed, allowance, models, requests)
 
     @property
     def tasks(self) -> Mapping[str, Task]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,8 +62,3 @@ def without_judge(seconds: float, rows: Sequence[Row]) -> float:
     """Return the seconds of the accuracy pass without the judge's share: program and judge use the same threads."""
     graded, answered = judge_spent(rows).seconds, sum(r.seconds for r in rows)
     return seconds * answered / (answered + graded) if graded else seconds
-
-
-def grades_of(rows: Iterable[Row]) -> Mapping[str, Mapping[str, str]]:
-    """Return the judge's grades by example id and criterion."""
-    return {r.id: r.output["judgement"]["grades"] for r in rows if "judgement" in r.output}

@@ -42,7 +42,7 @@ def prepare(
             note(str(p))
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
-    for spec in experiment.models:
+    for spec in _models(experiment):
         if spec.runs_here:
             source_of(spec, note)  # what must be fetched or converted is, before anything is spent
     return CellKeys(experiment, tasks, Indexes(store, note), others)
@@ -64,8 +64,7 @@ def load_tasks(
 def check_models(experiment: Experiment) -> list[Problem]:
     """Return the missing weights and keys that would keep models from being called; none is called."""
     problems = []
-    judges = [t.judge.model for t in experiment.tasks if t.judge]
-    for spec in [*experiment.models, *([experiment.teacher] if experiment.teacher else []), *judges]:
+    for spec in _models(experiment):
         if spec.runs_here:
             if spec.name != "embedded" and (fault := source_fault(spec.name)):
                 problems.append(Problem(fault.level, spec.name, fault.what, fault.remedy))
@@ -76,6 +75,12 @@ def check_models(experiment: Experiment) -> list[Problem]:
         if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
             problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
     return problems
+
+
+def _models(experiment: Experiment) -> list[ModelSpec]:
+    """Return every model of an experiment: those that are adapted, the teacher and the judges."""
+    teacher = [experiment.teacher] if experiment.teacher else []
+    return [*experiment.models, *teacher, *(t.judge.model for t in experiment.tasks if t.judge)]
 
 
 def finished(experiment: Experiment, *, store: Path) -> Finished:
