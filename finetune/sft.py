@@ -51,7 +51,7 @@ class Sft:
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     bf16: bool = True
-    """Compute in bfloat16; weights and optimizer stay in float32."""
+    """Compute in bfloat16 where the hardware has it; weights and optimizer stay in float32."""
     packing: bool = False
     """Fill every row of a batch with several examples, which do not see each other."""
     gradient_checkpointing: bool = False

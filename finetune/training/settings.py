@@ -9,6 +9,7 @@ import torch
 
 from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
+from crossover.models.device import training_in_bfloat16
 
 PACK = 1024
 """Tokens of a pack, unless a row is longer."""
@@ -53,7 +54,7 @@ def trainer_arguments(
         "lr_scheduler_type": "linear",
         "warmup_steps": int(options.warmup * steps),
         "gradient_checkpointing": options.gradient_checkpointing,
-        "bf16": options.bf16,
+        "bf16": options.bf16 and training_in_bfloat16(),
         "logging_steps": max(1, steps // 20),
         "save_strategy": "epoch" if save_epochs else "no",
         "save_total_limit": None if save_epochs else 2,
