@@ -40,7 +40,7 @@ def finished_trials(flags: argparse.Namespace, scratch: Path) -> tuple[str, tupl
     task = load_task(TaskSpec(flags.folder.resolve().name, "classify", data, FIELDS, metric="label_accuracy"))
     train, val = train_pool(task, flags.rows, flags.seed), sample(task.val, flags.val)
     # Every answer a label, as an experiment on labels would have it.
-    model = load_model(ModelSpec("embedded", max_tokens=24, decode="labels"))
+    model = load_model(ModelSpec("smollm2", max_tokens=24, decode="labels"))
     plan = Plan(trials=flags.trials, early=flags.early, finish=flags.trials)
     options = TrainingOptions(adapter=flags.adapter, epochs=flags.epochs)
     with dspy.context(lm=model.lm, adapter=model.prompt_format):

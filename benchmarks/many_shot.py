@@ -1,7 +1,7 @@
 """Many-shot serving: this engine against what a user would wire to DSPy today.
 
 `python benchmarks/many_shot.py [--questions N] [--long TOKENS]` prints questions per second, the ratios, and the peak
-memory; beyond the embedded model's context a model of its shape with random weights serves:
+memory; beyond the model's context one of its shape with random weights serves:
 (a) transformers' `generate`, one request at a time, behind DSPy; (b) transformers' continuous batching on the same
 prompts, without DSPy; (c) this engine behind DSPy; and the floor: each distinct token once through a plain forward
 pass, then decoding in one full batch, without DSPy.
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -21,10 +22,11 @@ import torch
 from dspy import lm15
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from crossover.models.load import EMBEDDED, local_lm
+from crossover.models.load import local_lm
 from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
 from crossover.models.prompt import first_messages
+from crossover.models.source import weights_source
 from crossover.optimizers.many_shot import ManyShot
 from crossover.programs.load import builtin_task
 from crossover.programs.score import score_examples
@@ -73,9 +75,9 @@ class Work:
 def prepare(engine: LocalEngine, demos: int, questions: int) -> Work:
     """Fit many_shot with so many demonstrations, as many as fit at most, and render the prompts."""
     task = builtin_task("stdlib_module")
-    lm = local_lm("local/embedded", engine, MAX_TOKENS, 0.0)
+    lm = local_lm("local/smollm2", engine, MAX_TOKENS, 0.0)
     with dspy.context(lm=lm, adapter=PlainAdapter()):
-        budget: Any = Budget(workdir=EMBEDDED, threads=1)
+        budget: Any = Budget(workdir=Path(), threads=1)
         fitted = ManyShot(demos=demos).fit(
             task.program(), train=task.train, val=(), metric=task.metric, lm=lm, seed=0, budget=budget
         )
@@ -86,16 +88,16 @@ def prepare(engine: LocalEngine, demos: int, questions: int) -> Work:
 
 
 def random_engine(context: int) -> LocalEngine:
-    """Return an engine on random weights of the embedded model's shape, with that context."""
-    config = AutoConfig.from_pretrained(EMBEDDED, max_position_embeddings=context)
+    """Return an engine on random weights of smollm2's shape, with that context."""
+    config = AutoConfig.from_pretrained(weights_source("smollm2"), max_position_embeddings=context)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    return LocalEngine(model, AutoTokenizer.from_pretrained(EMBEDDED))
+    return LocalEngine(model, AutoTokenizer.from_pretrained(weights_source("smollm2")))
 
 
 def through_dspy(work: Work, engine: Any, threads: int) -> None:
     """Answer all questions by the program."""
-    with dspy.context(lm=local_lm("local/embedded", engine, MAX_TOKENS, 0.0), adapter=PlainAdapter()):
+    with dspy.context(lm=local_lm("local/smollm2", engine, MAX_TOKENS, 0.0), adapter=PlainAdapter()):
         rows = list(score_examples(work.program, work.questions, work.task.metric, threads=threads))
     assert not any(r.failure for r in rows), rows[0].failure
 
@@ -170,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = p.parse_args(argv)
     logging.getLogger("dspy").setLevel(logging.ERROR)  # answers cut at MAX_TOKENS are meant to be
     print("prompt tokens  (a) one by one/s  (b) continuous/s  (c) engine/s  floor/s    c/a    c/b  floor time ratio")
-    engine, plain = LocalEngine.load(EMBEDDED), LocalEngine.load(EMBEDDED)
+    engine, plain = (LocalEngine.load(weights_source("smollm2")) for _ in range(2))
     for demos in a.demos:
         print(measured(engine, plain.model, prepare(engine, demos, a.questions), a.few, a.repeats), flush=True)
     if a.long:

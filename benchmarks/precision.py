@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from crossover.models.decode import Prompt, can_share, decode
 
 SHAPES = ((8192, 256, 4, 8), (8192, 512, 4, 8), (32_000, 512, 8, 8), (32_000, 768, 12, 12))
-"""Vocabulary, width, layers, heads; the first is the embedded model's."""
+"""Vocabulary, width, layers, heads; the first is that of the tests' model."""
 ROWS, TOKENS, NEW = 8, 300, 16
 
 

@@ -1,6 +1,6 @@
 """Record the two experiments of tests/fixtures: `python benchmarks/record_fixtures.py [NAME…]`.
 
-Both are real runs of the embedded model on invented data, a minute or two each. In `openings` the first word tells the
+Both are real runs of a small model on invented data, a minute or two each. In `openings` the first word tells the
 label, and a demonstration with that word is always near, so that showing it is best. In `wanted` the answer is the noun
 after `want`: trained weights learn to read it off, while answers are copied from demonstrations of another question.
 """
@@ -57,7 +57,7 @@ tasks:
     data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}}
     fields: {{text: input, label: output}}
     metric: accuracy
-models: [{{name: embedded, max_tokens: 8}}]
+models: [{{name: smollm2, max_tokens: 8}}]
 methods:
   - few_shot: {{demos: 4}}
   - retrieved_demos: {{demos: 4}}

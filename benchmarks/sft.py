@@ -1,6 +1,6 @@
 """Fine-tuning speed: the `sft` method against TRL's own command.
 
-`python benchmarks/sft.py [--rows N]` trains LoRA on the embedded model, by `trl sft` as it comes, by `trl sft` with the
+`python benchmarks/sft.py [--rows N]` trains LoRA on smollm2, by `trl sft` as it comes, by `trl sft` with the
 settings that `sft` uses, by `trl sft` with packing, and by `sft`; it prints training tokens per second, the ratio to
 the second, the largest difference between the loss curves of the second and the last, and peak memory.
 `sft` is timed with its loading and its readings of val, the command by its own `train_runtime`.
@@ -28,8 +28,9 @@ from crossover.finetune.training.render import render_training_text
 from crossover.finetune.training.settings import sft_config
 from crossover.finetune.training.sft_training import train_sft
 from crossover.finetune.training.targets import gold_calls
-from crossover.models.load import EMBEDDED, load_model
+from crossover.models.load import load_model
 from crossover.models.prompt import engine_of
+from crossover.models.source import weights_source
 from crossover.models.spec import ModelSpec
 from crossover.programs.load import builtin_task
 from crossover.programs.task import Budget
@@ -54,7 +55,7 @@ def trl_command(name: str, data: Path, config: object, options: TrainingOptions,
         str(Path(sys.executable).parent / "trl"),
         "sft",
         "--model_name_or_path",
-        str(EMBEDDED),
+        str(weights_source("smollm2")),
         "--dtype",
         "float32",
         "--dataset_name",
@@ -114,7 +115,7 @@ def main() -> int:
     p.add_argument("--rows", type=int, default=600)
     a = p.parse_args()
     options = TrainingOptions(epochs=1)
-    model, task = load_model(ModelSpec("embedded")), builtin_task("stdlib_rag")
+    model, task = load_model(ModelSpec("smollm2")), builtin_task("stdlib_rag")
     with dspy.context(lm=model.lm, adapter=model.prompt_format), tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         train = Passages(task, None, Indexes(data, str)).attach(task.train[: a.rows], "gold")

@@ -32,7 +32,7 @@ tasks:
     program: classify
     data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}
     fields: {text: input, label: output}
-models: [embedded]
+models: [smollm2]
 methods: [METHODS]
 """
 

@@ -19,9 +19,6 @@ from crossover.models.source import to_stderr, weights_source
 from crossover.models.spec import ModelSpec
 from crossover.models.weights import folder_sha256
 
-EMBEDDED = Path(__file__).parent / "embedded" / "weights"
-"""Folder of the model that ships with the project."""
-
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -40,8 +37,8 @@ class LoadedModel:
     """Returns the dollars of usage, None for an unknown price."""
 
 
-def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
-    """Load the model that `spec` names; a local one from `folder`, if one is given.
+def load_model(spec: ModelSpec) -> LoadedModel:
+    """Load the model that `spec` names.
 
     Raises:
         UserError: the weights are not there, or cannot be loaded.
@@ -51,12 +48,12 @@ def load_model(spec: ModelSpec, *, folder: Path | None = None) -> LoadedModel:
         return _remote_model(spec)
     from crossover.models.local import LocalEngine
 
-    source = folder or source_of(spec)
+    source = source_of(spec)
     try:
         engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
     except OSError as e:
         raise UserError(f"{spec.name} cannot be loaded from {source}: {str(e).strip().splitlines()[0]}") from e
-    format_name = spec.adapter or ("plain" if spec.name == "embedded" or engine.stop_at_line else "chat")
+    format_name = spec.adapter or ("plain" if engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
     chosen = prompt_format(format_name, decode=spec.decode)
@@ -119,4 +116,4 @@ def model_sha256(spec: ModelSpec) -> str:
 
 def source_of(spec: ModelSpec, note: Callable[[str], None] = to_stderr) -> Path | str:
     """Return the folder or hub id of a model that runs here; `note` takes progress where it is fetched first."""
-    return EMBEDDED if spec.name == "embedded" else weights_source(spec.name, note)
+    return weights_source(spec.name, note)

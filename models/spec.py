@@ -8,7 +8,7 @@ class ModelSpec:
     """One model of an experiment."""
 
     name: str
-    """`embedded`, `smollm2`, `local:<folder, .gguf file or hub id>`, or any LiteLLM name."""
+    """`smollm2`, `local:<folder, .gguf file or hub id>`, or any LiteLLM name."""
     adapter: str = ""
     """Prompt format: `plain`, `chat` or `json`; empty for the model's default."""
     decode: str = ""
@@ -27,4 +27,4 @@ class ModelSpec:
     @property
     def runs_here(self) -> bool:
         """Return whether the model's weights are loaded into this process."""
-        return self.name in ("embedded", "smollm2") or self.name.startswith("local:")
+        return self.name == "smollm2" or self.name.startswith("local:")

@@ -1,12 +1,14 @@
-"""What the tests share: the embedded model, loaded once, and a store of their own."""
+"""What the tests share: the small model, loaded once, and a store of their own."""
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import dspy
 import pytest
+import tiny
 
 os.environ.update(
     LITELLM_LOCAL_MODEL_COST_MAP="True",
@@ -15,6 +17,10 @@ os.environ.update(
     DO_NOT_TRACK="true",
     TOKENIZERS_PARALLELISM="false",
     CROSSOVER_LATENCY_REQUESTS="3",
+    # No test fetches a model: the one that people get is neither in this cache nor to be had.
+    CROSSOVER_CACHE=str(Path(tempfile.gettempdir()) / "crossover-tests"),
+    PIP_NO_INDEX="1",
+    UV_OFFLINE="1",
 )
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 # Two workers run the tests; with threads of their own for every matrix they would wait for each other.
@@ -32,16 +38,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def embedded() -> LoadedModel:
-    """Return the real embedded model."""
-    return load_model(ModelSpec("embedded", max_tokens=16))
+def small() -> LoadedModel:
+    """Return the real small model."""
+    return load_model(ModelSpec(tiny.NAME, max_tokens=16))
 
 
 @pytest.fixture
-def spoken(embedded: LoadedModel) -> Iterator[LoadedModel]:
-    """Make the embedded model the one that DSPy programs of the test speak to."""
-    with dspy.context(lm=embedded.lm, adapter=embedded.prompt_format):
-        yield embedded
+def spoken(small: LoadedModel) -> Iterator[LoadedModel]:
+    """Make the small model the one that DSPy programs of the test speak to."""
+    with dspy.context(lm=small.lm, adapter=small.prompt_format):
+        yield small
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import dspy
+import tiny
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge
@@ -19,7 +20,7 @@ def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | Non
 
 
 def make_cell(method: str = "zero_shot", *, size: int | None = None, seed: int = 0, knowledge: str = "none") -> Cell:
-    return Cell("intents", ModelSpec("embedded"), MethodSpec(method), size, Knowledge(knowledge, knowledge), seed)
+    return Cell("intents", ModelSpec(tiny.NAME), MethodSpec(method), size, Knowledge(knowledge, knowledge), seed)
 
 
 def make_result(

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crossover.models.load import EMBEDDED
+import tiny
 
 PRICED, UNPRICED = "gpt-4o-mini", "house-model"
-"""Names that the embedded model is served by: one that stands in the table of prices, and one that does not."""
+"""Names that the small model is served by: one that stands in the table of prices, and one that does not."""
 
 
 @contextmanager
 def model_server(folder: Path, seconds: float = 120) -> Iterator[str]:
-    """Serve the embedded model and yield the address; a model's name is its folder, seen from the server's."""
+    """Serve the small model and yield the address; a model's name is its folder, seen from the server's."""
     for name in (PRICED, UNPRICED):
-        (folder / name).symlink_to(EMBEDDED, target_is_directory=True)
+        (folder / name).symlink_to(tiny.FOLDER, target_is_directory=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -4,6 +4,8 @@ import json
 import random
 from pathlib import Path
 
+import tiny
+
 OPENINGS = {"refund": "money", "password": "account", "parcel": "delivery", "invoice": "billing"}
 FILLER = ("please", "kindly", "today", "since", "really", "matters", "much", "again", "later", "soon", "here", "there")
 
@@ -23,7 +25,7 @@ def write_openings(folder: Path, methods: str, *, test: int = 60, more: str = ""
         "version: 1\nname: openings\ntasks:\n  - name: openings\n    program: classify\n"
         "    data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}\n"
         "    fields: {text: input, label: output}\n"
-        f"models: [{{name: embedded, max_tokens: 8}}]\nmethods: {methods}\n{more}",
+        f"models: [{{name: '{tiny.NAME}', max_tokens: 8}}]\nmethods: {methods}\n{more}",
         encoding="utf-8",
     )
     return file

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import tiny
+
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Experiment, plan
 from crossover.eval.run.loading import load_tasks
@@ -29,7 +31,7 @@ tasks:
     program: classify
     data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}
     fields: {text: input, label: output}
-models: [embedded]
+models: ["MODEL"]
 methods:
   - zero_shot
   - few_shot: {demos: 4}
@@ -68,7 +70,7 @@ def write_experiment(folder: Path, *, test: int = 300) -> Path:
             row["text"] += HOSTILE
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     file = folder / "support.yaml"
-    file.write_text(FILE, encoding="utf-8")
+    file.write_text(FILE.replace("MODEL", tiny.NAME), encoding="utf-8")
     return file
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 import pytest
+import tiny
 from factories import make_cell, make_result, right
 from fakes import fit_intents, metric
 
@@ -18,7 +19,7 @@ from crossover.eval.run.audit import audit
 from crossover.eval.run.chain import Chain
 from crossover.eval.store.facts import flat_notes, split_notes
 from crossover.models.errors import UserError
-from crossover.models.load import EMBEDDED, LoadedModel, tuned_lm
+from crossover.models.load import LoadedModel, tuned_lm
 from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec
@@ -85,7 +86,7 @@ def test_a_training_starts_from_what_the_one_before_it_gave(
     fitted = fit(chain, intents, spoken, tmp_path)
     base, first, last = (
         LocalEngine.load(folder).logits([5, 6, 7])
-        for folder in (EMBEDDED, tmp_path / "1-sft" / "best", tmp_path / "2-sft" / "best")
+        for folder in (tiny.FOLDER, tmp_path / "1-sft" / "best", tmp_path / "2-sft" / "best")
     )
     assert (first - base).abs().max() > 0.1
     assert (last - first).abs().max() < 1e-3
@@ -157,7 +158,7 @@ PRICES = Prices(machine_hour_usd=3.60, label_usd=0.10, tuned_hosting_usd_per_mon
 
 def ledger(method: MethodSpec, facts: FitFacts, spent: Usage) -> Ledger:
     """Return the ledger of a cell that was fitted on 200 examples of train and 40 of val, and stored since."""
-    found = make_result(Cell("t", ModelSpec("embedded"), method, None, Knowledge(), 0), right(5, 10), fit=spent)
+    found = make_result(Cell("t", ModelSpec(tiny.NAME), method, None, Knowledge(), 0), right(5, 10), fit=spent)
     stored = flat_notes(replace(facts, train_examples=200, val_examples=40), {})
     found.facts, found.notes = split_notes(json.loads(json.dumps(stored)))
     return ledger_of(found, PRICES)
@@ -214,7 +215,7 @@ def test_the_labels_of_a_chain_are_those_of_its_hungriest_step(
 
 def test_a_chain_that_begins_with_zero_shot_stands_in_learning_curves() -> None:
     cells = [
-        Cell("intents", ModelSpec("embedded"), method, size, Knowledge(), 0)
+        Cell("intents", ModelSpec(tiny.NAME), method, size, Knowledge(), 0)
         for method in (chain_of("zero_shot", "sft"), MethodSpec("few_shot"))
         for size in (16, 64, 256)
     ]

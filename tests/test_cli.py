@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+import tiny
 
 from crossover.eval.cli.main import crossover, main
 
@@ -57,13 +58,13 @@ def test_dry_run_prints_the_cells_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "--dry-run", "--only", "zero_shot,sft"]) == 0
+    assert main(["run", "--dry-run", "--only", "zero_shot,sft", "--set", f"models=['{tiny.NAME}']"]) == 0
     captured = capsys.readouterr()
     head, *cells, total = captured.out.splitlines()
     assert head.split("  ")[0] == "cell"
     assert [c.partition(" seed")[0] for c in cells][::2] == [
-        "stdlib_module  embedded  zero_shot,",
-        "stdlib_rag  embedded  zero_shot, retrieved, bm25 k=3,",
+        f"stdlib_module  {tiny.NAME}  zero_shot,",
+        f"stdlib_rag  {tiny.NAME}  zero_shot, retrieved, bm25 k=3,",
     ]
     assert total.startswith("total, at most")
     assert captured.err == "4 cells\n"
@@ -98,10 +99,10 @@ def test_crossover_yaml_of_the_folder_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = "version: 1\ntasks: [stdlib_rag]\nmodels: [embedded]\nmethods: [zero_shot]\n"
+    text = f"version: 1\ntasks: [stdlib_rag]\nmodels: ['{tiny.NAME}']\nmethods: [zero_shot]\n"
     (tmp_path / "crossover.yaml").write_text(text)
     assert main(["run", "--dry-run"]) == 0
-    assert "stdlib_rag  embedded  zero_shot, retrieved, bm25 k=3, seed=0" in capsys.readouterr().out
+    assert f"stdlib_rag  {tiny.NAME}  zero_shot, retrieved, bm25 k=3, seed=0" in capsys.readouterr().out
 
 
 def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +111,7 @@ def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.C
     (tmp_path / "e.yaml").write_text(
         "version: 1\nmetod: 1\ntasks:\n"
         "  - {name: t, program: classify, data: {train: train.jsonl, test: test.jsonl, val: no.jsonl}}\n"
-        "models: [embedded]\nmethods: [zero_shot]\n"
+        f"models: ['{tiny.NAME}']\nmethods: [zero_shot]\n"
     )
     assert main(["validate", str(tmp_path / "e.yaml")]) == 2
     found = capsys.readouterr().err
@@ -123,7 +124,7 @@ def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.C
 
 def test_a_sound_file_validates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "e.yaml"
-    file.write_text("version: 1\ntasks: [stdlib_module]\nmodels: [embedded]\nmethods: [zero_shot]\n")
+    file.write_text(f"version: 1\ntasks: [stdlib_module]\nmodels: ['{tiny.NAME}']\nmethods: [zero_shot]\n")
     assert main(["validate", str(file)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("stdlib_module: train ")

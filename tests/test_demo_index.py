@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import numpy as np
 import pytest
+import tiny
 from loopback_weaviate import Loopback, serve
 
 from crossover.eval.experiment.method import MethodSpec
@@ -118,7 +119,7 @@ def test_vectors_are_read_back_and_not_made_again(
 def test_the_model_behind_an_index_is_part_of_the_key() -> None:
     def cell(*steps: dict[str, Any]) -> Cell:
         chain = MethodSpec("chain", {"steps": [{"name": "retrieved_demos", "options": o} for o in steps]})
-        return Cell("t", ModelSpec("embedded"), chain, None, Knowledge(), 0)
+        return Cell("t", ModelSpec(tiny.NAME), chain, None, Knowledge(), 0)
 
     assert indexes_of(cell({}, {"index": "bm25"})) == {}
     dense = indexes_of(cell({}, {"index": "dense"}))

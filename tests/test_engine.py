@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from dspy import lm15
 from peft import LoraConfig, get_peft_model
@@ -14,7 +15,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralCo
 from crossover.models.batching import Job, groups_by_prefix
 from crossover.models.decode import Batch, Prompt, can_share, decode
 from crossover.models.device import LARGE, serving_dtype
-from crossover.models.load import EMBEDDED
 from crossover.models.local import LocalEngine
 from crossover.models.prefix import SHORT, Prefix, PrefixStore, extend
 
@@ -101,24 +101,24 @@ def two_adapters(tmp_path: Path) -> list[Path]:
     for n in range(2):
         torch.manual_seed(n)
         lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-        model = get_peft_model(LlamaForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32), lora)
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(tiny.FOLDER, dtype=torch.float32), lora)
         folders.append(tmp_path / str(n))
         model.save_pretrained(folders[-1])
     return folders
 
 
-def request(text: str, model: str = "local/embedded") -> lm15.Request:
+def request(text: str, model: str = "local/tiny") -> lm15.Request:
     return lm15.Request(model=model, messages=(lm15.Message.user(text),), config=lm15.Config(max_tokens=6))
 
 
 def test_a_prefix_of_one_adapter_is_never_used_under_another(two_adapters: list[Path]) -> None:
     shared = "an example of a long beginning that all prompts have " * 40
-    warm, cold = LocalEngine.load(EMBEDDED), LocalEngine.load(EMBEDDED)
+    warm, cold = LocalEngine.load(tiny.FOLDER), LocalEngine.load(tiny.FOLDER)
     cold.prefixes.max_bytes = 0
     names = ["", *(f"+{warm.add_adapter(f)}" for f in two_adapters)]
     for f in two_adapters:
         cold.add_adapter(f)
-    asked = [request(f"{shared} {q}", f"local/embedded{name}") for q in range(8) for name in names]
+    asked = [request(f"{shared} {q}", f"local/tiny{name}") for q in range(8) for name in names]
     with ThreadPoolExecutor(12) as pool:
         answers = [r.message.text for r in pool.map(warm.complete, asked)]
         assert answers == [r.message.text for r in pool.map(cold.complete, asked)]
@@ -127,7 +127,7 @@ def test_a_prefix_of_one_adapter_is_never_used_under_another(two_adapters: list[
 
 
 def test_usage_tells_what_came_from_a_prefix() -> None:
-    engine = LocalEngine.load(EMBEDDED)
+    engine = LocalEngine.load(tiny.FOLDER)
     first, second = (engine.complete(request("a shared beginning of many words " * 60 + q)) for q in ("one", "two"))
     assert first.usage.cache_read_tokens == 0
     assert second.usage.cache_read_tokens > 0.9 * second.usage.input_tokens
@@ -163,18 +163,18 @@ def test_prompts_that_begin_alike_are_grouped() -> None:
 
 
 def test_an_impossible_adapter_fails_its_own_requests_alone() -> None:
-    engine = LocalEngine.load(EMBEDDED)
+    engine = LocalEngine.load(tiny.FOLDER)
     with ThreadPoolExecutor(2) as pool:
-        bad, good = (pool.submit(engine.complete, request("x", m)) for m in ("local/embedded+none", "local/embedded"))
+        bad, good = (pool.submit(engine.complete, request("x", m)) for m in ("local/tiny+none", "local/tiny"))
         assert good.result().message.text
         with pytest.raises(ValueError, match="adapter none"):
             bad.result()
 
 
 def test_the_tokenizer_of_a_base_model_stops_at_the_line() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
     tokenizer.chat_template = None
-    model = LlamaForCausalLM.from_pretrained(EMBEDDED).eval()
+    model = LlamaForCausalLM.from_pretrained(tiny.FOLDER).eval()
     # The second time as it is saved after a training: with the template of the first.
     for _ in range(2):
         engine = LocalEngine(model, tokenizer)
@@ -182,13 +182,13 @@ def test_the_tokenizer_of_a_base_model_stops_at_the_line() -> None:
     assert "\n" not in (engine.complete(request("red, blue, red, blue,")).message.text or "")
 
 
-def embedded() -> LocalEngine:
-    return LocalEngine.load(EMBEDDED)
+def small() -> LocalEngine:
+    return LocalEngine.load(tiny.FOLDER)
 
 
 def ask(engine: LocalEngine, text: str, **config: object) -> lm15.Request:
     return lm15.Request(
-        model="local/embedded", messages=(lm15.Message.user(text),), config=lm15.Config(max_tokens=24, **config)
+        model="local/tiny", messages=(lm15.Message.user(text),), config=lm15.Config(max_tokens=24, **config)
     )
 
 
@@ -200,7 +200,7 @@ LABELS = ["card_arrival", "card", "card_not_working", "transfer timing", "Refund
 
 
 def test_choices_bind_every_answer_to_the_set_and_share_a_batch_with_free_ones() -> None:
-    engine = embedded()
+    engine = small()
     texts = [f"text: where is my card number {n} and when will it come" for n in range(12)]
     free = [engine.complete(ask(engine, t)).text for t in texts]
     bound = ask(engine, texts[0], response_format=only(LABELS))
@@ -223,7 +223,7 @@ def test_choices_bind_every_answer_to_the_set_and_share_a_batch_with_free_ones()
 
 
 def test_the_likeliest_label_at_each_token_is_chosen() -> None:
-    engine = embedded()
+    engine = small()
     shown = "\n".join(f"text: {w}" for w in ("river",))
     for answer in ("animal", "place of water"):
         text = engine.complete(ask(engine, shown, response_format=only([answer, "zzz qqq"]))).text
@@ -236,7 +236,7 @@ def test_the_likeliest_label_at_each_token_is_chosen() -> None:
 
 
 def test_a_stream_tells_the_same_answer_piece_by_piece() -> None:
-    engine = embedded()
+    engine = small()
     for n in range(6):
         request = ask(engine, f"passages: [1] Fox {n}: a small animal\nquestion: small animal?")
         events = list(engine.stream(request))
@@ -251,10 +251,10 @@ def test_a_stream_tells_the_same_answer_piece_by_piece() -> None:
 
 
 def test_switching_adapters_leaves_base_and_adapters_what_they_were(two_adapters: list[Path]) -> None:
-    engine, ids = LocalEngine.load(EMBEDDED), tokens(random.Random(7), 20)
+    engine, ids = LocalEngine.load(tiny.FOLDER), tokens(random.Random(7), 20)
     bare = engine.logits(ids)
     names = [engine.add_adapter(f) for f in two_adapters]
-    alone = [LocalEngine.load(EMBEDDED) for _ in names]
+    alone = [LocalEngine.load(tiny.FOLDER) for _ in names]
     told = {"": bare} | {n: e.logits(ids, e.add_adapter(f)) for n, e, f in zip(names, alone, two_adapters, strict=True)}
     for name in ["", names[1], names[1], names[0], "", "", names[0], names[1], ""]:
         assert torch.equal(engine.logits(ids, name), told[name])
@@ -270,7 +270,7 @@ def test_a_large_model_is_served_in_bfloat16_with_shared_prefixes(tmp_path: Path
     exact = LlamaForCausalLM(config).eval()
     assert exact.num_parameters() >= LARGE
     exact.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny.FOLDER).save_pretrained(tmp_path)
     engine = LocalEngine.load(tmp_path)
     assert engine.model.dtype == torch.bfloat16
     assert engine.prefixes.max_bytes > 0

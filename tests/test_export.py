@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dspy
 import pytest
+import tiny
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -12,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from crossover.eval.cli.main import main
 from crossover.eval.store.result import read_rows
 from crossover.eval.tracking.package import load_package
-from crossover.models.load import EMBEDDED
 from crossover.programs.modules.classify import Classify
 
 
@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "x.yaml").write_text(
         "version: 1\ntasks:\n  - name: ab\n    program: classify\n"
         "    data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}\n    fields: {text: input, label: output}\n"
-        "models: [{name: embedded, max_tokens: 4}]\n"
+        f"models: [{{name: '{tiny.NAME}', max_tokens: 4}}]\n"
         "methods: [{few_shot: {demos: 2}}, head, {sft: {epochs: 2, rank: 4, lr: 0.003}}]\n"
     )
     store = folder / "mlruns"
@@ -51,7 +51,7 @@ def test_adapter_and_merged_weights_answer_the_same(
     assert export(finished, "sft", tmp_path / "out") == 0
     told = capsys.readouterr().out
     assert f"--enable-lora --max-lora-rank 8 --lora-modules tuned={tmp_path / 'out' / 'adapter'}" in told
-    base = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(tiny.FOLDER, dtype=torch.float32)
     ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "out" / "merged")("text: lost card 3")["input_ids"]])
     with torch.inference_mode():
         plain = base(ids).logits
@@ -59,10 +59,10 @@ def test_adapter_and_merged_weights_answer_the_same(
         adapted = PeftModel.from_pretrained(base, str(tmp_path / "out" / "adapter"))(ids).logits
     assert (merged - adapted).abs().max() < 1e-3
     assert (merged - plain).abs().max() > 0.1
-    template = (EMBEDDED / "chat_template.jinja").read_text()
+    template = (tiny.FOLDER / "chat_template.jinja").read_text()
     assert (tmp_path / "out" / "adapter" / "chat_template.jinja").read_text().strip() == template.strip()
     config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(EMBEDDED)
+    assert config["base_model_name_or_path"] == str(tiny.FOLDER)
     assert len((tmp_path / "out" / "train.jsonl").read_text().splitlines()) == 16
 
 

@@ -206,11 +206,11 @@ def test_changed_data_is_said_and_measured_anew(done: Path, served: Served, caps
     assert "not that of the last run" not in capsys.readouterr().err
 
 
-def test_another_fit_does_not_continue_the_rows_of_the_first(tmp_path: Path, embedded: LoadedModel) -> None:
+def test_another_fit_does_not_continue_the_rows_of_the_first(tmp_path: Path, small: LoadedModel) -> None:
     def fitted(*demos: dict[str, str]) -> Fitted:
         program = Classify(["text"], "label", [])
         program.predictors()[0].demos = list(demos)
-        return Fitted(program, embedded.lm, Usage())
+        return Fitted(program, small.lm, Usage())
 
     assert not save_fitted(tmp_path, fitted())
     append_rows(tmp_path / "rows.jsonl", [make_row(0, 1.0)])
@@ -221,11 +221,11 @@ def test_another_fit_does_not_continue_the_rows_of_the_first(tmp_path: Path, emb
     assert aside.name != "rows.jsonl"
 
 
-def test_a_corrupt_adapter_is_named(tmp_path: Path, embedded: LoadedModel) -> None:
+def test_a_corrupt_adapter_is_named(tmp_path: Path, small: LoadedModel) -> None:
     weights = tmp_path / "fit" / "best"
     weights.mkdir(parents=True)
     (weights / "adapter_model.safetensors").write_bytes(bytes(100))
-    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), embedded.lm, Usage(), artifact=weights))
+    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), small.lm, Usage(), artifact=weights))
     check_fitted(tmp_path)
     (weights / "adapter_model.safetensors").write_bytes(bytes(99))
     with pytest.raises(UserError, match="program or weights are not those that were fitted"):
@@ -233,11 +233,11 @@ def test_a_corrupt_adapter_is_named(tmp_path: Path, embedded: LoadedModel) -> No
 
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc", "best/../../x", "link"])
-def test_no_name_in_an_artifact_leads_out_of_its_folder(tmp_path: Path, embedded: LoadedModel, name: str) -> None:
+def test_no_name_in_an_artifact_leads_out_of_its_folder(tmp_path: Path, small: LoadedModel, name: str) -> None:
     (tmp_path / "link").symlink_to("/etc")
     with pytest.raises(UserError, match="leads out of the folder"):
         inside(tmp_path, name)
-    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), embedded.lm, Usage()))
+    save_fitted(tmp_path, Fitted(Classify(["text"], "label", []), small.lm, Usage()))
     facts = json.loads((tmp_path / "fit.json").read_text())
     (tmp_path / "fit.json").write_text(json.dumps(facts | {"artifact": name}))
     with pytest.raises(UserError, match="leads out of the folder"):

@@ -1,4 +1,4 @@
-"""Two recorded experiments of the embedded model, one that prompting wins and one that training wins, judged whole.
+"""Two recorded experiments of the small model, one that prompting wins and one that training wins, judged whole.
 
 `python benchmarks/record_fixtures.py` records them anew; what is asserted here is what must not depend on a machine's
 speed on one day.

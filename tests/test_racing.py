@@ -22,6 +22,7 @@ def test_the_winner_is_that_of_the_full_grid_for_fewer_calls() -> None:
     assert np.mean([r.calls / t.size for t, r in zip(tables, races, strict=True)]) <= 0.40
 
 
+@pytest.mark.slow
 def test_the_best_of_like_arms_is_seldom_dropped_however_often_one_looks() -> None:
     rng = np.random.default_rng(1)
     dropped = 0

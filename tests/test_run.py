@@ -6,6 +6,7 @@ from typing import Any
 
 import dspy
 import pytest
+import tiny
 from factories import task_with_corpus
 
 from crossover.eval.cli.main import main
@@ -26,7 +27,7 @@ tasks:
     program: classify
     data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}}
     fields: {{text: input, label: output}}
-models: [{{name: embedded, max_tokens: 8}}]
+models: [{{name: "{model}", max_tokens: 8}}]
 methods:
   - zero_shot
   - few_shot: {{demos: 2}}
@@ -43,7 +44,7 @@ def experiment(tmp_path: Path, intents: list[dspy.Example]) -> Path:
         lines = [json.dumps({"text": f"{e['text']} please", "label": e["label"]}) for e in examples]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     file = tmp_path / "intents.yaml"
-    file.write_text(EXPERIMENT.format(more=""))
+    file.write_text(EXPERIMENT.format(model=tiny.NAME, more=""))
     return file
 
 
@@ -126,7 +127,7 @@ def test_a_cell_that_was_killed_after_its_last_row_has_its_serving_time(
 def test_retrieval_recall_is_reported(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rag.yaml"
     file.write_text(
-        "version: 1\ntasks: [stdlib_rag]\nmodels: [{name: embedded, max_tokens: 4}]\nmethods: [zero_shot]\n"
+        f"version: 1\ntasks: [stdlib_rag]\nmodels: [{{name: '{tiny.NAME}', max_tokens: 4}}]\nmethods: [zero_shot]\n"
     )
     assert run(file, store, "--limit", "8") == 0
     assert "passages, retrieved by bm25 k=3: recall " in capsys.readouterr().out
@@ -276,7 +277,7 @@ def test_stages_come_to_what_a_run_comes_to(
     assert f"no cell of intents is fitted in {store}; run `compile` or `finetune` first" in capsys.readouterr().err
     assert main(["compile", *names, "--only", "few_shot", "--no-progress"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("intents  embedded  few_shot demos=2, seed=0: ")
+    assert line.startswith(f"intents  {tiny.NAME}  few_shot demos=2, seed=0: ")
     assert (Path(line.split()[-1]) / "program.json").exists()
     assert main(["finetune", *names]) == 0
     done = capsys.readouterr()

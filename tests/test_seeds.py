@@ -57,6 +57,7 @@ def test_the_widths_are_those_of_resampling_seeds_then_examples() -> None:
     assert judged(by_seed).high - judged(by_seed).low == pytest.approx(high - low, rel=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [0.0, 0.05, 0.2])
 def test_other_seeds_are_no_false_positives(between: float) -> None:
     rng = np.random.default_rng(5)

@@ -1,4 +1,4 @@
-"""The path to a provider, against `transformers serve` with the embedded model: nothing of it is scripted."""
+"""The path to a provider, against `transformers serve` with the small model: nothing of it is scripted."""
 
 import json
 import random
@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 import pytest
+import tiny
 from model_server import PRICED, UNPRICED, model_server
 from openai_server import openai_server
 from openings import write_openings
@@ -16,7 +17,7 @@ from processes import UNTRACKED
 from crossover.eval.cli.main import main
 from crossover.eval.run.latency import latency_requests
 from crossover.eval.store.rows import read_table
-from crossover.models.load import EMBEDDED, load_model
+from crossover.models.load import load_model
 from crossover.models.price import api_price
 from crossover.models.spec import ModelSpec
 from crossover.programs.modules.classify import Classify
@@ -39,7 +40,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def experiment(folder: Path, models: str, methods: str) -> Path:
     """Write an experiment of 16 test questions on the given models."""
     file = write_openings(folder, methods, test=16, more="budget: {metric_calls: 20}\n")
-    text = file.read_text().replace("models: [{name: embedded, max_tokens: 8}]", f"models: {models}")
+    text = file.read_text().replace(f"models: [{{name: '{tiny.NAME}', max_tokens: 8}}]", f"models: {models}")
     assert models in text
     file.write_text(text)
     return file
@@ -64,7 +65,7 @@ def test_a_served_model_scores_what_it_scores_here(
     address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = f'{{name: openai/{PRICED}, api_base: "{address}", {FRAME}}}'
-    file = experiment(tmp_path, f'[{served}, {{name: "local:{EMBEDDED}", {FRAME}}}]', "[retrieved_demos: {demos: 3}]")
+    file = experiment(tmp_path, f'[{served}, {{name: "{tiny.NAME}", {FRAME}}}]', "[retrieved_demos: {demos: 3}]")
     arms = run(file, capsys)
     there, here = (rows(file, arm) for arm in arms)
     assert [(r.output, r.score, r.failure) for r in there] == [(r.output, r.score, r.failure) for r in here]

@@ -197,6 +197,7 @@ def test_coverage_of_the_bootstrap_interval() -> None:
     assert np.mean([e.low <= 0.8 <= e.high for e in draws]) == pytest.approx(0.95, abs=0.03)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_clustered_interval() -> None:
     rng = np.random.default_rng(13)
     held = []

@@ -62,7 +62,7 @@ def test_a_cell_is_a_child_with_params_metrics_rows_and_program(tracker: Tracker
     assert {run.data.tags[t] for t in ("task", "method", "model", "size", "seed")} == {
         "intents",
         "zero_shot",
-        "embedded",
+        "smollm2",
         "all",
         "0",
     }

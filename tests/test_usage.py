@@ -33,26 +33,26 @@ class Note:
         return inner.complete(request)
 
 
-def test_hooks_see_a_call_from_the_outside_in(embedded: LoadedModel) -> None:
+def test_hooks_see_a_call_from_the_outside_in(small: LoadedModel) -> None:
     passed = list[str]()
-    lm: Any = wrapped_innermost(wrapped(wrapped(embedded.lm, Note("b", passed)), Note("a", passed)), Note("c", passed))
+    lm: Any = wrapped_innermost(wrapped(wrapped(small.lm, Note("b", passed)), Note("a", passed)), Note("c", passed))
     lm("text: hello")
     assert passed == ["a", "b", "c"]
-    assert innermost(lm) is engine_of(lm) is embedded.lm.engine
+    assert innermost(lm) is engine_of(lm) is small.lm.engine
     assert lm.engine.local
 
 
-def test_limits_are_found_below_a_meter_and_handed_on(embedded: LoadedModel) -> None:
+def test_limits_are_found_below_a_meter_and_handed_on(small: LoadedModel) -> None:
     limits = UsageLimits(calls=9)
-    lm = Meter().metered(limits.limited(embedded.lm))
+    lm = Meter().metered(limits.limited(small.lm))
     assert limits_of(lm) is limits
-    assert limits_of(embedded.lm) is None
-    assert limits_of(limited_like(embedded.lm, lm)) is limits
-    assert limited_like(embedded.lm, embedded.lm) is embedded.lm
+    assert limits_of(small.lm) is None
+    assert limits_of(limited_like(small.lm, lm)) is limits
+    assert limited_like(small.lm, small.lm) is small.lm
     assert hook_of(dspy.LM("openai/gpt-4o-mini"), Meter) is None
 
 
-def test_a_model_has_one_meter(embedded: LoadedModel) -> None:
+def test_a_model_has_one_meter(small: LoadedModel) -> None:
     first, second = Meter(), Meter()
-    second.metered(first.metered(embedded.lm))("text: hello")
+    second.metered(first.metered(small.lm))("text: hello")
     assert (first.total.calls, second.total.calls) == (0, 1)

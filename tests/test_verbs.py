@@ -198,8 +198,8 @@ def test_a_cell_is_compared_with_a_file_and_with_its_like(
     assert main(["compare", "bb22", "cc44", mine, "--store", str(recorded), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert [a["name"] for a in data["arms"]] == [
-        "sft cell=bb22, embedded",
-        "sft cell=cc44, embedded",
+        "sft cell=bb22, smollm2",
+        "sft cell=cc44, smollm2",
         "mine, other tool",
     ]
     assert set(data["split_sha256"]) == {"intents"}

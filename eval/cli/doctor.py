@@ -35,12 +35,6 @@ def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
     yield "gpu", True, accelerator()
     for key in KEYS:
         yield key, True, "present" if os.environ.get(key) else "absent"
-    weights = Path(__file__).parents[2] / "models" / "embedded" / "weights" / "model.safetensors"
-    yield (
-        "embedded model",
-        weights.exists(),
-        f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "missing",
-    )
     for name, model in PACKAGED.items():
         yield name, *status(model, thorough=True)
     yield "store", *_store(store)

@@ -28,7 +28,6 @@ def ls(what: str | None, store: Path) -> None:
     if what in (None, "models"):
         if what is None:
             click.echo("models:")
-        click.echo(f"  {'embedded':<16} The small language model that ships with crossover.")
         for name, model in PACKAGED.items():
             click.echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
         click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")

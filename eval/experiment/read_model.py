@@ -28,7 +28,7 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         node, key = _without_key(doc, node)
         values = doc.typed_mapping(node, what, field_types(ModelSpec))
         if "name" not in values:
-            doc.fault(node, "a model has no `name`", "add `name: embedded`, `local:FOLDER` or an API model's name")
+            doc.fault(node, "a model has no `name`", "add `name: smollm2`, `local:FOLDER` or an API model's name")
             return None
         spec = ModelSpec(**values, api_key=key)
     if REASONING.match(spec.name):
@@ -54,7 +54,7 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         if text.startswith((".", "/", "~")):
             doc.fault(node, f"no such folder {text!r}", "check the path, which starts at the experiment file")
     elif not spec.runs_here and "/" not in spec.name:
-        doc.unknown(node, "model", spec.name, ("embedded", "smollm2", "local:FOLDER", *API_MODELS))
+        doc.unknown(node, "model", spec.name, ("smollm2", "local:FOLDER", *API_MODELS))
     return spec
 
 

@@ -66,7 +66,7 @@ def check_models(experiment: Experiment) -> list[Problem]:
     problems = []
     for spec in _models(experiment):
         if spec.runs_here:
-            if spec.name != "embedded" and (fault := source_fault(spec.name)):
+            if fault := source_fault(spec.name):
                 problems.append(Problem(fault.level, spec.name, fault.what, fault.remedy))
             continue
         if spec.api_base or spec.api_key:

@@ -29,7 +29,7 @@ from crossover.eval.store.result import Result
 from crossover.eval.tracking.card import ADAPTER, HEAD, MERGED, base_of, card, serving_command
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
-from crossover.models.load import EMBEDDED, load_model, local_lm, tuned_lm
+from crossover.models.load import load_model, local_lm, tuned_lm
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec
 from crossover.models.weights import folder_sha256
@@ -42,7 +42,7 @@ from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Task
 
 SUBPACKAGES = ("models", "programs", "optimizers", "eval")
-RECIPE, PROGRAM, BASE = "recipe.json", "program.json", "base"
+RECIPE, PROGRAM = "recipe.json", "program.json"
 
 
 class NotPortableError(UserError):
@@ -98,8 +98,6 @@ def write_package(
     if task is not None:
         if "file" in recipe["program"]:
             shutil.copy(inspect.getfile(task.program), folder / recipe["program"]["file"])
-        if result.cell.model.name == "embedded":
-            shutil.copytree(EMBEDDED, folder / BASE)
         trained = _weights_of(folder)
         weights = folder_sha256(trained) if trained else ""
         write_json(folder / RECIPE, recipe | {"lm": fit["lm"], "weights_sha256": weights})
@@ -212,12 +210,12 @@ def _build_facts(task: Task) -> dict[str, Any]:
 
 
 def copy_package(folder: Path) -> Path:
-    """Copy the part of this package that `load_package` needs, without weights, and return the copy."""
+    """Copy the part of this package that `load_package` needs and return the copy."""
     package = folder / ROOT.name
     package.mkdir()
     shutil.copy(ROOT / "__init__.py", package)
     for name in SUBPACKAGES:
-        shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("weights", "__pycache__"))
+        shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
     return package
 
 
@@ -228,7 +226,7 @@ def load_package(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         ValueError: base or weights are not those that the arm was measured with.
     """
     recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    model = load_model(ModelSpec(**recipe["model"]), folder=folder / BASE if (folder / BASE).is_dir() else None)
+    model = load_model(ModelSpec(**recipe["model"]))
     lm, trained = model.lm, _weights_of(folder)
     # The name ends in the hash of the base and, after a sign, of what was trained; the folder may have another name.
     base, measured = (name.rpartition("@")[2] for name in (lm.model, recipe["lm"]))

@@ -1,7 +1,7 @@
 """Compute the completion loss on a CPU without passing the prompt's tokens through the vocabulary.
 
 TRL 1.16 drops positions without a label before the language-model head only where Triton runs; on a CPU a prompt of
-200 tokens with an answer of 10 pays for 210 (measured: 60 % of a training step of the embedded model). The loss is the
+200 tokens with an answer of 10 pays for 210 (measured: 60 % of a training step with 4.7 M parameters). The loss is the
 same.
 """
 

@@ -84,7 +84,7 @@ def check_local(lm: dspy.LM, method: str) -> None:
     from crossover.models.prompt import engine_of
 
     if not isinstance(engine_of(lm), LocalEngine):
-        raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `local:` or `embedded`")
+        raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `smollm2` or `local:`")
     if "+" in lm.model:
         raise UserError(f"{method} starts from whole weights, and {lm.model} is an adapter; write both as one `chain`")
 
