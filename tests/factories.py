@@ -8,7 +8,6 @@ import tiny
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge
 from crossover.eval.store.result import Latency, Result
-from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
 from crossover.programs.score import Row
 from crossover.programs.task import Passage, Task
@@ -20,7 +19,14 @@ def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | Non
 
 
 def make_cell(method: str = "zero_shot", *, size: int | None = None, seed: int = 0, knowledge: str = "none") -> Cell:
-    return Cell("intents", ModelSpec(tiny.NAME), MethodSpec(method), size, Knowledge(knowledge, knowledge), seed)
+    return Cell(
+        "intents",
+        tiny.SPEC,
+        MethodSpec(method),
+        size,
+        Knowledge(knowledge, knowledge),
+        seed,
+    )
 
 
 def make_result(

@@ -25,7 +25,7 @@ def write_openings(folder: Path, methods: str, *, test: int = 60, more: str = ""
         "version: 1\nname: openings\ntasks:\n  - name: openings\n    program: classify\n"
         "    data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}\n"
         "    fields: {text: input, label: output}\n"
-        f"models: [{{name: '{tiny.NAME}', max_tokens: 8}}]\nmethods: {methods}\n{more}",
+        f"models: [{tiny.model(max_tokens=8)}]\nmethods: {methods}\n{more}",
         encoding="utf-8",
     )
     return file

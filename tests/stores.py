@@ -31,7 +31,7 @@ tasks:
     program: classify
     data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}
     fields: {text: input, label: output}
-models: ["MODEL"]
+models: [MODEL]
 methods:
   - zero_shot
   - few_shot: {demos: 4}
@@ -70,7 +70,7 @@ def write_experiment(folder: Path, *, test: int = 300) -> Path:
             row["text"] += HOSTILE
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     file = folder / "support.yaml"
-    file.write_text(FILE.replace("MODEL", tiny.NAME), encoding="utf-8")
+    file.write_text(FILE.replace("MODEL", tiny.model()), encoding="utf-8")
     return file
 
 

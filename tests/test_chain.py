@@ -22,7 +22,6 @@ from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel, tuned_lm
 from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
-from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, FitFacts, Fitted
@@ -158,7 +157,7 @@ PRICES = Prices(machine_hour_usd=3.60, label_usd=0.10, tuned_hosting_usd_per_mon
 
 def ledger(method: MethodSpec, facts: FitFacts, spent: Usage) -> Ledger:
     """Return the ledger of a cell that was fitted on 200 examples of train and 40 of val, and stored since."""
-    found = make_result(Cell("t", ModelSpec(tiny.NAME), method, None, Knowledge(), 0), right(5, 10), fit=spent)
+    found = make_result(Cell("t", tiny.SPEC, method, None, Knowledge(), 0), right(5, 10), fit=spent)
     stored = flat_notes(replace(facts, train_examples=200, val_examples=40), {})
     found.facts, found.notes = split_notes(json.loads(json.dumps(stored)))
     return ledger_of(found, PRICES)
@@ -215,7 +214,7 @@ def test_the_labels_of_a_chain_are_those_of_its_hungriest_step(
 
 def test_a_chain_that_begins_with_zero_shot_stands_in_learning_curves() -> None:
     cells = [
-        Cell("intents", ModelSpec(tiny.NAME), method, size, Knowledge(), 0)
+        Cell("intents", tiny.SPEC, method, size, Knowledge(), 0)
         for method in (chain_of("zero_shot", "sft"), MethodSpec("few_shot"))
         for size in (16, 64, 256)
     ]

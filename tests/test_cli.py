@@ -58,7 +58,19 @@ def test_dry_run_prints_the_cells_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "--dry-run", "--only", "zero_shot,sft", "--set", f"models=['{tiny.NAME}']"]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "--dry-run",
+                "--only",
+                "zero_shot,sft",
+                "--set",
+                f"models=[{tiny.model()}]",
+            ]
+        )
+        == 0
+    )
     captured = capsys.readouterr()
     head, *cells, total = captured.out.splitlines()
     assert head.split("  ")[0] == "cell"
@@ -76,9 +88,10 @@ def test_the_environment_stands_in_for_flags_and_flags_win(
 ) -> None:
     monkeypatch.setenv("CROSSOVER_RUN_SEEDS", "0,1,2")
     monkeypatch.setenv("CROSSOVER_RUN_ONLY", "few_shot")
-    assert main(["run", "--dry-run"]) == 0
+    small = ["--set", f"models=[{tiny.model()}]"]
+    assert main(["run", "--dry-run", *small]) == 0
     assert capsys.readouterr().err == "6 cells\n"
-    assert main(["run", "--dry-run", "--seeds", "0"]) == 0
+    assert main(["run", "--dry-run", "--seeds", "0", *small]) == 0
     assert capsys.readouterr().err == "2 cells\n"
 
 
@@ -99,7 +112,7 @@ def test_crossover_yaml_of_the_folder_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = f"version: 1\ntasks: [stdlib_rag]\nmodels: ['{tiny.NAME}']\nmethods: [zero_shot]\n"
+    text = f"version: 1\ntasks: [stdlib_rag]\nmodels: [{tiny.model()}]\nmethods: [zero_shot]\n"
     (tmp_path / "crossover.yaml").write_text(text)
     assert main(["run", "--dry-run"]) == 0
     assert f"stdlib_rag  {tiny.NAME}  zero_shot, retrieved, bm25 k=3, seed=0" in capsys.readouterr().out
@@ -111,7 +124,7 @@ def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.C
     (tmp_path / "e.yaml").write_text(
         "version: 1\nmetod: 1\ntasks:\n"
         "  - {name: t, program: classify, data: {train: train.jsonl, test: test.jsonl, val: no.jsonl}}\n"
-        f"models: ['{tiny.NAME}']\nmethods: [zero_shot]\n"
+        f"models: [{tiny.model()}]\nmethods: [zero_shot]\n"
     )
     assert main(["validate", str(tmp_path / "e.yaml")]) == 2
     found = capsys.readouterr().err
@@ -124,7 +137,7 @@ def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.C
 
 def test_a_sound_file_validates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "e.yaml"
-    file.write_text(f"version: 1\ntasks: [stdlib_module]\nmodels: ['{tiny.NAME}']\nmethods: [zero_shot]\n")
+    file.write_text(f"version: 1\ntasks: [stdlib_module]\nmodels: [{tiny.model()}]\nmethods: [zero_shot]\n")
     assert main(["validate", str(file)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("stdlib_module: train ")

@@ -20,7 +20,6 @@ from crossover.eval.run.methods import method_of
 from crossover.eval.store.cells import program_state
 from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel
-from crossover.models.spec import ModelSpec
 from crossover.optimizers.common.nearest import NearestDemos
 from crossover.programs.modules.classify import Classify
 from crossover.programs.retrieval.dense import Dense
@@ -119,7 +118,7 @@ def test_vectors_are_read_back_and_not_made_again(
 def test_the_model_behind_an_index_is_part_of_the_key() -> None:
     def cell(*steps: dict[str, Any]) -> Cell:
         chain = MethodSpec("chain", {"steps": [{"name": "retrieved_demos", "options": o} for o in steps]})
-        return Cell("t", ModelSpec(tiny.NAME), chain, None, Knowledge(), 0)
+        return Cell("t", tiny.SPEC, chain, None, Knowledge(), 0)
 
     assert indexes_of(cell({}, {"index": "bm25"})) == {}
     dense = indexes_of(cell({}, {"index": "dense"}))

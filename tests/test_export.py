@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "x.yaml").write_text(
         "version: 1\ntasks:\n  - name: ab\n    program: classify\n"
         "    data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}\n    fields: {text: input, label: output}\n"
-        f"models: [{{name: '{tiny.NAME}', max_tokens: 4}}]\n"
+        f"models: [{tiny.model(max_tokens=4)}]\n"
         "methods: [{few_shot: {demos: 2}}, head, {sft: {epochs: 2, rank: 4, lr: 0.003}}]\n"
     )
     store = folder / "mlruns"

@@ -37,7 +37,7 @@ tasks:
     data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}}
     fields: {{question: input, answer: output}}
     metric: {{judge: {{model: {{name: openai/gpt-4o-mini, api_base: "{url}"}}, criteria: [accuracy, completeness]}}}}
-models: [{{name: "{tiny}", max_tokens: 4}}]
+models: [{model}]
 methods: [zero_shot, few_shot: {{demos: 2}}]
 """
 PROGRAM = '''
@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, served: Served) -> Path:
     """Return the folder of a finished run that the judge scored."""
     folder = tmp_path_factory.mktemp("answers")
     (folder / "program.py").write_text(PROGRAM)
-    (folder / "answers.yaml").write_text(FILE.format(url=served.url, tiny=tiny.NAME))
+    (folder / "answers.yaml").write_text(FILE.format(url=served.url, model=tiny.model(max_tokens=4)))
     for name, count in (("train", 8), ("val", 4), ("test", 60)):
         rows = []
         for i in range(count):

@@ -12,7 +12,6 @@ from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Experiment, Knowledge, Retrieval, plan
 from crossover.eval.run.passages import Indexes, Passages
-from crossover.models.spec import ModelSpec
 from crossover.programs.retrieval.chunks import chunked
 from crossover.programs.retrieval.ranking import Ranking, ndcg, rank_quality, reciprocal_rank
 from crossover.programs.spec import TaskSpec
@@ -108,7 +107,7 @@ def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
     experiment = Experiment(
         "x",
         (TaskSpec("t", program="rag"),),
-        (ModelSpec(tiny.NAME),),
+        (tiny.SPEC,),
         (MethodSpec("few_shot"),),
         knowledge=(Knowledge("none", "none"), Knowledge("retrieved", "retrieved"), Knowledge("noisy", "gold")),
         retrieval=(Retrieval(k=1), Retrieval("hybrid", 1, options={"alpha": 0.3})),
@@ -131,7 +130,7 @@ def test_what_train_reads_is_no_factor_of_an_untrained_arm() -> None:
     experiment = Experiment(
         "x",
         (TaskSpec("t", program="rag"),),
-        (ModelSpec(tiny.NAME),),
+        (tiny.SPEC,),
         (MethodSpec("zero_shot"), MethodSpec("sft")),
         knowledge=(Knowledge("gold", "retrieved"), Knowledge("none", "retrieved"), Knowledge("noisy", "gold")),
         train_sizes=(8,),
@@ -147,7 +146,7 @@ def test_what_train_reads_is_no_factor_of_an_untrained_arm() -> None:
 def test_a_list_of_retrievals_is_read(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(
-        f"version: 1\ntasks: [stdlib_rag]\nmodels: ['{tiny.NAME}']\nmethods: [zero_shot]\n"
+        f"version: 1\ntasks: [stdlib_rag]\nmodels: [{tiny.model()}]\nmethods: [zero_shot]\n"
         "knowledge: [retrieved, noisy]\n"
         "retrieval:\n  - {backend: bm25, k: 1}\n  - {backend: hybrid, k: 5, alpha: 0.25, chunk_words: 50}\n"
     )

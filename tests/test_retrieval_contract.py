@@ -28,12 +28,13 @@ SERVER = [
         "WEAVIATE_URL" not in os.environ, reason="NOT TESTED: the weaviate backend; set WEAVIATE_URL to a server"
     ),
 ]
-PASSAGES = 5000
+PASSAGES, ENCODED = 5000, 1000
+"""Passages of a corpus; fewer where each is turned into a vector, which takes most of the time."""
 BACKENDS = [
     pytest.param(("bm25", {}, PASSAGES), id="bm25"),
-    pytest.param(("dense", {}, PASSAGES), id="dense", marks=DENSE),
-    pytest.param(("hybrid", {}, PASSAGES), id="hybrid-score", marks=DENSE),
-    pytest.param(("hybrid", {"fusion": "rank", "alpha": 0.3}, PASSAGES), id="hybrid-rank", marks=DENSE),
+    pytest.param(("dense", {}, ENCODED), id="dense", marks=DENSE),
+    pytest.param(("hybrid", {}, ENCODED), id="hybrid-score", marks=DENSE),
+    pytest.param(("hybrid", {"fusion": "rank", "alpha": 0.3}, ENCODED), id="hybrid-rank", marks=DENSE),
     pytest.param(("weaviate", {"query": "bm25"}, PASSAGES), id="weaviate-bm25", marks=SERVER),
     pytest.param(("weaviate", {"query": "near_vector"}, PASSAGES), id="weaviate-near-vector", marks=[DENSE, *SERVER]),
     pytest.param(("weaviate", {"query": "hybrid"}, PASSAGES), id="weaviate-hybrid", marks=[DENSE, *SERVER]),

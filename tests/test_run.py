@@ -27,7 +27,7 @@ tasks:
     program: classify
     data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}}
     fields: {{text: input, label: output}}
-models: [{{name: "{model}", max_tokens: 8}}]
+models: [{model}]
 methods:
   - zero_shot
   - few_shot: {{demos: 2}}
@@ -44,7 +44,7 @@ def experiment(tmp_path: Path, intents: list[dspy.Example]) -> Path:
         lines = [json.dumps({"text": f"{e['text']} please", "label": e["label"]}) for e in examples]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     file = tmp_path / "intents.yaml"
-    file.write_text(EXPERIMENT.format(model=tiny.NAME, more=""))
+    file.write_text(EXPERIMENT.format(model=tiny.model(max_tokens=8), more=""))
     return file
 
 
@@ -126,9 +126,7 @@ def test_a_cell_that_was_killed_after_its_last_row_has_its_serving_time(
 
 def test_retrieval_recall_is_reported(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rag.yaml"
-    file.write_text(
-        f"version: 1\ntasks: [stdlib_rag]\nmodels: [{{name: '{tiny.NAME}', max_tokens: 4}}]\nmethods: [zero_shot]\n"
-    )
+    file.write_text(f"version: 1\ntasks: [stdlib_rag]\nmodels: [{tiny.model(max_tokens=4)}]\nmethods: [zero_shot]\n")
     assert run(file, store, "--limit", "8") == 0
     assert "passages, retrieved by bm25 k=3: recall " in capsys.readouterr().out
 

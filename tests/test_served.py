@@ -40,7 +40,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def experiment(folder: Path, models: str, methods: str) -> Path:
     """Write an experiment of 16 test questions on the given models."""
     file = write_openings(folder, methods, test=16, more="budget: {metric_calls: 20}\n")
-    text = file.read_text().replace(f"models: [{{name: '{tiny.NAME}', max_tokens: 8}}]", f"models: {models}")
+    text = file.read_text().replace(f"models: [{tiny.model(max_tokens=8)}]", f"models: {models}")
     assert models in text
     file.write_text(text)
     return file

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import tiny
 from factories import make_cell, make_result, right
 from served_ui import served_ui
 
@@ -62,7 +63,7 @@ def test_a_cell_is_a_child_with_params_metrics_rows_and_program(tracker: Tracker
     assert {run.data.tags[t] for t in ("task", "method", "model", "size", "seed")} == {
         "intents",
         "zero_shot",
-        "smollm2",
+        tiny.NAME,
         "all",
         "0",
     }

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import tiny
 from factories import make_cell, make_result, right
 
 from crossover.eval.cli.main import main
@@ -198,8 +199,8 @@ def test_a_cell_is_compared_with_a_file_and_with_its_like(
     assert main(["compare", "bb22", "cc44", mine, "--store", str(recorded), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert [a["name"] for a in data["arms"]] == [
-        "sft cell=bb22, smollm2",
-        "sft cell=cc44, smollm2",
+        f"sft cell=bb22, {tiny.NAME}",
+        f"sft cell=cc44, {tiny.NAME}",
         "mine, other tool",
     ]
     assert set(data["split_sha256"]) == {"intents"}

@@ -208,7 +208,7 @@ def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
     (tmp_path / "x.yaml").write_text(
         "version: 1\ntasks: [{name: t, program: rag, corpus: corpus.jsonl, "
         "data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}}]\n"
-        f"models: [{{name: '{tiny.NAME}', max_tokens: 2}}]\nmethods: [zero_shot]\nretrieval:\n"
+        f"models: [{tiny.model(max_tokens=2)}]\nmethods: [zero_shot]\nretrieval:\n"
         f"  - {{backend: weaviate, query: bm25, url: '{server.url}', grpc_port: {server.grpc_port}}}\n  - {{k: 1}}\n"
     )
     assert main(["run", str(tmp_path / "x.yaml"), "--store", str(tmp_path / "s"), "--json"]) == 0

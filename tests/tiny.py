@@ -1,7 +1,15 @@
 """The model of the tests: a Llama of 4.7 million parameters that learns from its prompt and from gradient steps."""
 
+import json
 from pathlib import Path
+
+from crossover.models.spec import ModelSpec
 
 FOLDER = Path(__file__).parent / "tiny_model"
 NAME = f"local:{FOLDER}"
-"""Its name in an experiment file."""
+SPEC = ModelSpec(NAME, adapter="plain")
+
+
+def model(**settings: object) -> str:
+    """Return the model with further settings, as an experiment file names it."""
+    return json.dumps({"name": NAME, "adapter": "plain", **settings})
