@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,7 @@ from crossover.programs.task import Problem
 
 QUICKSTART = Path(__file__).with_name("quickstart.yaml")
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
-SECTIONS = (
-    "version",
-    "name",
-    "tasks",
-    "models",
-    "teacher",
-    "methods",
-    "train_sizes",
-    "knowledge",
-    "retrieval",
-    "seeds",
-    "limits",
-    "needs",
-    "prices",
-    "budget",
-    "retention",
-    "racing",
-)
+SECTIONS = ("version", *(f.name for f in fields(Experiment) if f.name not in ("limit", "file")))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ import yaml
 
 from crossover.eval.experiment import catalog
 from crossover.eval.experiment.document import Document
+from crossover.eval.experiment.read_model import field_types
 from crossover.eval.experiment.spec import Retrieval
 from crossover.models.errors import UserError
 from crossover.programs.retrieval.load import load_retriever
 
-COMMON = {"backend": "str", "k": "int", "chunk_words": "int"}
+COMMON = {k: v for k, v in field_types(Retrieval).items() if k != "options"}
 """Keys that every backend has, with their types."""
 
 
