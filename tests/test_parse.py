@@ -70,6 +70,7 @@ SWAPS = [
     ("demos: 2", "demos: two", "error: mine.yaml:4: `few_shot.demos` is 'two', not a whole number; correct it"),
     ("demos: 2", "demos: yes", "error: mine.yaml:4: `few_shot.demos` is True, not a whole number; correct it"),
     ("demos: 2", "demos: -1", "error: mine.yaml:4: `few_shot.demos` is -1, below 0; correct it"),
+    ("zero_shot", "sft: {search: 3}", "error: mine.yaml:4: `sft.search` is 3, not a mapping; correct it"),
     ("zero_shot", "zero_shott", "error: mine.yaml:4: unknown method `zero_shott`; did you mean `zero_shot`?"),
     (
         "[smollm2]",

@@ -13,8 +13,8 @@ import yaml
 from crossover.models.errors import UserError
 from crossover.programs.task import Problem
 
-KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
+KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "Mapping": dict}
+WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false", "Mapping": "mapping"}
 SET = "--set "
 
 
@@ -114,7 +114,8 @@ class Document:
     def typed(self, node: yaml.Node, what: str, type_name: str) -> Any:
         """Return the value if it has the type, None with a fault otherwise; numbers are finite and not below 0."""
         value = self.value(node)
-        name, _, optional = type_name.partition(" | ")
+        annotation, _, optional = type_name.partition(" | ")
+        name = annotation.partition("[")[0]
         if name not in KINDS or (value is None and optional == "None"):
             return value
         if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and name != "bool"):
