@@ -11,7 +11,7 @@ import tiny
 
 from crossover.eval.cli.main import crossover, main
 
-HEAVY = ("torch", "transformers", "trl", "dspy", "mlflow", "datasets", "litellm", "peft", "scipy", "pandas")
+HEAVY = ("torch", "transformers", "trl", "dspy", "mlflow", "datasets", "litellm", "peft", "scipy", "pandas", "pydantic")
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["ls"], ["ls", "methods"]])

@@ -31,6 +31,7 @@ from crossover.eval.cli.options import (
     store_option,
 )
 from crossover.eval.cli.report import deliver, report, report_options
+from crossover.eval.cli.schema import schema
 from crossover.eval.cli.stages import compile_, finetune
 from crossover.eval.cli.sync import sync
 from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
@@ -255,7 +256,7 @@ def doctor(store: Path) -> int:
     return EXIT_CANNOT_RUN if bad else 0
 
 
-for verb in (compile_, finetune, compare, recommend, report, index, init, ls, sync, export, fetch, human_sheet):
+for verb in (compile_, finetune, compare, recommend, report, index, init, ls, sync, export, fetch, human_sheet, schema):
     crossover.add_command(verb)
 
 if __name__ == "__main__":
