@@ -1,6 +1,9 @@
 """Vectors are kept by content, rankings are fused as documented, and missing pieces are said in one line."""
 
 import builtins
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -125,3 +128,18 @@ def test_a_fault_of_the_corpus_names_its_line(tmp_path: Path, capsys: pytest.Cap
     file.write_text('{"id": "p", "text": "fact"}\n{"id": "p", "text": "again"}\n')
     assert main(["index", str(file), "--store", str(tmp_path / "s"), "-q"]) == 2
     assert "corpus.jsonl:2: passage id 'p' stands twice" in capsys.readouterr().err
+
+
+def test_jax_is_never_imported_which_would_take_the_gpu(tmp_path: Path) -> None:
+    (tmp_path / "jax").mkdir()
+    seen = tmp_path / "imported"
+    (tmp_path / "jax" / "__init__.py").write_text(f"open({str(seen)!r}, 'w').close()\n")
+    (tmp_path / "jax" / "lax.py").write_text("")
+    code = "from crossover.programs.retrieval.bm25 import Bm25; from crossover.programs.task import Passage\n"
+    code += "b = Bm25(); b.index([Passage('1', 'blue whale', 'w')]); print(b.search(['whale'], 1))\n"
+    code += f"import os; print(os.path.exists({str(seen)!r})); import jax; print(os.path.exists({str(seen)!r}))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    # A person's own code may still import it.
+    assert ran.stdout.splitlines()[1:] == ["False", "True"]

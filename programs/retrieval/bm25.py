@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,7 @@ class Bm25:
 
     def index(self, corpus: Sequence[Passage], progress: Callable[[str], None] = silent) -> Indexed:
         """Index the passages in place of earlier ones, or load the stored index of the same texts."""
-        import bm25s
-
+        bm25s = without_jax()
         self._ids = [p.id for p in corpus]
         texts = [p.render() for p in corpus]
         stored = None if self.folder is None else self.folder / f"bm25-{bm25s.__version__}-{_sha256(texts)[:16]}"
@@ -68,6 +70,22 @@ class Bm25:
         return ""
 
 
+@cache
+def without_jax() -> Any:
+    """Import bm25s with jax out of its reach, unless something else has loaded jax already.
+
+    bm25s would use jax for choosing the best k, which is done here by numpy; where jax finds a GPU, it takes three
+    quarters of its memory.
+    """
+    absent = {"jax": None} if "jax" not in sys.modules else {}
+    sys.modules.update(absent)  # type: ignore[arg-type]  # None makes an import fail
+    try:
+        return import_module("bm25s")
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
 def _sha256(texts: Sequence[str]) -> str:
     """Return the hash of the texts in their order."""
     return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
@@ -75,7 +93,5 @@ def _sha256(texts: Sequence[str]) -> str:
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
     """Return the words of each text that BM25 counts."""
-    import bm25s
-
-    words: list[list[str]] = bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
+    words: list[list[str]] = without_jax().tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
     return words
