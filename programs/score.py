@@ -5,16 +5,22 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from crossover.models.last_answer import last_answer
 from crossover.models.usage import Usage
+from crossover.programs.fields import RESERVED, answers_of, text_of
 from crossover.programs.judge import Judged
+from crossover.programs.metrics import normalise
 from crossover.programs.task import Metric
+
+LONGEST_REASON = 2000
+"""Characters of the reason of a failure that a row holds."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,9 @@ class Row:
 
     id: str
     score: float | None
-    """0.0 to 1.0, or None for a failure."""
+    """0.0 to 1.0; 0.0 for an unparsed answer, None for a failure."""
     failure: str
-    """Empty, or `lm: …`, `parse: …`, `metric: …`, `program: …` with the reason."""
+    """Empty, or `lm: …`, `program: …`, `metric: …` with the reason: no fault of the model's, so asked again."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -36,7 +42,11 @@ class Row:
     usd: float | None
     """Dollars that an API charged, 0.0 for a local model, None for an unknown price."""
     output: dict[str, Any]
-    """The output fields as predicted."""
+    """The output fields as predicted; empty for an answer that could not be parsed."""
+    unparsed: bool = False
+    """The answer could not be parsed, was empty, or was none of the labels: a wrong answer of the model's."""
+    raw: str = ""
+    """The text of the model's last answer as it came; empty where answers are not recorded."""
 
 
 def score_example(
@@ -44,34 +54,38 @@ def score_example(
     example: dspy.Example,
     metric: Metric,
     price: Callable[[dict[str, dict[str, Any]]], float | None],
+    labels: Mapping[str, frozenset[str]],
 ) -> Row:
-    """Run and score one example in the calling DSPy context; a failure is a row with a reason, never a zero.
+    """Run and score one example in the calling DSPy context.
 
-    `price` turns DSPy's usage (model name to token counts) into dollars, or None when it cannot.
+    What the model did is its score: an answer that cannot be read scores 0.0. What went wrong around the model is a
+    failure with its reason, and no score.
+
+    Args:
+        program: The fitted program.
+        example: One example with inputs marked and an `id`.
+        metric: Called for parsed answers alone; an exception is a failure.
+        price: Turns DSPy's usage (model name to token counts) into dollars, or None when it cannot.
+        labels: The labels of each output field that is restricted to some, from `labels_of`.
     """
-    score, failure, output = None, "", dict[str, Any]()
-    with dspy.track_usage() as tracker:
+    score, failure, unparsed, output = None, "", False, dict[str, Any]()
+    with dspy.track_usage() as tracker, last_answer() as texts:
         start = time.perf_counter()
         try:
             prediction = program(**example.inputs())
+            output = {k: v for k, v in prediction.toDict().items() if k not in example.inputs()}
         except AdapterParseError as e:
-            failure = f"parse: {str(e.lm_response)[:200]!r}"
+            # DSPy raises it for an empty answer too, and for one cut off before its last field.
+            score, unparsed = 0.0, True
+            texts[:] = texts or [str(e.lm_response)]
         except dspy.LMError as e:
-            failure = f"lm: {type(e).__name__}: {str(e)[:200]}"
+            failure = _reason("lm", e)
         except Exception as e:
-            failure = f"program: {type(e).__name__}: {str(e)[:200]}"
+            failure = _reason("program", e)
         seconds = time.perf_counter() - start
-    if not failure:
-        output = {k: v for k, v in prediction.toDict().items() if k not in example.inputs()}
-        try:
-            value = metric(example, prediction)
-            if isinstance(value, Judged):
-                output["judgement"] = value.facts
-            score = float(value)
-            if not math.isfinite(score):
-                raise ValueError(f"score is {score}")
-        except Exception as e:
-            score, failure = None, f"metric: {type(e).__name__}: {str(e)[:200]}"
+    if not failure and not unparsed:
+        unparsed = _is_empty(example, output) or _is_off_label(example, output, labels)
+        score, failure = (0.0, "") if unparsed else _graded(metric, example, prediction, output)
     used = Usage.of_calls(tracker.usage_data)
     return Row(
         id=str(example["id"]),
@@ -84,7 +98,63 @@ def score_example(
         seconds=seconds,
         usd=price(tracker.get_total_tokens()),
         output=output,
+        unparsed=unparsed,
+        raw="".join(texts),
     )
+
+
+def _graded(
+    metric: Metric, example: dspy.Example, prediction: dspy.Prediction, output: dict[str, Any]
+) -> tuple[float | None, str]:
+    """Return the score of a parsed answer and an empty string, or None and why the metric failed.
+
+    What a judge said is added to `output`. A judge's grade that cannot be parsed is a failure of the metric.
+    """
+    try:
+        value = metric(example, prediction)
+        if isinstance(value, Judged):
+            output["judgement"] = value.facts
+        score = float(value)
+        if not math.isfinite(score):
+            raise ValueError(f"score is {score}")
+    except Exception as e:
+        return None, _reason("metric", e)
+    return score, ""
+
+
+def _reason(boundary: str, error: Exception) -> str:
+    """Return where and why an example failed, on one line, cut between words after `LONGEST_REASON` characters."""
+    text = " ".join(f"{boundary}: {type(error).__name__}: {error}".split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON].rpartition(' ')[0]} …"
+
+
+def labels_of(program: dspy.Module) -> dict[str, frozenset[str]]:
+    """Return the labels, normalised, of each field that is the only output of a predictor and has labels."""
+    found: dict[str, frozenset[str]] = {}
+    for predictor in program.predictors():
+        for name, field in predictor.signature.output_fields.items():
+            labels = field.json_schema_extra.get("labels")
+            if labels and len(predictor.signature.output_fields) == 1:
+                found[name] = frozenset(map(normalise, labels))
+    return found
+
+
+def _is_empty(example: dspy.Example, output: Mapping[str, Any]) -> bool:
+    """Return whether no field that the example has gold values for holds anything."""
+    answers = [output[k] for k in example.labels() if k not in RESERVED and k in output]
+    return bool(answers) and all(text_of(v).strip() == "" for v in answers)
+
+
+def _is_off_label(example: dspy.Example, output: Mapping[str, Any], labels: Mapping[str, frozenset[str]]) -> bool:
+    """Return whether a field restricted to labels holds another text.
+
+    Case, punctuation and articles are left to the metric. The example's own gold values count as labels, since a test
+    set may hold some that train does not.
+    """
+    for name, allowed in labels.items():
+        if name in output and (answer := normalise(text_of(output[name]))) not in allowed:
+            return answer not in {normalise(text_of(v)) for v in answers_of(example.get(name))}
+    return False
 
 
 def score_examples(
@@ -99,8 +169,9 @@ def score_examples(
 
     An exception that ends the run (budget, limit) is raised after the rows of the calls under way.
     """
+    labels = labels_of(program)
     if threads == 1:
-        yield from (score_example(program, e, metric, price) for e in examples)
+        yield from (score_example(program, e, metric, price, labels) for e in examples)
         return
     waiting, lock, ended = iter(examples), threading.Lock(), threading.Event()
     # Each worker fetches its own next example: handing every one over from here costs two thread switches a row.
@@ -113,7 +184,7 @@ def score_examples(
                     example = next(waiting, None)
                 if example is None:
                     break
-                rows.put(score_example(program, example, metric, price))
+                rows.put(score_example(program, example, metric, price, labels))
         except BaseException as e:  # a spent budget is not an Exception
             rows.put(e)
         finally:
@@ -157,5 +228,5 @@ def _rows_of(
 
 
 def mean_score(rows: Sequence[Row]) -> float:
-    """Return the mean score with failures counted as 0, for selecting among candidates on val."""
+    """Return the mean score, for selecting among candidates on val; failures count as 0, as unparsed answers do."""
     return sum(r.score or 0.0 for r in rows) / len(rows) if rows else 0.0

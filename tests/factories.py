@@ -14,7 +14,7 @@ from crossover.programs.task import Passage, Task
 
 
 def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | None = 0.0) -> Row:
-    failure = "" if score is not None else "parse: 'nonsense'"
+    failure = "" if score is not None else "lm: LMServerError: busy"
     return Row(f"e{i}", score, failure, tokens, 0, 5, 1, 0.1, usd, {"label": "x"})
 
 

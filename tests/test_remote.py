@@ -170,7 +170,8 @@ def test_an_unreadable_answer_is_counted_once_and_priced(monkeypatch: pytest.Mon
             before = len(served.bodies)
             with dspy.context(lm=model.lm, adapter=model.prompt_format):
                 rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
-            assert rows[0].failure.startswith("parse: ")
+            assert (rows[0].unparsed, rows[0].score, rows[0].failure) == (True, 0.0, "")
+            assert rows[0].raw == "no field at all"
             assert rows[0].calls == len(served.bodies) - before == 1
             assert rows[0].usd is not None
             assert rows[0].usd > 0
@@ -268,7 +269,7 @@ def test_no_key_stands_anywhere_after_a_run(
 ) -> None:
     monkeypatch.setenv("HOUSE_API_KEY", KEY)
     with openai_server(first_word, ["", "", "401", "401", "500"]) as served:
-        assert main(["run", str(experiment(tmp_path, served.url)), "--store", str(store)]) == 0
+        assert main(["run", str(experiment(tmp_path, served.url)), "--store", str(store)]) == 4
         assert set(served.keys) == {f"Bearer {KEY}"}
     shown = capsys.readouterr()
     # The table marks the search that came to nothing, and names where the prices are from.

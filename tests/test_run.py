@@ -222,7 +222,7 @@ def test_a_cell_that_cannot_be_fitted_is_told_and_the_others_are_measured(
 ) -> None:
     long = {"text": "card " * 5000, "label": "card_lost"}
     (experiment.parent / "train.jsonl").write_text(json.dumps(long) + "\n")
-    assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 0
+    assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 4
     data = json.loads(capsys.readouterr().out)
     assert [a["method"] for a in data["arms"]] == ["zero_shot"]
     assert data["failures"] == [

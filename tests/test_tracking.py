@@ -145,7 +145,7 @@ def test_rows_are_columns_of_equal_length() -> None:
     table = rows_table(RESULTS[0])
     assert {len(column) for column in table.values()} == {60}
     assert table["output"][0] == '{"label": "x"}'
-    assert table["failure"][-1] == "parse: 'nonsense'"
+    assert table["failure"][-1] == "lm: LMServerError: busy"
 
 
 def test_nothing_is_said_while_the_store_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from crossover.models.usage import Usage
 from crossover.programs.retrieval.ranking import Ranking
 
 MOST_FAILED = 0.05
-"""Share of failed rows above which an arm cannot be chosen."""
+"""Share of rows that failed for reasons outside the model above which an arm cannot be chosen."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Arm:
     rows: int
     """Rows over all seeds, failed ones included."""
     failed: int
-    """Failed rows over all seeds."""
+    """Rows over all seeds that have no score, for reasons outside the model."""
     cost: Cost
     """Means over seeds."""
     request_usd: Mapping[str, float] | None
@@ -58,6 +58,8 @@ class Arm:
     latency: LatencySummary
     tokens: Usage
     """Tokens of the accuracy pass, the mean over seeds; no other field of the record is filled."""
+    unparsed: int = 0
+    """Rows over all seeds whose answer could not be parsed, was empty, or was none of the labels; they score 0."""
     warnings: tuple[str, ...] = ()
     single_answer: bool = False
     """No seed is shown to be better than giving one answer to every question."""
@@ -184,6 +186,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         score=widen_estimate(_score(scores, clusters), by_seed),
         rows=rows,
         failed=failed,
+        unparsed=sum(t.unparsed for t in tables),
         cost=mean_cost([cost_of(r, prices) for r in results]),
         request_usd=None if any(t.unpriced for t in tables) else RequestCosts(results, prices),
         latency=summarize_latency(results),

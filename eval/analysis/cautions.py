@@ -14,6 +14,9 @@ LEAST_SEEDS = 3
 MANY_ARMS = 8
 """From this many arms on, the best score is noticeably inflated by luck."""
 
+MOST_UNPARSED = 0.05
+"""Share of unparsed answers above which the prompt format is in doubt."""
+
 
 def cautions(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> tuple[str, ...]:
     """Return the doubts about one task's arms and contrasts, one sentence each."""
@@ -95,6 +98,17 @@ def _uneven_failures(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     return f"failed rows left {len(partly)} comparisons with fewer examples ({fewest} at least); see the failed column"
 
 
+def _unparsed_answers(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    many = [a for a in arms if a.unparsed > MOST_UNPARSED * a.rows]
+    if not many:
+        return ""
+    shares = ", ".join(f"{a.unparsed / a.rows:.0%} of {a.name}'s" for a in many)
+    return (
+        f"{shares} answers could not be parsed, were empty or were none of the labels, and score 0: read `raw` in "
+        "their rows, and try another prompt format or a higher `max_tokens`"
+    )
+
+
 CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], ...] = (
     ("too few examples for the margin", _few_examples),
     ("too few clusters", _few_clusters),
@@ -102,6 +116,7 @@ CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], 
     ("seeds differ more than examples", _restless_seeds),
     ("many arms on one test set", _many_arms),
     ("failed rows left examples out", _uneven_failures),
+    ("many answers could not be parsed", _unparsed_answers),
     ("arms were dropped in a race", _dropped_arms),
 )
 """Each doubt and the function that words it, or returns an empty string when the doubt does not apply."""

@@ -1,6 +1,6 @@
 """Warn of an arm that is not shown to be better than one answer to every question."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dspy
 
@@ -19,14 +19,17 @@ def single_answer_warning(task: Task, test: Sequence[dspy.Example], rows: Sequen
     Such an arm has learnt the most frequent answer and nothing else, and can still top a table: where most texts hold
     no entity, an empty answer is mostly right. Custom metrics and judges are not called, because they may cost money.
     """
-    scored = sum(r.score is not None for r in rows)
-    if scored < FEWEST or task.metric_name not in metric_names():
+    scores = {r.id: r.score for r in rows if r.score is not None}
+    if len(scores) < FEWEST or task.metric_name not in metric_names():
         return ""
     output = task.outputs[0]
-    answer = _majority(str(r.output.get(output, "")) for r in rows if r.score is not None)
-    if 2 * sum(r.score is not None and str(r.output.get(output, "")) == answer for r in rows) <= scored:
+
+    def answers() -> Iterator[str]:
+        return (str(r.output.get(output, "")) for r in rows if r.score is not None and not r.unparsed)
+
+    answer = _majority(answers())
+    if 2 * sum(a == answer for a in answers()) <= len(scores):
         return ""
-    scores = {r.id: r.score for r in rows if r.score is not None}
     always = dspy.Prediction(**{output: answer})
     examples = {str(e["id"]): e for e in test if str(e["id"]) in scores}
     constant = {i: float(task.metric(e, always)) for i, e in examples.items()}

@@ -22,6 +22,7 @@ from crossover.eval.cli.ls import ls
 from crossover.eval.cli.options import (
     EXIT_CANNOT_RUN,
     EXIT_FAULT,
+    EXIT_PARTIAL,
     CellFlags,
     GateFlags,
     LimitFlags,
@@ -180,8 +181,10 @@ def _measure(
         where = "" if flags.store == Path("mlruns") else f" --store {flags.store}"
         click.echo(f"{visible(render(comparison))}\nevery run, row and artifact: crossover ui{where}")
     code = deliver(experiment, comparison, store=flags.store, options=options)
-    interrupted = comparison.partial is not None and comparison.partial.stopped == INTERRUPTED
-    return EXIT_INTERRUPTED if interrupted else code
+    if comparison.partial is not None and comparison.partial.stopped == INTERRUPTED:
+        return EXIT_INTERRUPTED
+    partial = comparison.partial is not None or bool(comparison.failures)
+    return EXIT_PARTIAL if partial and not flags.allow_partial and not code else code
 
 
 def _dry_run(experiment: "Experiment", store: Path) -> int:

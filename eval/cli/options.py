@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from crossover.eval.experiment.spec import Experiment
 
 Decorated = Callable[..., Any]
-EXIT_GATE, EXIT_CANNOT_RUN, EXIT_FAULT = 1, 2, 3
-"""A gate failed; the input is wrong and nothing was paid; the program has a bug."""
+EXIT_GATE, EXIT_CANNOT_RUN, EXIT_FAULT, EXIT_PARTIAL = 1, 2, 3, 4
+"""A gate failed; the input is wrong and nothing was paid; the program has a bug; something could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class MeasuringFlags:
     tracking_uri: str | None
     as_json: bool
     output: tuple[Path, ...]
+    allow_partial: bool
     quiet: bool
     verbose: bool
     no_progress: bool
@@ -151,6 +152,7 @@ def measuring_options(command: Decorated) -> Decorated:
         click.option("--no-progress", is_flag=True, help="No progress."),
         click.option("-v", "--verbose", is_flag=True, help="Log lines of the libraries too."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        click.option("--allow-partial", is_flag=True, help="Exit 0, not 4, when something is unmeasured."),
         click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store; `none` for no tracking."),
         click.option(
             "-o",

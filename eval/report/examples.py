@@ -11,6 +11,7 @@ from crossover.eval.analysis.labels import are_labels, gold_of
 from crossover.eval.experiment.splits import sample
 from crossover.eval.report.data import ReportData
 from crossover.eval.report.text import field_text
+from crossover.programs.score import Row
 from crossover.programs.task import Task
 
 MOST_DISAGREEMENTS = 12
@@ -53,7 +54,7 @@ class Answer(NamedTuple):
 
     arm: str
     text: str
-    """The output, or the failure of the call."""
+    """The output, the raw text of an unparsed answer, or the reason of a failure."""
     score: float | None
 
 
@@ -88,7 +89,7 @@ def disagreements(data: ReportData, task: str, arms: Sequence[Arm]) -> tuple[lis
                 i,
                 inputs,
                 gold_of(source, e),
-                tuple(Answer(a.name, r.failure or _output(source, r.output), r.score) for a, r in answers),
+                tuple(Answer(a.name, _answer(source, r), r.score) for a, r in answers),
             )
         )
     return found, len(split)
@@ -99,7 +100,9 @@ def _spread(i: str, arms: Sequence[Arm]) -> float:
     return max(scores) - min(scores) if scores else 0.0
 
 
-def _output(task: Task, output: dict[str, object]) -> str:
-    """Return the answer fields of an output as text, or the whole output when it has none of them."""
-    values = [output[name] for name in task.outputs if name in output]
-    return " / ".join(map(field_text, values)) if values else json.dumps(output, ensure_ascii=False, default=str)
+def _answer(task: Task, row: Row) -> str:
+    """Return the answer fields of a row as text, or its whole output when it has none of them, or what came instead."""
+    if row.failure or row.unparsed:
+        return row.failure or row.raw
+    values = [row.output[name] for name in task.outputs if name in row.output]
+    return " / ".join(map(field_text, values)) if values else json.dumps(row.output, ensure_ascii=False, default=str)

@@ -14,7 +14,7 @@ MOST = 65_000
 
 SAMPLES = 6
 """Examples of disagreement shown of one task."""
-HEADER = ("arm", "score", "95 % interval", "n", "failed", "p95 ms", "to fit", "per 1,000")
+HEADER = ("arm", "score", "95 % interval", "n", "unparsed", "failed", "p95 ms", "to fit", "per 1,000")
 
 
 def markdown(data: ReportData) -> str:
@@ -71,9 +71,8 @@ def _verdict(data: ReportData, v: Verdict) -> list[str]:
         score = [f"{a.score.mean:.3f}", f"{a.score.low:.3f} to {a.score.high:.3f}"] if a.score.n else ["–", "–"]
         prices = [dollars(x) for x in (a.cost.fit, a.cost.per_1k_requests)]
         speed = f"{a.latency.p95.mean:.0f}" if a.latency.n else "–"
-        lines.append(
-            _row([name + " (barred)" * bool(a.integrity), *score, str(a.score.n), str(a.failed), speed, *prices])
-        )
+        counts = [str(a.score.n), str(a.unparsed), str(a.failed)]
+        lines.append(_row([name + " (barred)" * bool(a.integrity), *score, *counts, speed, *prices]))
     cautions = [f"- {_text(caution)}" for caution in data.comparison.cautions.get(v.task, ())]
     return [*lines, "", *cautions, ""] if cautions else [*lines, ""]
 

@@ -34,7 +34,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "knowledge": arm.knowledge,
         "seed": arm.seeds[0],
         "seeds": list(arm.seeds),
-        "score": {**_estimate_json(arm.score), "failed": arm.failed},
+        "score": {**_estimate_json(arm.score), "unparsed": arm.unparsed, "failed": arm.failed},
         "latency_ms": _latency_json(arm.latency),
         "tokens": {"prompt": t.prompt_tokens, "cached": t.cached_tokens, "completion": t.completion_tokens},
         "cost_usd": {

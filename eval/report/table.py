@@ -52,9 +52,10 @@ def contrast_table(chosen: str, contrasts: Sequence[Contrast]) -> list[str]:
 
 
 def details_table(arms: Sequence[Arm]) -> list[str]:
-    """Return the lines of a second table: other metrics, rare labels, time to the first token, and cold starts."""
+    """Return the lines of a second table: unparsed answers, other metrics, rare labels, first tokens, cold starts."""
     halves = {a.name: rare_and_frequent(a.labels) for a in arms}
     texts: dict[str, Callable[[Arm], str]] = {
+        "unparsed": lambda a: str(a.unparsed) if any(b.unparsed for b in arms) else "",
         **{m: partial(_secondary, m) for m in sorted({m for a in arms for m in a.secondary})},
         "rare labels": lambda a: f"{h[0]:.3f}" if (h := halves[a.name]) else "",
         "other labels": lambda a: f"{h[1]:.3f}" if (h := halves[a.name]) else "",

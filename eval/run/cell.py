@@ -22,7 +22,7 @@ from crossover.eval.run.latency import Probe, measure_latency
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.retention import retention_report
-from crossover.eval.store.cells import cell_folder, save_fitted, save_result
+from crossover.eval.store.cells import cell_folder, reopen, save_fitted, save_result
 from crossover.eval.store.faults import refusal
 from crossover.eval.store.result import Latency, Result
 from crossover.eval.store.rows import Rows
@@ -82,7 +82,7 @@ def measure_cells(context: RunContext, cells: Sequence[Cell]) -> Iterator[Measur
 
 
 def try_to_fit(context: RunContext, cell: Cell) -> FittedCell | None:
-    """Fit one cell; None when that failed, which the table reports and the next run tries again."""
+    """Fit one cell, to be measured; None when that failed, which the table reports and the next run tries again."""
     key = context.keys.of(cell)
     folder, model = cell_folder(context.store, key), context.model(cell.model)
     try:
@@ -100,6 +100,8 @@ def try_to_fit(context: RunContext, cell: Cell) -> FittedCell | None:
         context.failures.append(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}")
         context.progress.note(f"warning: {context.failures[-1]}")
         return None
+    # Not before: a cell that cannot be fitted now keeps the result that it has.
+    reopen(context.store, key, context.progress.note)
     return FittedCell(cell, key, folder, context.tasks[cell.task], model, fitted, test)
 
 
@@ -208,4 +210,6 @@ def finish_group(context: RunContext, measured: Sequence[Measured]) -> None:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
         if probe is None or probe.warm.asked >= requests:
             save_result(context.store, result)
-            shutil.rmtree(cell_folder(context.store, result.key) / "checkpoints", ignore_errors=True)
+            # A training goes on from its checkpoints when the next run asks for failed rows again.
+            if not Rows.of(result.rows).failed:
+                shutil.rmtree(cell_folder(context.store, result.key) / "checkpoints", ignore_errors=True)

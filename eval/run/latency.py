@@ -1,5 +1,6 @@
 """Time single uncached requests, the arms interleaved; every timing is written as it comes."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from crossover.eval.store.result import Latency
 from crossover.models.errors import UserError
@@ -99,7 +101,9 @@ class Probe:
                 if self.retrieve is not None:
                     self.retrieve(example)
                 retrieved = time.perf_counter()
-                self.fitted.program(**example.inputs())
+                # An answer that cannot be parsed took its time all the same.
+                with contextlib.suppress(AdapterParseError):
+                    self.fitted.program(**example.inputs())
             except Exception:  # the accuracy pass counts failures
                 return None
             began = self._timer.began

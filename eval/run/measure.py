@@ -11,6 +11,7 @@ from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import append_rows, read_rows
 from crossover.eval.store.rows import Rows, read_table
 from crossover.models.jsonl import append_lines, read_lines
+from crossover.models.last_answer import recorded
 from crossover.models.load import LoadedModel
 from crossover.models.meter import Meter
 from crossover.programs.score import Row, score_examples
@@ -29,8 +30,9 @@ def measure_accuracy(
 ) -> tuple[Rows, float]:
     """Score every example that `file` does not hold yet; return all its rows, and the seconds that `examples` take.
 
-    The seconds follow from the pace of all rows ever scored, in whichever process. The answers of a provider are kept
-    one by one until all rows are written, so that a pass that was killed pays for none of them twice.
+    The seconds follow from the pace of all rows ever answered, in whichever process. The answers of a provider are kept
+    one by one until all rows are written and none failed, so that neither a pass that was killed nor one that asks for
+    the failed rows again pays for any of them twice.
     """
     # Ids alone: a million rows as objects would take most of a gigabyte.
     done = {sys.intern(r.id) for r in read_rows(file, progress.note)}
@@ -39,7 +41,7 @@ def measure_accuracy(
     progress.examples(before, len(examples))
     fresh, batch, kept = 0, list[Row](), time.perf_counter()
     answers, paces = None if model.local else file.with_name("serving.jsonl"), file.with_name("pace.jsonl")
-    lm = fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm)
+    lm = recorded(fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm))
     try:
         # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
         with dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None):
@@ -54,7 +56,7 @@ def measure_accuracy(
                 progress.examples(before + fresh, len(examples))
     finally:
         _keep(file, batch, paces, kept)
-    if answers is not None:
+    if answers is not None and not table.failed:
         # The rows now hold every answer that was paid for.
         answers.unlink(missing_ok=True)
     pace = [(line["rows"], line["seconds"]) for line in read_lines(paces)]
@@ -66,9 +68,11 @@ def measure_accuracy(
 
 
 def _keep(file: Path, rows: list[Row], paces: Path, since: float) -> float:
-    """Append rows and the seconds since `since`; return the time now."""
+    """Append rows, and the seconds since `since` less the share of failed rows; return the time now."""
     append_rows(file, rows)
     now = time.perf_counter()
-    if rows:
-        append_lines(paces, [{"rows": len(rows), "seconds": now - since}])
+    answered, total = [r for r in rows if not r.failure], sum(r.seconds for r in rows)
+    if answered:
+        share = sum(r.seconds for r in answered) / total if total else 1.0
+        append_lines(paces, [{"rows": len(answered), "seconds": (now - since) * share}])
     return now

@@ -1,9 +1,11 @@
 """Run an experiment: fit and measure every missing cell, then compare all."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison, Partial, compare
 from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
@@ -17,10 +19,14 @@ from crossover.eval.store.faults import refusal, storing
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import changed_tasks, record
 from crossover.eval.store.result import Result
+from crossover.eval.store.rows import Rows
 from crossover.eval.tracking.background import BackgroundSync
 from crossover.eval.tracking.pending import pending_cells
 from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
+
+LONGEST_SHOWN = 300
+"""Characters of the reason of a failed row that a run shows; the row holds the whole."""
 
 
 def run_experiment(
@@ -55,7 +61,7 @@ def run_experiment(
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
     track = BackgroundSync(store, tracking_uri, progress.note)
     unsent = pending_cells(store, cells, track.uri)
-    if pending := [k for k in cells if k not in results or k in unsent]:
+    if pending := [k for k in cells if k not in results or k in unsent or Rows.of(results[k].rows).failed]:
         with holding(store, pending, experiment.name), interruptible(context.allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
@@ -64,7 +70,7 @@ def run_experiment(
             for key in pending:
                 if key not in results:
                     # It was dropped in a race that this experiment does not hold the winner of.
-                    reopen(store, key)
+                    reopen(store, key, progress.note)
             measure_missing(context, cells, results, track)
             track.begin(experiment, cells)  # again, for cells that an earlier run finished and did not send
             track.flush(results.values())
@@ -74,14 +80,15 @@ def run_experiment(
 def measure_missing(
     context: RunContext, cells: Mapping[str, Cell], results: dict[str, Result], track: BackgroundSync
 ) -> None:
-    """Measure the cells that have no result, group by group, until a limit or Ctrl-C ends it."""
-    missing, racing = [c for k, c in cells.items() if k not in results], context.experiment.racing
+    """Measure the cells that have no result or failed rows, group by group, until a limit or Ctrl-C ends it."""
+    again = {k for k, r in results.items() if Rows.of(r.rows).failed}
+    missing, racing = [c for k, c in cells.items() if k not in results or k in again], context.experiment.racing
     for cell in {c.method.label: c for c in missing}.values():
         # A method checks its options when it is made: all of them before anything is spent.
         method_of(cell.method.name, cell.method.options)
     context.progress.total_cells = len(missing)
     for group in groups_of(missing, racing=racing):
-        rivals = [r for r in results.values() if r.cell.task == group[0].task]
+        rivals = [r for k, r in results.items() if r.cell.task == group[0].task and k not in again]
         measured: list[Measured] = []
         try:
             for pair in race_cells(context, group, rivals) if racing else measure_cells(context, group):
@@ -95,6 +102,9 @@ def measure_missing(
         track.begin(context.experiment, cells)
         finish_group(context, measured)
         track.send()
+        for key in [k for k in again & results.keys() if not is_finished(context.store, k)]:
+            # It was reopened, and a limit came before its last row.
+            del results[key]
         results |= {r.key: r for r, _ in measured}
 
 
@@ -134,10 +144,24 @@ def conclude(
         prices=experiment.prices,
         experiment=experiment.name,
     )
-    comparison = replace(comparison, failures=tuple(context.failures))
+    comparison = replace(comparison, failures=(*context.failures, *failed_rows(comparison.arms, results)))
     if stopped and not all(is_finished(context.store, k) for k in cells):
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         context.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
     else:
         track.conclude(experiment, comparison, context.tasks)
     return comparison
+
+
+def failed_rows(arms: Sequence[Arm], results: Mapping[str, Result]) -> list[str]:
+    """Return a sentence for each arm with failed rows: how many, the reason of the first, and what to do."""
+    sentences = []
+    for arm in arms:
+        if arm.failed:
+            first = next(why for key in arm.cells if (why := Rows.of(results[key].rows).first_failure))
+            reason = textwrap.shorten(first, LONGEST_SHOWN, placeholder=" …")
+            sentences.append(
+                f"{arm.task}, {arm.name}: {arm.failed} of {arm.rows} rows failed, the first by {reason}; "
+                "the same command asks them again"
+            )
+    return sentences

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import dspy
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge, Retrieval
 from crossover.eval.store.facts import flat_notes, split_notes
-from crossover.eval.store.result import MOVE_AWAY, Latency, Result
+from crossover.eval.store.result import MOVE_AWAY, Latency, Result, drop_failed_rows
 from crossover.eval.store.rows import read_table
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
@@ -48,9 +48,15 @@ def is_finished(store: Path, key: str) -> bool:
     return (cell_folder(store, key) / "result.json").exists()
 
 
-def reopen(store: Path, key: str) -> None:
-    """Make a cell unfinished; its rows stay, to be added to."""
-    (cell_folder(store, key) / "result.json").unlink(missing_ok=True)
+def reopen(store: Path, key: str, note: Callable[[str], None]) -> None:
+    """Make a cell unfinished: its scored rows stay, to be added to, and the failed ones are dropped, to be asked again.
+
+    Raises:
+        UserError: the cell's rows are damaged.
+    """
+    folder = cell_folder(store, key)
+    (folder / "result.json").unlink(missing_ok=True)
+    drop_failed_rows(folder / "rows.jsonl", note)
 
 
 def save_result(store: Path, result: Result) -> None:

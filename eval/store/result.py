@@ -1,6 +1,7 @@
 """What is measured of one cell, and its rows on disk."""
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.store.facts import flat_notes
-from crossover.models.jsonl import append_lines, read_lines
+from crossover.models.jsonl import append_lines, read_lines, replacing
 from crossover.models.usage import Usage
 from crossover.programs.retrieval.base import silent
 from crossover.programs.score import Row
@@ -105,3 +106,21 @@ def read_rows(file: Path, note: Callable[[str], None] = silent) -> Iterator[Row]
         UserError: a line before the last is damaged, which no crash of ours does.
     """
     return read_lines(file, lambda line: Row(**json.loads(line)), note=note, remedy=MOVE_AWAY)
+
+
+def drop_failed_rows(file: Path, note: Callable[[str], None] = silent) -> None:
+    """Replace a file of rows by one without those that failed; a file without any stays as it is.
+
+    Raises:
+        UserError: a line before the last is damaged.
+    """
+    if not any(row.failure for row in read_rows(file, note)):
+        return
+
+    def scored(line: bytes) -> bytes:
+        return b"" if Row(**json.loads(line)).failure else line
+
+    with replacing(file) as draft, draft.open("wb") as f:
+        f.writelines(read_lines(file, scored))
+        f.flush()
+        os.fsync(f.fileno())

@@ -5,7 +5,7 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,6 +17,8 @@ _COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "calls")
 # Made once: `json.dumps` with options makes an encoder for every row.
 _write, _read = json.JSONEncoder(ensure_ascii=False, default=str).encode, json.JSONDecoder().decode
 _FIELDS = {f.name for f in fields(Row)}
+_REQUIRED = {f.name for f in fields(Row) if f.default is MISSING}
+"""Rows of methodology 4 and before have no other fields."""
 
 
 class Rows(Sequence[Row]):
@@ -34,7 +36,10 @@ class Rows(Sequence[Row]):
         self.counts = {name: array("i") for name in _COUNTS}
         """Tokens and calls, by the field's name."""
         self._failures: dict[int, str] = {}
+        self._unparsed = bytearray()
+        """1 for an unparsed answer, else 0."""
         self._outputs: list[str] = []
+        self._raws: list[str] = []
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Rows":
@@ -52,9 +57,10 @@ class Rows(Sequence[Row]):
         Raises:
             TypeError: a field is missing, unknown or of a wrong type.
         """
-        whole = isinstance(row, dict) and row.keys() == _FIELDS
+        whole = isinstance(row, dict) and _REQUIRED <= row.keys() <= _FIELDS
         if not whole or not isinstance(row["id"], str) or not isinstance(row["output"], dict):
             raise TypeError(f"not a row: {row}")
+        raw = sys.intern(row.get("raw", ""))
         score, usd = (math.nan if row[name] is None else float(row[name]) for name in ("score", "usd"))
         seconds, counts = float(row["seconds"]), array("i", [row[name] for name in _COUNTS])
         # Nothing below can fail, so that the columns stay of one length.
@@ -65,7 +71,9 @@ class Rows(Sequence[Row]):
         self.seconds.append(seconds)
         for column, count in zip(self.counts.values(), counts, strict=True):
             column.append(count)
+        self._unparsed.append(bool(row.get("unparsed")))
         self._outputs.append(sys.intern(_write(row["output"])))
+        self._raws.append(raw)
         self.ids.append(sys.intern(row["id"]))
 
     def __len__(self) -> int:
@@ -89,6 +97,8 @@ class Rows(Sequence[Row]):
             seconds=self.seconds[i],
             usd=None if math.isnan(usd) else usd,
             output=json.loads(self._outputs[i]),
+            unparsed=bool(self._unparsed[i]),
+            raw=self._raws[i],
             **{name: counts[i] for name, counts in self.counts.items()},
         )
 
@@ -104,8 +114,18 @@ class Rows(Sequence[Row]):
 
     @property
     def failed(self) -> int:
-        """Return how many rows failed."""
+        """Return how many rows have no score, for reasons outside the model."""
         return int(np.isnan(self.scores).sum())
+
+    @property
+    def first_failure(self) -> str:
+        """Return the reason of the first failed row, or an empty string."""
+        return next(iter(self._failures.values()), "")
+
+    @property
+    def unparsed(self) -> int:
+        """Return how many answers could not be parsed, were empty, or were none of the labels."""
+        return sum(self._unparsed)
 
     @property
     def unpriced(self) -> bool:

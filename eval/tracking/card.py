@@ -49,11 +49,11 @@ def card(result: Result, arm: Arm, notes: Mapping[str, Any], folder: Path, diffe
 
     `difference` is the largest one between a logit of the merged weights and of the adapter's, None without both.
     """
-    s, ms = arm.score, arm.latency
+    s, ms, counts = arm.score, arm.latency, f"unparsed {arm.unparsed}, failed {arm.failed}"
     rows = {
         "task": result.cell.task,
         "method": arm.method,
-        "score": f"{s.mean:.3f}, 95 % interval {s.low:.3f} to {s.high:.3f}, n {s.n}, failed {arm.failed}",
+        "score": f"{s.mean:.3f}, 95 % interval {s.low:.3f} to {s.high:.3f}, n {s.n}, {counts}",
         "latency": f"p50 {ms.p50.mean:.0f} ms, p95 {ms.p95.mean:.0f} ms, one request at a time" if ms.n else "-",
         "train examples": notes.get("train_examples", "-"),
         "seed": result.cell.seed,

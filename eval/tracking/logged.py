@@ -10,6 +10,7 @@ from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost
 from crossover.eval.analysis.stats import quantile_interval, score_interval
 from crossover.eval.store.result import Result
+from crossover.eval.store.rows import Rows
 
 
 def train_examples(result: Result) -> int:
@@ -77,6 +78,7 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
         "score_high": score.high,
         "n": len(scores),
         "failed": len(result.rows) - len(scores),
+        "unparsed": Rows.of(result.rows).unparsed,
         "fit_seconds": result.fit.seconds,
         "fit_usd": cost.fit,
         "fit_calls": result.fit.calls,

@@ -68,9 +68,9 @@ def _answered(
             rows = {r.id: r for r in score_examples(tracer, examples, context.metric, threads=budget.threads)}
         spent += usage_of(list(rows.values())) + Usage(metric_calls=len(rows))
         for e in examples:
-            score = rows[str(e["id"])].score
-            # An answer that is partly right, or could not be scored, is neither to be preferred nor to be avoided.
-            if score in (0.0, 1.0):
+            score, parsed = rows[str(e["id"])].score, bool(rows[str(e["id"])].output)
+            # An answer that is partly right, or could not be parsed, is neither to be preferred nor to be avoided.
+            if score in (0.0, 1.0) and parsed:
                 (right if score else wrong).setdefault(str(e["id"]), tracer.calls(e)[0])
         budget.progress(f"dpo: {len(wrong)} of {len(examples)} examples answered wrongly in {attempt + 1} attempts")
     return right, wrong, spent

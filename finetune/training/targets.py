@@ -165,14 +165,15 @@ def _sample(source: str, examples: Sequence[dspy.Example], context: FitContext, 
                 )
             )
         targets.spent += usage_of(rows) + Usage(metric_calls=len(rows))
-        scores = {r.id: r.score for r in rows}
+        # An answer that could not be parsed has no trace.
+        scores = {r.id: r.score for r in rows if r.output}
         last = attempt == attempts - 1
         for e in left:
-            score = scores[str(e["id"])]
+            score = scores.get(str(e["id"]))
             # Of a wrong last attempt, the steps that the data has answers for are learnt all the same.
             if score == 1.0 or (source == "gold" and last and score is not None):
                 traces[str(e["id"])] = tracer.calls(e)
-        left = [e for e in left if scores[str(e["id"])] != 1.0]
+        left = [e for e in left if scores.get(str(e["id"])) != 1.0]
         targets.solved = len(examples) - len(left)
         context.budget.progress(f"targets: {targets.solved} of {len(examples)} examples after {attempt + 1} attempts")
         if not left:
