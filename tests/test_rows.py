@@ -19,6 +19,7 @@ ROWS = [
     make_row(1, None),
     make_row(2, 0.25, usd=None),
     Row("é 3", 0.0, "", 1, 1, 0, 2, 1e-5, 0.5, {"label": None, "n": [1, "ü"]}),
+    Row("e4", 0.0, "", 1, 1, 0, 2, 1e-5, 0.5, {}, unparsed=True, raw="no\nfield"),
 ]
 
 
@@ -26,21 +27,30 @@ def test_columns_give_back_the_rows(tmp_path: Path) -> None:
     append_rows(tmp_path / "rows.jsonl", ROWS)
     table = read_table(tmp_path / "rows.jsonl")
     assert list(table) == ROWS == list(read_rows(tmp_path / "rows.jsonl"))
-    assert (table[-1], table[1:3], len(table)) == (ROWS[3], ROWS[1:3], 4)
+    assert (table[-1], table[1:3], len(table)) == (ROWS[4], ROWS[1:3], 5)
     assert list(Rows.of(ROWS)) == ROWS
     assert Rows.of(table) is table
 
 
 def test_columns_know_failures_and_unknown_prices() -> None:
     table = Rows.of(ROWS)
-    assert (table.failed, table.unpriced) == (1, True)
-    assert dict(table.scored()) == {"e0": 1.0, "e2": 0.25, "é 3": 0.0}
+    assert (table.failed, table.unpriced, table.unparsed) == (1, True, 1)
+    assert table.first_failure == ROWS[1].failure
+    assert dict(table.scored()) == {"e0": 1.0, "e2": 0.25, "é 3": 0.0, "e4": 0.0}
     assert not Rows.of(ROWS[:2]).unpriced
 
 
 def test_an_index_beyond_the_end_is_refused() -> None:
     with pytest.raises(IndexError):
-        Rows.of(ROWS)[4]
+        Rows.of(ROWS)[5]
+
+
+def test_rows_of_earlier_versions_are_read_as_they_are(tmp_path: Path) -> None:
+    old = {k: v for k, v in asdict(ROWS[1]).items() if k not in ("unparsed", "raw")} | {"failure": "parse: 'x'"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(old) + "\n")
+    (row,) = read_table(tmp_path / "rows.jsonl")
+    assert [row] == list(read_rows(tmp_path / "rows.jsonl"))
+    assert (row.score, row.failure, row.unparsed, row.raw) == (None, "parse: 'x'", False, "")
 
 
 def test_a_torn_line_ends_the_table(tmp_path: Path) -> None:
