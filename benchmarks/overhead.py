@@ -33,7 +33,7 @@ SECONDS, THREADS = 0.2, 64
 class Canned:
     """An engine that gives the same answer to every request, after a while."""
 
-    context = 4096
+    local, context = True, 4096
 
     def __init__(self, seconds: float) -> None:
         """Take `seconds` for each call."""

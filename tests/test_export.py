@@ -90,7 +90,7 @@ def test_the_card_has_the_measured_numbers(finished: dict[str, str], tmp_path: P
     rows = (Path(finished["store"]) / "cells" / finished["sft"] / "rows.jsonl").read_text().splitlines()
     mean = sum(json.loads(r)["score"] for r in rows) / len(rows)
     assert f"| score | {mean:.3f}, 95 % interval" in card
-    assert f"n {len(rows)}, unparsed {sum(r.unparsed for r in rows)}, failed 0" in card
+    assert f"n {len(rows)}, unparsed {sum(json.loads(r)['unparsed'] for r in rows)}, failed 0" in card
     assert f"| lr | {result['notes']['lr']} |" in card
     assert f"| cell | {finished['sft']} |" in card
 

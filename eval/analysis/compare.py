@@ -56,7 +56,7 @@ class Comparison:
     learning: Mapping[str, Learning] = field(default_factory=dict)
     """Task to its learning curves, for tasks whose train sizes vary."""
     failures: tuple[str, ...] = ()
-    """One sentence for each cell that could not be fitted, with the reason."""
+    """One sentence for each cell that could not be fitted and each arm with failed rows, with the reason."""
 
 
 def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:
