@@ -32,10 +32,11 @@ class Job:
 
     def usage(self, new: Sequence[int]) -> lm15.Usage:
         """Return the tokens of the prompt and of the answer `new`."""
+        opening = len(self.prompt.grammar.opening) if self.prompt.grammar else 0
         return lm15.Usage(
-            input_tokens=len(self.ids),
+            input_tokens=len(self.ids) - opening,
             output_tokens=len(new),
-            total_tokens=len(self.ids) + len(new),
+            total_tokens=len(self.ids) - opening + len(new),
             cache_read_tokens=self.cached,
         )
 

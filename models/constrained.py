@@ -1,28 +1,92 @@
-"""Constrained decoding among a fixed set of answers: a trie of their token ids gives the tokens that may come next."""
+"""Constrained decoding: an answer follows a grammar, token by token, by the library llguidance."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-Trie = dict[int, "Trie"]
-"""Next token id to the trie of what may follow it; a token that ends the answer leads to an empty trie."""
+import numpy as np
+import torch
+from dspy import lm15
+from llguidance import LLMatcher
+from llguidance.hf import from_tokenizer
+from transformers import PreTrainedTokenizerBase
 
-
-def response_format(answers: Sequence[str]) -> dict[str, Any]:
-    """Return the request's `response_format` that allows these answers alone: a JSON schema, as OpenAI writes it."""
-    return {"type": "json_schema", "json_schema": {"name": "choice", "schema": {"enum": list(answers)}}}
-
-
-def allowed_answers(response_format: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the answers that a request's format, as DSPy hands it on, allows; empty when it lists none."""
-    schema = (response_format or {}).get("schema") or {}
-    return tuple(str(a) for a in schema.get("enum") or ())
+from crossover.models.grammars import grammar_of
 
 
-def build_trie(answers: Iterable[Sequence[int]], end: int) -> Trie:
-    """Return the trie of the answers' token ids, each followed by the token `end`."""
-    root: Trie = {}
-    for ids in answers:
-        node = root
-        for token in [*ids, end]:
-            node = node.setdefault(token, {})
-    return root
+class Grammar(NamedTuple):
+    """A compiled grammar; the constraints of all rows start as copies of it."""
+
+    matcher: LLMatcher
+    """Its state after the opening."""
+    opening: list[int]
+    """Token ids that every answer begins with."""
+    end: int | None
+    """Token id that ends an answer which the grammar leaves nothing to add to; None where a line break does."""
+
+
+class Constraint:
+    """The grammar's state in the answer of one row."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        """Start after the opening."""
+        self._matcher, self._end = grammar.matcher.deep_copy(), grammar.end
+        self.ended = False
+
+    def mask(self) -> bytes:
+        """Return the tokens that may come next, one bit each, the lowest first, in whole 32-bit words."""
+        return self._matcher.compute_bitmask()
+
+    def advance(self, token: int) -> list[int]:
+        """Accept the next token, and return all further ones if the grammar leaves no choice up to the end."""
+        matcher = self._matcher
+        matcher.consume_token(token)
+        if token == self._end:
+            self.ended = True
+            return []
+        forced = [] if matcher.is_stopped() else matcher.compute_ff_tokens()
+        if forced:
+            matcher.consume_tokens(forced)
+            if not matcher.is_stopped():
+                matcher.rollback(len(forced))
+                forced = []
+        self.ended = matcher.is_stopped()
+        return [*forced, self._end] if self.ended and self._end is not None else forced
+
+
+def forbidden_tokens(constraints: Sequence[Constraint], vocabulary: int) -> torch.Tensor:
+    """Return which tokens must not come next, bool, shape (constraints, vocabulary)."""
+    bits = np.frombuffer(b"".join(c.mask() for c in constraints), np.uint8).reshape(len(constraints), -1)
+    return torch.from_numpy(np.unpackbits(bits, axis=1, bitorder="little", count=vocabulary) == 0)
+
+
+class Grammars:
+    """The grammars of one tokenizer's answers, each compiled once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, *, at_line: bool) -> None:
+        """Read the tokenizer, which takes about a second; answers end with a line break if `at_line`, else with eos.
+
+        `vocabulary` is the width of the model's logits.
+        """
+        self._tokenizer = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
+        self._end = None if at_line else tokenizer.eos_token_id
+        # Some tokenizers write a space before the first word of every text.
+        spaced = self._tokenizer.decode_bytes(tokenizer.encode("a", add_special_tokens=False)).startswith(b" ")
+        self._start = f"start: {'' if not spaced else 'SPACE '}answer{' LINE_END' if at_line else ''}\n"
+        self._start += 'SPACE: " "\n' * spaced + 'LINE_END: "\\n"\n' * at_line
+        self._compiled: dict[str, Grammar] = {}
+
+    def compiled(self, response_format: Mapping[str, Any]) -> Grammar:
+        """Return the grammar of a request's format.
+
+        Raises:
+            lm15.UnsupportedFeatureError: llguidance cannot hold answers to it.
+        """
+        text = grammar_of(response_format)
+        if text not in self._compiled:
+            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(self._start + text))
+            if matcher.is_error():
+                raise lm15.UnsupportedFeatureError(f"no grammar for constrained decoding: {matcher.get_error()}")
+            opening = matcher.compute_ff_tokens()
+            matcher.consume_tokens(opening)
+            self._compiled[text] = Grammar(matcher, opening, self._end)
+        return self._compiled[text]

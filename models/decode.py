@@ -1,13 +1,13 @@
 """Decode a batch of prompts that may share a prefix; each row ends by itself."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from crossover.models.constrained import Trie
+from crossover.models.constrained import Constraint, Grammar, forbidden_tokens
 from crossover.models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend, register_attention
 
 
@@ -16,45 +16,50 @@ class Prompt:
     """One row of a batch: its tokens, and how its answer is decoded."""
 
     ids: Sequence[int]
-    """Token ids after the shared prefix; at least one."""
+    """Token ids after the shared prefix, the grammar's opening at the end; at least one."""
     max_tokens: int
+    """Most tokens that the model chooses; those that a grammar forces at the beginning and the end are not counted."""
     temperature: float = 0.0
     """0 decodes greedily."""
     seed: int = 0
     """Seed of sampling: with one per row, an answer does not depend on the rows beside it."""
-    choices: Trie | None = None
-    """The answers allowed; None allows any."""
+    grammar: Grammar | None = None
+    """What the answer is held to; None allows any."""
     on_token: Callable[[int], None] | None = None
     """Called with each new token id as it comes."""
 
 
-@dataclass
 class _Row:
     """A row that is still being decoded."""
 
-    number: int
-    prompt: Prompt
-    new: list[int]
-    random: torch.Generator
-    choices: Trie | None
-    """The node of the prompt's trie that the new tokens have reached."""
+    def __init__(self, number: int, prompt: Prompt) -> None:
+        self.number, self.prompt = number, prompt
+        self.random = torch.Generator().manual_seed(prompt.seed)
+        self.constraint = None if prompt.grammar is None else Constraint(prompt.grammar)
+        self.new: list[int] = []
+        self._append(prompt.grammar.opening if prompt.grammar else [])
+        self.left = prompt.max_tokens
 
     def add(self, logits: torch.Tensor, likeliest: int) -> None:
-        """Append the next token, the likeliest or a sample, among those allowed; `logits` has shape (vocabulary,)."""
-        token = likeliest
-        if self.choices:
-            allowed = list(self.choices)
-            token = allowed[self._draw(logits[torch.tensor(allowed, device=logits.device)])]
-            self.choices = self.choices[token]
-        elif self.prompt.temperature > 0:
-            token = self._draw(logits)
-        self.new.append(token)
+        """Append the next token, the likeliest or a sample; `logits` has shape (vocabulary,)."""
+        token = self._draw(logits) if self.prompt.temperature > 0 else likeliest
+        self._append([token])
+        self.left -= 1
+        if self.constraint is not None:
+            self._append(self.constraint.advance(token))
+
+    def ended(self, stop: frozenset[int]) -> bool:
+        """Return whether the answer is complete, or as long as it may be."""
+        complete = self.new[-1] in stop if self.constraint is None else self.constraint.ended
+        return complete or self.left <= 0
+
+    def _append(self, tokens: Sequence[int]) -> None:
+        self.new.extend(tokens)
         if self.prompt.on_token is not None:
-            self.prompt.on_token(token)
+            for token in tokens:
+                self.prompt.on_token(token)
 
     def _draw(self, logits: torch.Tensor) -> int:
-        if self.prompt.temperature <= 0:
-            return int(logits.argmax())
         probabilities = (logits.cpu() / self.prompt.temperature).softmax(-1)
         return int(torch.multinomial(probabilities, 1, generator=self.random))
 
@@ -108,6 +113,13 @@ class Batch:
         self.logits = self._forward(ids, self.ends.unsqueeze(1))
         self.ends = self.ends + 1
 
+    def forbid(self, constraints: Mapping[int, Constraint]) -> None:
+        """Set the logits of tokens that a row's constraint does not allow to minus infinity; keys are rows."""
+        if constraints:
+            rows = torch.tensor(list(constraints), device=self.device)
+            mask = forbidden_tokens(list(constraints.values()), self.logits.shape[-1]).to(self.device)
+            self.logits[rows] = self.logits[rows].masked_fill(mask, -torch.inf)
+
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
         index = torch.tensor(list(rows), device=self.device)
@@ -120,14 +132,15 @@ def decode(
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield (row number, new token ids) as each row ends: with a token of `stop`, or after its `max_tokens`."""
     batch = Batch(model, prefix, prompts)
-    rows = [_Row(n, p, [], torch.Generator().manual_seed(p.seed), p.choices) for n, p in enumerate(prompts)]
+    rows = [_Row(n, p) for n, p in enumerate(prompts)]
     live = list(range(len(rows)))
     """Position in the batch of each of `rows`."""
     while rows:
+        batch.forbid({k: r.constraint for k, r in zip(live, rows, strict=True) if r.constraint is not None})
         greedy = batch.logits.argmax(-1).tolist()
         for k, row in zip(live, rows, strict=True):
             row.add(batch.logits[k], greedy[k])
-        ended = [r.new[-1] in stop or r.choices == {} or len(r.new) >= r.prompt.max_tokens for r in rows]
+        ended = [r.ended(stop) for r in rows]
         yield from ((r.number, r.new) for r, e in zip(rows, ended, strict=True) if e)
         rows, live = (
             [r for r, e in zip(rows, ended, strict=True) if not e],

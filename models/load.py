@@ -42,7 +42,7 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
     Raises:
         UserError: the weights are not there, or cannot be loaded.
-        ValueError: the prompt format is not one of `plain`, `chat`, `json`, or does not go with `decode`.
+        ValueError: the prompt format is not one of `plain`, `chat`, `json`.
     """
     if not spec.runs_here:
         return _remote_model(spec)
@@ -56,7 +56,9 @@ def load_model(spec: ModelSpec) -> LoadedModel:
     format_name = spec.adapter or ("plain" if engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
-    chosen = prompt_format(format_name, decode=spec.decode)
+    # The embedded model has a chat template, but was trained on the short form.
+    instruct = spec.name != "embedded" and not engine.stop_at_line
+    chosen = prompt_format(format_name, decode=spec.decode, instruct=instruct)
     return LoadedModel(spec, lm, chosen, engine.sha256, True, engine.context, lambda usage: 0.0)
 
 
@@ -72,7 +74,9 @@ def _remote_model(spec: ModelSpec) -> LoadedModel:
         spec.name, engine=engine, cache=False, num_retries=0, max_tokens=spec.max_tokens, temperature=spec.temperature
     )
     identity = f"{spec.name} at {spec.api_base}" if spec.api_base else spec.name
-    return LoadedModel(spec, lm, prompt_format(spec.adapter or "chat"), identity, False, engine.context, api_price)
+    # A provider holds answers to a schema by the request that DSPy's JSON format makes, and to no grammar of ours.
+    chosen = prompt_format(spec.adapter or "chat", instruct=True)
+    return LoadedModel(spec, lm, chosen, identity, False, engine.context, api_price)
 
 
 def local_lm(name: str, engine: Engine, max_tokens: int, temperature: float) -> dspy.LM:

@@ -4,7 +4,7 @@ import contextlib
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossover.models.adapters import attach, switch
 from crossover.models.batching import Job, batches_of, groups_by_prefix
-from crossover.models.constrained import Trie, allowed_answers, build_trie
+from crossover.models.constrained import Grammar, Grammars
 from crossover.models.decode import Prompt, can_share, decode, stop_tokens
 from crossover.models.device import load_weights
 from crossover.models.prefix import Prefix, PrefixStore, extend
@@ -74,7 +74,7 @@ class LocalEngine:
         self._active: str | None = BASE
         """The adapter that the model runs with; None when a switch may have broken off."""
         self._sampled: Counter[int] = Counter()
-        self._tries: dict[tuple[str, ...], Trie] = {}
+        self._grammars: Grammars | None = None
         self._worker: threading.Thread | None = None
 
     @classmethod
@@ -167,7 +167,9 @@ class LocalEngine:
         return job
 
     def _job(self, request: lm15.Request, on_token: Callable[[int], None] | None) -> Job:
-        ids = self.encode(messages_of(request))
+        grammar = self._grammar(request.config.response_format)
+        # What the grammar opens every answer with is read with the prompt, instead of step by step.
+        ids = self.encode(messages_of(request)) + (grammar.opening if grammar else [])
         max_tokens = int(request.config.max_tokens or 64)
         if len(ids) + max_tokens > self.context:
             raise lm15.ContextLengthError(
@@ -177,19 +179,17 @@ class LocalEngine:
         _, _, adapter = request.model.partition("+")
         temperature = float(request.config.temperature or 0.0)
         seed = int(request.config.seed or 0) + (self._repeat(request.model, ids) if temperature > 0 else 0)
-        choices = self._trie(allowed_answers(request.config.response_format))
-        return Job(Prompt(ids, max_tokens, temperature, seed, choices, on_token), adapter)
+        return Job(Prompt(ids, max_tokens, temperature, seed, grammar, on_token), adapter)
 
-    def _trie(self, answers: tuple[str, ...]) -> Trie | None:
-        """Return the trie of the allowed answers, None when any answer is allowed."""
-        if not answers:
+    def _grammar(self, response_format: Mapping[str, Any] | None) -> Grammar | None:
+        """Return the grammar that a request's format holds the answer to, None when any answer is allowed."""
+        if not response_format or response_format.get("type") != "json_schema":
             return None
         with self._lock:
-            if answers not in self._tries:
-                end = "\n" if self.stop_at_line else self.tokenizer.eos_token
-                ids = [self.tokenizer.encode(a, add_special_tokens=False) for a in (*answers, end)]
-                self._tries[answers] = build_trie(ids[:-1], ids[-1][-1])
-            return self._tries[answers]
+            if self._grammars is None:
+                width = int(self.model.config.get_text_config().vocab_size)
+                self._grammars = Grammars(self.tokenizer, width, at_line=self.stop_at_line)
+            return self._grammars.compiled(response_format)
 
     def _repeat(self, model: str, ids: list[int]) -> int:
         """Return how often this prompt was sampled before, so that its samples differ, and repeat in every run."""

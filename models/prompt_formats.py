@@ -4,26 +4,31 @@ from typing import Any
 
 import dspy
 
+from crossover.models.grammars import ConstrainedFormat, json_object, sections
 from crossover.models.plain import PlainAdapter
 
 MARKER, BROKEN_MARKER = "[[ ##", "[ [ ##"
 
 
-def prompt_format(name: str, *, decode: str = "") -> dspy.Adapter:
-    """Return the prompt format of that name; none of them makes a second call when parsing fails.
+def prompt_format(name: str, *, decode: str = "", instruct: bool = False) -> dspy.Adapter:
+    """Return the prompt format `plain`, `chat` or `json`; none of them makes a second call when parsing fails.
+
+    `decode` is that of a local model. A model that was trained to follow instructions (`instruct`) is shown more in
+    `plain`; DSPy's own formats show everything to every model.
 
     Raises:
-        ValueError: no such format, or one whose answers are more than a label, for `decode: labels`.
+        ValueError: there is no such format.
     """
-    if decode and name != "plain":
-        raise ValueError(f"decode: {decode} needs the bare answers of `adapter: plain`, not {name!r}")
     if name == "plain":
-        return PlainAdapter(decode)
-    if name == "chat":
-        return SafeChatAdapter(use_json_adapter_fallback=False)
-    if name == "json":
-        return SafeJSONAdapter()
-    raise ValueError(f"adapter {name!r} is not one of plain, chat, json")
+        chosen: PlainAdapter | SafeChatAdapter | SafeJSONAdapter = PlainAdapter(instruct=instruct)
+    elif name == "chat":
+        chosen = SafeChatAdapter(use_json_adapter_fallback=False)
+    elif name == "json":
+        chosen = SafeJSONAdapter()
+    else:
+        raise ValueError(f"adapter {name!r} is not one of plain, chat, json")
+    chosen.decode = decode
+    return chosen
 
 
 def replaced(value: Any, old: str, new: str) -> Any:
@@ -57,12 +62,16 @@ class _MarkersBroken(dspy.Adapter):
         return {k: replaced(v, BROKEN_MARKER, MARKER) for k, v in super().parse(signature, completion).items()}
 
 
-class SafeChatAdapter(_MarkersBroken, dspy.ChatAdapter):
+class SafeChatAdapter(_MarkersBroken, ConstrainedFormat, dspy.ChatAdapter):
     """DSPy's chat format, in which data cannot pass for a marker."""
 
+    layout = staticmethod(sections)
 
-class SafeJSONAdapter(_MarkersBroken, dspy.JSONAdapter):
+
+class SafeJSONAdapter(_MarkersBroken, ConstrainedFormat, dspy.JSONAdapter):
     """DSPy's JSON format, in which data cannot pass for a marker."""
+
+    layout = staticmethod(json_object)
 
 
 class TwoFormats(dspy.Adapter):

@@ -12,7 +12,8 @@ class ModelSpec:
     adapter: str = ""
     """Prompt format: `plain`, `chat` or `json`; empty for the model's default."""
     decode: str = ""
-    """`labels` restricts a classification's answers to the labels of the task; empty decodes freely."""
+    """`labels` holds a classification's answers to the labels of the task, `schema` every answer to its fields and
+    their types, `auto` the same on models that run here; empty, or `free`, holds none."""
     max_tokens: int = 64
     temperature: float = 0.0
     trust_remote_code: bool = False

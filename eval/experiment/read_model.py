@@ -12,7 +12,7 @@ from crossover.models.api_keys import reference
 from crossover.models.spec import ModelSpec
 
 ADAPTERS = ("", "plain", "chat", "json")
-DECODES = ("", "labels")
+DECODES = ("", "auto", "free", "labels", "schema")
 REASONING = re.compile(r"(?:openai|azure|openrouter/openai)/(?:o[1345](?:-|$)|gpt-5(?!.*-chat))")
 """OpenAI's models that think before they answer; their API refuses other settings than these."""
 REASONING_SETTINGS = {"max_tokens": 16000, "temperature": 1.0}
@@ -40,12 +40,14 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
     if spec.decode not in DECODES:
         doc.unknown(node, "decode", spec.decode, DECODES[1:])
-    elif spec.decode and not spec.runs_here:
+    elif spec.decode == "free":
+        # One setting under two names would have two keys in the store.
+        spec = replace(spec, decode="")
+    elif spec.decode == "labels" and not spec.runs_here:
         doc.fault(node, f"`decode: labels` on {spec.name!r}, which runs elsewhere", "use it on a model that runs here")
-    elif spec.decode and spec.adapter not in ("", "plain"):
-        doc.fault(
-            node, f"`decode: labels` with `adapter: {spec.adapter}`", "write `adapter: plain`, whose answer is bare"
-        )
+    elif spec.decode == "schema" and not spec.runs_here and spec.adapter != "json":
+        what = f"`decode: schema` on {spec.name!r}, which runs elsewhere and takes no schema but that of a JSON object"
+        doc.fault(node, what, "add `adapter: json`")
     if spec.name.startswith("local:"):
         text = spec.name.removeprefix("local:")
         folder = Path(absolute_path(doc, text))

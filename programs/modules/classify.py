@@ -5,8 +5,7 @@ from typing import Any
 
 import dspy
 
-MOST_LABELS_SHOWN = 150
-"""With more labels than this, the list of them would be most of the prompt."""
+from crossover.models.answer_types import MOST_LABELS_SHOWN
 
 
 class Classify(dspy.Module):
