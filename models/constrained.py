@@ -1,6 +1,8 @@
 """Constrained decoding: an answer follows a grammar, token by token, by the library llguidance."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +12,11 @@ from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from crossover.models.grammars import grammar_of
+from crossover.models.grammars import Grammar, grammar_of
 
 
-class Grammar(NamedTuple):
-    """A compiled grammar; the constraints of all rows start as copies of it."""
+class CompiledGrammar(NamedTuple):
+    """A grammar for one tokenizer; the constraints of all rows start as copies of it."""
 
     matcher: LLMatcher
     """Its state after the opening."""
@@ -27,7 +29,7 @@ class Grammar(NamedTuple):
 class Constraint:
     """The grammar's state in the answer of one row."""
 
-    def __init__(self, grammar: Grammar) -> None:
+    def __init__(self, grammar: CompiledGrammar) -> None:
         """Start after the opening."""
         self._matcher, self._end = grammar.matcher.deep_copy(), grammar.end
         self.ended = False
@@ -68,25 +70,39 @@ class Grammars:
         `vocabulary` is the width of the model's logits.
         """
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
-        self._end = None if at_line else tokenizer.eos_token_id
+        self._end: int | None = None if at_line else tokenizer.eos_token_id
+        self._close = ' "\\n"' if at_line else ""
+        self._encode = partial(tokenizer.encode, add_special_tokens=False)
         # Some tokenizers write a space before the first word of every text.
-        spaced = self._tokenizer.decode_bytes(tokenizer.encode("a", add_special_tokens=False)).startswith(b" ")
-        self._start = f"start: {'' if not spaced else 'SPACE '}answer{' LINE_END' if at_line else ''}\n"
-        self._start += 'SPACE: " "\n' * spaced + 'LINE_END: "\\n"\n' * at_line
-        self._compiled: dict[str, Grammar] = {}
+        self._spaced = self._tokenizer.decode_bytes(self._encode("a")).startswith(b" ")
+        self._compiled: dict[str, CompiledGrammar] = {}
 
-    def compiled(self, response_format: Mapping[str, Any]) -> Grammar:
-        """Return the grammar of a request's format.
+    def compiled(self, schema: Mapping[str, Any]) -> CompiledGrammar:
+        """Return the grammar of a request's schema.
 
         Raises:
             lm15.UnsupportedFeatureError: llguidance cannot hold answers to it.
         """
-        text = grammar_of(response_format)
-        if text not in self._compiled:
-            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(self._start + text))
+        key = json.dumps(schema)
+        if key not in self._compiled:
+            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(self._lark(grammar_of(schema))))
             if matcher.is_error():
                 raise lm15.UnsupportedFeatureError(f"no grammar for constrained decoding: {matcher.get_error()}")
             opening = matcher.compute_ff_tokens()
             matcher.consume_tokens(opening)
-            self._compiled[text] = Grammar(matcher, opening, self._end)
-        return self._compiled[text]
+            self._compiled[key] = CompiledGrammar(matcher, opening, self._end)
+        return self._compiled[key]
+
+    def _lark(self, grammar: Grammar) -> str:
+        """Return the whole grammar: its choices spelled in tokens, and what stands around an answer."""
+        begins = grammar.rules.removeprefix("answer: ").split()[0]
+        choices = [
+            f"{name}: {' | '.join(self._tokens(t, first=name == begins) for t in texts)}"
+            for name, texts in grammar.choices.items()
+        ]
+        space = '" " ' if self._spaced and begins not in grammar.choices else ""
+        return "\n".join([f"start: {space}answer{self._close}", grammar.rules, *choices])
+
+    def _tokens(self, text: str, *, first: bool) -> str:
+        ids = self._encode(text) if first else self._tokenizer.tokenize_str(text)
+        return " ".join(f"<[{i}]>" for i in ids)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from crossover.models.constrained import Constraint, Grammar, forbidden_tokens
+from crossover.models.constrained import CompiledGrammar, Constraint, forbidden_tokens
 from crossover.models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend, register_attention
 
 
@@ -23,7 +23,7 @@ class Prompt:
     """0 decodes greedily."""
     seed: int = 0
     """Seed of sampling: with one per row, an answer does not depend on the rows beside it."""
-    grammar: Grammar | None = None
+    grammar: CompiledGrammar | None = None
     """What the answer is held to; None allows any."""
     on_token: Callable[[int], None] | None = None
     """Called with each new token id as it comes."""

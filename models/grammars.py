@@ -5,7 +5,7 @@ The layouts are those in which the formats write demonstrations, so that a train
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 from pydantic.fields import FieldInfo
@@ -13,8 +13,12 @@ from pydantic.fields import FieldInfo
 from crossover.models.answer_types import is_text, json_schema, labels_of
 
 Fields = Mapping[str, FieldInfo]
-KEYWORD = "x-lark"
-"""Keyword of a JSON schema that holds a grammar: DSPy's requests carry JSON schemas and nothing else."""
+Value = str | list[str]
+"""The right side of a value's rule, or the texts of which it is one."""
+RULES, CHOICES = "x-rules", "x-choices"
+"""Keywords of a JSON schema that hold a grammar: DSPy's requests carry JSON schemas and nothing else."""
+LAZY = "[lazy]"
+"""Before a rule's right side: it matches as little as it can."""
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
 """JSON as `json.dumps` writes it; keywords of a schema that llguidance lacks are ignored, and DSPy checks them."""
 INDENTED = {"whitespace_pattern": r"( |\n {2,16})?", "lenient": True}
@@ -22,59 +26,90 @@ INDENTED = {"whitespace_pattern": r"( |\n {2,16})?", "lenient": True}
 LINE = r"/[^\n]+/"
 
 
-def response_format(grammar: str) -> dict[str, Any]:
-    """Return the request's `response_format` that holds a local model's answer to the rule `answer` of a grammar."""
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": {KEYWORD: grammar}}}
+class Grammar(NamedTuple):
+    """A grammar of answers, for any tokenizer."""
+
+    rules: str
+    """Lark, its first rule being `answer`; empty for any text."""
+    choices: dict[str, list[str]]
+    """Rules that are left out of `rules`, each one of some texts. They are compiled to the tokenizer's own tokens of
+    those texts: spelled in other tokens, a text would win by a token that is likely for the sake of other texts."""
 
 
-def grammar_of(response_format: Mapping[str, Any]) -> str:
-    """Return the grammar of a request's format, as DSPy hands it on; one that any JSON schema stands for, too."""
-    schema = response_format.get("schema") or {}
-    return str(schema[KEYWORD]) if KEYWORD in schema else f"answer: {_json(schema, INDENTED)}"
+def response_format(grammar: Grammar) -> dict[str, Any]:
+    """Return the request's `response_format` that holds a local model's answer to a grammar."""
+    schema = {RULES: grammar.rules, CHOICES: grammar.choices}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
-def lines(fields: Fields) -> str:
+def grammar_of(schema: Mapping[str, Any]) -> Grammar:
+    """Return the grammar of a request's schema: that of `response_format`, or the JSON that fits any other schema."""
+    if RULES in schema:
+        return Grammar(schema[RULES], schema[CHOICES])
+    return Grammar(f"answer: {_json(schema, INDENTED)}", {})
+
+
+def lines(fields: Fields) -> Grammar:
     """Return the grammar of the plain format: the bare value of one field, or a line `name: value` for each of several.
 
-    Empty for one text.
+    Any text for one text.
     """
     if len(fields) == 1:
         (field,) = fields.values()
-        return "" if is_text(field) else f"answer: {_value(field)}"
-    rules = [f"field_{n}: {LINE if is_text(f) else _value(f)}" for n, f in enumerate(fields.values())]
-    parts = [f"{_literal(f'{name}: ')} field_{n}" for n, name in enumerate(fields)]
-    return _grammar(' "\\n" '.join(parts), rules)
+        return Grammar("", {}) if is_text(field) else _grammar(["value_0"], [_value(field)])
+    values = [LINE if is_text(f) else _value(f) for f in fields.values()]
+    # Tokenizers join a space to the word after it, so the space before a choice is part of the choice.
+    values = [[f" {text}" for text in v] if isinstance(v, list) else v for v in values]
+    openings = [f"{name}:" if isinstance(v, list) else f"{name}: " for name, v in zip(fields, values, strict=True)]
+    parts = [f"{_literal(text)} value_{n}" for n, text in enumerate(openings)]
+    return _grammar([' "\\n" '.join(parts)], values)
 
 
-def sections(fields: Fields) -> str:
+def sections(fields: Fields) -> Grammar:
     """Return the grammar of DSPy's chat format: a header before each value, and `completed` at the end."""
     heads = [f"[[ ## {name} ## ]]" for name in (*fields, "completed")]
-    rules = []
+    parts, values = [_literal(f"{heads[0]}\n")], list[Value]()
     for n, field in enumerate(fields.values()):
         end = f"\n\n{heads[n + 1]}" + ("\n" if n + 1 < len(fields) else "")
         if is_text(field):
             escaped = end.replace("[", r"\[").replace("]", r"\]").replace("\n", r"\n")
-            rules.append(f"field_{n}[lazy]: /(?s:.*){escaped}/")
+            parts.append(f"value_{n}")
+            values.append(f"{LAZY} /(?s:.*){escaped}/")
         else:
-            rules += [f"field_{n}: value_{n} {_literal(end)}", f"value_{n}: {_value(field, ('True', 'False'))}"]
-    return _grammar(" ".join([_literal(f"{heads[0]}\n"), *(f"field_{n}" for n in range(len(fields)))]), rules)
+            parts.append(f"value_{n} {_literal(end)}")
+            values.append(["True", "False"] if field.annotation is bool else _value(field))
+    return _grammar(parts, values)
 
 
-def json_object(fields: Fields) -> str:
+def json_object(fields: Fields) -> Grammar:
     """Return the grammar of the JSON object of all fields, indented as DSPy shows it."""
-    rules = [f"field_{n}: {_json(json_schema(f), INDENTED)}" for n, f in enumerate(fields.values())]
-    openings = [f"{',' if n else '{'}\n  {json.dumps(name)}: " for n, name in enumerate(fields)]
-    parts = [f"{_literal(text)} field_{n}" for n, text in enumerate(openings)]
-    return _grammar(" ".join([*parts, _literal("\n}")]), rules)
+    parts, values = [], list[Value]()
+    for n, (name, field) in enumerate(fields.items()):
+        schema = json_schema(field)
+        texts = [t for t in schema.get("enum", ()) if isinstance(t, str)]
+        quote = '"' if texts and len(texts) == len(schema["enum"]) else ""
+        opening = f"{',' if n else '{'}\n  {json.dumps(name)}: {quote}"
+        parts += [_literal(opening), f"value_{n}", *([_literal(quote)] if quote else [])]
+        values.append([json.dumps(t, ensure_ascii=False)[1:-1] for t in texts] if quote else _json(schema, INDENTED))
+    return _grammar([*parts, _literal("\n}")], values)
 
 
-def _grammar(answer: str, rules: Sequence[str]) -> str:
-    return "\n".join([f"answer: {answer}", *rules])
+def _grammar(parts: Sequence[str], values: Sequence[Value]) -> Grammar:
+    """Return the grammar of an answer's parts, in which `value_0` and so on stand for the values."""
+    rules, choices = [f"answer: {' '.join(parts)}"], {}
+    for n, value in enumerate(values):
+        if isinstance(value, list):
+            choices[f"value_{n}"] = value
+        else:
+            lazy = value.startswith(LAZY)
+            rules.append(f"value_{n}{LAZY if lazy else ''}: {value.removeprefix(LAZY)}")
+    return Grammar("\n".join(rules), choices)
 
 
-def _value(field: FieldInfo, truth: tuple[str, str] = ("true", "false")) -> str:
-    texts: Sequence[str] = truth if field.annotation is bool else labels_of(field)
-    return " | ".join(map(_literal, texts)) if texts else _json(json_schema(field), ONE_LINE)
+def _value(field: FieldInfo) -> Value:
+    if field.annotation is bool:
+        return ["true", "false"]
+    return labels_of(field) or _json(json_schema(field), ONE_LINE)
 
 
 def _literal(text: str) -> str:
@@ -91,15 +126,15 @@ class ConstrainedFormat:
     decode: str = ""
     """`labels`: where the only output is one of a set of labels; `schema` or `auto`: wherever a grammar says more than
     any text; empty or `free`: never."""
-    layout: Callable[[Fields], str]
+    layout: Callable[[Fields], Grammar]
     """Returns the grammar of the output fields."""
 
-    def grammar(self, signature: type[dspy.Signature]) -> str:
-        """Return the grammar that an answer is held to; empty for any text."""
+    def grammar(self, signature: type[dspy.Signature]) -> Grammar:
+        """Return the grammar that an answer is held to."""
         fields = signature.output_fields
         labelled = len(fields) == 1 and labels_of(next(iter(fields.values())))
         held = self.decode in ("schema", "auto") or (self.decode == "labels" and labelled)
-        return self.layout(fields) if held else ""
+        return self.layout(fields) if held else Grammar("", {})
 
     def __call__(
         self,
@@ -110,7 +145,7 @@ class ConstrainedFormat:
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         """Ask the model, its answer held to the grammar if there is one."""
-        if grammar := self.grammar(signature):
+        if (grammar := self.grammar(signature)).rules:
             lm_kwargs = {**lm_kwargs, "response_format": response_format(grammar)}
         # Not a dspy.Adapter: DSPy gives every subclass a `format` and `parse`, which would hide those of the format.
         answers: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]

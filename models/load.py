@@ -56,9 +56,7 @@ def load_model(spec: ModelSpec) -> LoadedModel:
     format_name = spec.adapter or ("plain" if engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
-    # The embedded model has a chat template, but was trained on the short form.
-    instruct = spec.name != "embedded" and not engine.stop_at_line
-    chosen = prompt_format(format_name, decode=spec.decode, instruct=instruct)
+    chosen = prompt_format(format_name, decode=spec.decode, instruct=not engine.stop_at_line)
     return LoadedModel(spec, lm, chosen, engine.sha256, True, engine.context, lambda usage: 0.0)
 
 

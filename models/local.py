@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossover.models.adapters import attach, switch
 from crossover.models.batching import Job, batches_of, groups_by_prefix
-from crossover.models.constrained import Grammar, Grammars
+from crossover.models.constrained import CompiledGrammar, Grammars
 from crossover.models.decode import Prompt, can_share, decode, stop_tokens
 from crossover.models.device import load_weights
 from crossover.models.prefix import Prefix, PrefixStore, extend
@@ -181,7 +181,7 @@ class LocalEngine:
         seed = int(request.config.seed or 0) + (self._repeat(request.model, ids) if temperature > 0 else 0)
         return Job(Prompt(ids, max_tokens, temperature, seed, grammar, on_token), adapter)
 
-    def _grammar(self, response_format: Mapping[str, Any] | None) -> Grammar | None:
+    def _grammar(self, response_format: Mapping[str, Any] | None) -> CompiledGrammar | None:
         """Return the grammar that a request's format holds the answer to, None when any answer is allowed."""
         if not response_format or response_format.get("type") != "json_schema":
             return None
@@ -189,7 +189,7 @@ class LocalEngine:
             if self._grammars is None:
                 width = int(self.model.config.get_text_config().vocab_size)
                 self._grammars = Grammars(self.tokenizer, width, at_line=self.stop_at_line)
-            return self._grammars.compiled(response_format)
+            return self._grammars.compiled(response_format["schema"])
 
     def _repeat(self, model: str, ids: list[int]) -> int:
         """Return how often this prompt was sampled before, so that its samples differ, and repeat in every run."""

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralCo
 from crossover.models.batching import Job, groups_by_prefix
 from crossover.models.decode import Batch, Prompt, can_share, decode
 from crossover.models.device import LARGE, serving_dtype
+from crossover.models.grammars import CHOICES, RULES
 from crossover.models.local import LocalEngine
 from crossover.models.prefix import SHORT, Prefix, PrefixStore, extend
 
@@ -193,7 +194,7 @@ def ask(engine: LocalEngine, text: str, **config: object) -> lm15.Request:
 
 
 def only(answers: list[str]) -> dict[str, object]:
-    return {"type": "json_schema", "schema": {"enum": answers}}
+    return {"type": "json_schema", "schema": {RULES: "answer: value_0", CHOICES: {"value_0": answers}}}
 
 
 LABELS = ["card_arrival", "card", "card_not_working", "transfer timing", "Refund"]

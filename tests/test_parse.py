@@ -290,8 +290,8 @@ def test_the_quickstart_is_a_file_to_copy(tmp_path: Path) -> None:
     ("model", "fault"),
     [
         ("{name: smollm2, decode: lables}", "labels"),
-        ("{name: smollm2, decode: labels, adapter: chat}", "adapter: plain"),
         ("{name: openai/gpt-5-mini, decode: labels}", "runs elsewhere"),
+        ("{name: openai/gpt-5-mini, decode: schema}", "adapter: json"),
     ],
 )
 def test_decode_names_what_it_cannot_do(file: Path, model: str, fault: str) -> None:
