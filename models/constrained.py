@@ -39,20 +39,24 @@ class Constraint:
         return self._matcher.compute_bitmask()
 
     def advance(self, token: int) -> list[int]:
-        """Accept the next token, and return all further ones if the grammar leaves no choice up to the end."""
-        matcher = self._matcher
-        matcher.consume_token(token)
+        """Accept the next token, and return all further ones if the grammar leaves no choice up to the end.
+
+        Raises:
+            RuntimeError: the mask did not allow the token, or llguidance has given up on the grammar.
+        """
+        if not self._matcher.consume_token(token):
+            raise RuntimeError(f"token {token} breaks its grammar: {self._matcher.get_error()}")
         if token == self._end:
             self.ended = True
             return []
-        forced = [] if matcher.is_stopped() else matcher.compute_ff_tokens()
-        if forced:
-            matcher.consume_tokens(forced)
-            if not matcher.is_stopped():
-                matcher.rollback(len(forced))
-                forced = []
-        self.ended = matcher.is_stopped()
-        return [*forced, self._end] if self.ended and self._end is not None else forced
+        forced = [] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
+        # On a copy: a matcher that is rolled back over a choice's tokens loses its place.
+        ahead = self._matcher.deep_copy()
+        ahead.consume_tokens(forced)
+        self.ended = ahead.is_stopped()
+        if not self.ended:
+            return []
+        return forced if self._end is None else [*forced, self._end]
 
 
 def forbidden_tokens(constraints: Sequence[Constraint], vocabulary: int) -> torch.Tensor:

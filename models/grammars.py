@@ -36,14 +36,8 @@ class Grammar(NamedTuple):
     those texts: spelled in other tokens, a text would win by a token that is likely for the sake of other texts."""
 
 
-def response_format(grammar: Grammar) -> dict[str, Any]:
-    """Return the request's `response_format` that holds a local model's answer to a grammar."""
-    schema = {RULES: grammar.rules, CHOICES: grammar.choices}
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-
-
 def grammar_of(schema: Mapping[str, Any]) -> Grammar:
-    """Return the grammar of a request's schema: that of `response_format`, or the JSON that fits any other schema."""
+    """Return the grammar that a request's schema holds under these keywords, or that of JSON which fits the schema."""
     if RULES in schema:
         return Grammar(schema[RULES], schema[CHOICES])
     return Grammar(f"answer: {_json(schema, INDENTED)}", {})
@@ -129,12 +123,14 @@ class ConstrainedFormat:
     layout: Callable[[Fields], Grammar]
     """Returns the grammar of the output fields."""
 
-    def grammar(self, signature: type[dspy.Signature]) -> Grammar:
-        """Return the grammar that an answer is held to."""
+    def answer_schema(self, signature: type[dspy.Signature]) -> dict[str, Any] | None:
+        """Return the schema that holds a local model's answer to a grammar, None where any text is allowed."""
         fields = signature.output_fields
         labelled = len(fields) == 1 and labels_of(next(iter(fields.values())))
-        held = self.decode in ("schema", "auto") or (self.decode == "labels" and labelled)
-        return self.layout(fields) if held else Grammar("", {})
+        if self.decode not in ("schema", "auto") and not (self.decode == "labels" and labelled):
+            return None
+        grammar = self.layout(fields)
+        return {RULES: grammar.rules, CHOICES: grammar.choices} if grammar.rules else None
 
     def __call__(
         self,
@@ -145,8 +141,9 @@ class ConstrainedFormat:
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         """Ask the model, its answer held to the grammar if there is one."""
-        if (grammar := self.grammar(signature)).rules:
-            lm_kwargs = {**lm_kwargs, "response_format": response_format(grammar)}
+        if schema := self.answer_schema(signature):
+            wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+            lm_kwargs = {**lm_kwargs, "response_format": wanted}
         # Not a dspy.Adapter: DSPy gives every subclass a `format` and `parse`, which would hide those of the format.
         answers: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
         return answers
