@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from transformers import AutoTokenizer
 
 from crossover.models.constrained import Constraint, Grammars
-from crossover.models.load import load_model
+from crossover.models.device import load_weights
+from crossover.models.load import load_model, local_lm
+from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
@@ -92,6 +94,16 @@ def test_a_schema_binds_several_typed_fields(name: str) -> None:
         answer = program(text="when will my card come")
     assert answer.label in ("card", "card_arrival")
     assert isinstance(answer.done, bool)
+
+
+def test_a_base_model_ends_a_constrained_answer_at_its_last_line() -> None:
+    weights, tokenizer = load_weights(tiny.FOLDER, trust_remote_code=False)
+    tokenizer.chat_template = None
+    lm = local_lm("local/base", LocalEngine(weights, tokenizer), 200, 0.0)
+    with dspy.context(lm=lm, adapter=prompt_format("chat", decode="schema")):
+        assert dspy.Predict(signature("label", "done"))(text="when will it come").label in ("card", "card_arrival")
+    with dspy.context(lm=lm, adapter=prompt_format("plain", decode="labels")):
+        assert dspy.Predict(signature("label"))(text="when will it come").label in ("card", "card_arrival")
 
 
 def test_free_programs_and_free_decoding_make_no_grammar() -> None:
