@@ -19,7 +19,7 @@ class Job:
     """One request on its way through the engine."""
 
     prompt: Prompt
-    """With all its token ids, those of a shared prefix too."""
+    """With all its token ids, those of a shared prefix and of the grammar's opening too."""
     adapter: str
     cached: int = 0
     """Leading tokens whose states were computed before this request."""
@@ -32,12 +32,12 @@ class Job:
 
     def usage(self, new: Sequence[int]) -> lm15.Usage:
         """Return the tokens of the prompt and of the answer `new`."""
-        opening = len(self.prompt.grammar.opening) if self.prompt.grammar else 0
+        read = len(self.ids) - (len(self.prompt.grammar.opening) if self.prompt.grammar else 0)
         return lm15.Usage(
-            input_tokens=len(self.ids) - opening,
+            input_tokens=read,
             output_tokens=len(new),
-            total_tokens=len(self.ids) - opening + len(new),
-            cache_read_tokens=self.cached,
+            total_tokens=read + len(new),
+            cache_read_tokens=min(self.cached, read),
         )
 
 

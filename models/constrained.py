@@ -1,7 +1,7 @@
 """Constrained decoding: an answer follows a grammar, token by token, by the library llguidance."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ class CompiledGrammar(NamedTuple):
     """Its state after the opening."""
     opening: list[int]
     """Token ids that every answer begins with."""
-    end: int | None
-    """Token id that ends an answer which the grammar leaves nothing to add to; None where a line break does."""
+    ends: tuple[int, ...]
+    """Token ids that end an answer, the usual one first; empty where a line break of the grammar does."""
 
 
 class Constraint:
@@ -31,7 +31,7 @@ class Constraint:
 
     def __init__(self, grammar: CompiledGrammar) -> None:
         """Start after the opening."""
-        self._matcher, self._end = grammar.matcher.deep_copy(), grammar.end
+        self._matcher, self._ends = grammar.matcher.deep_copy(), grammar.ends
         self.ended = False
 
     def mask(self) -> bytes:
@@ -46,17 +46,22 @@ class Constraint:
         """
         if not self._matcher.consume_token(token):
             raise RuntimeError(f"token {token} breaks its grammar: {self._matcher.get_error()}")
-        if token == self._end:
+        if token in self._ends:
             self.ended = True
             return []
-        forced = [] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
-        # On a copy: a matcher that is rolled back over a choice's tokens loses its place.
-        ahead = self._matcher.deep_copy()
-        ahead.consume_tokens(forced)
+        ahead, forced = _ahead(self._matcher)
         self.ended = ahead.is_stopped()
-        if not self.ended:
-            return []
-        return forced if self._end is None else [*forced, self._end]
+        return [*forced, *self._ends[:1]] if self.ended else []
+
+
+def _ahead(matcher: LLMatcher) -> tuple[LLMatcher, list[int]]:
+    """Return a copy behind the tokens that the grammar forces next, and these.
+
+    A copy, because a matcher that is rolled back over the tokens of a choice loses its place.
+    """
+    ahead, forced = matcher.deep_copy(), [] if matcher.is_stopped() else matcher.compute_ff_tokens()
+    ahead.consume_tokens(forced)
+    return ahead, forced
 
 
 def forbidden_tokens(constraints: Sequence[Constraint], vocabulary: int) -> torch.Tensor:
@@ -68,13 +73,17 @@ def forbidden_tokens(constraints: Sequence[Constraint], vocabulary: int) -> torc
 class Grammars:
     """The grammars of one tokenizer's answers, each compiled once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, *, at_line: bool) -> None:
-        """Read the tokenizer, which takes about a second; answers end with a line break if `at_line`, else with eos.
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends: Iterable[int], *, at_line: bool
+    ) -> None:
+        """Read the tokenizer, which takes about a second.
 
-        `vocabulary` is the width of the model's logits.
+        `vocabulary` is the width of the model's logits. Answers end with a token of `ends`, or with a line break if
+        `at_line`.
         """
-        self._tokenizer = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
-        self._end: int | None = None if at_line else tokenizer.eos_token_id
+        known = sorted(ends, key=lambda token: token != tokenizer.eos_token_id)
+        self._tokenizer = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=known or None)
+        self._ends = () if at_line else tuple(known)
         self._close = ' "\\n"' if at_line else ""
         self._encode = partial(tokenizer.encode, add_special_tokens=False)
         # Some tokenizers write a space before the first word of every text.
@@ -92,9 +101,10 @@ class Grammars:
             matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(self._lark(grammar_of(schema))))
             if matcher.is_error():
                 raise lm15.UnsupportedFeatureError(f"no grammar for constrained decoding: {matcher.get_error()}")
-            opening = matcher.compute_ff_tokens()
-            matcher.consume_tokens(opening)
-            self._compiled[key] = CompiledGrammar(matcher, opening, self._end)
+            ahead, opening = _ahead(matcher)
+            # An answer that is forced to its end is decoded all the same, so that it has a token to end with.
+            whole = ahead.is_stopped()
+            self._compiled[key] = CompiledGrammar(matcher if whole else ahead, [] if whole else opening, self._ends)
         return self._compiled[key]
 
     def _lark(self, grammar: Grammar) -> str:

@@ -46,7 +46,7 @@ def grammar_of(schema: Mapping[str, Any]) -> Grammar:
 def lines(fields: Fields) -> Grammar:
     """Return the grammar of the plain format: the bare value of one field, or a line `name: value` for each of several.
 
-    Any text for one text.
+    Its rules are empty for a single text.
     """
     if len(fields) == 1:
         (field,) = fields.values()

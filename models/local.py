@@ -188,7 +188,8 @@ class LocalEngine:
         with self._lock:
             if self._grammars is None:
                 width = int(self.model.config.get_text_config().vocab_size)
-                self._grammars = Grammars(self.tokenizer, width, at_line=self.stop_at_line)
+                ends = stop_tokens(self.model, self.tokenizer, at_line=False)
+                self._grammars = Grammars(self.tokenizer, width, ends, at_line=self.stop_at_line)
             return self._grammars.compiled(response_format["schema"])
 
     def _repeat(self, model: str, ids: list[int]) -> int:

@@ -70,7 +70,7 @@ def test_a_schema_allows_the_answer_that_a_format_writes_and_reads_back(name: st
     form, asked = prompt_format(name, decode="schema"), signature(*fields)
     values = {n: VALUES[n][1] for n in fields}
     written = form.format_assistant_message_content(asked, values).strip()
-    grammars = Grammars(TOKENIZER, len(TOKENIZER), at_line=False)
+    grammars = Grammars(TOKENIZER, len(TOKENIZER), [TOKENIZER.eos_token_id], at_line=False)
     assert spelled(grammars, form.answer_schema(asked), written) == (written, True)
     assert form.parse(asked, written) == values
 
