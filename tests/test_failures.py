@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 import pytest
+import tiny
 from crashing import summaries, timeless
 from factories import make_cell, make_result, make_row, right
 from openai_server import Messages, in_chat_frame, openai_server
@@ -67,8 +68,8 @@ def test_what_the_model_did_is_its_score() -> None:
     assert rows["no fields"].output == {}
 
 
-def test_an_answer_cut_off_before_its_field_is_unparsed(embedded: LoadedModel, intents: list[dspy.Example]) -> None:
-    with dspy.context(lm=recorded(embedded.lm.copy(max_tokens=2)), adapter=prompt_format("chat")):
+def test_an_answer_cut_off_before_its_field_is_unparsed(small: LoadedModel, intents: list[dspy.Example]) -> None:
+    with dspy.context(lm=recorded(small.lm.copy(max_tokens=2)), adapter=prompt_format("chat")):
         (row,) = score_examples(Classify(["text"], "label", []), intents[:1], lambda *_: 1.0)
     assert (row.score, row.unparsed, row.failure, row.completion_tokens) == (0.0, True, "", 2)
     assert row.raw
@@ -157,7 +158,9 @@ def test_a_trained_cell_is_not_trained_again_for_its_failed_rows(
     file = write_openings(tmp_path, "[sft: {epochs: 1, rank: 4}]", test=20)
     (tmp_path / "mine.py").write_text(METRIC)
     text = file.read_text().replace("    fields:", "    metric: ./mine.py:metric\n    fields:")
-    file.write_text(text.replace("max_tokens: 8", "max_tokens: 8, adapter: plain, decode: labels"))
+    free, bound = tiny.model(max_tokens=8), tiny.model(max_tokens=8, decode="labels")
+    assert free in text
+    file.write_text(text.replace(free, bound))
     code, broken = run(file, tmp_path / "mlruns", capsys)
     (arm,) = json.loads(broken)["arms"]
     assert (code, arm["score"]["mean"]) == (4, 1.0)
