@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from crossover.models.answer_types import labels_of
 from crossover.models.last_answer import last_answer
 from crossover.models.usage import Usage
 from crossover.programs.fields import RESERVED, answers_of, text_of
@@ -66,7 +67,7 @@ def score_example(
         example: One example with inputs marked and an `id`.
         metric: Called for parsed answers alone; an exception is a failure.
         price: Turns DSPy's usage (model name to token counts) into dollars, or None when it cannot.
-        labels: The labels of each output field that is restricted to some, from `labels_of`.
+        labels: The labels of each output field that is restricted to some, from `label_sets`.
     """
     score, failure, unparsed, output = None, "", False, dict[str, Any]()
     with dspy.track_usage() as tracker, last_answer() as texts:
@@ -128,13 +129,16 @@ def _reason(boundary: str, error: Exception) -> str:
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON].rpartition(' ')[0]} …"
 
 
-def labels_of(program: dspy.Module) -> dict[str, frozenset[str]]:
-    """Return the labels, normalised, of each field that is the only output of a predictor and has labels."""
+def label_sets(program: dspy.Module) -> dict[str, frozenset[str]]:
+    """Return the labels, normalised, of each text field that is the only output of a predictor and has labels.
+
+    A Literal or an enumeration needs none: DSPy cannot parse another value.
+    """
     found: dict[str, frozenset[str]] = {}
     for predictor in program.predictors():
         for name, field in predictor.signature.output_fields.items():
-            labels = field.json_schema_extra.get("labels")
-            if labels and len(predictor.signature.output_fields) == 1:
+            alone = len(predictor.signature.output_fields) == 1
+            if alone and field.annotation is str and (labels := labels_of(field)):
                 found[name] = frozenset(map(normalise, labels))
     return found
 
@@ -169,7 +173,7 @@ def score_examples(
 
     An exception that ends the run (budget, limit) is raised after the rows of the calls under way.
     """
-    labels = labels_of(program)
+    labels = label_sets(program)
     if threads == 1:
         yield from (score_example(program, e, metric, price, labels) for e in examples)
         return

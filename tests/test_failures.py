@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,25 @@ ANSWERS = {
 }
 
 
+class Topic(Enum):
+    """The labels of `ANSWERS`, as a type."""
+
+    MONEY = "money"
+    DELIVERY = "delivery"
+
+
 def scored(
-    answer: Callable[[str], str], texts: dict[str, str], metric: Callable[..., float] = lambda *_: 1.0
+    answer: Callable[[str], str],
+    texts: dict[str, str],
+    metric: Callable[..., float] = lambda *_: 1.0,
+    program: dspy.Module | None = None,
 ) -> dict[str, Row]:
     """Return the row of each text, by the text, from a model that answers by a rule; texts lead to gold labels."""
     with openai_server(lambda model, messages: answer(asked(messages))) as served:
         model = load_model(ModelSpec("openai/gpt-4o-mini", adapter="chat", api_base=served.url))
         with dspy.context(lm=recorded(model.lm), adapter=model.prompt_format):
             examples = [dspy.Example(id=t, text=t, label=y).with_inputs("text") for t, y in texts.items()]
-            program = Classify(["text"], "label", ["money", "delivery"])
+            program = program or Classify(["text"], "label", ["money", "delivery"])
             return {r.id: r for r in score_examples(program, examples, metric, price=model.price)}
 
 
@@ -66,6 +77,15 @@ def test_what_the_model_did_is_its_score() -> None:
     assert {name: r.raw for name, r in rows.items()} == ANSWERS
     assert rows["off the labels"].output == {"label": "cash\nor money"}
     assert rows["no fields"].output == {}
+
+
+def test_a_typed_label_is_held_to_its_type() -> None:
+    program = dspy.Predict(dspy.Signature({"text": (str, dspy.InputField()), "label": (Topic, dspy.OutputField())}))
+    rows = scored(ANSWERS.__getitem__, dict.fromkeys(("right", "off the labels"), "money"), program=program)
+    assert {name: (r.unparsed, r.score, r.raw) for name, r in rows.items()} == {
+        "right": (False, 1.0, ANSWERS["right"]),
+        "off the labels": (True, 0.0, ANSWERS["off the labels"]),
+    }
 
 
 def test_an_answer_cut_off_before_its_field_is_unparsed(small: LoadedModel, intents: list[dspy.Example]) -> None:
