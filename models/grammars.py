@@ -117,9 +117,9 @@ def _json(schema: Mapping[str, Any], layout: Mapping[str, Any]) -> str:
 class ConstrainedFormat:
     """Mixed into a DSPy format, hold the answers of a local model to a grammar."""
 
-    decode: str = ""
+    decode: str = "free"
     """`labels`: where the only output is one of a set of labels; `schema` or `auto`: wherever a grammar says more than
-    any text; empty or `free`: never."""
+    any text; `free`: never."""
     layout: Callable[[Fields], Grammar]
     """Returns the grammar of the output fields."""
 

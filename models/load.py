@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from crossover.models.engine import Engine
 from crossover.models.errors import UserError
 from crossover.models.limits import limited_like
 from crossover.models.price import TokenCounts, api_price
+from crossover.models.prompt import engine_of
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.remote import Connection, RemoteEngine
 from crossover.models.source import to_stderr, weights_source
@@ -36,13 +37,17 @@ class LoadedModel:
     price: Callable[[TokenCounts], float | None]
     """Returns the dollars of usage, None for an unknown price."""
 
+    def in_format(self, name: str) -> "LoadedModel":
+        """Return the model with the prompt format of that name."""
+        return replace(self, prompt_format=_format(name, self.spec, engine_of(self.lm)))
+
 
 def load_model(spec: ModelSpec) -> LoadedModel:
     """Load the model that `spec` names.
 
     Raises:
         UserError: the weights are not there, or cannot be loaded.
-        ValueError: the prompt format is not one of `plain`, `chat`, `json`.
+        ValueError: the prompt format is none of FORMATS.
     """
     if not spec.runs_here:
         return _remote_model(spec)
@@ -53,10 +58,9 @@ def load_model(spec: ModelSpec) -> LoadedModel:
         engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
     except OSError as e:
         raise UserError(f"{spec.name} cannot be loaded from {source}: {str(e).strip().splitlines()[0]}") from e
-    format_name = spec.adapter or ("plain" if engine.stop_at_line else "chat")
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
-    chosen = prompt_format(format_name, decode=spec.decode, instruct=not engine.stop_at_line)
+    chosen = _format(_first_format(spec), spec, engine)
     return LoadedModel(spec, lm, chosen, engine.sha256, True, engine.context, lambda usage: 0.0)
 
 
@@ -72,9 +76,20 @@ def _remote_model(spec: ModelSpec) -> LoadedModel:
         spec.name, engine=engine, cache=False, num_retries=0, max_tokens=spec.max_tokens, temperature=spec.temperature
     )
     identity = f"{spec.name} at {spec.api_base}" if spec.api_base else spec.name
-    # A provider holds answers to a schema by the request that DSPy's JSON format makes, and to no grammar of ours.
-    chosen = prompt_format(spec.adapter or "chat", instruct=True)
-    return LoadedModel(spec, lm, chosen, identity, False, engine.context, api_price)
+    return LoadedModel(spec, lm, _format(_first_format(spec), spec, None), identity, False, engine.context, api_price)
+
+
+def _first_format(spec: ModelSpec) -> str:
+    """Return the format that a model has until one is chosen on a task."""
+    return spec.prompt_format if spec.prompt_format != "auto" else "plain" if spec.runs_here else "chat"
+
+
+def _format(name: str, spec: ModelSpec, engine: Any) -> dspy.Adapter:
+    """Return a prompt format for a model; a local one without a chat template follows no instructions."""
+    if engine is None:
+        # A provider holds answers to a schema by the request that DSPy's JSON format makes, and to no grammar of ours.
+        return prompt_format(name, instruct=True)
+    return prompt_format(name, decode=spec.decode, instruct=not engine.stop_at_line)
 
 
 def local_lm(name: str, engine: Engine, max_tokens: int, temperature: float) -> dspy.LM:
@@ -91,7 +106,6 @@ def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
     Settings and limits are those of `lm`.
     """
     from crossover.models.local import LocalEngine
-    from crossover.models.prompt import engine_of
 
     if (folder / "adapter_config.json").exists():
         engine = engine_of(lm)

@@ -6,11 +6,12 @@ import dspy
 
 from crossover.models.grammars import ConstrainedFormat, json_object, sections
 from crossover.models.plain import PlainAdapter
+from crossover.models.spec import FORMATS
 
 MARKER, BROKEN_MARKER = "[[ ##", "[ [ ##"
 
 
-def prompt_format(name: str, *, decode: str = "", instruct: bool = False) -> dspy.Adapter:
+def prompt_format(name: str, *, decode: str = "free", instruct: bool = False) -> dspy.Adapter:
     """Return the prompt format `plain`, `chat` or `json`; none of them makes a second call when parsing fails.
 
     `decode` is that of a local model. A model that was trained to follow instructions (`instruct`) is shown more in
@@ -26,7 +27,7 @@ def prompt_format(name: str, *, decode: str = "", instruct: bool = False) -> dsp
     elif name == "json":
         chosen = SafeJSONAdapter()
     else:
-        raise ValueError(f"adapter {name!r} is not one of plain, chat, json")
+        raise ValueError(f"prompt format {name!r} is not one of {', '.join(FORMATS)}")
     chosen.decode = decode
     return chosen
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+FORMATS = ("plain", "json", "chat")
+"""The prompt formats, shortest first."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -9,11 +12,11 @@ class ModelSpec:
 
     name: str
     """`smollm2`, `local:<folder, .gguf file or hub id>`, or any LiteLLM name."""
-    adapter: str = ""
-    """Prompt format: `plain`, `chat` or `json`; empty for the model's default."""
-    decode: str = ""
+    prompt_format: str = "auto"
+    """`plain`, `chat` or `json`; `auto` tries them on val for a model that runs here, and is `chat` for any other."""
+    decode: str = "auto"
     """`labels` holds a classification's answers to the labels of the task, `schema` every answer to its fields and
-    their types, `auto` the same on models that run here; empty, or `free`, holds none."""
+    their types, `auto` the same on models that run here alone; `free` holds none."""
     max_tokens: int = 64
     temperature: float = 0.0
     trust_remote_code: bool = False

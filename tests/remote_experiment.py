@@ -31,7 +31,7 @@ tasks:
     program: classify
     data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}}
     fields: {{text: input, label: output}}
-models: [{{name: openai/gpt-4o-mini, adapter: plain, max_tokens: 8, api_base: "{url}"}}]
+models: [{{name: openai/gpt-4o-mini, prompt_format: plain, max_tokens: 8, api_base: "{url}"}}]
 methods: {methods}
 {more}
 """)

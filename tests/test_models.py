@@ -132,7 +132,7 @@ def test_prompt_formats_have_names() -> None:
 
 
 def test_decode_labels_binds_a_classifier_to_its_labels_and_leaves_other_programs_free() -> None:
-    spec = ModelSpec(tiny.NAME, adapter="plain", decode="labels")
+    spec = ModelSpec(tiny.NAME, prompt_format="plain", decode="labels")
     bound, free = load_model(spec), load_model(tiny.SPEC)
     labels = ["card_arrival", "exchange_rate", "Refund not showing up"]
     program = classify(["text"], output="label", labels=labels, instructions="")

@@ -238,7 +238,7 @@ def test_validate_names_what_run_would_stumble_over(
 def test_run_takes_a_gguf_file(tmp_path: Path, index: Path, gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(gguf, tmp_path / "tiny.gguf")
     file = tmp_path / "mine.yaml"
-    models = "[{name: 'local:tiny.gguf', adapter: plain, max_tokens: 2}]"
+    models = "[{name: 'local:tiny.gguf', prompt_format: plain, max_tokens: 2}]"
     file.write_text(f"version: 1\ntasks: [stdlib_module]\nmodels: {models}\nmethods: [zero_shot]\n")
     argv = ["run", str(file), "--limit", "4", "--store", str(tmp_path / "mlruns"), "--tracking-uri", "none"]
     assert main(argv) == 0

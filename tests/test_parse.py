@@ -50,13 +50,13 @@ def test_a_short_file_gets_the_defaults(file: Path) -> None:
 
 def test_all_sections_reach_the_experiment(file: Path) -> None:
     more = "train_sizes: [64, 16]\nknowledge: [none, {train: gold, test: retrieved}]\nseeds: [3, 4]\nlimits: {usd: 5}\n"
-    file.write_text(SOUND.replace("[smollm2]", "[{name: smollm2, adapter: chat, max_tokens: 9}]") + more)
+    file.write_text(SOUND.replace("[smollm2]", "[{name: smollm2, prompt_format: chat, max_tokens: 9}]") + more)
     experiment, _ = read_experiment(file)
     assert experiment is not None
     assert experiment.train_sizes == (16, 64)
     assert experiment.knowledge == (Knowledge(), Knowledge("gold", "retrieved"))
     assert (experiment.seeds, experiment.limits) == ((3, 4), Limits(usd=5))
-    assert experiment.models == (ModelSpec("smollm2", adapter="chat", max_tokens=9),)
+    assert experiment.models == (ModelSpec("smollm2", prompt_format="chat", max_tokens=9),)
 
 
 SWAPS = [
@@ -74,8 +74,8 @@ SWAPS = [
     ("zero_shot", "zero_shott", "error: mine.yaml:4: unknown method `zero_shott`; did you mean `zero_shot`?"),
     (
         "[smollm2]",
-        "[{name: smollm2, adapter: plane}]",
-        "error: mine.yaml:3: unknown adapter `plane`; did you mean `plain`?",
+        "[{name: smollm2, prompt_format: plane}]",
+        "error: mine.yaml:3: unknown prompt_format `plane`; did you mean `plain`?",
     ),
     (
         "[smollm2]",
@@ -291,7 +291,7 @@ def test_the_quickstart_is_a_file_to_copy(tmp_path: Path) -> None:
     [
         ("{name: smollm2, decode: lables}", "labels"),
         ("{name: openai/gpt-5-mini, decode: labels}", "runs elsewhere"),
-        ("{name: openai/gpt-5-mini, decode: schema}", "adapter: json"),
+        ("{name: openai/gpt-5-mini, decode: schema}", "prompt_format: json"),
     ],
 )
 def test_decode_names_what_it_cannot_do(file: Path, model: str, fault: str) -> None:

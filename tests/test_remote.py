@@ -36,7 +36,7 @@ def first_word(model: str, messages: Messages) -> str:
 
 def remote(url: str, **options: Any) -> LoadedModel:
     """Return a model whose retries do not wait long."""
-    model = load_model(ModelSpec("openai/gpt-4o-mini", adapter="plain", api_base=url, timeout=0.5))
+    model = load_model(ModelSpec("openai/gpt-4o-mini", prompt_format="plain", api_base=url, timeout=0.5))
     model.lm.engine.connection = replace(model.lm.engine.connection, first_wait=0.01, **options)
     return model
 
@@ -166,7 +166,7 @@ def test_a_second_call_of_a_users_own_format_is_counted_and_priced() -> None:
 def test_an_unreadable_answer_is_counted_once_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
     with openai_server(lambda model, messages: "no field at all") as served:
         for adapter in ("chat", "json"):
-            model = load_model(ModelSpec("openai/gpt-4o-mini", adapter=adapter, api_base=served.url))
+            model = load_model(ModelSpec("openai/gpt-4o-mini", prompt_format=adapter, api_base=served.url))
             before = len(served.bodies)
             with dspy.context(lm=model.lm, adapter=model.prompt_format):
                 rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
@@ -193,7 +193,7 @@ def test_cached_tokens_cost_less() -> None:
 
 def test_an_unknown_price_leaves_a_row_unpriced() -> None:
     with openai_server(first_word) as served:
-        model = load_model(ModelSpec("openai/house-model", adapter="plain", api_base=served.url))
+        model = load_model(ModelSpec("openai/house-model", prompt_format="plain", api_base=served.url))
         with dspy.context(lm=model.lm, adapter=model.prompt_format):
             (row,) = score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price)
         assert (row.score, row.usd) == (1.0, None)
@@ -255,7 +255,7 @@ version: 1
 tasks:
   - {{name: words, program: classify, data: {{train: train.jsonl, val: val.jsonl, test: test.jsonl}},
      fields: {{id: id, text: input, label: output}}}}
-models: [{{name: openai/gpt-4o-mini, adapter: plain, api_base: "{url}", api_key: "{key}"}}]
+models: [{{name: openai/gpt-4o-mini, prompt_format: plain, api_base: "{url}", api_key: "{key}"}}]
 teacher: {{name: openai/gpt-4o, api_base: "{url}", api_key: "{key}", max_tokens: 500}}
 methods: [zero_shot, copro: {{breadth: 2, depth: 1}}]
 budget: {{metric_calls: 30, usd: 1}}

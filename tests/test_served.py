@@ -28,7 +28,7 @@ SHARE = 0.3
 QUICK = ("429", "500", "half", "garbage")
 NEVER = "invoice test 3 "
 """Begins the one test question that the proxy always refuses."""
-FRAME = "adapter: plain, max_tokens: 8"
+FRAME = "prompt_format: plain, max_tokens: 8"
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_served_model_scores_what_it_scores_here(
 
 
 def test_a_served_model_without_a_price_is_unpriced(address: str) -> None:
-    model = load_model(ModelSpec(f"openai/{UNPRICED}", adapter="plain", api_base=address, max_tokens=4))
+    model = load_model(ModelSpec(f"openai/{UNPRICED}", prompt_format="plain", api_base=address, max_tokens=4))
     question = dspy.Example(id="1", text="refund please", label="money").with_inputs("text")
     with dspy.context(lm=model.lm, adapter=model.prompt_format):
         (row,) = score_examples(Classify(["text"], "label", []), [question], lambda *_: 1.0, price=model.price)

@@ -7,9 +7,9 @@ from crossover.models.spec import ModelSpec
 
 FOLDER = Path(__file__).parent / "tiny_model"
 NAME = f"local:{FOLDER}"
-SPEC = ModelSpec(NAME, adapter="plain")
+SPEC = ModelSpec(NAME, prompt_format="plain")
 
 
 def model(**settings: object) -> str:
     """Return the model with further settings, as an experiment file names it."""
-    return json.dumps({"name": NAME, "adapter": "plain", **settings})
+    return json.dumps({"name": NAME, "prompt_format": "plain", **settings})

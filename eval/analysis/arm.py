@@ -140,8 +140,8 @@ def _same_examples(results: Sequence[Result]) -> None:
 
 def _names(cells: Sequence[Cell]) -> list[str]:
     """Return a unique label for each cell: its method, and every other setting that varies among the cells."""
-    models = {(c.model.name, c.model.adapter) for c in cells}
-    several_models, several_adapters = len({m for m, _ in models}) > 1, len(models) > len({m for m, _ in models})
+    models = {(c.model.name, c.model.prompt_format) for c in cells}
+    several_models, several_formats = len({m for m, _ in models}) > 1, len(models) > len({m for m, _ in models})
     several_sizes = len({c.train_size for c in cells if c.method.learns}) > 1
     several_knowledge = len({c.knowledge for c in cells}) > 1
     several_retrievals = len({_retrieval_label(c) for c in cells} - {""}) > 1
@@ -150,7 +150,7 @@ def _names(cells: Sequence[Cell]) -> list[str]:
         parts = [c.method.label]
         if several_sizes and c.method.learns:
             parts.append("all" if c.train_size is None else f"n={c.train_size}")
-        parts += [c.model.name] * several_models + [c.model.adapter or "default frame"] * several_adapters
+        parts += [c.model.name] * several_models + [f"{c.model.prompt_format} format"] * several_formats
         parts += [c.knowledge.label] * several_knowledge
         parts += [_retrieval_label(c)] * (several_retrievals and c.retrieval is not None)
         name = ", ".join(parts)

@@ -13,6 +13,8 @@ import yaml
 from crossover.models.errors import UserError
 from crossover.programs.task import Problem
 
+RENAMED = {"adapter": "prompt_format"}
+"""Keys of earlier versions, with their names of today."""
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "Mapping": dict}
 WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false", "Mapping": "mapping"}
 SET = "--set "
@@ -60,7 +62,7 @@ class Document:
     def unknown(self, node: yaml.Node | None, what: str, name: str, known: Iterable[str]) -> None:
         """Keep the fault of a name that does not exist, with a near match or what there is."""
         choices = sorted(known)
-        near = difflib.get_close_matches(name, choices, n=1)
+        near = difflib.get_close_matches(RENAMED.get(name, name), choices, n=1)
         listed = f"use one of {', '.join(choices)}" if choices else "remove it; there is nothing to set"
         remedy = f"did you mean `{near[0]}`?" if near else listed
         self.fault(node, f"unknown {what} `{name}`", remedy)

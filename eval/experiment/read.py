@@ -131,7 +131,7 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
     names = {
         "tasks": [t.name for t in experiment.tasks],
         "retention": [t.name for t in experiment.retention],
-        "models": [f"{m.name} {m.adapter}".strip() for m in experiment.models],
+        "models": [f"{m.name} {m.prompt_format}" for m in experiment.models],
         "methods": [m.label for m in experiment.methods],
         "knowledge": [k.label for k in experiment.knowledge],
         "seeds": [str(s) for s in experiment.seeds],

@@ -9,10 +9,10 @@ import yaml
 
 from crossover.eval.experiment.document import Document
 from crossover.models.api_keys import reference
-from crossover.models.spec import ModelSpec
+from crossover.models.spec import FORMATS, ModelSpec
 
-ADAPTERS = ("", "plain", "chat", "json")
-DECODES = ("", "auto", "free", "labels", "schema")
+PROMPT_FORMATS = ("auto", *FORMATS)
+DECODES = ("auto", "free", "labels", "schema")
 REASONING = re.compile(r"(?:openai|azure|openrouter/openai)/(?:o[1345](?:-|$)|gpt-5(?!.*-chat))")
 """OpenAI's models that think before they answer; their API refuses other settings than these."""
 REASONING_SETTINGS = {"max_tokens": 16000, "temperature": 1.0}
@@ -36,18 +36,15 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         if spec.max_tokens < REASONING_SETTINGS["max_tokens"] or spec.temperature != 1:
             what = f"{spec.name} reasons, and takes no other temperature than 1 and no fewer than 16000 `max_tokens`"
             doc.fault(node, what, "leave both out, or write `temperature: 1, max_tokens: 16000`")
-    if spec.adapter not in ADAPTERS:
-        doc.unknown(node, "adapter", spec.adapter, ADAPTERS[1:])
+    if spec.prompt_format not in PROMPT_FORMATS:
+        doc.unknown(node, "prompt_format", spec.prompt_format, PROMPT_FORMATS)
     if spec.decode not in DECODES:
-        doc.unknown(node, "decode", spec.decode, DECODES[1:])
-    elif spec.decode == "free":
-        # One setting under two names would have two keys in the store.
-        spec = replace(spec, decode="")
+        doc.unknown(node, "decode", spec.decode, DECODES)
     elif spec.decode == "labels" and not spec.runs_here:
         doc.fault(node, f"`decode: labels` on {spec.name!r}, which runs elsewhere", "use it on a model that runs here")
-    elif spec.decode == "schema" and not spec.runs_here and spec.adapter != "json":
+    elif spec.decode == "schema" and not spec.runs_here and spec.prompt_format != "json":
         what = f"`decode: schema` on {spec.name!r}, which runs elsewhere and takes no schema but that of a JSON object"
-        doc.fault(node, what, "add `adapter: json`")
+        doc.fault(node, what, "add `prompt_format: json`")
     if spec.name.startswith("local:"):
         text = spec.name.removeprefix("local:")
         folder = Path(absolute_path(doc, text))

@@ -84,8 +84,9 @@ def measure_cells(context: RunContext, cells: Sequence[Cell]) -> Iterator[Measur
 def try_to_fit(context: RunContext, cell: Cell) -> FittedCell | None:
     """Fit one cell, to be measured; None when that failed, which the table reports and the next run tries again."""
     key = context.keys.of(cell)
-    folder, model = cell_folder(context.store, key), context.model(cell.model)
+    folder = cell_folder(context.store, key)
     try:
+        model = context.served(cell)
         fitted, test = fit_cell(context, cell, folder), context.test(cell)
         # A head gives the labels of its own task, and nothing on another.
         has_head = any(step.name == "head" for step in cell.method.steps)
@@ -122,6 +123,9 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     pool = train_pool(fitted_cell.task, cell.train_size, cell.seed)
     if labels := label_notes(fitted_cell.task, pool, test, rows):
         measures["label_scores"] = labels
+    choice = context.prompt_format(cell)
+    measures["prompt_format"] = choice.name
+    measures |= {"prompt_format_choice": choice.reason} if choice.tried else {}
     measures |= {} if model.local else {"prices": price_source()}
     if (judge := context.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)
@@ -135,7 +139,7 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
         rows=rows,
         serve_seconds=seconds,
         latency=Latency((), 1),
-        fit=fitted.spent,
+        fit=fitted.spent + choice.spent,
         local=model.local,
         facts=fitted.facts,
         notes=fitted.notes | measures,
@@ -157,7 +161,7 @@ def probe_of(context: RunContext, fitted_cell: FittedCell) -> Probe:
 
 def fit_cell(context: RunContext, cell: Cell, folder: Path) -> Fitted:
     """Fit one cell in a folder of its own, and save the fitted program."""
-    task, model = context.tasks[cell.task], context.model(cell.model)
+    task, model = context.tasks[cell.task], context.served(cell)
     passages = context.passages(cell)
     workdir = folder / "fit"
     shutil.rmtree(workdir, ignore_errors=True)

@@ -1,13 +1,14 @@
 """Compute the keys of cells: the hash of everything that can change a cell's numbers."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from crossover.eval.experiment.spec import Cell, Experiment
+from crossover.eval.experiment.spec import METHODOLOGY_VERSION, Cell, Experiment
 from crossover.eval.run.passages import Indexes, identity_of
 from crossover.eval.store.cells import program_sha256
 from crossover.models.load import model_sha256
@@ -55,6 +56,11 @@ class CellKeys:
             limit=self.experiment.limit,
             search=(self._search(cell) or {}) | (self._retained(cell) or {}) | _files(cell) | indexes_of(cell) or None,
         )
+
+    def of_format(self, cell: Cell) -> str:
+        """Return the key of the prompt format that is chosen for the cell's task and model, whatever the method."""
+        found = [METHODOLOGY_VERSION, asdict(cell.model), self.model_sha256[cell.model], self.identities[cell.task]]
+        return hashlib.sha256(json.dumps([*found, self.experiment.limit]).encode()).hexdigest()[:16]
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
         """Return the budget and the teacher of a cell that searches prompts or learns from a teacher, else None."""

@@ -9,17 +9,19 @@ from pathlib import Path
 import dspy
 
 from crossover.eval.experiment.spec import Cell, Experiment
-from crossover.eval.experiment.splits import sample, sample_val
+from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.run.cell_keys import CellKeys
+from crossover.eval.run.formats import DEMOS, FormatChoice, choose_format, only_format
 from crossover.eval.run.latency import latency_requests
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.passages import Passages
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.retention import Retention
+from crossover.models.jsonl import write_json
 from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
-from crossover.models.spec import ModelSpec
+from crossover.models.spec import FORMATS, ModelSpec
 from crossover.programs.spec import JudgeSpec
 from crossover.programs.task import Budget, Task
 
@@ -64,6 +66,7 @@ class RunContext:
     failures: list[str] = field(default_factory=list)
     """A sentence for each cell that could not be fitted."""
     _passages: dict[tuple[str, str], Passages] = field(default_factory=dict)
+    _formats: dict[tuple[str, ModelSpec], FormatChoice] = field(default_factory=dict)
     _begun: int = 0
     _reported_usd: float = 0.0
 
@@ -117,6 +120,40 @@ class RunContext:
         if key not in self._passages:
             self._passages[key] = Passages(self.tasks[cell.task], cell.retrieval, self.keys.indexes)
         return self._passages[key]
+
+    def served(self, cell: Cell) -> LoadedModel:
+        """Return the cell's model in the prompt format that its task is measured in."""
+        model = self.model(cell.model)
+        return model.in_format(self.prompt_format(cell).name)
+
+    def prompt_format(self, cell: Cell) -> FormatChoice:
+        """Return the prompt format of the cell's task and model, which all of its arms share.
+
+        It is chosen on what the first cell that asks may read, and kept in the store.
+        """
+        key = (cell.task, cell.model)
+        if key not in self._formats:
+            self._formats[key] = self._chosen_format(cell)
+        return self._formats[key]
+
+    def _chosen_format(self, cell: Cell) -> FormatChoice:
+        model, task = self.model(cell.model), self.tasks[cell.task]
+        if (only := only_format(model)) is not None:
+            return FormatChoice(only)
+        file = self.store / "formats" / f"{self.keys.of_format(cell)}.json"
+        if file.exists():
+            return FormatChoice.read(file)
+        self.progress.note(f"{cell.task}: trying the prompt formats {', '.join(FORMATS)} on val")
+        passages = self.passages(cell)
+        demos = passages.attach(train_pool(task, None, 0)[:DEMOS], cell.knowledge.train)
+        with dspy.context(rm=passages.live(cell.knowledge.test)):
+            choice = choose_format(model, task, self.val(cell), demos, threads=self.threads)
+        # DSPy's threads may have swallowed the exception of a reached limit.
+        self.allowance.check()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(choice))
+        self.progress.note(f"{cell.task}: prompt format {choice.name}: {choice.reason}")
+        return choice
 
     def test(self, cell: Cell) -> list[dspy.Example]:
         """Return the test examples with the passages that the cell may read."""
