@@ -1,6 +1,8 @@
 """The settings of one language model, which all of its arms share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 FORMATS = ("plain", "json", "chat")
 """The prompt formats, shortest first."""
@@ -32,3 +34,12 @@ class ModelSpec:
     def runs_here(self) -> bool:
         """Return whether the model's weights are loaded into this process."""
         return self.name == "smollm2" or self.name.startswith("local:")
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> "ModelSpec":
+        """Return the model that a store holds as JSON; `adapter` was the key of its prompt format until version 5."""
+        values = dict(data)
+        if "adapter" in values:
+            values["prompt_format"] = values.pop("adapter") or "auto"
+            values["decode"] = values.get("decode") or "free"
+        return cls(**values)

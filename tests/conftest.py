@@ -40,7 +40,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def small() -> LoadedModel:
     """Return the real small model."""
-    return load_model(ModelSpec(tiny.NAME, prompt_format="plain", max_tokens=16))
+    return load_model(ModelSpec(tiny.NAME, prompt_format="plain", decode="free", max_tokens=16))
 
 
 @pytest.fixture

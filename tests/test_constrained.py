@@ -78,7 +78,7 @@ def test_a_schema_allows_the_answer_that_a_format_writes_and_reads_back(name: st
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("decode", ["labels", "auto"])
 def test_labels_bind_a_classifier_in_every_format(name: str, decode: str) -> None:
-    model = load_model(ModelSpec(tiny.NAME, adapter=name, decode=decode, max_tokens=12))
+    model = load_model(ModelSpec(tiny.NAME, prompt_format=name, decode=decode, max_tokens=12))
     labels = ["card_arrival", "card", "exchange rate", "Refund (late)"]
     program = build(["text"], output="label", labels=labels, instructions="")
     with dspy.context(lm=model.lm, adapter=model.prompt_format):
@@ -88,7 +88,7 @@ def test_labels_bind_a_classifier_in_every_format(name: str, decode: str) -> Non
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_schema_binds_several_typed_fields(name: str) -> None:
-    model = load_model(ModelSpec(tiny.NAME, adapter=name, decode="schema", max_tokens=200))
+    model = load_model(ModelSpec(tiny.NAME, prompt_format=name, decode="schema", max_tokens=200))
     program = dspy.Predict(signature("label", "done"))
     with dspy.context(lm=model.lm, adapter=model.prompt_format):
         answer = program(text="when will my card come")
@@ -109,7 +109,7 @@ def test_a_base_model_ends_a_constrained_answer_at_its_last_line() -> None:
 def test_free_programs_and_free_decoding_make_no_grammar() -> None:
     assert prompt_format("plain", decode="schema").answer_schema(signature("note")) is None
     assert prompt_format("chat", decode="labels").answer_schema(signature("note", "label")) is None
-    assert prompt_format("json", decode="").answer_schema(signature("label")) is None
+    assert prompt_format("json", decode="free").answer_schema(signature("label")) is None
 
 
 def test_the_plain_format_tells_an_instruct_model_what_each_field_may_hold() -> None:

@@ -55,7 +55,7 @@ def scored(
 ) -> dict[str, Row]:
     """Return the row of each text, by the text, from a model that answers by a rule; texts lead to gold labels."""
     with openai_server(lambda model, messages: answer(asked(messages))) as served:
-        model = load_model(ModelSpec("openai/gpt-4o-mini", adapter="chat", api_base=served.url))
+        model = load_model(ModelSpec("openai/gpt-4o-mini", prompt_format="chat", api_base=served.url))
         with dspy.context(lm=recorded(model.lm), adapter=model.prompt_format):
             examples = [dspy.Example(id=t, text=t, label=y).with_inputs("text") for t, y in texts.items()]
             program = program or Classify(["text"], "label", ["money", "delivery"])

@@ -95,7 +95,7 @@ def fit_for_long(what: str, folder: Path, progress: Any = len, allowance: UsageL
     """Fit on the rows of the folder, with a checkpoint at each step; the process that the test kills runs this too."""
     rows = json.loads((folder.parent / "rows.json").read_text())
     examples = [dspy.Example(**r).with_inputs("text") for r in rows]
-    model = load_model(ModelSpec(tiny.NAME, prompt_format="plain", max_tokens=8))
+    model = load_model(ModelSpec(tiny.NAME, prompt_format="plain", decode="free", max_tokens=8))
     lm = model.lm if allowance is None else allowance.limited(model.lm)
     options = {"rank": 4, "bf16": False, "checkpoint_minutes": 0.0} | LONG[what]
     with dspy.context(lm=lm, adapter=model.prompt_format):

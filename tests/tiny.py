@@ -7,9 +7,9 @@ from crossover.models.spec import ModelSpec
 
 FOLDER = Path(__file__).parent / "tiny_model"
 NAME = f"local:{FOLDER}"
-SPEC = ModelSpec(NAME, prompt_format="plain")
+SPEC = ModelSpec(NAME, prompt_format="plain", decode="free")
 
 
 def model(**settings: object) -> str:
     """Return the model with further settings, as an experiment file names it."""
-    return json.dumps({"name": NAME, "prompt_format": "plain", **settings})
+    return json.dumps({"name": NAME, "prompt_format": "plain", "decode": "free", **settings})

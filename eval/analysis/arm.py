@@ -65,6 +65,10 @@ class Arm:
     """No seed is shown to be better than giving one answer to every question."""
     integrity: tuple[str, ...] = ()
     """Checks of a fair comparison that failed."""
+    prompt_format: str = ""
+    """Empty for results of versions that did not keep it."""
+    format_choice: str = ""
+    """How the formats compared on val; empty where there was nothing to choose."""
     learns: bool = True
     train_examples: int | None = None
     """Examples in the train pool; None when no fit reported it."""
@@ -175,6 +179,8 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         model=cell.model.name,
         method=cell.method.label,
         kind="weights" if cell.method.trains else "context",
+        prompt_format=results[0].notes.get("prompt_format", ""),
+        format_choice=results[0].notes.get("prompt_format_choice", ""),
         learns=cell.method.learns,
         train_size=cell.train_size,
         knowledge=cell.knowledge.label,

@@ -23,7 +23,7 @@ from crossover.eval.report import figures
 from crossover.eval.report.curves import learning_curves
 from crossover.eval.report.data import ReportData, checks, ledger, merged, versions
 from crossover.eval.report.examples import disagreements, label_lines
-from crossover.eval.report.table import break_even_line, human_words
+from crossover.eval.report.table import break_even_line, format_choices, human_words
 from crossover.eval.report.text import cut, dollars, visible
 
 MOST_COLUMNS = 6
@@ -142,6 +142,7 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
         "cautions": data.comparison.cautions.get(task, ()),
         "checks": merged(checks(data, task)),
         "split": data.comparison.split_sha256[task],
+        "formats": format_choices(arms),
     }
 
 

@@ -30,6 +30,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "task": arm.task,
         "model": arm.model,
         "method": arm.method,
+        "prompt_format": arm.prompt_format,
         "train_size": arm.train_size,
         "knowledge": arm.knowledge,
         "seed": arm.seeds[0],

@@ -142,11 +142,18 @@ def render(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
+def format_choices(arms: Sequence[Arm]) -> list[str]:
+    """Return a sentence for each model whose prompt format was chosen on val."""
+    choices = {a.model: f"prompt format {a.prompt_format}: {a.format_choice}" for a in arms if a.format_choice}
+    return list(choices.values()) if len(choices) < 2 else [f"{model}, {text}" for model, text in choices.items()]
+
+
 def _task_lines(comparison: Comparison, v: Verdict) -> list[str]:
     """Return the lines of one task: its tables, doubts and verdict."""
     arms = [a for a in comparison.arms if a.task == v.task]
-    lines = ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples", ""]
-    lines += [*arms_table(arms), *details_table(arms), *passage_lines(arms), *price_lines(arms)]
+    lines = ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples"]
+    lines += [x for choice in format_choices(arms) for x in wrapped(choice, "")]
+    lines += ["", *arms_table(arms), *details_table(arms), *passage_lines(arms), *price_lines(arms)]
     if (learning := comparison.learning.get(v.task)) is not None:
         lines += ["", *(x for sentence in learning_sentences(learning) for x in wrapped(sentence, ""))]
         lines += [x for warning in learning.warnings for x in wrapped(warning, "! ")]

@@ -108,7 +108,7 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
     return Result(
         cell=Cell(
             task=cell["task"],
-            model=ModelSpec(**cell["model"]),
+            model=ModelSpec.stored(cell["model"]),
             method=MethodSpec(**cell["method"]),
             train_size=cell["train_size"],
             knowledge=Knowledge(**cell["knowledge"]),

@@ -10,7 +10,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -177,11 +177,16 @@ def _recipe(result: Result, task: Task) -> dict[str, Any]:
         "task": cell.task,
         "method": cell.method.label,
         "seed": cell.seed,
-        "model": asdict(cell.model),
+        "model": asdict(replace(cell.model, prompt_format=_format_of(result))),
         "program": _build_facts(task),
         "inputs": [*task.inputs, *(["passages"] if task.corpus else [])],
         "outputs": list(task.outputs),
     }
+
+
+def _format_of(result: Result) -> str:
+    """Return the prompt format that the arm was measured in, which may have been chosen on val."""
+    return str(result.notes.get("prompt_format") or result.cell.model.prompt_format)
 
 
 def _check_method(method: MethodSpec) -> None:
@@ -226,7 +231,7 @@ def load_package(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         ValueError: base or weights are not those that the arm was measured with.
     """
     recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    model = load_model(ModelSpec(**recipe["model"]))
+    model = load_model(ModelSpec.stored(recipe["model"]))
     lm, trained = model.lm, _weights_of(folder)
     # The name ends in the hash of the base and, after a sign, of what was trained; the folder may have another name.
     base, measured = (name.rpartition("@")[2] for name in (lm.model, recipe["lm"]))
