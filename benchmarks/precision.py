@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from crossover.models.decode import Prompt, can_share, decode
+from crossover.models.decode import Prompt, Row, can_share, decode
 
 SHAPES = ((8192, 256, 4, 8), (8192, 512, 4, 8), (32_000, 512, 8, 8), (32_000, 768, 12, 12))
 """Vocabulary, width, layers, heads; the first is that of the tests' model."""
@@ -43,7 +43,7 @@ def seconds(model: Any, prompts: Sequence[Sequence[int]], new: int) -> float:
     """Return the time of answering the prompts in one batch."""
     start = time.perf_counter()
     with torch.inference_mode():
-        list(decode(model, None, [Prompt(p, new) for p in prompts], frozenset()))
+        list(decode(model, None, [Row(n, Prompt(p, new)) for n, p in enumerate(prompts)], frozenset()))
     return time.perf_counter() - start
 
 

@@ -1,14 +1,18 @@
-"""Sort waiting requests into batches: by the beginning that their prompts share, and by length."""
+"""Group waiting requests by the beginning that their prompts share, and decode them in batches that fit in memory."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 from dspy import lm15
 
-from crossover.models.decode import Prompt
-from crossover.models.prefix import shared_tokens
+from crossover.models.decode import Prompt, Row, decode
+from crossover.models.errors import UserError
+from crossover.models.memory import BatchBound, Size, drop_tensors, in_halves
+from crossover.models.prefix import Prefix, PrefixStore, shared_tokens
 
 FEWEST_SHARED = 32
 """Prompts that share fewer leading tokens are not grouped."""
@@ -65,14 +69,47 @@ def groups_by_prefix(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
         yield group, shared
 
 
-def batches_of(widths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield positions of rows of similar width, as many at a time as `batch_tokens` padded tokens allow."""
-    batch: list[int] = []
-    for n in sorted(range(len(widths)), key=lambda n: widths[n]):
-        # Rows come by width, so that this one is the widest so far and sets the padding of all.
-        if batch and (len(batch) + 1) * widths[n] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(n)
-    if batch:
-        yield batch
+class Decoder(Protocol):
+    """The model that answers, and what its batches need; an engine is one."""
+
+    model: Any
+    stop: frozenset[int]
+    """Tokens that end an answer."""
+    bound: BatchBound
+    prefixes: PrefixStore
+
+
+@contextlib.contextmanager
+def failing(jobs: Sequence[Job]) -> Iterator[None]:
+    """Raise an error in the threads that wait for the answers of `jobs`, and not in this one."""
+    try:
+        yield
+    except Exception as e:
+        drop_tensors(e)
+        for job in jobs:
+            if not job.answer.done():
+                job.answer.set_exception(e)
+
+
+def decode_jobs(engine: Decoder, jobs: Sequence[Job], prefix: Prefix | None) -> None:
+    """Answer every job, in batches that fit in memory; a lone prompt that does not fit fails with a UserError."""
+    skip = 0 if prefix is None else len(prefix)
+
+    def answer(rows: Sequence[Row]) -> None:
+        for n, new in decode(engine.model, prefix, rows, engine.stop):
+            jobs[n].answer.set_result((new, "stop" if new[-1] in engine.stop else "length"))
+
+    def make_room(rows: Sequence[Row]) -> bool:
+        prompts = [r.prompt for r in rows]
+        size = Size(len(rows), max(len(p.ids) for p in prompts), max(p.max_tokens for p in prompts), skip)
+        freed = engine.prefixes.clear()
+        if size.rows > 1:
+            engine.bound.lower(size)
+        elif not freed:
+            jobs[rows[0].number].answer.set_exception(UserError(engine.bound.refusal(size)))
+        return freed
+
+    for numbers in engine.bound.batches([(len(j.ids) - skip, j.prompt.max_tokens) for j in jobs], skip):
+        with failing([jobs[n] for n in numbers]):
+            batch = [Row(n, replace(jobs[n].prompt, ids=jobs[n].prompt.ids[skip:])) for n in numbers]
+            in_halves(batch, answer, lambda row: not jobs[row.number].answer.done(), make_room)

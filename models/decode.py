@@ -1,7 +1,7 @@
 """Decode a batch of prompts that may share a prefix; each row ends by itself."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ class Prompt:
     """Called with each new token id as it comes."""
 
 
-class _Row:
-    """A row that is still being decoded."""
+class Row:
+    """A row that is being decoded, in one batch or, if that breaks off, in several after each other."""
 
     def __init__(self, number: int, prompt: Prompt) -> None:
         self.number, self.prompt = number, prompt
@@ -39,6 +39,11 @@ class _Row:
         self.new: list[int] = []
         self._append(prompt.grammar.opening if prompt.grammar else [])
         self.left = prompt.max_tokens
+
+    def read(self) -> Prompt:
+        """Return the prompt with the new tokens at its end, for a batch that goes on after them."""
+        opening = len(self.prompt.grammar.opening) if self.prompt.grammar else 0
+        return replace(self.prompt, ids=[*self.prompt.ids, *self.new[opening:]])
 
     def add(self, logits: torch.Tensor, likeliest: int) -> None:
         """Append the next token, the likeliest or a sample; `logits` has shape (vocabulary,)."""
@@ -50,7 +55,7 @@ class _Row:
 
     def ended(self, stop: frozenset[int]) -> bool:
         """Return whether the answer is complete, or as long as it may be."""
-        complete = self.new[-1] in stop if self.constraint is None else self.constraint.ended
+        complete = bool(stop & set(self.new[-1:])) if self.constraint is None else self.constraint.ended
         return complete or self.left <= 0
 
     def _append(self, tokens: Sequence[int]) -> None:
@@ -128,11 +133,19 @@ class Batch:
 
 
 def decode(
-    model: Any, prefix: Prefix | None, prompts: Sequence[Prompt], stop: frozenset[int]
+    model: Any, prefix: Prefix | None, rows: Sequence[Row], stop: frozenset[int]
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield (row number, new token ids) as each row ends: with a token of `stop`, or after its `max_tokens`."""
-    batch = Batch(model, prefix, prompts)
-    rows = [_Row(n, p) for n, p in enumerate(prompts)]
+    """Yield (row number, new token ids) as each row ends: with a token of `stop`, or after its `max_tokens`.
+
+    If an error breaks this off, the rows that have not been yielded can be decoded in other batches: none of their
+    tokens is drawn or passed to `on_token` a second time.
+    """
+    # The error may have come after a row's last token, while another row's was drawn.
+    yield from ((r.number, r.new) for r in rows if r.ended(stop))
+    rows = [r for r in rows if not r.ended(stop)]
+    if not rows:
+        return
+    batch = Batch(model, prefix, [r.read() for r in rows])
     live = list(range(len(rows)))
     """Position in the batch of each of `rows`."""
     while rows:

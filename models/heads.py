@@ -12,8 +12,9 @@ import torch
 from dspy import lm15
 from safetensors.torch import load_file, save_file
 
-from crossover.models.batching import batches_of
+from crossover.models.errors import UserError
 from crossover.models.local import BASE, LocalEngine
+from crossover.models.memory import Size, drop_tensors, in_halves
 from crossover.models.prompt import messages_of
 
 
@@ -83,13 +84,32 @@ class HeadEngine:
         return digest.hexdigest()
 
     def states(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return the pooled states of the rows, on the CPU in float32."""
+        """Return the pooled states of the rows, on the CPU in float32.
+
+        Raises:
+            UserError: one of the rows does not fit in memory by itself.
+        """
         by_row: dict[int, torch.Tensor] = {}
-        for batch in batches_of([len(r) for r in rows], self.engine.batch_tokens):
+        bound = self.engine.bound
+
+        def read(batch: Sequence[int]) -> None:
             with self.engine._lock, torch.inference_mode():
                 self.engine.use(self.adapter)
                 states = pooled(self.engine.model, [rows[n] for n in batch], self.pooling).cpu()
-            by_row |= dict(zip(batch, states, strict=True))
+            by_row.update(zip(batch, states, strict=True))
+
+        def make_room(batch: Sequence[int]) -> bool:
+            size = Size(len(batch), max(len(rows[n]) for n in batch), 0)
+            with self.engine._lock:
+                freed = self.engine.prefixes.clear()
+            if size.rows > 1:
+                bound.lower(size)
+            elif not freed:
+                raise UserError(bound.refusal(size))
+            return freed
+
+        for numbers in bound.batches([(len(r), 0) for r in rows]):
+            in_halves(numbers, read, lambda n: n not in by_row, make_room)
         return torch.stack([by_row[n] for n in range(len(rows))])
 
     def choose(self, states: torch.Tensor) -> list[int]:
@@ -125,7 +145,15 @@ class HeadEngine:
         try:
             for (_, answer), label in zip(batch, self.choose(self.states([ids for ids, _ in batch])), strict=True):
                 answer.set_result(label)
+        except UserError as e:
+            if len(batch) == 1:
+                batch[0][1].set_exception(e)
+                return
+            # Only the prompt that does not fit by itself may fail for it.
+            for one in batch:
+                self._answer([one])
         except Exception as e:
+            drop_tensors(e)
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(e)

@@ -1,11 +1,9 @@
 """Serve a Hugging Face causal language model in this process as a DSPy engine, with LoRA adapters on one base."""
 
-import contextlib
 import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ from dspy import lm15
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossover.models.adapters import attach, switch
-from crossover.models.batching import Job, batches_of, groups_by_prefix
+from crossover.models.batching import Job, decode_jobs, failing, groups_by_prefix
 from crossover.models.constrained import CompiledGrammar, Grammars
-from crossover.models.decode import Prompt, can_share, decode, stop_tokens
+from crossover.models.decode import Prompt, can_share, stop_tokens
 from crossover.models.device import load_weights
+from crossover.models.memory import BatchBound, drop_tensors, out_of_memory
 from crossover.models.prefix import Prefix, PrefixStore, extend
 from crossover.models.prompt import messages_of
 from crossover.models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
@@ -44,20 +43,21 @@ class LocalEngine:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         prefix_bytes: int = 1 << 30,
         in_training: bool = False,
     ) -> None:
         """Serve `model` on the device it is on.
 
-        `batch_tokens` bounds the padded tokens of a batch, without a shared prefix; `prefix_bytes` bounds the states
-        kept for prompts that begin alike, and 0 turns that off. A model `in_training` is served as it is, its new
-        adapter included: switching adapters would freeze the one that is trained.
+        Free memory bounds a batch, and so do `batch_tokens` padded tokens, without a shared prefix; None stands for the
+        most that help on the device. `prefix_bytes` bounds the states kept for prompts that begin alike, and 0 turns
+        that off. A model `in_training` is served as it is, its new adapter included: switching adapters would freeze
+        the one that is trained.
         """
         self.in_training = in_training
         self.model: Any = model
         self.tokenizer = tokenizer
-        self.batch_tokens = batch_tokens
+        self.bound = BatchBound(model, batch_tokens)
         # Weights trained by this project are saved with the fallback template if they were trained in it.
         self.stop_at_line = tokenizer.chat_template in (None, FALLBACK_TEMPLATE)
         if self.stop_at_line:
@@ -66,7 +66,7 @@ class LocalEngine:
         self.folder = Path(".")
         self.sha256 = ""
         self.prefixes = PrefixStore(prefix_bytes if can_share(model) else 0)
-        self._stop = stop_tokens(model, tokenizer, self.stop_at_line)
+        self.stop = stop_tokens(model, tokenizer, self.stop_at_line)
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._arriving = 0
@@ -113,7 +113,7 @@ class LocalEngine:
         """Return the float32 logits after a prompt, shape (vocabulary,)."""
         with self._lock, torch.inference_mode():
             self.use(adapter)
-            out: torch.Tensor = self.model(torch.tensor([list(ids)], device=self.model.device)).logits
+            out: torch.Tensor = self.model(torch.tensor([list(ids)], device=self.model.device), logits_to_keep=1).logits
             return out[0, -1].float().cpu()
 
     def complete(self, request: lm15.Request) -> lm15.Response:
@@ -233,28 +233,30 @@ class LocalEngine:
         """Answer the requests: those that begin alike share the states of that beginning, the rest are batched."""
         apart: dict[str, list[Job]] = {}
         for group, shared in groups_by_prefix(jobs):
-            adapter = group[0].adapter
-            with self._failing(group), self._lock, torch.inference_mode():
-                self.use(adapter)
-                prefix = self._prefix(group, shared)
-                if prefix is not None:
-                    self._decode(group, prefix)
-                else:
-                    apart.setdefault(adapter, []).extend(group)
+            with failing(group), self._lock, torch.inference_mode():
+                if not self._answer_sharing(group, shared):
+                    apart.setdefault(group[0].adapter, []).extend(group)
         for adapter, rest in apart.items():
-            with self._failing(rest), self._lock, torch.inference_mode():
+            with failing(rest), self._lock, torch.inference_mode():
                 self.use(adapter)
-                self._decode(rest, None)
+                decode_jobs(self, rest, None)
 
-    @contextlib.contextmanager
-    def _failing(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """Raise an error in the threads that wait for these answers, and let the worker go on."""
+    def _answer_sharing(self, group: list[Job], shared: int) -> bool:
+        """Answer requests on the states of the beginning that they share; return False where that does not pay."""
+        self.use(group[0].adapter)
         try:
-            yield
+            prefix = self._prefix(group, shared)
         except Exception as e:
-            for job in jobs:
-                if not job.answer.done():
-                    job.answer.set_exception(e)
+            if not out_of_memory(e):
+                raise
+            drop_tensors(e)
+            self.prefixes.clear()
+            prefix = None
+            for job in group:
+                job.cached = 0
+        if prefix is not None:
+            decode_jobs(self, group, prefix)
+        return prefix is not None
 
     def _prefix(self, group: list[Job], shared: int) -> Prefix | None:
         """Return the states of the beginning that the group shares, or None when they would save too little."""
@@ -273,15 +275,6 @@ class LocalEngine:
             prefix = extend(self.model, prefix, ids.tolist(), adapter)
             self.prefixes.keep(prefix)
         return prefix
-
-    def _decode(self, jobs: list[Job], prefix: Prefix | None) -> None:
-        skip = 0 if prefix is None else len(prefix)
-        for rows in batches_of([len(j.ids) - skip + j.prompt.max_tokens for j in jobs], self.batch_tokens):
-            batch = [jobs[n] for n in rows]
-            prompts = [replace(j.prompt, ids=j.prompt.ids[skip:]) for j in batch]
-            with self._failing(batch):
-                for row, new in decode(self.model, prefix, prompts, self._stop):
-                    batch[row].answer.set_result((new, "stop" if new[-1] in self._stop else "length"))
 
     def use(self, adapter: str) -> None:
         """Activate an adapter, or none for an empty name; the caller holds the lock."""

@@ -198,6 +198,8 @@ class PrefixStore:
         """Iterate over the prefixes, the least recently used first."""
         return iter(self._prefixes)
 
-    def clear(self) -> None:
-        """Drop all prefixes, for a cold measurement."""
+    def clear(self) -> bool:
+        """Drop all prefixes, to free memory or for a cold measurement, and return whether there were any."""
+        had_any = len(self._prefixes) > 0
         self._prefixes.clear()
+        return had_any

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from crossover.models.batching import Job, groups_by_prefix
-from crossover.models.decode import Batch, Prompt, can_share, decode
+from crossover.models.decode import Batch, Prompt, Row, can_share, decode
 from crossover.models.device import LARGE, serving_dtype
 from crossover.models.grammars import CHOICES, RULES
 from crossover.models.local import LocalEngine
@@ -44,6 +44,12 @@ def reference(model: LlamaForCausalLM, ids: list[int]) -> torch.Tensor:
     return model(torch.tensor([ids])).logits[0, -1]
 
 
+def decoded(
+    model: LlamaForCausalLM, prefix: Prefix | None, prompts: list[Prompt], stop: frozenset[int] = frozenset()
+) -> dict[int, list[int]]:
+    return dict(decode(model, prefix, [Row(n, p) for n, p in enumerate(prompts)], stop))
+
+
 def test_shared_prefixes_change_no_logit() -> None:
     rng, model, plain, rows = random.Random(2), small_model(), small_model(), 0
     assert can_share(model)
@@ -69,9 +75,9 @@ def test_rows_that_end_early_leave_the_others_as_they_were() -> None:
     prefix = extend(model, None, tokens(rng, 40), "")
     prompts = [Prompt(tokens(rng, rng.randint(1, 9)), rng.randint(1, 12)) for _ in range(17)]
     with torch.inference_mode():
-        together = dict(decode(model, prefix, prompts, frozenset(range(0, VOCABULARY, 5))))
+        together = decoded(model, prefix, prompts, frozenset(range(0, VOCABULARY, 5)))
         for n, p in enumerate(prompts):
-            [(_, alone)] = decode(model, prefix, [p], frozenset(range(0, VOCABULARY, 5)))
+            [alone] = decoded(model, prefix, [p], frozenset(range(0, VOCABULARY, 5))).values()
             assert together[n] == alone
 
 
@@ -79,8 +85,8 @@ def test_sampling_does_not_depend_on_the_rows_beside_it() -> None:
     rng, model = random.Random(4), small_model()
     prompts = [Prompt(tokens(rng, 6), 8, 1.0, seed) for seed in range(5)]
     with torch.inference_mode():
-        together = dict(decode(model, None, prompts, frozenset()))
-        [(_, alone)] = decode(model, None, prompts[3:4], frozenset())
+        together = decoded(model, None, prompts)
+        [alone] = decoded(model, None, prompts[3:4]).values()
     assert together[3] == alone
     assert len({tuple(t) for t in together.values()}) == 5
 
@@ -92,7 +98,7 @@ def test_a_model_with_windows_shares_nothing_and_answers_as_generate_does() -> N
     ids = tokens(random.Random(5), 30)
     told = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False, pad_token_id=0)[0, 30:].tolist()
     with torch.inference_mode():
-        rows = dict(decode(model, None, [Prompt(ids, 6), Prompt(ids[:4], 6)], frozenset()))
+        rows = decoded(model, None, [Prompt(ids, 6), Prompt(ids[:4], 6)])
     assert rows[0] == told
 
 
