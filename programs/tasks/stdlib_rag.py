@@ -11,8 +11,9 @@ from crossover.programs.splits import fold, fraction, opening, split_by_hash
 from crossover.programs.task import Passage, Task
 from crossover.programs.tasks.stdlib.docstrings import Documented, harvest, mask
 
-WORDS = 60
+WORDS = 25
 """Words of each documentation string in the corpus."""
+INSTRUCTIONS = "Give the name of the function or class that the question describes, as it stands in one of the passages."
 SENTENCE = range(5, 31)
 """Bounds of the words of a sentence that becomes a question."""
 SHARES = {"test": 0.1, "val": 0.05, "train": 0.85}
@@ -30,7 +31,7 @@ def load() -> Task:
     train, val, test = (tuple(splits[name][: SIZES[name]]) for name in ("train", "val", "test"))
     return Task(
         name="stdlib_rag",
-        program=partial(build, ("question",), output="answer", labels=(), instructions=""),
+        program=partial(build, ("question",), output="answer", labels=(), instructions=INSTRUCTIONS),
         inputs=("question",),
         outputs=("answer",),
         train=train,
