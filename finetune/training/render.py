@@ -74,7 +74,7 @@ def write_jsonl(text: TrainingText, file: Path) -> None:
         append_lines(draft, text.rows)
 
 
-def perplexity(text: TrainingText, lm: dspy.LM, *, rows: int = 256) -> float:
+def perplexity(text: TrainingText, lm: dspy.LM, *, rows: int = 64) -> float:
     """Return the perplexity of the completions of the first rows under the untrained model.
 
     The lower, the less a training has to change (arXiv 2402.11192).
