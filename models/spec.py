@@ -1,7 +1,7 @@
 """The settings of one language model, which all of its arms share."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 FORMATS = ("plain", "json", "chat")
@@ -43,3 +43,10 @@ class ModelSpec:
             values["prompt_format"] = values.pop("adapter") or "auto"
             values["decode"] = values.get("decode") or "free"
         return cls(**values)
+
+
+def differing_settings(models: Iterable[ModelSpec]) -> dict[ModelSpec, list[str]]:
+    """Return, for each model, its settings that are not the same in all of them: its name, and others as `key=value`."""
+    settings = {m: asdict(m) for m in models}
+    differ = [k for k in ModelSpec.__dataclass_fields__ if len({s[k] for s in settings.values()}) > 1]
+    return {m: [str(s[k]) if k == "name" else f"{k}={s[k]}" for k in differ] for m, s in settings.items()}

@@ -14,6 +14,7 @@ from crossover.eval.experiment.spec import Cell, Kind, Prices
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 from crossover.models.errors import UserError
+from crossover.models.spec import differing_settings
 from crossover.models.usage import Usage
 from crossover.programs.retrieval.ranking import Ranking
 
@@ -144,8 +145,7 @@ def _same_examples(results: Sequence[Result]) -> None:
 
 def _names(cells: Sequence[Cell]) -> list[str]:
     """Return a unique label for each cell: its method, and every other setting that varies among the cells."""
-    models = {(c.model.name, c.model.prompt_format) for c in cells}
-    several_models, several_formats = len({m for m, _ in models}) > 1, len(models) > len({m for m, _ in models})
+    models = differing_settings(c.model for c in cells)
     several_sizes = len({c.train_size for c in cells if c.method.learns}) > 1
     several_knowledge = len({c.knowledge for c in cells}) > 1
     several_retrievals = len({_retrieval_label(c) for c in cells} - {""}) > 1
@@ -154,7 +154,7 @@ def _names(cells: Sequence[Cell]) -> list[str]:
         parts = [c.method.label]
         if several_sizes and c.method.learns:
             parts.append("all" if c.train_size is None else f"n={c.train_size}")
-        parts += [c.model.name] * several_models + [f"{c.model.prompt_format} format"] * several_formats
+        parts += models[c.model]
         parts += [c.knowledge.label] * several_knowledge
         parts += [_retrieval_label(c)] * (several_retrievals and c.retrieval is not None)
         name = ", ".join(parts)

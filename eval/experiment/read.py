@@ -25,6 +25,7 @@ from crossover.eval.experiment.spec import (
     SearchBudget,
 )
 from crossover.models.errors import UserError
+from crossover.models.spec import differing_settings
 from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Problem
 
@@ -128,10 +129,11 @@ def _check_frame(doc: Document, sections: dict[str, yaml.Node]) -> None:
 
 def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Experiment) -> None:
     """Find what is wrong between entries: repetitions, needs that cannot be applied."""
+    differing = differing_settings(experiment.models)
     names = {
         "tasks": [t.name for t in experiment.tasks],
         "retention": [t.name for t in experiment.retention],
-        "models": [f"{m.name} {m.prompt_format}" for m in experiment.models],
+        "models": [" ".join(dict.fromkeys([m.name, *differing[m]])) for m in experiment.models],
         "methods": [m.label for m in experiment.methods],
         "knowledge": [k.label for k in experiment.knowledge],
         "seeds": [str(s) for s in experiment.seeds],

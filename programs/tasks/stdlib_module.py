@@ -14,10 +14,24 @@ from crossover.programs.tasks.stdlib.docstrings import Documented, harvest, mask
 
 WORDS = 30
 """Words of each documentation string that are shown."""
-LABELS = (
-    "asyncio calendar curses decimal email http logging mailbox math multiprocessing socket sqlite3 tarfile threading "
-    "unittest xml"
-).split()
+LABELS = [
+    "asyncio",
+    "calendar",
+    "curses",
+    "decimal",
+    "email",
+    "http",
+    "logging",
+    "mailbox",
+    "math",
+    "multiprocessing",
+    "socket",
+    "sqlite3",
+    "tarfile",
+    "threading",
+    "unittest",
+    "xml",
+]
 """Modules that people know by name, so that a model can guess without an example; submodules are of the same label."""
 MOST = 40
 """Examples per label, at most, which keeps frequent labels from dominating."""
