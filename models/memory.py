@@ -159,7 +159,7 @@ class BatchBound:
 
     def refusal(self, size: Size) -> str:
         """Return the line that says why a lone prompt cannot be answered, and what helps."""
-        free = free_bytes(self.device) / 2**30
+        free = free_bytes(self.device) / 1e9
         return (
             f"a prompt of {size.prefix + size.prompt} tokens with {size.answer} for the answer does not fit in memory "
             f"({free:.1f} GB free on {self.device}); shorten the prompt, lower `max_tokens` or free memory"

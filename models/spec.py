@@ -46,7 +46,7 @@ class ModelSpec:
 
 
 def differing_settings(models: Iterable[ModelSpec]) -> dict[ModelSpec, list[str]]:
-    """Return, for each model, its settings that are not the same in all of them: its name, and others as `key=value`."""
+    """Return each model with its settings that are not the same in all: the name, and others as `key=value`."""
     settings = {m: asdict(m) for m in models}
     differ = [k for k in ModelSpec.__dataclass_fields__ if len({s[k] for s in settings.values()}) > 1]
     return {m: [str(s[k]) if k == "name" else f"{k}={s[k]}" for k in differ] for m, s in settings.items()}

@@ -13,9 +13,7 @@ from crossover.programs.tasks.stdlib.docstrings import Documented, harvest, mask
 
 WORDS = 25
 """Words of each documentation string in the corpus."""
-INSTRUCTIONS = (
-    "Give the name of the function or class that the question describes, as it stands in one of the passages."
-)
+INSTRUCTIONS = "Name the function or class that the question describes, as it stands in one of the passages."
 SENTENCE = range(5, 31)
 """Bounds of the words of a sentence that becomes a question."""
 SHARES = {"test": 0.1, "val": 0.05, "train": 0.85}
