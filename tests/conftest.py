@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -31,6 +32,7 @@ from openings import write_openings
 from crossover.eval.cli.main import main
 from crossover.eval.tracking.tracker import Tracker
 from crossover.models.load import LoadedModel, load_model
+from crossover.models.plain import PlainAdapter
 from crossover.models.spec import ModelSpec
 
 # A shell that starts the tests in the background makes them deaf to Ctrl-C, and with them the runs that they interrupt.
@@ -39,8 +41,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def small() -> LoadedModel:
-    """Return the real small model."""
-    return load_model(ModelSpec(tiny.NAME, prompt_format="plain", decode="free", max_tokens=16))
+    """Return the real small model, in the format of models that were never taught to follow instructions."""
+    model = load_model(ModelSpec(tiny.NAME, prompt_format="plain", decode="free", max_tokens=16))
+    return replace(model, prompt_format=PlainAdapter())
 
 
 @pytest.fixture

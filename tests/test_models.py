@@ -127,7 +127,7 @@ def test_an_unknown_price_is_unpriced_never_zero() -> None:
 
 def test_prompt_formats_have_names() -> None:
     assert isinstance(prompt_format("plain"), PlainAdapter)
-    with pytest.raises(ValueError, match="not one of plain, chat, json"):
+    with pytest.raises(ValueError, match="not one of plain, json, chat"):
         prompt_format("xml")
 
 

