@@ -20,7 +20,7 @@ from crossover.models.weights import folder_sha256
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "results.md"
 TABLES = {
-    "quickstart": ("crossover run --limit 120", ""),
+    "quickstart": ("crossover run --limit 80", ""),
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
     "library": ("crossover run benchmarks/experiments/library.yaml", ""),
     "banking77": ("crossover run benchmarks/experiments/banking77.yaml --limit 400", "BANKING77"),
@@ -44,9 +44,8 @@ WITHOUT_MODEL = {"overhead", "precision", "recall_squad", "recall_multihop", "re
 HEAD = """# Measured results
 
 Every table came out of the command above it, run by `python benchmarks/results.py`. Dollars price this machine at the
-default `machine_hour_usd`. The model is SmolLM2-135M-Instruct, whose weights are `{weights}`; a table that names other
-weights was measured on an earlier, home-made model of 4.7 M parameters, one that names none asks no model. SmolLM2 was
-trained on public text of the web, in which a public benchmark may stand.
+default `machine_hour_usd`. The model is SmolLM2-135M-Instruct, whose weights are `{weights}`; a table that names none
+asks no model. SmolLM2 was trained on public text of the web, in which a public benchmark may stand.
 """
 
 

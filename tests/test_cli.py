@@ -76,7 +76,7 @@ def test_dry_run_prints_the_cells_and_leaves_nothing(
     assert head.split("  ")[0] == "cell"
     assert [c.partition(" seed")[0] for c in cells][::2] == [
         f"stdlib_module  {tiny.NAME}  zero_shot,",
-        f"stdlib_rag  {tiny.NAME}  zero_shot, retrieved, bm25 k=3,",
+        f"stdlib_rag  {tiny.NAME}  zero_shot, retrieved, bm25 k=2,",
     ]
     assert total.startswith("total, at most")
     assert captured.err == "4 cells\n"
