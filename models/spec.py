@@ -46,7 +46,12 @@ class ModelSpec:
 
 
 def differing_settings(models: Iterable[ModelSpec]) -> dict[ModelSpec, list[str]]:
-    """Return each model with its settings that are not the same in all: the name, and others as `key=value`."""
+    """Return what tells each model from the others: its name, and the settings that differ among those of its name."""
     settings = {m: asdict(m) for m in models}
-    differ = [k for k in ModelSpec.__dataclass_fields__ if len({s[k] for s in settings.values()}) > 1]
-    return {m: [str(s[k]) if k == "name" else f"{k}={s[k]}" for k in differ] for m, s in settings.items()}
+    several = len({m.name for m in settings}) > 1
+    found = {}
+    for model, own in settings.items():
+        alike = [s for m, s in settings.items() if m.name == model.name]
+        differ = [k for k in own if len({s[k] for s in alike}) > 1]
+        found[model] = [model.name] * several + [f"{k}={own[k]}" for k in differ]
+    return found

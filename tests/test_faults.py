@@ -102,6 +102,7 @@ def disk(folder: Path) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_when_the_disk_has_room_again_and_is_read_from_a_locked_one(
     tmp_path: Path, database: Path
 ) -> None:

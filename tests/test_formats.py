@@ -7,7 +7,7 @@ import pytest
 from openai_server import openai_server
 from openings import write_openings
 from processes import UNTRACKED
-from remote_experiment import first_word, write_remote
+from remote_experiment import write_remote
 
 from crossover.eval.cli.main import main
 from crossover.eval.run.formats import QUESTIONS
@@ -55,10 +55,13 @@ def test_the_format_that_is_parsed_most_is_taken_kept_and_charged(
 def test_a_provider_is_asked_in_chat_without_trying(
     tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with openai_server(first_word) as served:
+    def chat(model: str, messages: list[dict[str, str]]) -> str:
+        return "[[ ## label ## ]]\nmoney\n\n[[ ## completed ## ]]"
+
+    with openai_server(chat) as served:
         file = write_remote(tmp_path, served.url, methods="[zero_shot]")
         file.write_text(file.read_text().replace("prompt_format: plain, ", ""))
-        run(file, store)
+        assert run(file, store) == 0
     assert not (store / "formats").exists()
     (result,) = read_recorded(store).results
     assert result.notes["prompt_format"] == "chat"

@@ -87,6 +87,7 @@ def answered(served: LocalEngine, asked: list[Job], prefix: Prefix | None) -> li
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0, 40])
 def test_rows_that_do_not_fit_together_are_answered_as_without_a_bound(
     shared: int, capsys: pytest.CaptureFixture[str]

@@ -46,10 +46,11 @@ def experiment(folder: Path, models: str, methods: str) -> Path:
     return file
 
 
-def run(file: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def run(file: Path, capsys: pytest.CaptureFixture[str], code: int = 0) -> list[dict[str, Any]]:
     """Run the experiment and return its arms."""
     capsys.readouterr()
-    assert main(["run", str(file), "--store", str(file.parent / "mlruns"), "-q", "-j", "4", "--json", *UNTRACKED]) == 0
+    argv = ["run", str(file), "--store", str(file.parent / "mlruns"), "-q", "-j", "4", "--json", *UNTRACKED]
+    assert main(argv) == code
     return list(json.loads(capsys.readouterr().out)["arms"])
 
 
@@ -101,10 +102,12 @@ def test_a_run_through_faults_completes_and_pays_for_nothing_twice(
     with openai_server(address, faults, refused=NEVER, hang=7) as proxy:
         served = f'{{name: openai/{PRICED}, api_base: "{proxy.url}", timeout: 6, {FRAME}}}'
         file = experiment(tmp_path, f"[{served}]", "[bootstrap: {bootstrapped: 2, labelled: 4}]")
-        (arm,) = run(file, capsys)
+        (arm,) = run(file, capsys, 4)
         asked = len(proxy.bodies)
-        assert run(file, capsys) == [arm]
-        assert len(proxy.bodies) == asked
+        (again,) = run(file, capsys, 4)
+        assert again["score"] == arm["score"]
+        # What was refused is asked once more, and nothing else is.
+        assert ["test-3" if NEVER in str(body) else body for body in proxy.bodies[asked:]] == ["test-3"]
     assert set(proxy.faults) == {*QUICK, "hang", "401"}
     assert len(proxy.faults) > 0.2 * asked
     scored = rows(file, arm)

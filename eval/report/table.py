@@ -144,8 +144,8 @@ def render(comparison: Comparison) -> str:
 
 def format_choices(arms: Sequence[Arm]) -> list[str]:
     """Return a sentence for each model whose prompt format was chosen on val."""
-    choices = {a.model: f"prompt format {a.prompt_format}: {a.format_choice}" for a in arms if a.format_choice}
-    return list(choices.values()) if len(choices) < 2 else [f"{model}, {text}" for model, text in choices.items()]
+    choices = {(a.model, f"prompt format {a.prompt_format}: {a.format_choice}") for a in arms if a.format_choice}
+    return sorted(text if len(choices) == 1 else f"{model}, {text}" for model, text in choices)
 
 
 def _task_lines(comparison: Comparison, v: Verdict) -> list[str]:
