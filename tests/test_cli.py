@@ -200,3 +200,16 @@ def test_an_internal_fault_is_one_line_and_exit_3(
 def test_verbs_have_no_secret_options() -> None:
     options = [p for c in crossover.commands.values() for p in c.params if isinstance(p, click.Option)]
     assert all(o.help or o.name in ("port",) for o in options)
+
+
+def test_validate_asks_the_methods_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "e.yaml"
+    methods = "[{sft: {adapter: loro}}, {many_shot: {order: sideways}}, zero_shot]"
+    file.write_text(f"version: 1\ntasks: [stdlib_module]\nmodels: [{tiny.model()}]\nmethods: {methods}\n")
+    assert main(["validate", str(file)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "error: sft adapter=loro: sft adapter 'loro' is not one of lora, dora, qlora, none; set `adapter: lora`",
+        captured.err.splitlines()[-1],
+    ]
+    assert captured.err.splitlines()[1].startswith("error: many_shot order=sideways: ")

@@ -211,11 +211,13 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
     """
     from crossover.eval.experiment.read import Overrides, read_partly
     from crossover.eval.run.loading import check_models, load_tasks
+    from crossover.eval.run.methods import check_methods
 
     experiment, problems = read_partly(file, Overrides(settings=settings))
     tasks, found = load_tasks(experiment.tasks)
     # Reading the experiment file has already reported missing files, with their line.
-    problems += [p for p in found if not p.what.endswith("no such file")] + check_models(experiment)
+    problems += [p for p in found if not p.what.endswith("no such file")]
+    problems += [*check_models(experiment), *check_methods(experiment)]
     for name, task in tasks.items():
         sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
         corpus = f", corpus {len(task.corpus)}" if task.corpus else ""

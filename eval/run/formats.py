@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from crossover.eval.experiment.splits import sample
+from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel
 from crossover.models.prompt import engine_of
 from crossover.models.spec import FORMATS
@@ -79,10 +80,14 @@ def choose_format(
     """Return the format in which most answers to `val` can be parsed, asked without and with `demos`.
 
     Ties go to the higher score, then to the shorter prompt.
+
+    Raises:
+        UserError: no format got an answer, for a reason outside the model.
     """
     # A judge is not asked: whether an answer can be parsed needs no grade.
     metric: Metric = _no_score if isinstance(task.metric, Judge) else task.metric
     questions, start, tried = sample(val, QUESTIONS), time.perf_counter(), list[Tried]()
+    answered = False
     programs, spent = [task.program(), *_showing(task, demos[:DEMOS])], Usage()
     for name in FORMATS:
         rows = list[Row]()
@@ -90,9 +95,13 @@ def choose_format(
             for program in programs:
                 rows += score_examples(program, questions, metric, price=model.price, threads=threads)
         spent += sum((_usage(r) for r in rows), Usage())
+        answered = answered or any(not r.failure for r in rows)
         parsed = sum(r.score is not None and not r.unparsed for r in rows)
         score, tokens = sum(r.score or 0.0 for r in rows), sum(r.prompt_tokens for r in rows)
         tried.append(Tried(name, parsed, len(rows), score / len(rows), tokens / len(rows)))
+    if not answered:
+        # A model that cannot be reached has no format that suits it best, and none is kept for later runs.
+        raise UserError(f"no prompt format could be tried on val: {rows[0].failure}; run again once that is mended")
     spent.seconds = time.perf_counter() - start
     tried.sort(key=lambda t: (-t.parsed, -t.score, t.prompt_tokens))
     return FormatChoice(tried[0].name, tuple(tried), spent)

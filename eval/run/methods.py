@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from crossover.eval.experiment.catalog import METHOD_FOLDERS
-from crossover.eval.experiment.spec import SearchBudget
+from crossover.eval.experiment.spec import Experiment, SearchBudget
 from crossover.eval.run.chain import Chain
 from crossover.models.errors import UserError
-from crossover.programs.task import Method
+from crossover.programs.task import Method, Problem
 
 BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
 
@@ -25,3 +25,15 @@ def method_of(name: str, options: Any) -> Method:
             method: Method = cls(**options)
             return method
     raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
+
+
+def check_methods(experiment: Experiment) -> list[Problem]:
+    """Return the options that the methods of an experiment would refuse when they are made; nothing is fitted."""
+    problems = []
+    for spec in experiment.methods:
+        try:
+            method_of(spec.name, spec.options)
+        except UserError as e:
+            what, _, remedy = str(e).rpartition("; ")
+            problems.append(Problem("error", spec.label, what, remedy))
+    return problems
