@@ -1,4 +1,8 @@
-"""Rows by the hundred thousand: columns in place of objects, so that a dozen arms of a large test set fit in memory."""
+"""Rows by the hundred thousand: columns in place of objects, so that a dozen arms of a large test set fit in memory.
+
+Pyarrow does not build them: its JSON reader gives up a file for a torn last line, and for a field of an answer that
+changes its type from row to row.
+"""
 
 import json
 import math
