@@ -20,7 +20,7 @@ from crossover.models.weights import folder_sha256
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "results.md"
 TABLES = {
-    "quickstart": ("crossover run --limit 80", ""),
+    "quickstart": ("crossover run --limit 60", ""),
     "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
     "library": ("crossover run benchmarks/experiments/library.yaml", ""),
     "banking77": ("crossover run benchmarks/experiments/banking77.yaml --limit 400", "BANKING77"),
