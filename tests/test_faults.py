@@ -55,6 +55,7 @@ def short_of_room(size: int, folder: str, argv: list[str]) -> None:
     command(folder, f"{folder}/said", argv, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "methods"), [(1500, "[zero_shot]"), (600, "[{bootstrap: {bootstrapped: 4}}]")])
 def test_a_full_disk_is_named_and_costs_nothing_twice(tmp_path: Path, served: Served, size: int, methods: str) -> None:
     file = write_remote(tmp_path, served.url, methods=methods)

@@ -200,6 +200,7 @@ def limited(out: str) -> None:
     Path(out).write_text(json.dumps(facts))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's heap is Linux's")
 def test_a_batch_beyond_a_limit_on_memory_ends_with_every_row_answered(tmp_path: Path) -> None:
     process: Any = FORKS.Process(target=limited, args=(str(tmp_path / "facts"),))
