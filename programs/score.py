@@ -14,7 +14,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from crossover.models.answer_types import labels_of
 from crossover.models.last_answer import last_answer
-from crossover.models.usage import Usage
+from crossover.models.usage import Usage, add_usd
 from crossover.programs.fields import RESERVED, answers_of, text_of
 from crossover.programs.judge import Judged
 from crossover.programs.metrics import normalise
@@ -234,3 +234,14 @@ def _rows_of(
 def mean_score(rows: Sequence[Row]) -> float:
     """Return the mean score, for selecting among candidates on val; failures count as 0, as unparsed answers do."""
     return sum(r.score or 0.0 for r in rows) / len(rows) if rows else 0.0
+
+
+def usage_of(rows: Sequence[Row]) -> Usage:
+    """Add up the calls, tokens and dollars of scored examples; their seconds overlap and must be measured outside."""
+    return Usage(
+        calls=sum(r.calls for r in rows),
+        prompt_tokens=sum(r.prompt_tokens for r in rows),
+        cached_tokens=sum(r.cached_tokens for r in rows),
+        completion_tokens=sum(r.completion_tokens for r in rows),
+        usd=add_usd(*(r.usd for r in rows)),
+    )

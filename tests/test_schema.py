@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FILES = [
     f for folder in ("examples", "benchmarks/experiments", "eval/experiment") for f in ROOT.glob(f"{folder}/*.yaml")
 ]
-SOUND: dict[str, Any] = {"version": 1, "tasks": ["stdlib_module"], "models": ["embedded"], "methods": ["zero_shot"]}
+SOUND: dict[str, Any] = {"version": 1, "tasks": ["stdlib_module"], "models": ["smollm2"], "methods": ["zero_shot"]}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_schema_takes_the_forms_of_a_section(schema: dict[str, Any], section
         {"methods": [{"few_shot": {"demo": 3}}]},
         {"methods": [{"few_shot": {"demos": "two"}}]},
         {"methods": [{"few_shot": {"metric_calls": 3}}]},
-        {"models": [{"name": "embedded", "max_token": 3}]},
+        {"models": [{"name": "smollm2", "max_token": 3}]},
         {"prices": {"label_uds": 1}},
         {"knowledge": ["golden"]},
     ],

@@ -17,7 +17,7 @@ from crossover.models.spec import FORMATS
 from crossover.models.usage import Usage
 from crossover.programs.demos import with_demos
 from crossover.programs.judge import Judge
-from crossover.programs.score import Row, score_examples
+from crossover.programs.score import Row, mean_score, score_examples, usage_of
 from crossover.programs.task import Metric, Task
 
 QUESTIONS, DEMOS = 12, 4
@@ -94,21 +94,17 @@ def choose_format(
         with dspy.context(lm=model.lm, adapter=model.in_format(name).prompt_format):
             for program in programs:
                 rows += score_examples(program, questions, metric, price=model.price, threads=threads)
-        spent += sum((_usage(r) for r in rows), Usage())
+        spent += usage_of(rows)
         answered = answered or any(not r.failure for r in rows)
         parsed = sum(r.score is not None and not r.unparsed for r in rows)
-        score, tokens = sum(r.score or 0.0 for r in rows), sum(r.prompt_tokens for r in rows)
-        tried.append(Tried(name, parsed, len(rows), score / len(rows), tokens / len(rows)))
+        tokens = sum(r.prompt_tokens for r in rows) / len(rows)
+        tried.append(Tried(name, parsed, len(rows), mean_score(rows), tokens))
     if not answered:
         # A model that cannot be reached has no format that suits it best, and none is kept for later runs.
         raise UserError(f"no prompt format could be tried on val: {rows[0].failure}; run again once that is mended")
     spent.seconds = time.perf_counter() - start
     tried.sort(key=lambda t: (-t.parsed, -t.score, t.prompt_tokens))
     return FormatChoice(tried[0].name, tuple(tried), spent)
-
-
-def _usage(row: Row) -> Usage:
-    return Usage(row.calls, row.prompt_tokens, row.cached_tokens, row.completion_tokens, usd=row.usd)
 
 
 def _no_score(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import dspy
 
-from crossover.models.usage import Usage, add_usd
-from crossover.programs.score import Row, mean_score, score_examples
+from crossover.models.usage import Usage
+from crossover.programs.score import mean_score, score_examples, usage_of
 from crossover.programs.task import Budget, Metric
 
 
@@ -35,14 +35,3 @@ class FitContext:
         with dspy.context(lm=lm):
             rows = list(score_examples(self.program, self.val, self.metric, threads=self.budget.threads))
         return mean_score(rows), usage_of(rows)
-
-
-def usage_of(rows: Sequence[Row]) -> Usage:
-    """Add up the calls, tokens and dollars of scored examples; their seconds overlap and must be measured outside."""
-    return Usage(
-        calls=sum(r.calls for r in rows),
-        prompt_tokens=sum(r.prompt_tokens for r in rows),
-        cached_tokens=sum(r.cached_tokens for r in rows),
-        completion_tokens=sum(r.completion_tokens for r in rows),
-        usd=add_usd(*(r.usd for r in rows)),
-    )

@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 
 from crossover.finetune.training.checkpoints import TrainingRun
-from crossover.finetune.training.context import FitContext, usage_of
+from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions, learning_rate
 from crossover.finetune.training.render import render_call, row_ids
 from crossover.finetune.training.settings import base_model, lora_config, trainer_arguments
@@ -17,7 +17,7 @@ from crossover.finetune.training.train import Training, run_training, val_scorer
 from crossover.models.errors import UserError
 from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage
-from crossover.programs.score import score_examples
+from crossover.programs.score import score_examples, usage_of
 
 
 @dataclass

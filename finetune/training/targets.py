@@ -14,12 +14,12 @@ from typing import Any
 
 import dspy
 
-from crossover.finetune.training.context import FitContext, usage_of
+from crossover.finetune.training.context import FitContext
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
 from crossover.models.usage import Usage
 from crossover.programs.demos import fields_of
-from crossover.programs.score import score_examples
+from crossover.programs.score import score_examples, usage_of
 
 WARM = 1.0
 """Temperature of every attempt after the first."""
