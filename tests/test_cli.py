@@ -87,7 +87,7 @@ def test_the_environment_stands_in_for_flags_and_flags_win(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CROSSOVER_RUN_SEEDS", "0,1,2")
-    monkeypatch.setenv("CROSSOVER_RUN_ONLY", "few_shot")
+    monkeypatch.setenv("CROSSOVER_RUN_ONLY", "many_shot")
     small = ["--set", f"models=[{tiny.model()}]"]
     assert main(["run", "--dry-run", *small]) == 0
     assert capsys.readouterr().err == "6 cells\n"

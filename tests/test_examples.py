@@ -42,5 +42,5 @@ def test_the_quickstart_has_the_arms_that_it_promises() -> None:
     experiment, problems = read_experiment(QUICKSTART)
     assert experiment is not None
     assert problems == []
-    assert {m.name for m in experiment.methods} == {"zero_shot", "few_shot", "many_shot", "retrieved_demos", "sft"}
+    assert {m.name for m in experiment.methods} == {"zero_shot", "many_shot", "retrieved_demos", "sft"}
     assert len(experiment.tasks) == 2

@@ -1,4 +1,4 @@
-"""Classify documentation strings, their names masked, by standard-library module (16 labels)."""
+"""Name the standard-library module of a method from its name and what it does (24 labels)."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,28 +12,37 @@ from crossover.programs.splits import fold, fraction, opening, split_by_hash
 from crossover.programs.task import Task
 from crossover.programs.tasks.stdlib.docstrings import Documented, harvest, mask
 
-WORDS = 30
+WORDS = 12
 """Words of each documentation string that are shown."""
+INSTRUCTIONS = "Name the module of Python's standard library that this method belongs to."
 LABELS = [
     "asyncio",
+    "bdb",
     "calendar",
     "curses",
+    "datetime",
     "decimal",
     "email",
+    "ftplib",
     "http",
+    "imaplib",
+    "importlib",
+    "io",
     "logging",
     "mailbox",
-    "math",
     "multiprocessing",
+    "pathlib",
+    "pdb",
+    "smtplib",
     "socket",
     "sqlite3",
+    "symtable",
     "tarfile",
-    "threading",
     "unittest",
     "xml",
 ]
-"""Modules that people know by name, so that a model can guess without an example; submodules are of the same label."""
-MOST = 40
+"""Modules with enough methods for neighbours in train; the methods of a submodule have the label of its parent."""
+MOST = 24
 """Examples per label, at most, which keeps frequent labels from dominating."""
 SHARES = {"test": 0.25, "val": 0.1, "train": 0.65}
 SIZES = {"test": 200, "val": 60, "train": 400}
@@ -41,14 +50,15 @@ SIZES = {"test": 200, "val": 60, "train": 400}
 
 def load() -> Task:
     """Return the task, the same for every run on one version of Python."""
-    examples = {fold(e["text"]): e for e in map(_example, harvest()) if _has_enough_words(e["text"])}
-    splits = split_by_hash(_balanced(examples.values()), group=lambda e: opening(e["text"]), shares=SHARES)
+    examples = {fold(e["text"]): e for e in map(_example, harvest()) if _is_method(e) and _has_enough_words(e["text"])}
+    chosen = _balanced(examples.values())
+    splits = split_by_hash(chosen, group=lambda e: opening(e["text"].partition(": ")[2]), shares=SHARES)
     train = splits["train"][: SIZES["train"]]
     labels = {e["label"] for e in train}
     val, test = ([e for e in splits[name] if e["label"] in labels][: SIZES[name]] for name in ("val", "test"))
     return Task(
         name="stdlib_module",
-        program=partial(build, ("text",), output="label", labels=tuple(sorted(labels)), instructions=""),
+        program=partial(build, ("text",), output="label", labels=tuple(sorted(labels)), instructions=INSTRUCTIONS),
         inputs=("text",),
         outputs=("label",),
         train=tuple(train),
@@ -60,9 +70,15 @@ def load() -> Task:
 
 
 def _example(item: Documented) -> dspy.Example:
-    """Return the masked text of one callable and its label."""
-    text = mask(" ".join(item.text.split()[:WORDS]), {*item.module.split("."), *item.name.split(".")})
-    return dspy.Example(id=item.name, text=text, label=item.module.split(".")[0]).with_inputs("text")
+    """Return the name and the text of one callable, the names of its module masked, and its label."""
+    text = f"{item.name.removeprefix(item.module + '.')}: {' '.join(item.text.split()[:WORDS])}"
+    shown = mask(text, set(item.module.split(".")))
+    return dspy.Example(id=item.name, text=shown, label=item.module.split(".")[0]).with_inputs("text")
+
+
+def _is_method(example: dspy.Example) -> bool:
+    """Return whether the text starts with the names of a class and one of its methods."""
+    return "." in example["text"].partition(": ")[0]
 
 
 def _has_enough_words(text: str) -> bool:
