@@ -57,3 +57,12 @@ def test_an_api_is_priced_and_not_asked(openings: Experiment, store: Path) -> No
     assert priced[0].usd < priced[1].usd  # demonstrations make a prompt longer
     assert [c.usd for c in unpriced] == [None, None]
     assert forecast_table(cells)[-1].endswith("unpriced")
+
+
+def test_the_choice_of_a_prompt_format_has_a_line_of_its_own(openings: Experiment, store: Path) -> None:
+    (model,) = openings.models
+    cells, _ = forecast(replace(openings, models=(replace(model, prompt_format="auto"),)), store=store)
+    assert [c.name.rpartition("  ")[2] for c in cells[:2]] == ["choosing among plain, json, chat", "zero_shot, seed=0"]
+    assert cells[0].calls == 3 * 2 * 12  # formats, with and without demonstrations, val examples
+    assert cells[0].seconds
+    assert len(cells) == 4

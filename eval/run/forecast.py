@@ -2,8 +2,8 @@
 
 Prompts are rendered as the run renders them, for a few test questions and with as many train examples as the method
 shows. A search is counted with its whole budget, a training with all of its epochs, an answer with `max_tokens`: the
-figures are upper bounds, except that a teacher's own calls are left out. A local model is timed on one prompt; an API
-is not called, and its seconds are not forecast.
+figures are upper bounds, except that a teacher's own calls are left out. Choosing a prompt format has a line of its
+own. A local model is timed on one prompt; an API is not called, and its seconds are not forecast.
 """
 
 import logging
@@ -21,6 +21,8 @@ from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.text import columns, money
 from crossover.eval.run.context import READINGS_OF_VAL, Models
+from crossover.eval.run.formats import DEMOS, only_format
+from crossover.eval.run.formats import QUESTIONS as QUESTIONS_OF_FORMAT
 from crossover.eval.run.latency import latency_requests
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.methods import method_of
@@ -30,6 +32,7 @@ from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
 from crossover.models.prompt import prompt_tokens, room
+from crossover.models.spec import FORMATS
 from crossover.models.usage import add_usd
 from crossover.programs.demos import with_demos
 from crossover.programs.task import Task
@@ -42,9 +45,9 @@ TRAINING_STEP = 3.0
 
 @dataclass(frozen=True)
 class Forecast:
-    """Upper bounds of what one cell takes."""
+    """Upper bounds of what one cell, or the choice of a prompt format, takes."""
 
-    cell: Cell
+    name: str
     calls: int
     prompt_tokens: int
     answer_tokens: int
@@ -66,7 +69,9 @@ class Pace:
 
 
 def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], int]:
-    """Return the forecasts of the missing cells, and the number of finished ones; writes nothing.
+    """Return the forecasts of the prompt formats to choose and of the missing cells, and the number of finished cells.
+
+    A cell with failed rows counts as finished; they are asked again. Nothing is written.
 
     Raises:
         UserError: the tasks have errors.
@@ -78,12 +83,15 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     cells = plan(experiment)
     missing = [c for c in cells if not is_finished(store, keys.of(c))]
     paces = {m: _pace(models(m)) for m in experiment.models if m.runs_here}
-    forecasts = []
+    choices, forecasts = dict[str, Forecast](), list[Forecast]()
     for cell in missing:
         task, model = keys.tasks[cell.task], models(cell.model)
         with dspy.context(lm=model.lm, adapter=model.prompt_format):
             forecasts.append(_of(cell, experiment, task, model, paces.get(cell.model)))
-    return forecasts, len(cells) - len(missing)
+            key = keys.of_format(cell)
+            if only_format(model) is None and key not in choices and not (store / "formats" / f"{key}.json").exists():
+                choices[key] = _of_choice(cell, experiment, task, model, paces.get(cell.model))
+    return [*choices.values(), *forecasts], len(cells) - len(missing)
 
 
 def forecast_table(cells: Sequence[Forecast]) -> list[str]:
@@ -92,9 +100,8 @@ def forecast_table(cells: Sequence[Forecast]) -> list[str]:
         return []
     lines: list[tuple[str, ...]] = [("cell", "calls", "prompt tokens", "answer tokens", "trained tokens", "time", "$")]
     for f in cells:
-        name = f"{f.cell.task}  {f.cell.model.name}  {f.cell.title}"
         time_taken = "-" if f.seconds is None else duration(f.seconds)
-        lines.append((name, *_counts([f]), time_taken, money(f.usd)))
+        lines.append((f.name, *_counts([f]), time_taken, money(f.usd)))
     seconds = sum(f.seconds or 0.0 for f in cells)
     total = add_usd(*(f.usd for f in cells))
     return columns([*lines, ("total, at most", *_counts(cells), duration(seconds) if seconds else "-", money(total))])
@@ -132,14 +139,31 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     program = with_demos(task.program(), [_with_passages(e, task, cell) for e in train[:shown]])
     longest = room(model.lm) or float("inf")
     length = mean(min(prompt_tokens(program, e, model.lm), longest) for e in questions)
-    calls *= predictors
+    return _priced(cell, cell.title, calls * predictors, length, experiment, pace, trained=round(trained))
+
+
+def _of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
+    """Return the forecast of choosing the prompt format of the cell's task and model."""
+    val = sample_val(task.val, experiment.limit)[:QUESTIONS_OF_FORMAT]
+    shown, program = [_with_passages(e, task, cell) for e in val[:QUESTIONS]], task.program()
+    programs = (program, with_demos(task.program(), [_with_passages(e, task, cell) for e in task.train[:DEMOS]]))
+    length = mean(prompt_tokens(p, e, model.lm) for p in programs for e in shown)
+    calls = len(FORMATS) * len(programs) * len(val) * len(program.predictors())
+    return _priced(cell, f"choosing among {', '.join(FORMATS)}", calls, length, experiment, pace)
+
+
+def _priced(
+    cell: Cell, title: str, calls: int, length: float, experiment: Experiment, pace: Pace | None, *, trained: int = 0
+) -> Forecast:
+    """Return the forecast of so many calls with prompts of `length` tokens, and of `trained` tokens."""
+    name = f"{cell.task}  {cell.model.name}  {title}"
     read, written = round(calls * length), calls * cell.model.max_tokens
     if pace is None:
         usd = api_price({cell.model.name: {"prompt_tokens": read, "completion_tokens": written}})
-        return Forecast(cell, calls, read, written, round(trained), None, usd)
+        return Forecast(name, calls, read, written, trained, None, usd)
     seconds = (read + TRAINING_STEP * trained) * pace.read + written * pace.written
     usd = machine_usd(seconds, experiment.prices.machine_hour_usd)
-    return Forecast(cell, calls, read, written, round(trained), seconds, usd)
+    return Forecast(name, calls, read, written, trained, seconds, usd)
 
 
 def _shown(name: str, has: Mapping[str, Any], train: int) -> int:
