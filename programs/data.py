@@ -13,7 +13,8 @@ from crossover.programs.entities import read_entities
 from crossover.programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
 from crossover.programs.load import builtin_task, is_reference, load_program, unknown
 from crossover.programs.metrics import metric_for
-from crossover.programs.records import Record, fault, few, hf_splits, read_source
+from crossover.programs.records import Record, fault, few
+from crossover.programs.sources import hf_splits, read_source
 from crossover.programs.spec import TaskSpec
 from crossover.programs.splits import fold, fraction
 from crossover.programs.task import Metric, Passage, Problem, Task

@@ -113,6 +113,20 @@ def test_hugging_face_class_numbers_become_names(tmp_path, monkeypatch):
     assert not [f for f in found if "never stands in train" in f]
 
 
+def test_hidden_labels_of_a_hugging_face_split_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=features)
+    (tmp_path / "hub").mkdir()
+    data.to_parquet(tmp_path / "hub" / "test.parquet")
+    source = spec(tmp_path)
+    found = problems(replace(source, data={**source.data, "test": {"hf": str(tmp_path / "hub")}}), tmp_path)
+    assert found[0] == (
+        f"error: {tmp_path / 'hub'}[test]: the values of 'label' are hidden: each is -1; "
+        "use a split that has them, such as `test: {hf: …, split: validation}`"
+    )
+
+
 def test_val_is_cut_from_train_when_there_is_none(tmp_path):
     source = spec(tmp_path, data={"train": "train.jsonl", "test": "test.jsonl"})
     write(tmp_path / "train.jsonl", [*rows("train", 90), *(r | {"id": r["id"] + "b"} for r in rows("train", 90))])
@@ -304,16 +318,24 @@ def test_a_metric_that_fails_on_gold_is_an_error(tmp_path):
         (
             "t.csv",
             b'id,text,label\n1,"a\nb",x\n2,y\n',
-            "t.csv:4: 2 cells under 3 columns; quote cells that hold commas",
+            "t.csv:4: 2 cells under 3 columns; quote cells that hold the delimiter",
         ),
         (
             "t.csv",
             b"\xff\xfe\n",
-            "t.csv: cannot be read: 'utf-8' codec can't decode byte 0xff in position 0: "
-            "invalid start byte; save it again, text as UTF-8",
+            "t.csv: cannot be read: 'utf-16-le' codec can't decode byte 0x0a in position 2: "
+            "truncated data; save it again, text as UTF-8",
         ),
         ("t.jsonl", b"\n", "t.jsonl: data.test has no rows; give it at least one"),
-        ("t.xlsx", b"", "t.xlsx: data.test is a .xlsx file; use .jsonl, .csv, .parquet or {hf: org/name}"),
+        (
+            "t.xls",
+            b"",
+            "t.xls: data.test is a .xls file; "
+            "use .csv, .tsv, .jsonl, .ndjson, .json, .xlsx, .parquet or {hf: org/name}",
+        ),
+        ("t.xlsx", b"", "t.xlsx: cannot be read: File is not a zip file; save it again, text as UTF-8"),
+        ("t.json", b'[{"text":', "t.json:1: not valid JSON: Expecting value at column 10; correct the file"),
+        ("t.csv", b"id,id,text\n1,2,x\n", "t.csv:1: 2 columns are named 'id'; give each a name of its own"),
         (
             "t.jsonl",
             b'{"text": {"a": 1}, "label": "x", "id": 1}',
