@@ -9,6 +9,7 @@ from pathlib import Path
 import dspy
 
 from crossover.models.errors import UserError
+from crossover.programs.chats import with_question
 from crossover.programs.entities import read_entities
 from crossover.programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
 from crossover.programs.load import builtin_task, is_reference, load_program, unknown
@@ -25,7 +26,7 @@ VAL_SHARE, VAL_MOST = 0.1, 200
 """Share of train, and the most rows, that become val when the task has none."""
 USUAL_METRIC = {"classify": "label_accuracy", "extract": "entity_f1", "translate": "chrf"}
 """Default metric of a program; exact match for any other."""
-NO_COLUMNS = Columns((), {"": ""})
+NO_COLUMNS = Columns({}, {"": ""})
 
 
 def load_task(spec: TaskSpec, *, base: Path = Path()) -> Task:
@@ -81,8 +82,10 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
         columns = _columns(spec, records)
         for name, rows in records.items():
             splits[name] = examples_of(rows, columns, split=name, where=where, problems=problems)
+        problems += _notes(spec, columns, records)
+    inputs = tuple(columns.inputs.values())
     if "val" not in records:
-        splits["train"], splits["val"] = cut_val(splits["train"], columns.inputs)
+        splits["train"], splits["val"] = cut_val(splits["train"], inputs)
     output = next(iter(columns.outputs.values()))
     named = (lambda text: [kind for kind, _ in read_entities(text)]) if columns.entities else answers_of
     labels = sorted({label for e in splits["train"] for label in named(e[output])})
@@ -93,7 +96,7 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
     with _collecting(spec.name, problems):
         program = load_program(
             spec.program,
-            inputs=columns.inputs,
+            inputs=inputs,
             output=output,
             labels=labels,
             base=base,
@@ -105,7 +108,7 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
     return Task(
         name=spec.name,
         program=program,
-        inputs=columns.inputs,
+        inputs=inputs,
         outputs=tuple(columns.outputs.values()),
         train=train,
         val=val,
@@ -114,6 +117,7 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
         metric_name=metric_name,
         corpus=corpus,
         where=where,
+        columns={f: c for c, f in (columns.inputs | columns.outputs).items() if c != f},
     )
 
 
@@ -121,9 +125,22 @@ def _columns(spec: TaskSpec, records: Mapping[str, Sequence[Record]]) -> Columns
     """Return the role of each column of the rows that could be read."""
     rows = records.get("train") or records.get("test") or []
     present = list(dict.fromkeys(c for r in rows for c in r.values))
-    if not present:
-        return NO_COLUMNS
-    return columns_of(spec.fields, present, program=spec.program, metric=spec.metric, cluster=spec.cluster)
+    return columns_of(spec, present) if present else NO_COLUMNS
+
+
+def _notes(spec: TaskSpec, columns: Columns, records: Mapping[str, Sequence[Record]]) -> list[Problem]:
+    """Return what a person should know of how the data was taken: columns left out, labels that were trimmed."""
+    notes = []
+    if columns.unused:
+        names = ", ".join(map(repr, columns.unused))
+        notes.append(Problem("note", spec.name, f"not used: {names}", "name what the model may read under `input`"))
+    if spec.program == "classify":
+        (output,) = columns.outputs
+        values = [r.values.get(output) for rows in records.values() for r in rows]
+        if spaced := [v for v in values if isinstance(v, str) and v != v.strip()]:
+            what = f"{len(spaced)} labels have space around them, such as {spaced[0]!r}"
+            notes.append(Problem("note", spec.name, what, f"they count as {spaced[0].strip()!r}"))
+    return notes
 
 
 def _read_splits(spec: TaskSpec, base: Path, problems: list[Problem]) -> dict[str, list[Record]]:
@@ -141,7 +158,8 @@ def _read_splits(spec: TaskSpec, base: Path, problems: list[Problem]) -> dict[st
     for name in (n for n in SPLITS if n in data):
         split = "validation" if name == "val" else name
         one = {"split": split, **data[name]} if isinstance(data[name], Mapping) else data[name]
-        records[name], found = read_source(one, base=base, key=f"data.{name}")
+        rows, found = read_source(one, base=base, key=f"data.{name}")
+        records[name] = [with_question(r) for r in rows]
         problems += found
     return records
 

@@ -1,10 +1,10 @@
 """Assign roles to the columns of the user's data, and turn its rows into examples."""
 
+import ast
 import hashlib
 import json
-import keyword
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,15 @@ import dspy
 from crossover.models.errors import UserError
 from crossover.programs.entities import entities_of
 from crossover.programs.load import is_reference, unknown
+from crossover.programs.names import field_names
 from crossover.programs.records import Record, fault, few
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Problem
 
 RETRIEVING = ("rag", "multihop", "dialogue")
 """Programs whose examples carry passages."""
 HISTORY = "history"
-"""The only input that may be empty: a conversation starts without history."""
+"""An input that may be empty even alone: a conversation starts without history."""
 ROLES = ("input", "output", "gold", "id", "ignored")
 OBVIOUS = {
     "text": "input",
@@ -33,55 +35,89 @@ OBVIOUS = {
 """Roles of well-known columns, for a task that names no fields."""
 RESERVED = ("id", "gold", "cluster", "passages")
 """Field names that every example uses itself."""
+WHOLE = 1e15
+"""Below it a float tells every whole number from the next."""
 
 
 @dataclass(frozen=True)
 class Columns:
     """The role of each column."""
 
-    inputs: tuple[str, ...]
-    outputs: dict[str, str]
+    inputs: Mapping[str, str]
+    """Column to input field."""
+    outputs: Mapping[str, str]
     """Column to output field."""
     gold: str = ""
     id: str = ""
     cluster: str = ""
-    entities: bool = False
-    """Whether the outputs hold entities, `{type, text}` each."""
+    unused: tuple[str, ...] = ()
+    program: str = ""
+
+    @property
+    def entities(self) -> bool:
+        """Return whether the outputs hold entities, `{type, text}` each."""
+        return self.program == "extract"
 
     def needed(self, split: str) -> list[str]:
         """Return the columns that every row of a split must have."""
-        extra = [self.gold, self.id, self.cluster if split == "test" else ""]
+        extra = [self.gold, self.id, "" if split in ("train", "val") else self.cluster]
         return [*self.inputs, *self.outputs, *(c for c in extra if c)]
 
 
-def columns_of(
-    fields: Mapping[str, str], present: Iterable[str], *, program: str, metric: str, cluster: str
-) -> Columns:
-    """Return the role of each column: from `fields`, or inferred from well-known names."""
-    for name, role in fields.items():
-        if role not in ROLES:
-            raise unknown(f"role of field {name!r}:", role, ROLES)
-    roles = dict(fields) or {c: OBVIOUS[c] for c in present if c in OBVIOUS}
-    if "id" in present:
-        roles.setdefault("id", "id")
+def columns_of(spec: TaskSpec, present: Sequence[str]) -> Columns:
+    """Return the role of each column that is present: by the task's own keys, or inferred from well-known names.
+
+    Raises:
+        UserError: the keys contradict each other, or no input or output can be told.
+    """
+    roles = _roles(spec, present)
     by_role = {role: [c for c, r in roles.items() if r == role] for role in ROLES}
     inputs, outputs = by_role["input"], by_role["output"]
-    if not fields and (len(inputs) != 1 or len(outputs) != 1):
-        columns = ", ".join(present)
-        raise UserError(f"cannot tell inputs from outputs among columns {columns}; add `fields: {{column: input, …}}`")
-    if not inputs or not outputs:
-        raise UserError(f"`fields` names no {'output' if inputs else 'input'}; give one column that role")
-    if len(outputs) > 1 and not (is_reference(program) and is_reference(metric)):
-        raise UserError(f"outputs {', '.join(outputs)}; use one, or a program and a metric of your own")
+    own = is_reference(spec.program)
+    if len(outputs) > 1 and spec.program != "record" and not (own and is_reference(spec.metric)):
+        remedy = "use one, `program: record`, or a program and a metric of your own"
+        raise UserError(f"outputs {', '.join(outputs)}; {remedy}")
     for role in ("gold", "id"):
         if len(by_role[role]) > 1:
             raise UserError(f"`fields` gives the role {role} to {' and '.join(by_role[role])}; keep one")
-    named = {c: "answer" if c == "answers" and program in RETRIEVING else c for c in outputs}
-    for name in (*inputs, *named.values()):
-        if name in RESERVED or keyword.iskeyword(name) or not name.isidentifier():
-            raise UserError(f"column {name!r} cannot be a field name; rename it in the data")
-    gold, key = (next(iter(by_role[role]), "") for role in ("gold", "id"))
-    return Columns(tuple(inputs), named, gold, key, cluster, entities=program == "extract")
+    names = field_names([*inputs, *outputs], RESERVED, own_program=own)
+    if spec.program in RETRIEVING and "answers" in outputs and "answer" not in names.values():
+        names["answers"] = "answer"
+    return Columns(
+        inputs={c: names[c] for c in inputs},
+        outputs={c: names[c] for c in outputs},
+        gold=next(iter(by_role["gold"]), ""),
+        id=next(iter(by_role["id"]), ""),
+        cluster=spec.cluster,
+        unused=tuple(c for c in present if c not in roles and c != spec.cluster),
+        program=spec.program,
+    )
+
+
+def _roles(spec: TaskSpec, present: Sequence[str]) -> dict[str, str]:
+    """Return the role of each column that has one, with at least one input and one output."""
+    roles = dict(spec.fields)
+    for name, role in roles.items():
+        if role not in ROLES:
+            raise unknown(f"role of field {name!r}:", role, ROLES)
+    for role, columns in (("input", spec.input), ("output", spec.output)):
+        for column in columns:
+            if roles.setdefault(column, role) != role:
+                raise UserError(f"column {column!r} is {role} and {roles[column]}; keep one")
+    named = set(roles.values())
+    obvious = {c: OBVIOUS[c] for c in present if c in OBVIOUS and c not in roles}
+    if not spec.fields:
+        roles |= {c: r for c, r in obvious.items() if r not in named}
+    if "id" in present:
+        roles.setdefault("id", "id")
+    counts = Counter(roles.values())
+    if not named and (counts["input"] != 1 or counts["output"] != 1):
+        columns = ", ".join(present)
+        raise UserError(f"cannot tell inputs from outputs among columns {columns}; add `input: […]`, `output: […]`")
+    if not counts["input"] or not counts["output"]:
+        missing = "output" if counts["input"] else "input"
+        raise UserError(f"`fields` names no {missing}; give one column that role, or write `{missing}: [COLUMN]`")
+    return roles
 
 
 def examples_of(
@@ -92,13 +128,13 @@ def examples_of(
     if absent:
         file = records[0].where.rpartition(":")[0]
         have = ", ".join(dict.fromkeys(c for r in records[:100] for c in r.values))
-        problems += [fault(file, f"no column {c!r} among {have}", "correct `fields` or the file") for c in absent]
+        problems += [fault(file, f"no column {c!r} among {have}", "correct the task or the file") for c in absent]
         return []
     examples, faults, copies = list[dspy.Example](), list[Problem](), Counter[str]()
     for record in records:
-        wrong = next((w for c in columns.needed(split) if (w := _fault_of(record, c, columns))), "")
+        wrong = next((w for c in columns.needed(split) if (w := _fault_of(record, c, columns))), None)
         if wrong:
-            faults.append(fault(record.where, wrong, "fill it or delete the row"))
+            faults.append(fault(record.where, *wrong))
             continue
         key = text_of(record.values[columns.id]) if columns.id else _content_id(record, split, copies)
         if key in where:
@@ -114,39 +150,68 @@ def examples_of(
 def _example(record: Record, columns: Columns, key: str) -> dspy.Example:
     """Return one row as an example with its inputs marked."""
     row = record.values
-    values: dict[str, Any] = {"id": key} | {c: text_of(row[c]) for c in columns.inputs}
-    for column, field in columns.outputs.items():
-        if columns.entities:
-            values[field] = entities_of(row[column])
-            continue
-        values[field] = [text_of(v) for v in row[column]] if isinstance(row[column], list) else text_of(row[column])
+    values: dict[str, Any] = {"id": key} | {f: text_of(row.get(c)) for c, f in columns.inputs.items()}
+    values |= {f: _answer(row.get(c), columns) for c, f in columns.outputs.items()}
     if columns.gold:
-        values["gold"] = [text_of(v) for v in answers_of(row[columns.gold])]
+        values["gold"] = [text_of(v) for v in _ids(row[columns.gold])]
     if columns.cluster and columns.cluster in row:
         values["cluster"] = text_of(row[columns.cluster])
-    return dspy.Example(**values).with_inputs(*columns.inputs)
+    return dspy.Example(**values).with_inputs(*columns.inputs.values())
 
 
-def _fault_of(record: Record, column: str, columns: Columns) -> str:
-    """Return the fault of one value of a row, or an empty string."""
+def _answer(value: Any, columns: Columns) -> Any:
+    """Return a gold answer: a text without space around it, a list of texts, or None for a record's empty cell."""
+    if columns.entities:
+        return entities_of(value)
+    value = _unwrapped(value)
+    if isinstance(value, list):
+        return [text_of(v).strip() for v in value]
+    return text_of(value).strip() or (None if columns.program == "record" else "")
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the texts of SQuAD's `{text: […], answer_start: […]}`, any other value as it is."""
+    return value["text"] if isinstance(value, dict) and {"text", "answer_start"} == set(value) else value
+
+
+def _ids(value: Any) -> list[Any]:
+    """Return passage ids: the entries of a list, also of one written as text in a CSV cell, or the value itself."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            return [value]
+    return answers_of(value)
+
+
+def _fault_of(record: Record, column: str, columns: Columns) -> tuple[str, str] | None:
+    """Return what is wrong with one value of a row, and the remedy; None where nothing is."""
     value = record.values.get(column)
-    if columns.entities and column in columns.outputs:
+    is_input, is_output = column in columns.inputs, column in columns.outputs
+    if columns.entities and is_output:
         return _entity_fault(value, column)
+    value = _unwrapped(value) if is_output else value
     values = answers_of(value)
+    if is_input and isinstance(value, list):
+        return f"{column!r} holds a list, not text", "join its parts into one text"
     for part in [value, *values]:
-        if isinstance(part, dict) or (isinstance(part, list) and (column in columns.inputs or part is not value)):
-            return f"{column!r} holds a {type(part).__name__}, not text"
-    filled = bool(values) and all(text_of(v).strip() for v in values)
-    return "" if filled or (column == HISTORY and column in columns.inputs) else f"{column!r} is empty"
+        if isinstance(part, dict) or (isinstance(part, list) and part is not value):
+            return f"{column!r} holds a {type(part).__name__}, not text", "write the text that is meant in its place"
+    optional = is_output and columns.program == "record"
+    if is_input:  # instructions often have a second part that may be empty
+        optional = column == HISTORY or any(text_of(record.values.get(c)).strip() for c in columns.inputs)
+    if optional or (values and all(text_of(v).strip() for v in values)):
+        return None
+    return f"{column!r} is empty", "fill it or delete the row"
 
 
-def _entity_fault(value: Any, column: str) -> str:
-    """Return why a value cannot be read as entities, or an empty string; an empty list is valid."""
+def _entity_fault(value: Any, column: str) -> tuple[str, str] | None:
+    """Return why a value cannot be read as entities, and the remedy, or None; an empty list is valid."""
     try:
         entities_of(value)
     except ValueError as e:
-        return f"{column!r}: {e}"
-    return ""
+        return f"{column!r}: {e}", "fill it or delete the row"
+    return None
 
 
 def answers_of(value: Any) -> list[Any]:
@@ -155,7 +220,9 @@ def answers_of(value: Any) -> list[Any]:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as text; None and NaN are empty."""
+    """Return a value as text; None and NaN are empty, and 1.0 is 1, as pandas turns one into the other."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE:
+        return str(int(value))
     return "" if value is None or value != value else str(value)
 
 

@@ -1,6 +1,6 @@
 """A task as the experiment file names it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,11 @@ class TaskSpec:
     data: Mapping[str, Any] = field(default_factory=dict)
     """Split to file path (absolute), or to a mapping for Hugging Face data."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """Column to `input`, `output`, `gold` or `id`."""
+    """Column to `input`, `output`, `gold`, `id` or `ignored`."""
+    input: Sequence[str] = ()
+    """Input columns, by their own names."""
+    output: Mapping[str, str] = field(default_factory=dict)
+    """Output columns, by their own names, to the kind of their values; empty for a kind told from the values."""
     metric: str = ""
     judge: JudgeSpec | None = None
     """Set by `metric: {judge: …}`."""

@@ -50,7 +50,7 @@ class Problem:
     """One error or warning about a task or an experiment file."""
 
     level: str
-    """`error`: cannot run; `warning`: can run, but may mislead."""
+    """`error`: cannot run; `warning`: can run, but may mislead; `note`: what was taken for granted."""
     where: str
     """File and line, or the task's name."""
     what: str
@@ -85,6 +85,8 @@ class Task:
     corpus: tuple[Passage, ...] = ()
     where: dict[str, str] = field(default_factory=dict)
     """Example id to `file:line`, for messages."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Field to the user's name for it, where that is another."""
 
     def splits(self) -> dict[str, tuple[dspy.Example, ...]]:
         """Return the splits by name."""

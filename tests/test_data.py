@@ -231,7 +231,7 @@ def test_an_id_that_stands_twice_is_an_error(tmp_path):
 def test_a_missing_column_is_named_with_those_there_are(tmp_path):
     source = spec(tmp_path, fields={"text": "input", "intent": "output"})
     assert problems(source, tmp_path)[0] == (
-        "error: train.jsonl: no column 'intent' among id, text, label; correct `fields` or the file"
+        "error: train.jsonl: no column 'intent' among id, text, label; correct the task or the file"
     )
 
 
@@ -242,12 +242,15 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
             {"fields": {"text": "inptu"}},
             "unknown role of field 'text': 'inptu'; did you mean 'input'? choose from input, output, gold, id, ignored",
         ),
-        ({"fields": {"text": "input"}}, "`fields` names no output; give one column that role"),
+        (
+            {"fields": {"text": "input"}},
+            "`fields` names no output; give one column that role, or write `output: [COLUMN]`",
+        ),
+        ({"fields": {"text": "input"}, "output": {"text": ""}}, "column 'text' is output and input; keep one"),
         (
             {"fields": {"text": "input", "id": "output", "label": "output"}},
-            "outputs id, label; use one, or a program and a metric of your own",
+            "outputs id, label; use one, `program: record`, or a program and a metric of your own",
         ),
-        ({"fields": {"id": "input", "label": "output"}}, "column 'id' cannot be a field name; rename it in the data"),
         (
             {"program": "rga"},
             "unknown program 'rga'; did you mean 'rag'? "
@@ -263,7 +266,7 @@ def test_columns_that_cannot_be_inferred_ask_for_fields(tmp_path):
     for split in ("train", "val", "test"):
         write(tmp_path / f"{split}.jsonl", [{"source": "a", "target": "b"}])
     assert problems(spec(tmp_path), tmp_path) == [
-        "error: intents: cannot tell inputs from outputs among columns source, target; add `fields: {column: input, …}`"
+        "error: intents: cannot tell inputs from outputs among columns source, target; add `input: […]`, `output: […]`"
     ]
 
 
@@ -339,7 +342,12 @@ def test_a_metric_that_fails_on_gold_is_an_error(tmp_path):
         (
             "t.jsonl",
             b'{"text": {"a": 1}, "label": "x", "id": 1}',
-            "t.jsonl:1: 'text' holds a dict, not text; fill it or delete the row",
+            "t.jsonl:1: 'text' holds a dict, not text; write the text that is meant in its place",
+        ),
+        (
+            "t.jsonl",
+            b'{"text": ["a", "b"], "label": "x", "id": 1}',
+            "t.jsonl:1: 'text' holds a list, not text; join its parts into one text",
         ),
     ],
 )

@@ -226,7 +226,7 @@ def validate(file: Path, settings: tuple[str, ...]) -> int:
     for p in problems:
         click.echo(str(p), err=True)
     errors = sum(p.level == "error" for p in problems)
-    warnings = len(problems) - errors
+    warnings = sum(p.level == "warning" for p in problems)
     click.echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     return EXIT_CANNOT_RUN if errors else 0
 

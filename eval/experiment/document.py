@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ class Document:
         name = annotation.partition("[")[0]
         if name not in KINDS or (value is None and optional == "None"):
             return value
+        if name == "str" and isinstance(node, yaml.ScalarNode) and isinstance(value, date | int | float):
+            return node.value  # YAML reads `name: 2024-05-01` as a date
         if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and name != "bool"):
             self.fault(node, f"`{what}` is {value!r}, not a {WORDS[name]}", "correct it")
             return None

@@ -204,9 +204,11 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     judge = None
     if isinstance(entries.get("metric"), yaml.MappingNode):
         judge = read_judge(doc, entries.pop("metric"))
-    texts = {k: doc.typed(n, f"tasks.{k}", "str") for k, n in entries.items() if k not in ("data", "fields")}
+    others = ("data", "fields", "input", "output")
+    texts = {k: doc.typed(n, f"tasks.{k}", "str") for k, n in entries.items() if k not in others}
     data = _texts(doc, entries["data"], "data")
     columns = _texts(doc, entries["fields"], "fields") if "fields" in entries else {}
+    inputs, outputs = (_named_columns(doc, entries[k], k) if k in entries else {} for k in ("input", "output"))
     program, programs = str(texts["program"]), [m.name for m in catalog.modules()]
     if ".py" not in program and program not in programs:
         doc.unknown(entries["program"], "program", program, [*programs, "./file.py:Class"])
@@ -217,8 +219,19 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
         data = {k: _file(doc, entries["data"], v) for k, v in data.items()}
     if texts.get("corpus"):
         texts["corpus"] = _file(doc, entries["corpus"], texts["corpus"])
-    paths = {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
-    return TaskSpec(**texts | paths, data=data, fields=columns, judge=judge)
+    texts |= {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
+    return TaskSpec(**texts, data=data, fields=columns, input=tuple(inputs), output=outputs, judge=judge)
+
+
+def _named_columns(doc: Document, node: yaml.Node, what: str) -> dict[str, str]:
+    """Return the columns of `input` or `output`, a name or a list of names, each with its kind if `output` gives it."""
+    if isinstance(node, yaml.MappingNode) and what == "output":
+        return {k.value: str(doc.typed(n, f"output.{k.value}", "str") or "") for k, n in node.value}
+    names = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if bad := next((n for n in names if not isinstance(n, yaml.ScalarNode) or is_empty(n)), None):
+        doc.fault(bad, f"`{what}` holds no name of a column", f"write `{what}: [Column, Other column]`")
+        return {}
+    return {str(n.value): "" for n in names}
 
 
 def _texts(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def prepare(
 ) -> CellKeys:
     """Load and check the tasks of an experiment, and return the keys of its cells.
 
-    Warnings go to `note`; `load` loads the models of judges.
+    Warnings and notes go to `note`; `load` loads the models of judges.
 
     Raises:
         UserError: the tasks have errors.
@@ -38,7 +38,7 @@ def prepare(
     others, found = load_tasks(experiment.retention, load)
     problems += found
     for p in problems:
-        if p.level == "warning":
+        if p.level != "error":
             note(str(p))
     if errors := [p for p in problems if p.level == "error"]:
         raise UserError("\n".join(str(e) for e in errors))
