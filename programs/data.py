@@ -17,11 +17,17 @@ from crossover.programs.metrics import metric_for
 from crossover.programs.records import Record, fault, few
 from crossover.programs.sources import hf_splits, read_source
 from crossover.programs.spec import TaskSpec
-from crossover.programs.splits import fold, fraction
+from crossover.programs.splits import fold, fraction, split_in_proportion
 from crossover.programs.task import Metric, Passage, Problem, Task
 from crossover.programs.validate import validate
 
 SPLITS = ("train", "val", "test")
+ALL = "all"
+"""Key of the rows of one file, which are split here."""
+SHARES = {"val": 0.1, "test": 0.2}
+"""Shares of the splits of one file, train apart."""
+FEWEST_A_LABEL = 4
+"""Rows a label must have on average for splits to be held to its share."""
 VAL_SHARE, VAL_MOST = 0.1, 200
 """Share of train, and the most rows, that become val when the task has none."""
 USUAL_METRIC = {"classify": "label_accuracy", "extract": "entity_f1", "translate": "chrf"}
@@ -77,14 +83,19 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
     corpus = _read_corpus(spec, base, problems)
     if spec.program in RETRIEVING and not spec.corpus:
         problems.append(fault(spec.name, f"{spec.program} has nothing to retrieve from", "add `corpus: file.jsonl`"))
-    columns, where, splits = NO_COLUMNS, dict[str, str](), {name: list[dspy.Example]() for name in SPLITS}
+    columns, where = NO_COLUMNS, dict[str, str]()
+    splits: dict[str, list[dspy.Example]] = {name: [] for name in SPLITS}
     with _collecting(spec.name, problems):
         columns = _columns(spec, records)
         for name, rows in records.items():
             splits[name] = examples_of(rows, columns, split=name, where=where, problems=problems)
         problems += _notes(spec, columns, records)
     inputs = tuple(columns.inputs.values())
-    if "val" not in records:
+    if ALL in records:
+        splits = split_rows(splits[ALL], columns, SHARES | dict(spec.split)) if ALL in splits else splits
+        counts = ", ".join(f"{name} {len(splits[name])}" for name in SPLITS)
+        problems.append(Problem("note", spec.name, f"split by hash: {counts}", "`split: {val: …, test: …}` sets it"))
+    elif "val" not in records:
         splits["train"], splits["val"] = cut_val(splits["train"], inputs)
     output = next(iter(columns.outputs.values()))
     named = (lambda text: [kind for kind, _ in read_entities(text)]) if columns.entities else answers_of
@@ -117,13 +128,13 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
         metric_name=metric_name,
         corpus=corpus,
         where=where,
-        columns={f: c for c, f in (columns.inputs | columns.outputs).items() if c != f},
+        columns={f: c for part in (columns.inputs, columns.outputs) for c, f in part.items() if c != f},
     )
 
 
 def _columns(spec: TaskSpec, records: Mapping[str, Sequence[Record]]) -> Columns:
     """Return the role of each column of the rows that could be read."""
-    rows = records.get("train") or records.get("test") or []
+    rows = records.get("train") or records.get("test") or records.get(ALL) or []
     present = list(dict.fromkeys(c for r in rows for c in r.values))
     return columns_of(spec, present) if present else NO_COLUMNS
 
@@ -148,17 +159,21 @@ def _read_splits(spec: TaskSpec, base: Path, problems: list[Problem]) -> dict[st
     data = dict(spec.data)
     if "hf" in data:
         data = hf_splits(data)
+        if list(data) == ["train"]:
+            data = {ALL: data["train"]}
+    if "file" in data:
+        data = {ALL: data["file"]}
     for name in data:
-        if name not in SPLITS:
+        if name not in (*SPLITS, ALL):
             problems.append(_problem(spec.name, unknown("split", name, SPLITS)))
-    for name in ("train", "test"):
+    for name in ("train", "test") if ALL not in data else ():
         if name not in data:
             problems.append(fault(spec.name, f"`data` names no {name}", f"add `{name}: file.jsonl`"))
     records = {}
-    for name in (n for n in SPLITS if n in data):
+    for name in (n for n in (*SPLITS, ALL) if n in data):
         split = "validation" if name == "val" else name
         one = {"split": split, **data[name]} if isinstance(data[name], Mapping) else data[name]
-        rows, found = read_source(one, base=base, key=f"data.{name}")
+        rows, found = read_source(one, base=base, key="data" if name == ALL else f"data.{name}")
         records[name] = [with_question(r) for r in rows]
         problems += found
     return records
@@ -187,9 +202,26 @@ def read_corpus(file: str, base: Path, problems: list[Problem]) -> tuple[Passage
     return tuple(passages.values())
 
 
+def split_rows(
+    rows: Sequence[dspy.Example], columns: Columns, shares: Mapping[str, float]
+) -> dict[str, list[dspy.Example]]:
+    """Return the rows of one file by split: equal questions and clusters together, labels in proportion."""
+    inputs, output = tuple(columns.inputs.values()), next(iter(columns.outputs.values()))
+    labels = [text_of(answers_of(e[output])[0]) for e in rows]
+    few_labels = len(set(labels)) * FEWEST_A_LABEL <= len(rows) and columns.program != "record"
+
+    def keys(example: dspy.Example) -> list[str]:
+        return [_question(example, inputs), *([f"cluster {example['cluster']}"] if "cluster" in example else [])]
+
+    def label(example: dspy.Example) -> str:
+        return text_of(answers_of(example[output])[0]) if few_labels else ""
+
+    return split_in_proportion(rows, keys=keys, label=label, shares=shares)
+
+
 def cut_val(train: Sequence[dspy.Example], inputs: Sequence[str]) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """Return train without val, and val: a tenth by seeded hash, at most 200 rows; equal questions stay together."""
-    keys = ["\n".join(fold(e[name]) for name in inputs) for e in train]
+    keys = [_question(e, inputs) for e in train]
     room, taken = min(VAL_MOST, max(1, int(len(train) * VAL_SHARE))), set[str]()
     sizes = Counter(keys)
     for key in sorted(sizes, key=fraction):
@@ -198,6 +230,11 @@ def cut_val(train: Sequence[dspy.Example], inputs: Sequence[str]) -> tuple[list[
             room -= sizes[key]
     rest = [e for key, e in zip(keys, train, strict=True) if key not in taken]
     return rest, [e for key, e in zip(keys, train, strict=True) if key in taken]
+
+
+def _question(example: dspy.Example, inputs: Sequence[str]) -> str:
+    """Return a key that equal questions share."""
+    return "\n".join(fold(example[name]) for name in inputs)
 
 
 def _metric(spec: TaskSpec, output: str, base: Path) -> tuple[Metric, str]:

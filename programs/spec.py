@@ -35,7 +35,9 @@ class TaskSpec:
     program: str = ""
     """Empty for a built-in task; else `classify`, `rag`, … or `./file.py:Class`."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Split to file path (absolute), or to a mapping for Hugging Face data."""
+    """Split to file path (absolute), or to a mapping for Hugging Face data; `file` to one file of all rows."""
+    split: Mapping[str, float] = field(default_factory=dict)
+    """Shares of val and test where all rows come from one file; empty for 0.1 and 0.2."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Column to `input`, `output`, `gold`, `id` or `ignored`."""
     input: Sequence[str] = ()

@@ -2,7 +2,8 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,3 +49,47 @@ def split_by_hash(
                 splits[name].append(row)
                 break
     return splits
+
+
+def split_in_proportion(
+    rows: Sequence[T], *, keys: Callable[[T], Iterable[str]], label: Callable[[T], str], shares: Mapping[str, float]
+) -> dict[str, list[T]]:
+    """Return the rows as train and the splits of `shares`, each with its share of every label.
+
+    Rows that share a key stay together. The hash of the keys decides who goes where, so that the order of the rows does
+    not. The first rows of every label go into train.
+    """
+
+    def place(group: list[int]) -> tuple[str, float]:
+        kinds = Counter(label(rows[n]) for n in group)
+        return min(kinds, key=lambda k: (-kinds[k], k)), min(fraction(k) for n in group for k in keys(rows[n]))
+
+    order = sorted((place(group), group) for group in _joined(rows, keys))
+    wanted = {"train": 1 - sum(shares.values()), **shares}
+    splits: dict[str, list[int]] = {name: [] for name in wanted}
+    reached, seen = 0, set[str]()
+    for (kind, _), group in order:
+        reached += len(group)
+        open_to = [n for n in wanted if n == "train" or (kind in seen and len(group) <= wanted[n] * len(rows))]
+        splits[max(open_to, key=lambda n: wanted[n] * reached - len(splits[n]))] += group
+        seen.add(kind)
+    return {name: [rows[n] for n in sorted(numbers)] for name, numbers in splits.items()}
+
+
+def _joined(rows: Sequence[T], keys: Callable[[T], Iterable[str]]) -> list[list[int]]:
+    """Return the numbers of the rows that are linked by a shared key, directly or through others, in groups."""
+    parent = list(range(len(rows)))
+
+    def root(n: int) -> int:
+        while parent[n] != n:
+            parent[n] = n = parent[parent[n]]
+        return n
+
+    first: dict[str, int] = {}
+    for n, row in enumerate(rows):
+        for key in keys(row):
+            parent[root(n)] = root(first.setdefault(key, n))
+    groups: dict[int, list[int]] = {}
+    for n in range(len(rows)):
+        groups.setdefault(root(n), []).append(n)
+    return list(groups.values())

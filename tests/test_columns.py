@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from crossover.eval.experiment.read import read_partly
+from crossover.eval.experiment.spec import Experiment
 from crossover.programs.data import load_and_check
 from crossover.programs.fields import RESERVED, columns_of
 from crossover.programs.names import field_names
@@ -122,3 +123,64 @@ def test_an_experiment_file_names_columns_and_dates(tmp_path: Path) -> None:
         *("2024-05-01", "2024-05-02"),
         *(("Ticket text",), {"Queue (final)": "text"}),
     )
+
+
+def one_file(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> tuple[Task, list[str]]:
+    (folder / "all.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    task, problems = load_and_check(TaskSpec("mail", "classify", {"file": "all.jsonl"}, **settings), base=folder)
+    assert task is not None, problems
+    return task, [str(p) for p in problems]
+
+
+def mail(n: int) -> list[dict[str, Any]]:
+    return [
+        {"text": f"mail {i // 2}", "label": "rare" if i % 20 < 2 else "often", "who": f"c{i // 2 % 31}"} for i in range(n)
+    ]
+
+
+def test_one_file_is_split_with_duplicates_together_and_labels_in_proportion(tmp_path: Path) -> None:
+    task, problems = one_file(tmp_path, mail(400))
+    texts = {name: {e.text for e in split} for name, split in task.splits().items()}
+    assert not texts["train"] & texts["test"] | texts["train"] & texts["val"] | texts["val"] & texts["test"]
+    assert [(len(s), sum(e.label == "rare" for e in s)) for s in task.splits().values()] == [
+        *((280, 28), (40, 4), (80, 8)),
+    ]
+    assert "note: mail: split by hash: train 280, val 40, test 80; `split: {val: …, test: …}` sets it" in problems
+
+
+def test_a_split_depends_on_no_order_and_keeps_clusters_on_one_side(tmp_path: Path) -> None:
+    task, _ = one_file(tmp_path, mail(400), cluster="who", split={"val": 0.05})
+    again, _ = one_file(tmp_path, mail(400)[::-1], cluster="who", split={"val": 0.05})
+    assert [{e.id for e in s} for s in task.splits().values()] == [{e.id for e in s} for s in again.splits().values()]
+    sides = [{e.cluster for e in s} for s in task.splits().values()]
+    assert all(a is b or not a & b for a in sides for b in sides)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("a.jsonl", ({"file": "a.jsonl"}, {})),
+        ("{file: a.jsonl, split: {test: 0.5}}", ({"file": "a.jsonl"}, {"test": 0.5})),
+        ("a.jsonl, split: {val: 0.2, test: 0.3}", ({"file": "a.jsonl"}, {"val": 0.2, "test": 0.3})),
+        ("hf:org/name", ({"hf": "org/name"}, {})),
+    ],
+)
+def test_short_forms_of_data(tmp_path: Path, data: str, expected: tuple[dict[str, str], dict[str, float]]) -> None:
+    experiment, problems = read_task(tmp_path, data)
+    assert problems == []
+    (task,) = experiment.tasks
+    assert ({k: Path(v).name if k == "file" else v for k, v in task.data.items()}, task.split) == expected
+
+
+def test_shares_that_leave_nothing_are_faults(tmp_path: Path) -> None:
+    for split in ("{val: 0.5, test: 0.5}", "{test: 0}"):
+        _, problems = read_task(tmp_path, f"a.jsonl, split: {split}")
+        assert problems[0].startswith("error: e.yaml:3: `split` leaves a split without rows; ")
+
+
+def read_task(folder: Path, data: str) -> tuple[Experiment, list[str]]:
+    (folder / "a.jsonl").write_text("")
+    tasks = f"tasks:\n  - {{name: t, program: classify, data: {data}}}\n"
+    (folder / "e.yaml").write_text(f"version: 1\n{tasks}models: [smollm2]\nmethods: [zero_shot]\n")
+    experiment, problems = read_partly(folder / "e.yaml")
+    return experiment, [str(p) for p in problems]

@@ -46,6 +46,9 @@ def experiment_schema() -> dict[str, Any]:
     parts["JudgeSpec"] = {"type": "object", "properties": judge, "additionalProperties": False}
     judged = one | {"properties": {"judge": _part("JudgeSpec")}, "additionalProperties": False}
     properties["TaskSpec"]["metric"] = {"anyOf": [text, judged]}
+    names = {"type": "array", "items": text}
+    properties["TaskSpec"] |= {"input": {"anyOf": [text, names]}, "data": {"anyOf": [text, {"type": "object"}]}}
+    properties["TaskSpec"]["output"] = {"anyOf": [text, names, {"type": "object", "additionalProperties": text}]}
     del properties["TaskSpec"]["judge"], properties["Retrieval"]["options"]
     properties["Retrieval"] |= {k: {} for b in catalog.backends() for k in catalog.backend_options(b)}
     for name, short in {"TaskSpec": text, "ModelSpec": text, "Knowledge": {"enum": list(read.KNOWLEDGE)}}.items():

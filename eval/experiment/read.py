@@ -11,6 +11,7 @@ import yaml
 from crossover.eval.experiment import catalog
 from crossover.eval.experiment.document import Document, is_empty
 from crossover.eval.experiment.method import MethodSpec
+from crossover.eval.experiment.read_data import data_file, named_columns, read_data, texts_of
 from crossover.eval.experiment.read_judge import read_judge
 from crossover.eval.experiment.read_method import read_method
 from crossover.eval.experiment.read_model import absolute_path, field_types, read_model
@@ -204,11 +205,11 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     judge = None
     if isinstance(entries.get("metric"), yaml.MappingNode):
         judge = read_judge(doc, entries.pop("metric"))
-    others = ("data", "fields", "input", "output")
+    others = ("data", "split", "fields", "input", "output")
     texts = {k: doc.typed(n, f"tasks.{k}", "str") for k, n in entries.items() if k not in others}
-    data = _texts(doc, entries["data"], "data")
-    columns = _texts(doc, entries["fields"], "fields") if "fields" in entries else {}
-    inputs, outputs = (_named_columns(doc, entries[k], k) if k in entries else {} for k in ("input", "output"))
+    data, split = read_data(doc, entries["data"], entries.get("split"))
+    columns = texts_of(doc, entries["fields"], "fields") if "fields" in entries else {}
+    inputs, outputs = (named_columns(doc, entries[k], k) if k in entries else {} for k in ("input", "output"))
     program, programs = str(texts["program"]), [m.name for m in catalog.modules()]
     if ".py" not in program and program not in programs:
         doc.unknown(entries["program"], "program", program, [*programs, "./file.py:Class"])
@@ -216,47 +217,11 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
         return None
     # A missing file is no reason to leave the others of the task unread.
     if "hf" not in data:
-        data = {k: _file(doc, entries["data"], v) for k, v in data.items()}
+        data = {k: data_file(doc, entries["data"], v) for k, v in data.items()}
     if texts.get("corpus"):
-        texts["corpus"] = _file(doc, entries["corpus"], texts["corpus"])
+        texts["corpus"] = data_file(doc, entries["corpus"], texts["corpus"])
     texts |= {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
-    return TaskSpec(**texts, data=data, fields=columns, input=tuple(inputs), output=outputs, judge=judge)
-
-
-def _named_columns(doc: Document, node: yaml.Node, what: str) -> dict[str, str]:
-    """Return the columns of `input` or `output`, a name or a list of names, each with its kind if `output` gives it."""
-    if isinstance(node, yaml.MappingNode) and what == "output":
-        return {k.value: str(doc.typed(n, f"output.{k.value}", "str") or "") for k, n in node.value}
-    names = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    if bad := next((n for n in names if not isinstance(n, yaml.ScalarNode) or is_empty(n)), None):
-        doc.fault(bad, f"`{what}` holds no name of a column", f"write `{what}: [Column, Other column]`")
-        return {}
-    return {str(n.value): "" for n in names}
-
-
-def _texts(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:
-    """Return a mapping of names to texts; in `data`, a split may also be a mapping."""
-    value = doc.value(node)
-    if isinstance(value, dict) and all(
-        isinstance(v, str) or (what == "data" and isinstance(v, dict)) for v in value.values()
-    ):
-        return value
-    shape = "{train: a.jsonl, test: b.jsonl}" if what == "data" else "{text: input, label: output}"
-    doc.fault(node, f"`{what}` is not a mapping of texts", f"write `{what}: {shape}`")
-    return {}
-
-
-def _file(doc: Document, section: yaml.Node, value: Any) -> Any:
-    """Return the absolute path of a data file, which must exist."""
-    if not isinstance(value, str):
-        return value
-    path = (doc.file.parent / Path(value).expanduser()).resolve()
-    if not path.is_file():
-        inner = [n for _, n in section.value if n.value == value] if isinstance(section, yaml.MappingNode) else []
-        doc.fault(
-            (inner or [section])[0], f"no such file {value!r}", "check the path, which starts at the experiment file"
-        )
-    return str(path)
+    return TaskSpec(**texts, data=data, split=split, fields=columns, input=tuple(inputs), output=outputs, judge=judge)
 
 
 def _knowledge(doc: Document, node: yaml.Node) -> Knowledge | None:
