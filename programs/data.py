@@ -14,7 +14,7 @@ from crossover.programs.entities import read_entities
 from crossover.programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
 from crossover.programs.load import builtin_task, is_reference, load_program, unknown
 from crossover.programs.metrics import metric_for
-from crossover.programs.records import Record, fault, few
+from crossover.programs.records import Read, Record, fault, few
 from crossover.programs.sources import hf_splits, read_source
 from crossover.programs.spec import TaskSpec
 from crossover.programs.splits import fold, fraction, split_in_proportion
@@ -177,6 +177,16 @@ def _read_splits(spec: TaskSpec, base: Path, problems: list[Problem]) -> dict[st
         records[name] = [with_question(r) for r in rows]
         problems += found
     return records
+
+
+def read_rows(source: str, base: Path = Path()) -> Read:
+    """Return the rows of a data file, or of the train split of a dataset `hf:org/name`."""
+    try:
+        one = hf_splits({"hf": source.removeprefix("hf:")})["train"] if source.startswith("hf:") else source
+    except UserError as e:
+        return [], [_problem(source, e)]
+    rows, problems = read_source(one, base=base, key="data")
+    return [with_question(r) for r in rows], problems
 
 
 def _read_corpus(spec: TaskSpec, base: Path, problems: list[Problem]) -> tuple[Passage, ...]:

@@ -254,7 +254,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
         (
             {"program": "rga"},
             "unknown program 'rga'; did you mean 'rag'? "
-            "choose from classify, dialogue, extract, multihop, rag, translate or ./file.py:Class",
+            "choose from answer, classify, dialogue, extract, multihop, rag, translate or ./file.py:Class",
         ),
     ],
 )

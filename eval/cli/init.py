@@ -1,26 +1,55 @@
 """The verb `crossover init`; heavy packages are imported when it runs."""
 
+import shlex
+import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import click
 
+from crossover.eval.cli.data_file import Draft, GuessFlags, experiment_file_of, guess_options, is_data
+from crossover.eval.cli.options import EXIT_CANNOT_RUN
+
 STARTER = ("crossover.yaml", "train.jsonl", "test.jsonl")
 
 
 @click.command()
-@click.argument(
-    "folder", required=False, default=Path(), type=click.Path(path_type=Path, file_okay=False), metavar="[DIR]"
-)
-def init(folder: Path) -> None:
-    """Write a commented experiment file and sample data, ready to run, to be replaced by your own.
+@click.argument("source", required=False, default=".", metavar="[FILE|DIR]")
+@guess_options
+@click.option("--output", "output_columns", metavar="A,B", help="Columns that the model answers.")
+@click.option("-o", "file", type=click.Path(path_type=Path), help="File to write, in place of NAME.crossover.yaml.")
+def init(source: str, guessing: GuessFlags, file: Path | None) -> int:
+    """Write a commented experiment file: from your data FILE, or with sample data into DIR.
 
-    Example: crossover init tickets
+    FILE is .csv, .tsv, .xlsx, .json, .jsonl or .parquet, or hf:org/name. What each column is taken for is shown and
+    asked once; without a terminal, --yes takes it as it is.
+
+    Example: crossover init tickets.csv --output Queue
     """
-    from crossover.models.errors import UserError
+    if not is_data(source):
+        return _init_folder(Path(source))
+    file = file or experiment_file_of(source)
+    _refuse_to_overwrite([file], "give another by -o, or run it")
+    draft = Draft.of(source, guessing, file)
+    click.echo(f"{draft.shown()}\n{draft.checked()}")
+    if not guessing.yes:
+        if not sys.stdin.isatty():
+            click.echo("error: nobody to ask: add --yes to take the guess as it is; nothing was written", err=True)
+            return EXIT_CANNOT_RUN
+        if not draft.ask():
+            click.echo("nothing was written", err=True)
+            return EXIT_CANNOT_RUN
+    draft.write()
+    click.echo(
+        f"wrote {file}\nnext: crossover validate {shlex.quote(str(file))} && crossover run {shlex.quote(source)}"
+    )
+    return 0
 
-    if there := [str(folder / name) for name in STARTER if (folder / name).exists()]:
-        raise UserError(f"{', '.join(there)}: already there; give another DIR, `crossover init DIR`")
+
+def _init_folder(folder: Path) -> int:
+    """Write the sample experiment and its data into a folder."""
+    _refuse_to_overwrite([folder / name for name in STARTER], "give another DIR, `crossover init DIR`")
     folder.mkdir(parents=True, exist_ok=True)
     for name in STARTER:
         (folder / name).write_text(
@@ -29,3 +58,11 @@ def init(folder: Path) -> None:
         click.echo(f"wrote {folder / name}")
     go = "" if folder == Path() else f"cd {folder} && "
     click.echo(f"next: {go}crossover validate crossover.yaml && crossover run")
+    return 0
+
+
+def _refuse_to_overwrite(paths: Sequence[Path], remedy: str) -> None:
+    from crossover.models.errors import UserError
+
+    if there := [str(p) for p in paths if p.exists()]:
+        raise UserError(f"{', '.join(there)}: already there; {remedy}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from crossover.eval.cli.compare import compare, recommend
+from crossover.eval.cli.data_file import GuessFlags, guess_options, with_data
 from crossover.eval.cli.export import export
 from crossover.eval.cli.fetch import fetch
 from crossover.eval.cli.human_sheet import human_sheet
@@ -117,17 +118,27 @@ def crossover() -> None:
 
 @crossover.command()
 @measuring_options
+@guess_options
 @click.option("--dry-run", is_flag=True, help="Print the missing cells, what they take at most, and stop.")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; what was measured is kept aside.")
 def run(
-    cells: CellFlags, limits: LimitFlags, gates: GateFlags, measuring: MeasuringFlags, dry_run: bool, fresh: bool
+    cells: CellFlags,
+    limits: LimitFlags,
+    gates: GateFlags,
+    measuring: MeasuringFlags,
+    guessing: GuessFlags,
+    dry_run: bool,
+    fresh: bool,
 ) -> int:
     """Measure every cell of the experiment, compare them and reach a verdict.
 
-    Without FILE: crossover.yaml of this folder, else the quickstart. The same command again resumes.
+    FILE is an experiment, or a data file such as tickets.csv, for which `init` writes one; `--output A,B` then names
+    the columns to answer. Without FILE: crossover.yaml of this folder, else the quickstart. The same command again
+    resumes.
 
     Example: crossover run intents.yaml --seeds 0,1,2 -o result.html
     """
+    cells, measuring = with_data(cells, measuring, guessing)
     if dry_run:
         return _dry_run(experiment_of(cells, limits), measuring.store)
     return _measure(cells, limits, gates, measuring, fresh=fresh)

@@ -82,7 +82,7 @@ def gathered(command: Decorated, name: str, record: type) -> Decorated:
 
     @wraps(command)
     def call(**flags: Any) -> Any:
-        own = {f.name: flags.pop(f.name) for f in fields(record)}
+        own = {f.name: flags.pop(f.name) for f in fields(record) if f.name in flags}
         return command(**{name: record(**own)}, **flags)
 
     return call

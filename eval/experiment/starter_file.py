@@ -1,0 +1,86 @@
+"""Write the experiment file of a guessed task, short and commented."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossover.eval.experiment.guess import Guess
+
+TEMPLATE = """\
+# {command}
+#   crossover validate {file}    every fault of this file and its data
+#   crossover run {file}         measure, compare, decide; again to go on where it stopped
+version: 1
+name: {name}
+
+tasks:
+  - name: {name}
+{task}
+
+models:
+  - {model}
+
+methods:                                 # crossover ls methods
+{methods}
+
+seeds: [0]                               # several tell the spread between them
+# train_sizes: [64, 256]                 # how much data: nested samples of train
+# limits: {{usd: 5, minutes: 30}}          # where a run stops; run again to go on
+needs: {{volume_per_month: 100000}}        # also min_score, max_p95_ms, max_usd_per_month
+"""
+RUNS_HERE = ("zero_shot", "few_shot: {demos: 8}", "retrieved_demos: {demos: 8}", "sft: {adapter: lora, epochs: 3}")
+"""Methods for a model that can be trained; an API takes all but the last."""
+
+
+def experiment_text(guess: Guess, *, name: str, data: Mapping[str, str], file: str, command: str) -> str:
+    """Return the experiment file of a guess.
+
+    Args:
+        guess: What the data was taken for.
+        name: Name of the task and of the experiment.
+        data: The source: `{"file": path}`, relative to the experiment file, or `{"hf": repository}`.
+        file: The experiment file as commands name it.
+        command: The command that writes it.
+    """
+    spec = guess.spec(name, data)
+    lines: dict[str, tuple[Any, str]] = {
+        "program": (guess.program, guess.why),
+        "data": (data.get("file") or f"hf:{data['hf']}", "split by a hash of the input"),
+        "split": ({"val": 0.1, "test": 0.2}, "train is the rest"),
+        "input": (list(spec.input), "columns by their own names"),
+        "output": (list(spec.output), ""),
+        "fields": (dict(spec.fields), "id: names a row; gold: its passages"),
+        "metric": (spec.metric, "or ./mine.py:my_metric"),
+        "corpus": (spec.corpus, "passages to retrieve from"),
+        "cluster": (spec.cluster, "rows that share it stay in one split"),
+    }
+    task = [_line(key, value, comment) for key, (value, comment) in lines.items() if value]
+    model = {"name": guess.model, "max_tokens": guess.max_tokens}
+    trained_here = guess.model == "smollm2" or guess.model.startswith("local:")
+    methods = RUNS_HERE if trained_here else RUNS_HERE[:-1]
+    return TEMPLATE.format(
+        command=command,
+        file=file,
+        name=flow(name),
+        task="\n".join(task),
+        model=flow(model),
+        methods="\n".join(f"  - {m}" for m in methods),
+    )
+
+
+def _line(key: str, value: Any, comment: str) -> str:
+    text = f"    {key}: {flow(value)}"
+    return f"{text:<40} # {comment}" if comment else text
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)[1:-2]
+
+
+def task_name(source: str) -> str:
+    """Return the name of a task for a data file or a dataset: its own, without suffixes."""
+    name = Path(source.removeprefix("hf:")).name
+    return name.partition(".")[0] or "task"
