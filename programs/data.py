@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from crossover.models.errors import UserError
 from crossover.programs.chats import with_question
 from crossover.programs.entities import read_entities
 from crossover.programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
+from crossover.programs.folder import gold_passages, read_folder
 from crossover.programs.load import builtin_task, is_reference, load_program, unknown
 from crossover.programs.metrics import metric_for
 from crossover.programs.records import Read, Record, fault, few
-from crossover.programs.sources import hf_splits, read_source
+from crossover.programs.sources import hf_splits, read_source, shown_path
 from crossover.programs.spec import TaskSpec
 from crossover.programs.splits import fold, fraction, split_in_proportion
 from crossover.programs.task import Metric, Passage, Problem, Task
@@ -90,6 +91,8 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
         for name, rows in records.items():
             splits[name] = examples_of(rows, columns, split=name, where=where, problems=problems)
         problems += _notes(spec, columns, records)
+        if columns.gold and (base / spec.corpus).is_dir():
+            _find_gold(splits.values(), columns, corpus)
     inputs = tuple(columns.inputs.values())
     if ALL in records:
         splits = split_rows(splits[ALL], columns, SHARES | dict(spec.split)) if ALL in splits else splits
@@ -195,7 +198,14 @@ def _read_corpus(spec: TaskSpec, base: Path, problems: list[Problem]) -> tuple[P
 
 
 def read_corpus(file: str, base: Path, problems: list[Problem]) -> tuple[Passage, ...]:
-    """Return the passages of a file with columns `id`, `text` and optionally `title`; problems go to `problems`."""
+    """Return the passages of a folder of documents, or of a file with `id`, `text` and optionally `title`.
+
+    Problems go to `problems`.
+    """
+    if (base / file).is_dir():
+        documents, found = read_folder(base / file, shown_path(base / file, base))
+        problems += found
+        return tuple(documents)
     records, found = read_source(file, base=base, key="corpus")
     problems += found
     passages, faults = dict[str, Passage](), list[Problem]()
@@ -227,6 +237,16 @@ def split_rows(
         return text_of(answers_of(example[output])[0]) if few_labels else ""
 
     return split_in_proportion(rows, keys=keys, label=label, shares=shares)
+
+
+def _find_gold(splits: Iterable[Sequence[dspy.Example]], columns: Columns, corpus: Sequence[Passage]) -> None:
+    """Replace the names of documents in `gold` by the ids of their passages."""
+    files: dict[str, list[Passage]] = {}
+    for passage in corpus:
+        files.setdefault(passage.title, []).append(passage)
+    for example in (e for split in splits for e in split):
+        answers = [text_of(a) for field in columns.outputs.values() for a in answers_of(example[field])]
+        example["gold"] = gold_passages(example["gold"], answers, files)
 
 
 def cut_val(train: Sequence[dspy.Example], inputs: Sequence[str]) -> tuple[list[dspy.Example], list[dspy.Example]]:

@@ -135,3 +135,19 @@ def test_what_cannot_be_guessed_says_what_to_add(choices: dict[str, Any], messag
 def test_json_lines_with_answers_of_numbers_are_compared_as_numbers() -> None:
     rows = [Record(json.loads(f'{{"question": "how many {i}?", "answer": {i * 3}}}'), "") for i in range(40)]
     assert guess(rows, Choices()).metric == "numeric_match"
+
+
+def test_a_folder_of_documents_makes_it_retrieve_and_tells_the_gold_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    for name in ("leave", "travel"):
+        Path(f"docs/{name}.md").write_text(f"The {name} rule is 28.")
+    rows = [{"Question": f"what {i}?", "Answer": "28", "Source": ("leave.md", "travel.md")[i % 2]} for i in range(40)]
+    Path("q.json").write_text(json.dumps(rows))
+    assert main(["init", "q.json", "--docs", "docs", "--yes"]) == 0
+    assert "program  rag (answers from ./docs)" in capsys.readouterr().out
+    assert "    fields: {Source: gold} " in Path("q.crossover.yaml").read_text()
+    assert main(["validate", "q.crossover.yaml"]) == 0
+    assert "q: train 28, val 4, test 8, corpus 2, metric numeric_match" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_users_program_is_imported_from_its_file(tmp_path):
         (
             "clasify",
             "unknown program 'clasify'; did you mean 'classify'? "
-            "choose from classify, dialogue, extract, multihop, rag, translate or ./file.py:Class",
+            "choose from answer, classify, dialogue, extract, multihop, rag, translate or ./file.py:Class",
         ),
         ("./gone.py:P", "./gone.py:P: no file ./gone.py; a relative path starts at the experiment file"),
         ("./mine.py:Pp", "unknown name in ./mine.py 'Pp'; did you mean 'P'? choose from P, Q, boom"),

@@ -139,7 +139,7 @@ class Draft:
         """
         from crossover.eval.experiment.guess import Choices, guess
         from crossover.models.errors import UserError
-        from crossover.programs.data import read_rows
+        from crossover.programs.data import read_corpus, read_rows
 
         records, problems = read_rows(source)
         if errors := [p for p in problems if p.level == "error"]:
@@ -155,7 +155,11 @@ class Draft:
             metric=_relative(g.metric, file) if ".py" in (g.metric or "") else g.metric or "",
             model=g.model or "",
         )
-        found = guess(records, choices, base=file.parent)
+        corpus = read_corpus(choices.docs, file.parent, problems) if choices.docs else ()
+        if errors := [p for p in problems if p.level == "error"]:
+            raise UserError("\n".join(map(str, errors)))
+        names = [name for p in corpus for name in (p.id, p.title) if name]
+        found = guess(records, choices, passages=names, base=file.parent)
         return cls(source, guessing, file, records, found, [str(p) for p in problems])
 
     def shown(self) -> str:

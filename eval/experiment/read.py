@@ -219,7 +219,7 @@ def _task(doc: Document, node: yaml.Node) -> TaskSpec | None:
     if "hf" not in data:
         data = {k: data_file(doc, entries["data"], v) for k, v in data.items()}
     if texts.get("corpus"):
-        texts["corpus"] = data_file(doc, entries["corpus"], texts["corpus"])
+        texts["corpus"] = data_file(doc, entries["corpus"], texts["corpus"], folder=True)
     texts |= {k: absolute_path(doc, texts[k]) for k in ("program", "metric") if texts.get(k)}
     return TaskSpec(**texts, data=data, split=split, fields=columns, input=tuple(inputs), output=outputs, judge=judge)
 

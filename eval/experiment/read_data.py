@@ -56,12 +56,12 @@ def texts_of(doc: Document, node: yaml.Node, what: str) -> dict[str, Any]:
     return {}
 
 
-def data_file(doc: Document, section: yaml.Node, value: Any) -> Any:
-    """Return the absolute path of a data file, which must exist."""
+def data_file(doc: Document, section: yaml.Node, value: Any, *, folder: bool = False) -> Any:
+    """Return the absolute path of a data file, or of a corpus, which may be a folder; it must exist."""
     if not isinstance(value, str):
         return value
     path = (doc.file.parent / Path(value).expanduser()).resolve()
-    if not path.is_file():
+    if not path.is_file() and not (folder and path.is_dir()):
         inner = [n for _, n in section.value if n.value == value] if isinstance(section, yaml.MappingNode) else []
         doc.fault(
             (inner or [section])[0], f"no such file {value!r}", "check the path, which starts at the experiment file"
