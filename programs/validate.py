@@ -1,23 +1,28 @@
 """Find all problems of a task before money or time is spent on it."""
 
-from collections.abc import Iterator
-from itertools import zip_longest
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, zip_longest
 
 import dspy
 
 from crossover.programs.demos import question_key
-from crossover.programs.fields import answers_of
+from crossover.programs.fields import answers_of, text_of
 from crossover.programs.modules.classify import Classify
 from crossover.programs.records import fault, few, one_line
 from crossover.programs.task import Problem, Task
 
 FEWEST_TEST = 50
 """Fewer test examples give intervals too wide to tell arms apart."""
+EMPTY_WORDS = ("nan", "none", "null", "n/a", "#n/a", "na")
+"""Labels that an export writes for an empty cell."""
+RUN_OF_WORDS, NEAR = 3, 0.8
+"""Two questions are nearly the same if they share this much of their runs of so many words (Jaccard)."""
 
 
 def validate(task: Task) -> list[Problem]:
     """Return the problems of ids, shared questions, gold answers, gold passages, labels and size."""
-    checks = (_repeated_ids, _shared_questions, _val_in_train, _gold_answers, _gold_passages)
+    checks = (_repeated_ids, _shared_questions, _val_in_train, _gold_answers, _gold_passages, _contradictions)
     problems = [p for check in checks for p in few(list(check(task)))]
     try:
         program = task.program()
@@ -25,7 +30,8 @@ def validate(task: Task) -> list[Problem]:
     except Exception as e:
         return [*problems, fault(task.name, f"the program cannot be built: {one_line(e, 160)}", "rename its fields")]
     if isinstance(program, Classify) and task.train:
-        problems += few(list(_unseen_labels(task)))
+        problems += few([*_unseen_labels(task), *_doubtful_labels(task)])
+    problems += _near_duplicates(task)
     if 0 < len(task.test) < FEWEST_TEST:
         remedy = f"use at least {FEWEST_TEST}; differences between arms will hardly be told from chance"
         problems.append(Problem("warning", task.name, f"only {len(task.test)} test examples", remedy))
@@ -110,3 +116,67 @@ def _unseen_labels(task: Task) -> Iterator[Problem]:
             seen.update(labels)
             what = f"label {labels[0]!r} never stands in train"
             yield Problem("warning", _at(task, example), what, "add train rows with it; no arm can learn it from train")
+
+
+def _doubtful_labels(task: Task) -> Iterator[Problem]:
+    """Yield labels that look like one, or like none, and a task that has a single one."""
+    (output,) = task.outputs
+    counts = Counter(label for split in task.splits().values() for e in split for label in answers_of(e[output]))
+    if len(counts) == 1:
+        what = f"{next(iter(counts))!r} is the only label"
+        yield Problem("warning", task.name, what, "add rows with others; now every arm can be right unread")
+    for one, other in pairwise(sorted(counts, key=lambda label: (label.casefold(), label))):
+        if one.casefold() == other.casefold():
+            what = f"labels {one!r} ({counts[one]} rows) and {other!r} ({counts[other]}) differ by case alone"
+            yield Problem("warning", task.name, what, "write them one way, or they are two labels")
+    for label in (n for n in counts if n.casefold() in EMPTY_WORDS):
+        what = f"label {label!r} ({counts[label]} rows) looks like an empty cell"
+        yield Problem("warning", task.name, what, "delete the rows if it is; else it is a label as any other")
+
+
+def _contradictions(task: Task) -> Iterator[Problem]:
+    """Yield the train questions that stand there twice without an answer in common."""
+    first: dict[str, dspy.Example] = {}
+    for example in task.train:
+        other = first.setdefault(question_key(_asked(task, example)), example)
+        if any(not _answer_set(example, name) & _answer_set(other, name) for name in task.outputs):
+            what = f"this train question has another answer in {_at(task, other)}"
+            yield Problem("warning", _at(task, example), what, "keep the right one; no arm can learn both")
+
+
+def _answer_set(example: dspy.Example, output: str) -> set[str]:
+    return {text_of(a) for a in answers_of(example[output])}
+
+
+def _near_duplicates(task: Task) -> list[Problem]:
+    """Return a warning that counts the test questions which are nearly the same as one of train."""
+    train = [_runs(task, e) for e in task.train]
+    holding: dict[str, list[int]] = {}
+    for n, runs in enumerate(train):
+        for run in runs:
+            holding.setdefault(run, []).append(n)
+    pairs = [(e, task.train[n]) for e in task.test if (n := _nearest(_runs(task, e), train, holding)) is not None]
+    if not pairs:
+        return []
+    one, other = pairs[0]
+    what = f"{len(pairs)} of {len(task.test)} test questions are nearly the same as one of train"
+    remedy = f"see {_at(task, other)}; a model that remembers train gets them right"
+    return [Problem("warning", _at(task, one), what, remedy)]
+
+
+def _runs(task: Task, example: dspy.Example) -> set[str]:
+    """Return the runs of words in an example's inputs."""
+    words = question_key(_asked(task, example)).split()
+    return {" ".join(words[n : n + RUN_OF_WORDS]) for n in range(max(1, len(words) - RUN_OF_WORDS + 1))}
+
+
+def _nearest(runs: set[str], others: Sequence[set[str]], holding: Mapping[str, Sequence[int]]) -> int | None:
+    """Return the first of the others that shares enough runs, though it is no exact copy.
+
+    Two sets that share that much share at least one of the rarest runs, so that only those are looked up.
+    """
+    rare = sorted(runs, key=lambda run: (len(holding.get(run, ())), run))[: int(len(runs) * (1 - NEAR)) + 1]
+    for n in sorted({n for run in rare for n in holding.get(run, ())}):
+        if runs != others[n] and len(runs & others[n]) >= NEAR * len(runs | others[n]):
+            return n
+    return None

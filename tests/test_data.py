@@ -355,3 +355,46 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     source = spec(tmp_path)
     assert f"error: {message}" in problems(replace(source, data={**source.data, "test": name}), tmp_path)
+
+
+def test_labels_that_look_like_one_or_none_are_warnings(tmp_path):
+    labels = ("Billing", "billing", "NULL", "other")
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}.jsonl", [r | {"label": labels[i % 4]} for i, r in enumerate(rows(split))])
+    assert problems(spec(tmp_path), tmp_path) == [
+        "warning: intents: labels 'Billing' (45 rows) and 'billing' (45) differ by case alone; "
+        "write them one way, or they are two labels",
+        "warning: intents: label 'NULL' (45 rows) looks like an empty cell; "
+        "delete the rows if it is; else it is a label as any other",
+    ]
+
+
+def test_a_single_label_is_a_warning(tmp_path):
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}.jsonl", [r | {"label": "x"} for r in rows(split)])
+    assert problems(spec(tmp_path), tmp_path) == [
+        "warning: intents: 'x' is the only label; add rows with others; now every arm can be right unread"
+    ]
+
+
+def test_one_train_question_with_two_labels_is_a_warning(tmp_path):
+    twice = rows("train")[4] | {"id": "again", "text": "TRAIN question number 4", "label": "age_limit_2"}
+    write(tmp_path / "train.jsonl", [*rows("train"), twice])
+    assert problems(spec(tmp_path), tmp_path) == [
+        "warning: train.jsonl:61: this train question has another answer in train.jsonl:5; "
+        "keep the right one; no arm can learn both"
+    ]
+
+
+def test_test_questions_that_are_nearly_in_train_are_counted(tmp_path):
+    near = [r | {"text": f"{r['text'].replace('test', 'train')} of them. Thanks."} for r in rows("test")]
+    write(tmp_path / "train.jsonl", [r | {"text": f"{r['text']} of them all here"} for r in rows("train")])
+    write(tmp_path / "test.jsonl", [*rows("test", 57), *(r | {"text": f"{r['text']} or so"} for r in near[57:])])
+    assert problems(spec(tmp_path), tmp_path) == []
+    write(tmp_path / "train.jsonl", [r | {"text": f"{r['text']} of them, all of them, here"} for r in rows("train")])
+    near = [r | {"text": f"{r['text'].replace('test', 'train')} of them, all of them, here. Hi"} for r in rows("test")]
+    write(tmp_path / "test.jsonl", [*rows("test", 57), *near[57:]])
+    assert problems(spec(tmp_path), tmp_path) == [
+        "warning: test.jsonl:58: 3 of 60 test questions are nearly the same as one of train; "
+        "see train.jsonl:58; a model that remembers train gets them right"
+    ]
