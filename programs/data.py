@@ -228,7 +228,7 @@ def split_rows(
     """Return the rows of one file by split: equal questions and clusters together, labels in proportion."""
     inputs, output = tuple(columns.inputs.values()), next(iter(columns.outputs.values()))
     labels = [text_of(answers_of(e[output])[0]) for e in rows]
-    few_labels = len(set(labels)) * FEWEST_A_LABEL <= len(rows) and columns.program != "record"
+    few_labels = len(set(labels)) * FEWEST_A_LABEL <= len(rows) and not columns.record
 
     def keys(example: dspy.Example) -> list[str]:
         return [_question(example, inputs), *([f"cluster {example['cluster']}"] if "cluster" in example else [])]

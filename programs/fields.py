@@ -58,6 +58,11 @@ class Columns:
         """Return whether the outputs hold entities, `{type, text}` each."""
         return self.program == "extract"
 
+    @property
+    def record(self) -> bool:
+        """Return whether an output may be empty, as fields of a record may."""
+        return self.program == "record"
+
     def needed(self, split: str) -> list[str]:
         """Return the columns that every row of a split must have."""
         extra = [self.gold, self.id, "" if split in ("train", "val") else self.cluster]
@@ -74,8 +79,8 @@ def columns_of(spec: TaskSpec, present: Sequence[str]) -> Columns:
     by_role = {role: [c for c, r in roles.items() if r == role] for role in ROLES}
     inputs, outputs = by_role["input"], by_role["output"]
     own = is_reference(spec.program)
-    if len(outputs) > 1 and spec.program != "record" and not (own and is_reference(spec.metric)):
-        remedy = "use one, `program: record`, or a program and a metric of your own"
+    if len(outputs) > 1 and spec.program != "record" and not own:
+        remedy = "use one, `program: record`, or a program of your own"
         raise UserError(f"outputs {', '.join(outputs)}; {remedy}")
     for role in ("gold", "id"):
         if len(by_role[role]) > 1:
@@ -160,13 +165,13 @@ def _example(record: Record, columns: Columns, key: str) -> dspy.Example:
 
 
 def _answer(value: Any, columns: Columns) -> Any:
-    """Return a gold answer: a text without space around it, a list of texts, or None for a record's empty cell."""
+    """Return a gold answer: a text without space around it, or a list of texts."""
     if columns.entities:
         return entities_of(value)
     value = _unwrapped(value)
     if isinstance(value, list):
         return [text_of(v).strip() for v in value]
-    return text_of(value).strip() or (None if columns.program == "record" else "")
+    return text_of(value).strip()
 
 
 def _unwrapped(value: Any) -> Any:
@@ -194,10 +199,11 @@ def _fault_of(record: Record, column: str, columns: Columns) -> tuple[str, str] 
     values = answers_of(value)
     if is_input and isinstance(value, list):
         return f"{column!r} holds a list, not text", "join its parts into one text"
+    json_allowed = is_output and is_reference(columns.program)
     for part in [value, *values]:
-        if isinstance(part, dict) or (isinstance(part, list) and part is not value):
+        if (isinstance(part, dict) and not json_allowed) or (isinstance(part, list) and part is not value):
             return f"{column!r} holds a {type(part).__name__}, not text", "write the text that is meant in its place"
-    optional = is_output and columns.program == "record"
+    optional = is_output and columns.record
     if is_input:  # instructions often have a second part that may be empty
         optional = column == HISTORY or any(text_of(record.values.get(c)).strip() for c in columns.inputs)
     if optional or (values and all(text_of(v).strip() for v in values)):
@@ -220,7 +226,9 @@ def answers_of(value: Any) -> list[Any]:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as text; None and NaN are empty, and 1.0 is 1, as pandas turns one into the other."""
+    """Return a value as text; None and NaN are empty, an object is JSON, and 1.0 is 1, as pandas writes either."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE:
         return str(int(value))
     return "" if value is None or value != value else str(value)

@@ -249,7 +249,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
         ({"fields": {"text": "input"}, "output": {"text": ""}}, "column 'text' is output and input; keep one"),
         (
             {"fields": {"text": "input", "id": "output", "label": "output"}},
-            "outputs id, label; use one, `program: record`, or a program and a metric of your own",
+            "outputs id, label; use one, `program: record`, or a program of your own",
         ),
         (
             {"program": "rga"},

@@ -1,6 +1,7 @@
 """`init FILE` and `run FILE` take a data file as people have it: what is shown, what is written, what it refuses."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,25 @@ def test_a_folder_of_documents_makes_it_retrieve_and_tells_the_gold_column(
     assert "    fields: {Source: gold} " in Path("q.crossover.yaml").read_text()
     assert main(["validate", "q.crossover.yaml"]) == 0
     assert "q: train 28, val 4, test 8, corpus 2, metric numeric_match" in capsys.readouterr().out
+
+
+class Terminal(io.TextIOWrapper):
+    """Standard input as a terminal gives it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_column_that_was_taken_wrongly_is_named_and_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tickets(tmp_path)
+    monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"nothing\nCustomer\ngroup\ny\n")))
+    assert main(["init", "tickets.csv"]) == 0
+    out = capsys.readouterr().out
+    assert "no column 'nothing'; answer y, n or one of Ticket ID, Created at, Customer, " in out
+    assert "    cluster: Customer " in Path("tickets.crossover.yaml").read_text()
+    monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"n\n")))
+    assert main(["init", "tickets.csv", "-o", "other.yaml"]) == 2
+    assert not Path("other.yaml").exists()

@@ -143,3 +143,12 @@ def test_jax_is_never_imported_which_would_take_the_gpu(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     # A person's own code may still import it.
     assert ran.stdout.splitlines()[1:] == ["False", "True"]
+
+
+def test_bm25_finds_words_of_scripts_without_spaces() -> None:
+    texts = ["福建省以出产乌龙茶闻名。", "中秋节人们吃月饼赏月。", "東京は日本の首都です。", "The ไปเที่ยวทะเล trip."]
+    retriever = Bm25()
+    retriever.index([Passage(str(n), text) for n, text in enumerate(texts)])
+    found = retriever.search(["哪里出产茶", "中秋节吃什么？", "日本の首都", "เที่ยวทะเล"], 1)
+    assert [hits[0][0] for hits in found] == ["0", "1", "2", "3"]
+    assert all(hits[0][1] > 0 for hits in found)

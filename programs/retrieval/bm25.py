@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,16 @@ from crossover.models.jsonl import replacing
 from crossover.programs.retrieval.base import Hits, Indexed, best_hits, silent
 from crossover.programs.task import Passage
 
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]{2,}")
+"""Two or more letters of Thai, Lao, Burmese, Khmer, Japanese or Chinese."""
+
 
 @dataclass
 class Bm25:
-    """BM25 over lower-cased words without English stop words; equal scores keep the order of the corpus."""
+    """BM25 over lower-cased words without English stop words; equal scores keep the order of the corpus.
+
+    Scripts without spaces between words are cut into overlapping pairs of characters.
+    """
 
     folder: Path | None = None
     """Where the index is stored; None keeps it in memory."""
@@ -28,7 +36,7 @@ class Bm25:
         """Index the passages in place of earlier ones, or load the stored index of the same texts."""
         bm25s = without_jax()
         self._ids = [p.id for p in corpus]
-        texts = [p.render() for p in corpus]
+        texts = [_spaced(p.render()) for p in corpus]
         stored = None if self.folder is None else self.folder / f"bm25-{bm25s.__version__}-{_sha256(texts)[:16]}"
         if stored is not None and stored.is_dir():
             self._scorer = (
@@ -59,7 +67,7 @@ class Bm25:
         if k < 1:
             return [[] for _ in questions]
         hits = []
-        for words in _words(questions):
+        for words in _words([_spaced(q) for q in questions]):
             known = self._scorer.get_tokens_ids(words) if self._scorer is not None else []
             scores = self._scorer.get_scores(known) if known else np.zeros(len(self._ids), dtype=np.float32)
             hits.append(best_hits(self._ids, scores, k))
@@ -89,6 +97,11 @@ def without_jax() -> Any:
 def _sha256(texts: Sequence[str]) -> str:
     """Return the hash of the texts in their order."""
     return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _spaced(text: str) -> str:
+    """Return the text with every run of an unspaced script as pairs of characters."""
+    return UNSPACED.sub(lambda run: " ".join(("", *map("".join, pairwise(run[0])), "")), text)
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
