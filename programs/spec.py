@@ -36,12 +36,8 @@ class TaskSpec:
     """Empty for a built-in task; else `classify`, `rag`, … or `./file.py:Class`."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Split to file path (absolute), or to a mapping for Hugging Face data; `file` to one file of all rows."""
-    split: Mapping[str, float] = field(default_factory=dict)
-    """Shares of val and test where all rows come from one file; empty for 0.1 and 0.2."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Column to `input`, `output`, `gold`, `id` or `ignored`."""
-    input: Sequence[str] = ()
-    """Input columns, by their own names."""
     output: Mapping[str, str] = field(default_factory=dict)
     """Output columns, by their own names, to the kind of their values; empty for a kind told from the values."""
     metric: str = ""
@@ -51,3 +47,7 @@ class TaskSpec:
     cluster: str = ""
     instructions: str = ""
     """Instructions to the model; empty for the program's own."""
+    input: Sequence[str] = ()
+    """Input columns, by their own names."""
+    split: Mapping[str, float] = field(default_factory=dict)
+    """Shares of val and test where all rows come from one file; empty for 0.1 and 0.2."""
