@@ -155,7 +155,8 @@ def _near_duplicates(task: Task) -> list[Problem]:
     for n, runs in enumerate(train):
         for run in runs:
             holding.setdefault(run, []).append(n)
-    pairs = [(e, task.train[n]) for e in task.test if (n := _nearest(_runs(task, e), train, holding)) is not None]
+    near = [(e, _nearest(_runs(task, e), train, holding)) for e in task.test]
+    pairs = [(e, task.train[n]) for e, n in near if n is not None]
     if not pairs:
         return []
     one, other = pairs[0]
