@@ -18,16 +18,20 @@ class AdaptiveLimit:
         self._shrunk_at = self._closed_until = 0.0
         self._changed = threading.Condition()
 
-    def enter(self) -> float:
-        """Wait for a free slot and for the end of any pause; return the time at which the request begins."""
+    def enter(self, patience: float) -> float | None:
+        """Wait for a free slot and for the end of any pause, `patience` seconds at most.
+
+        Return the time at which the request begins, None where it has to wait longer.
+        """
         with self._changed:
-            while True:
-                now = time.monotonic()
+            until = time.monotonic() + patience
+            while (now := time.monotonic()) <= until:
                 pause = self._closed_until - now
                 if pause <= 0 and self._busy < int(self.limit):
                     self._busy += 1
                     return now
-                self._changed.wait(timeout=pause if pause > 0 else None)
+                self._changed.wait(timeout=min(until - now, pause) if pause > 0 else until - now)
+            return None
 
     def answered(self) -> None:
         """Free the slot after an answer, and let the limit grow."""

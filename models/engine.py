@@ -5,8 +5,24 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import dspy
 from dspy import lm15
+from dspy.clients.call_result import usage_dict
 
 H = TypeVar("H")
+NOTHING = lm15.Message.assistant(" ")
+
+
+class AttemptFailedError(Exception):
+    """Report that one request to a provider brought no answer; the call may be tried again."""
+
+    def __init__(self, error: Exception, *, paid: lm15.Usage | None = None, changed: bool = False) -> None:
+        """Hold the provider's error, the tokens that it may charge all the same, and whether the request has changed.
+
+        A changed request goes out at once in another form, which the provider may accept.
+        """
+        super().__init__(str(error))
+        self.error, self.changed = error, changed
+        self.tokens = {} if paid is None else usage_dict(lm15.Response(None, "none", NOTHING, "error", paid))
+        """Under DSPy's names; empty where nothing was charged."""
 
 
 class Engine(Protocol):
@@ -89,9 +105,16 @@ class WrappedEngine:
         return self.hook.complete(request, self.inner)
 
 
+class OutermostEngine(WrappedEngine):
+    """A wrapped engine whose hook stays outside all that are added later."""
+
+
 def wrapped(lm: dspy.LM, hook: Hook) -> dspy.LM:
-    """Return the same model with `hook` as the first to see its calls."""
-    return lm.copy(engine=WrappedEngine(lm.engine, hook))
+    """Return the same model with `hook` as the first to see its calls, save for an outermost one."""
+    engine = lm.engine
+    if isinstance(engine, OutermostEngine):
+        return lm.copy(engine=OutermostEngine(WrappedEngine(engine.inner, hook), engine.hook))
+    return lm.copy(engine=WrappedEngine(engine, hook))
 
 
 def wrapped_innermost(lm: dspy.LM, hook: Hook) -> dspy.LM:
@@ -99,15 +122,31 @@ def wrapped_innermost(lm: dspy.LM, hook: Hook) -> dspy.LM:
 
     def rebuilt(engine: Engine) -> Engine:
         if isinstance(engine, WrappedEngine):
-            return WrappedEngine(rebuilt(engine.inner), engine.hook)
+            return type(engine)(rebuilt(engine.inner), engine.hook)
         return WrappedEngine(engine, hook)
+
+    return lm.copy(engine=rebuilt(lm.engine))
+
+
+def without_hook(lm: dspy.LM, kind: type[Hook]) -> dspy.LM:
+    """Return the same model without its hooks of class `kind`."""
+
+    def rebuilt(engine: Engine) -> Engine:
+        if not isinstance(engine, WrappedEngine):
+            return engine
+        inner = rebuilt(engine.inner)
+        return inner if isinstance(engine.hook, kind) else type(engine)(inner, engine.hook)
 
     return lm.copy(engine=rebuilt(lm.engine))
 
 
 def hook_of(lm: dspy.LM, kind: type[H]) -> H | None:
     """Return the hook of class `kind` through which the calls of `lm` go, or None."""
-    engine = lm.engine
+    return hook_in(lm.engine, kind)
+
+
+def hook_in(engine: Engine, kind: type[H]) -> H | None:
+    """Return the hook of class `kind` through which the calls of an engine go, or None."""
     while isinstance(engine, WrappedEngine):
         if isinstance(engine.hook, kind):
             return engine.hook

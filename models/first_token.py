@@ -7,7 +7,10 @@ from typing import Any
 import dspy
 from dspy import lm15
 
-from crossover.models.engine import Engine, Streams, wrapped_innermost
+from crossover.models.engine import AttemptFailedError, Engine, Streams, wrapped_innermost
+
+STREAM_REFUSED = (lm15.InvalidRequestError, lm15.StreamAssemblyError)
+"""Failures that a server's refusal to stream shows as; another may be behind them, so that the whole answer tells."""
 
 
 class FirstTokenTimer:
@@ -18,17 +21,33 @@ class FirstTokenTimer:
         self.began: float | None = None
         """`time.perf_counter()` when the first piece of the latest answer came; None before, or without a stream."""
         self.streams = True
+        self._asks_whole = False
 
     def complete(self, request: lm15.Request, inner: Engine) -> lm15.Response:
-        """Answer one request; an engine that cannot stream is asked for the whole answer from then on."""
+        """Answer one request; an engine that cannot stream is asked for the whole answer from then on.
+
+        Raises:
+            AttemptFailedError: the request failed; `changed` where it did as a stream alone, as far as can be told.
+        """
         self.began = None
-        if self.streams and isinstance(inner, Streams):
-            try:
-                with lm15.ResponseStream(self._timed(inner.stream(request)), request) as stream:
-                    return stream.response
-            except (lm15.UnsupportedFeatureError, NotImplementedError):
-                self.streams = False
-        return inner.complete(request)
+        if not self.streams or self._asks_whole or not isinstance(inner, Streams):
+            # A failure of the whole answer too shows that it was not the stream.
+            asked_whole, self._asks_whole = self._asks_whole, False
+            response = inner.complete(request)
+            self.streams = self.streams and not (asked_whole and response.message.text)
+            return response
+        try:
+            with lm15.ResponseStream(self._timed(inner.stream(request)), request) as stream:
+                response = stream.response
+        except AttemptFailedError as e:
+            if self.began is None and isinstance(e.error, STREAM_REFUSED):
+                self._asks_whole = e.changed = True
+            raise
+        if self.began is None and not response.message.text:
+            # Some servers answer whole all the same, which nobody can read as a stream.
+            self._asks_whole = True
+            raise AttemptFailedError(lm15.StreamAssemblyError("no stream came"), paid=response.usage, changed=True)
+        return response
 
     def _timed(self, events: Iterator[Any]) -> Iterator[Any]:
         for event in events:

@@ -13,7 +13,7 @@ import dspy
 from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
-from crossover.models.engine import Engine, hook_of, wrapped
+from crossover.models.engine import AttemptFailedError, Engine, hook_of, wrapped
 from crossover.models.price import api_price
 from crossover.models.prompt import messages_of
 from crossover.models.usage import Usage
@@ -64,6 +64,20 @@ class UsageLimits:
             self.stop(f"{self.minutes:g} minutes")
         if self.stopped:
             raise Stopped(self.stopped)
+
+    def wait(self, seconds: float) -> None:
+        """Wait before another attempt at a call, no longer than calls are allowed.
+
+        Raises:
+            Stopped: the run ended meanwhile.
+        """
+        until = time.monotonic() + seconds
+        with self._changed:
+            self.check()
+            while (left := until - time.monotonic()) > 0:
+                over = left if self.minutes is None else self._started + 60 * self.minutes - time.monotonic()
+                self._changed.wait(min(left, over))
+                self.check()
 
     def enter(self, worst: Usage) -> None:
         """Reserve the worst case of a call, waiting for calls under way where they may leave room.
@@ -117,8 +131,11 @@ class UsageLimits:
             response = inner.complete(request)
             actual = _usage(request, inner, usage_dict(response))
             return response
-        except Exception:
+        except AttemptFailedError as e:
             # A refused call is not charged; it was sent all the same.
+            actual = _usage(request, inner, e.tokens)
+            raise
+        except Exception:
             actual = Usage(calls=1)
             raise
         finally:

@@ -9,13 +9,14 @@ from typing import Any
 import dspy
 
 from crossover.models.api_keys import reference
-from crossover.models.engine import Engine
+from crossover.models.engine import Engine, OutermostEngine
 from crossover.models.errors import UserError
 from crossover.models.limits import limited_like
 from crossover.models.price import TokenCounts, api_price
 from crossover.models.prompt import engine_of
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.remote import Connection, RemoteEngine
+from crossover.models.retries import Retries
 from crossover.models.source import to_stderr, weights_source
 from crossover.models.spec import ModelSpec
 from crossover.models.weights import folder_sha256
@@ -70,10 +71,16 @@ def _remote_model(spec: ModelSpec) -> LoadedModel:
     if spec.api_base and not key:
         # Without one, LiteLLM would send the provider's key to this other address.
         key = "no-key"
-    engine = RemoteEngine(spec.name, Connection(spec.api_base, key, spec.timeout))
-    # The engine retries, within its limit; DSPy must not do so once more around it.
+    connection = Connection(spec.api_base, key, spec.timeout)
+    engine = RemoteEngine(spec.name, connection)
+    # `Retries` tries again, within its limit; DSPy must not do so once more around it.
     lm = dspy.LM(
-        spec.name, engine=engine, cache=False, num_retries=0, max_tokens=spec.max_tokens, temperature=spec.temperature
+        spec.name,
+        engine=OutermostEngine(engine, Retries(connection, spec.name)),
+        cache=False,
+        num_retries=0,
+        max_tokens=spec.max_tokens,
+        temperature=spec.temperature,
     )
     identity = f"{spec.name} at {spec.api_base}" if spec.api_base else spec.name
     return LoadedModel(spec, lm, _format(_first_format(spec), spec, None), identity, False, engine.context, api_price)

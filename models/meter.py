@@ -17,7 +17,7 @@ import dspy
 from dspy import lm15
 from dspy.clients.call_result import usage_dict
 
-from crossover.models.engine import Engine, WrappedEngine, wrapped
+from crossover.models.engine import AttemptFailedError, Engine, without_hook, wrapped
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.limits import Stopped
 from crossover.models.price import api_price
@@ -56,12 +56,9 @@ class Meter:
 
     def metered(self, lm: dspy.LM) -> dspy.LM:
         """Return the same model with its calls counted here, and by no other meter."""
-        engine = lm.engine
-        if isinstance(engine, str):
+        if isinstance(lm.engine, str):
             raise TypeError(f"{lm.model} has no engine of its own; load it by load_model")
-        if isinstance(engine, WrappedEngine) and isinstance(engine.hook, Meter):
-            lm = lm.copy(engine=engine.inner)
-        return wrapped(lm, self)
+        return wrapped(without_hook(lm, Meter), self)
 
     @property
     def seconds(self) -> float:
@@ -102,8 +99,13 @@ class Meter:
             usage = usage_dict(response)
             self._count(request, inner, usage)
             text, finish = response.message.text or "", response.finish_reason
-            self._record({"request": key, "text": text, "finish": finish, "usage": usage})
+            data = {"data": response.provider_data} if response.provider_data else {}
+            self._record({"request": key, "text": text, "finish": finish, "usage": usage} | data)
             return response
+        except AttemptFailedError as e:
+            if e.tokens:
+                self._count(request, inner, e.tokens)
+            raise
         finally:
             with self._changed:
                 self._under_way -= 1
@@ -167,4 +169,5 @@ def _response(request: lm15.Request, line: dict[str, Any]) -> lm15.Response:
             cache_read_tokens=details.get("cached_tokens"),
             cache_write_tokens=details.get("cache_creation_tokens"),
         ),
+        provider_data=line.get("data"),
     )

@@ -28,7 +28,7 @@ class ModelSpec:
     api_key: str = ""
     """`${NAME}` of the environment variable that holds the key; empty for the provider's usual one."""
     timeout: float = 120.0
-    """Seconds without an answer after which an API request has failed."""
+    """Seconds after which an API call has failed, all its attempts and the waits between them included."""
 
     @property
     def runs_here(self) -> bool:

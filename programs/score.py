@@ -48,6 +48,10 @@ class Row:
     """The answer could not be parsed, was empty, or was none of the labels: a wrong answer of the model's."""
     raw: str = ""
     """The text of the model's last answer as it came; empty where answers are not recorded."""
+    ending: str = ""
+    """Why the last answer is not whole: `length` (cut at max_tokens), `refusal`, `reasoning` alone, or `empty`."""
+    tokens_estimated: bool = False
+    """The provider did not say, or not in numbers that can be, how many tokens it charges: they were counted here."""
 
 
 def score_example(
@@ -70,7 +74,7 @@ def score_example(
         labels: The labels of each output field that is restricted to some, from `label_sets`.
     """
     score, failure, unparsed, output = None, "", False, dict[str, Any]()
-    with dspy.track_usage() as tracker, last_answer() as texts:
+    with dspy.track_usage() as tracker, last_answer() as answers:
         start = time.perf_counter()
         try:
             prediction = program(**example.inputs())
@@ -78,7 +82,7 @@ def score_example(
         except AdapterParseError as e:
             # DSPy raises it for an empty answer too, and for one cut off before its last field.
             score, unparsed = 0.0, True
-            texts[:] = texts or [str(e.lm_response)]
+            answers.text = str(e.lm_response) if answers.text is None else answers.text
         except dspy.LMError as e:
             failure = _reason("lm", e)
         except Exception as e:
@@ -100,7 +104,9 @@ def score_example(
         usd=price(tracker.get_total_tokens()),
         output=output,
         unparsed=unparsed,
-        raw="".join(texts),
+        raw=answers.text or "",
+        ending=answers.ending,
+        tokens_estimated=answers.tokens_estimated,
     )
 
 

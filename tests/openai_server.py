@@ -32,6 +32,8 @@ class Served:
     """Requests answered in full, which a provider would charge for."""
     usages: list[dict[str, Any]] = field(default_factory=list)
     """What the answers given in full, and at once, say they used, and the `model`."""
+    charged: list[dict[str, Any]] = field(default_factory=list)
+    """What the provider charges for: of every answer but streams, those that broke off on the way included."""
     faults: list[str] = field(default_factory=list)
     """The faults that requests met."""
 
@@ -44,11 +46,13 @@ def openai_server(
     refused: str = "",
     hang: float = HANG,
     word_seconds: float = WORD_SECONDS,
+    shaped: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body,
 ) -> Iterator[Served]:
     """Serve /chat/completions on a free port; request n meets fault n of the list, an empty one or none is answered.
 
     Faults: `429`, `401`, `500`, `hang`, `half` (the body breaks off), `garbage` (no JSON). `answer` is a rule, or the
     address of another server, which then answers what meets no fault. A request that holds `refused` meets a 401.
+    `shaped` changes the body of each answer that is no stream.
     """
     served, number, lock = Served(""), count(), threading.Lock()
 
@@ -81,12 +85,16 @@ def openai_server(
             pieces = relayed(answer, raw) if isinstance(answer, str) else spoken(answer, body, word_seconds)
             if body.get("stream"):
                 return self.stream(pieces, broken=fault == "half")
-            said = b"".join(pieces)
+            whole = json.loads(b"".join(pieces))
+            usage = whole["usage"] | {"model": body["model"]}
+            said = json.dumps(shaped(whole)).encode()
+            with lock:
+                served.charged.append(usage)
             if fault == "half":
                 return self.reply(200, said[: len(said) // 2], length=len(said))
             with lock:
                 served.answered += 1
-                served.usages.append(json.loads(said)["usage"] | {"model": body["model"]})
+                served.usages.append(usage)
             return self.reply(200, said)
 
         def stream(self, pieces: Iterator[bytes], *, broken: bool) -> None:

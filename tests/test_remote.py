@@ -18,10 +18,11 @@ from openai_server import WORD_SECONDS, Messages, asked_fields, obedient_student
 from crossover.eval.cli.main import main
 from crossover.models.api_keys import redact, reference
 from crossover.models.concurrency import AdaptiveLimit
+from crossover.models.engine import hook_of
 from crossover.models.first_token import timing_first_token
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price, price_source
-from crossover.models.remote import Connection, RemoteEngine, retry_after
+from crossover.models.retries import UNREADABLE, Retries, retry_after
 from crossover.models.spec import ModelSpec
 from crossover.programs.modules.classify import Classify
 from crossover.programs.score import score_examples
@@ -34,11 +35,18 @@ def first_word(model: str, messages: Messages) -> str:
     return obedient_student(messages)
 
 
-def remote(url: str, **options: Any) -> LoadedModel:
-    """Return a model whose retries do not wait long."""
-    model = load_model(ModelSpec("openai/gpt-4o-mini", prompt_format="plain", api_base=url, timeout=0.5))
-    model.lm.engine.connection = replace(model.lm.engine.connection, first_wait=0.01, **options)
+def remote(url: str, *, timeout: float = 20.0, **options: Any) -> LoadedModel:
+    """Return a model whose retries do not wait long; `options` are those of a connection."""
+    model = load_model(ModelSpec("openai/gpt-4o-mini", prompt_format="plain", api_base=url, timeout=timeout))
+    retries = retries_of(model.lm)
+    retries.connection = replace(retries.connection, first_wait=0.01, **options)
     return model
+
+
+def retries_of(lm: dspy.LM) -> Retries:
+    found = hook_of(lm, Retries)
+    assert found is not None
+    return found
 
 
 def exact(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
@@ -57,10 +65,12 @@ def test_every_fault_is_retried_and_nothing_is_paid_twice() -> None:
                 score_examples(Classify(["text"], "label", []), questions(12), exact, price=model.price, threads=4)
             )
         assert [r.failure for r in rows] == [""] * 12
-        assert all(r.score == 1.0 and r.calls == 1 for r in rows)
+        assert {r.score for r in rows} == {1.0}
         assert served.answered == 12
-        assert model.lm.engine.attempts == len(served.bodies) == 12 + len([f for f in FAULTS if f])
-        assert model.lm.engine.limit.limit < 8
+        assert len(served.bodies) == 12 + len([f for f in FAULTS if f])
+        # What broke off or cannot be read may have been charged; a refusal is not.
+        assert sum(r.calls for r in rows) == 12 + len([f for f in FAULTS if f in ("half", "garbage", "hang")])
+        assert retries_of(model.lm).limit.limit < 8
 
 
 def test_a_stream_tells_when_the_answer_began_and_is_tried_again_while_nothing_came() -> None:
@@ -82,7 +92,7 @@ def test_a_stream_tells_when_the_answer_began_and_is_tried_again_while_nothing_c
 
 
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
-    with openai_server(lambda model, messages: "four words in all", ["half"]) as served:
+    with openai_server(lambda model, messages: "four words in all", ["half"] * 9) as served:
         model = remote(served.url)
         lm, _ = timing_first_token(model.lm)
         with (
@@ -90,28 +100,30 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
             pytest.raises(dspy.LMError, match="peer closed connection"),
         ):
             Classify(["text"], "label", [])(text="anything")
-        # What has begun is not asked for again.
-        assert len(served.bodies) == 1
+        # Each may have been charged, so that there are fewer attempts than after refusals.
+        assert len(served.bodies) == 1 + UNREADABLE
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "times"),
+    ("fault", "kind", "times", "charged"),
     [
-        ("401", "LMAuthError", 1),
-        ("429", "LMRateLimitError", 3),
-        ("hang", "LMTimeoutError", 3),
-        ("500", "LMServerError", 3),
-        ("half", "LMServerError", 3),
-        ("garbage", "LMServerError", 3),
+        ("401", "LMAuthError", 1, 0),
+        ("429", "LMRateLimitError", 3, 0),
+        ("hang", "LMTimeoutError", 1, 1),
+        ("500", "LMServerError", 3, 0),
+        ("half", "LMServerError", 3, 3),
+        ("garbage", "LMServerError", 3, 3),
     ],
 )
-def test_a_failure_that_stays_is_a_typed_row(fault: str, kind: str, times: int) -> None:
-    with openai_server(first_word, [fault] * 9) as served:
-        model = remote(served.url, retries=2)
+def test_a_failure_that_stays_is_a_typed_row(fault: str, kind: str, times: int, charged: int) -> None:
+    with openai_server(first_word, [fault] * 9, hang=9) as served:
+        model = remote(served.url, retries=2, timeout=1.0 if fault == "hang" else 20.0)
         with dspy.context(lm=model.lm, adapter=model.prompt_format):
             rows = list(score_examples(Classify(["text"], "label", []), questions(1), exact, price=model.price))
         assert rows[0].failure.startswith(f"lm: {kind}")
-        assert (rows[0].score, rows[0].calls, rows[0].usd) == (None, 0, 0.0)
+        assert (rows[0].score, rows[0].calls) == (None, charged)
+        assert bool(rows[0].usd) == bool(charged)
+        assert ("given up after" in rows[0].failure) == (times > 1)
         assert len(served.bodies) == times
 
 
@@ -122,7 +134,7 @@ def test_nobody_asks_again_before_the_time_that_a_refusal_names() -> None:
         model.lm("text: hello")
         # Retry-After is 0.2 seconds, and the backoff by itself a hundredth at most.
         assert time.monotonic() - start > 0.2
-        assert model.lm.engine.limit._closed_until - start > 0.2
+        assert retries_of(model.lm).limit._closed_until - start > 0.2
         assert len(served.bodies) == 2
 
 
@@ -202,12 +214,14 @@ def test_an_unknown_price_leaves_a_row_unpriced() -> None:
 
 def test_the_limit_grows_by_one_a_round_and_halves_once_a_burst() -> None:
     limit = AdaptiveLimit(4)
-    began = [limit.enter() for _ in range(4)]
+    began = [limit.enter(1) for _ in range(4)]
     for _ in began:
         limit.answered()
     assert 4.8 < limit.limit < 5
-    began = [limit.enter() for _ in range(4)]
+    began = [limit.enter(1) for _ in range(4)]
+    assert limit.enter(0.01) is None
     for start in began:
+        assert start is not None
         limit.refused(start)
     assert 2.4 < limit.limit < 2.5
 
@@ -226,9 +240,8 @@ def test_no_more_requests_are_under_way_than_the_limit_allows() -> None:
         return "yes"
 
     with openai_server(watched) as served:
-        engine = RemoteEngine("openai/gpt-4o-mini", Connection(served.url, "no-key"))
-        engine.limit = AdaptiveLimit(2, most=2)
-        lm = dspy.LM("openai/gpt-4o-mini", engine=engine, cache=False, num_retries=0)
+        lm = remote(served.url).lm
+        retries_of(lm).limit = AdaptiveLimit(2, most=2)
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(lambda n: lm(f"question {n}")[0], range(10))) == ["yes"] * 10
     assert most == 2

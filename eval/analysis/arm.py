@@ -61,6 +61,10 @@ class Arm:
     """Tokens of the accuracy pass, the mean over seeds; no other field of the record is filled."""
     unparsed: int = 0
     """Rows over all seeds whose answer could not be parsed, was empty, or was none of the labels; they score 0."""
+    cut: int = 0
+    """Rows over all seeds whose answer ended at `max_tokens`."""
+    tokens_estimated: bool = False
+    """A provider did not say how many tokens it charges, so that they were counted here, and priced."""
     warnings: tuple[str, ...] = ()
     single_answer: bool = False
     """No seed is shown to be better than giving one answer to every question."""
@@ -193,6 +197,8 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         rows=rows,
         failed=failed,
         unparsed=sum(t.unparsed for t in tables),
+        cut=sum(t.cut for t in tables),
+        tokens_estimated=any(t.tokens_estimated for t in tables),
         cost=mean_cost([cost_of(r, prices) for r in results]),
         request_usd=None if any(t.unpriced for t in tables) else RequestCosts(results, prices),
         latency=summarize_latency(results),

@@ -35,9 +35,10 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "knowledge": arm.knowledge,
         "seed": arm.seeds[0],
         "seeds": list(arm.seeds),
-        "score": {**_estimate_json(arm.score), "unparsed": arm.unparsed, "failed": arm.failed},
+        "score": {**_estimate_json(arm.score), "unparsed": arm.unparsed, "cut": arm.cut, "failed": arm.failed},
         "latency_ms": _latency_json(arm.latency),
         "tokens": {"prompt": t.prompt_tokens, "cached": t.cached_tokens, "completion": t.completion_tokens},
+        "tokens_estimated": arm.tokens_estimated,
         "cost_usd": {
             "fit": _finite(arm.cost.fit),
             "per_1k_requests": _finite(arm.cost.per_1k_requests),

@@ -37,7 +37,8 @@ def _arm_cells(arm: Arm) -> tuple[str, ...]:
         f"{ms.p95.mean:.0f}" if ms.n else "-",
         money(arm.cost.fit),
         money(arm.cost.per_1k_requests),
-        f"{round((tokens.prompt_tokens + tokens.completion_tokens) / max(arm.rows / len(arm.seeds), 1))}",
+        "~" * arm.tokens_estimated
+        + f"{round((tokens.prompt_tokens + tokens.completion_tokens) / max(arm.rows / len(arm.seeds), 1))}",
     )
 
 

@@ -42,6 +42,9 @@ class Rows(Sequence[Row]):
         self._failures: dict[int, str] = {}
         self._unparsed = bytearray()
         """1 for an unparsed answer, else 0."""
+        self._estimated = bytearray()
+        """1 for a row whose tokens were counted here, else 0."""
+        self._endings: dict[int, str] = {}
         self._outputs: list[str] = []
         self._raws: list[str] = []
 
@@ -70,12 +73,15 @@ class Rows(Sequence[Row]):
         # Nothing below can fail, so that the columns stay of one length.
         if row["failure"]:
             self._failures[len(self.ids)] = str(row["failure"])
+        if row.get("ending"):
+            self._endings[len(self.ids)] = str(row["ending"])
         self.scores.append(score)
         self.usd.append(usd)
         self.seconds.append(seconds)
         for column, count in zip(self.counts.values(), counts, strict=True):
             column.append(count)
         self._unparsed.append(bool(row.get("unparsed")))
+        self._estimated.append(bool(row.get("tokens_estimated")))
         self._outputs.append(sys.intern(_write(row["output"])))
         self._raws.append(raw)
         self.ids.append(sys.intern(row["id"]))
@@ -103,6 +109,8 @@ class Rows(Sequence[Row]):
             output=json.loads(self._outputs[i]),
             unparsed=bool(self._unparsed[i]),
             raw=self._raws[i],
+            ending=self._endings.get(i, ""),
+            tokens_estimated=bool(self._estimated[i]),
             **{name: counts[i] for name, counts in self.counts.items()},
         )
 
@@ -130,6 +138,16 @@ class Rows(Sequence[Row]):
     def unparsed(self) -> int:
         """Return how many answers could not be parsed, were empty, or were none of the labels."""
         return sum(self._unparsed)
+
+    @property
+    def cut(self) -> int:
+        """Return how many answers ended at `max_tokens`."""
+        return sum(ending == "length" for ending in self._endings.values())
+
+    @property
+    def tokens_estimated(self) -> bool:
+        """Return whether the tokens of a row were counted here, not by the provider."""
+        return any(self._estimated)
 
     @property
     def unpriced(self) -> bool:
