@@ -23,6 +23,9 @@ from crossover.models.limits import Stopped
 from crossover.models.price import api_price
 from crossover.models.usage import Usage
 
+FATAL = (lm15.AuthError, lm15.BillingError, lm15.UnsupportedModelError, lm15.NotConfiguredError)
+"""Failures that no later call escapes: a wrong key, a used-up quota, an unknown model."""
+
 
 class BudgetSpent(BaseException):
     """The budget of a fit is used up.
@@ -34,15 +37,20 @@ class BudgetSpent(BaseException):
 class Meter:
     """The usage of one fit, by model."""
 
-    def __init__(self, *, usd: float | None = None, file: Path | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, *, usd: float | None = None, file: Path | None = None, seed: int = 0, ends_when_refused: bool = False
+    ) -> None:
         """Read the answers that an earlier, killed fit recorded in `file`; None records none.
 
         No further call is made after `usd` dollars; `seed` decides what a local model samples at a temperature.
+        Where it `ends_when_refused`, none is made either after a first one failed by one of FATAL.
         """
-        self.usd, self.file, self.seed = usd, file, seed
+        self.usd, self.file, self.seed, self.ends_when_refused = usd, file, seed, ends_when_refused
         self.stopped = ""
         """Why no further call is answered; empty while calls are."""
         self.by_model: dict[str, Usage] = defaultdict(Usage)
+        self.last_failure = ""
+        """Reason of the last call that brought no answer."""
         self.replayed = 0
         """Calls that were answered from the file, which an earlier, killed fit had paid for."""
         self._recorded: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
@@ -103,8 +111,11 @@ class Meter:
             self._record({"request": key, "text": text, "finish": finish, "usage": usage} | data)
             return response
         except AttemptFailedError as e:
+            self.last_failure = str(e)
             if e.tokens:
                 self._count(request, inner, e.tokens)
+            elif self.ends_when_refused and isinstance(e.error, FATAL) and not self.total.calls:
+                self.stop(f"all calls failed: {e}")
             raise
         finally:
             with self._changed:

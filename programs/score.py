@@ -5,7 +5,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +174,7 @@ def score_examples(
     *,
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
     threads: int = 8,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Yield one row per example as it finishes, with at most `threads` in flight, in the calling DSPy context.
 
     An exception that ends the run (budget, limit) is raised after the rows of the calls under way.

@@ -1,5 +1,6 @@
 """A real OpenAI-compatible server on loopback: models that follow rules, or another server's, and faults on demand."""
 
+import contextlib
 import json
 import re
 import threading
@@ -46,15 +47,17 @@ def openai_server(
     refused: str = "",
     hang: float = HANG,
     word_seconds: float = WORD_SECONDS,
+    retry_after: str = "0.2",
     shaped: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body,
 ) -> Iterator[Served]:
     """Serve /chat/completions on a free port; request n meets fault n of the list, an empty one or none is answered.
 
-    Faults: `429`, `401`, `500`, `hang`, `half` (the body breaks off), `garbage` (no JSON). `answer` is a rule, or the
+    Faults: `429`, `401`, `404`, `500`, `quota`, `hang`, `half` (the body breaks off), `garbage` (no JSON),
+    `drip` (a byte now and then, for ever). `answer` is a rule, or the
     address of another server, which then answers what meets no fault. A request that holds `refused` meets a 401.
     `shaped` changes the body of each answer that is no stream.
     """
-    served, number, lock = Served(""), count(), threading.Lock()
+    served, number, lock, ended = Served(""), count(), threading.Lock(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -71,15 +74,17 @@ def openai_server(
                 served.bodies.append(body)
                 served.keys.append(self.headers["Authorization"] or "")
                 served.faults += [fault] if fault else []
-            if fault in ("429", "401", "500"):
-                said = {"error": {"message": f"refused {self.headers['Authorization']}", "type": "test"}}
-                return self.reply(
-                    int(fault), json.dumps(said).encode(), {"Retry-After": "0.2"} if fault == "429" else {}
-                )
+            if fault in ("429", "401", "404", "500", "quota"):
+                error = {"message": f"refused {self.headers['Authorization']} because of this", "type": "test"}
+                error |= {"code": "insufficient_quota"} if fault == "quota" else {}
+                wait = {"Retry-After": retry_after} if fault == "429" else {}
+                return self.reply(429 if fault == "quota" else int(fault), json.dumps({"error": error}).encode(), wait)
             if fault == "hang":
                 time.sleep(hang)
                 self.close_connection = True
                 return None
+            if fault == "drip":
+                return self.drip()
             if fault == "garbage":
                 return self.reply(200, b"<html>busy</html>")
             pieces = relayed(answer, raw) if isinstance(answer, str) else spoken(answer, body, word_seconds)
@@ -96,6 +101,16 @@ def openai_server(
                 served.answered += 1
                 served.usages.append(usage)
             return self.reply(200, said)
+
+        def drip(self) -> None:
+            """Send a byte of the answer now and then, for as long as somebody reads."""
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.05):
+                    self.wfile.write(b" ")
 
         def stream(self, pieces: Iterator[bytes], *, broken: bool) -> None:
             """Send the answer event by event, in chunks, so that a broken one does not pass for whole."""
@@ -135,6 +150,7 @@ def openai_server(
     try:
         yield served
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()
 

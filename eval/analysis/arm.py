@@ -174,9 +174,12 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     scores = mean_scores(by_seed)
     clusters = results[0].clusters
     failed, rows = sum(t.failed for t in tables), sum(map(len, tables))
-    integrity = [f for r in results for f in r.integrity]
+    integrity, warnings = [f for r in results for f in r.integrity], [w for r in results for w in r.warnings]
+    first_failure = next((t.first_failure for t in tables if t.first_failure), "")
     if failed > MOST_FAILED * rows:
-        integrity.append(f"{failed} of {rows} rows failed, more than {MOST_FAILED:.0%}; see their failure column")
+        integrity.append(f"{failed} of {rows} rows failed, more than {MOST_FAILED:.0%}, the first by {first_failure}")
+    elif failed:
+        warnings.append(f"{failed} of {rows} rows failed, the first by {first_failure}")
     return Arm(
         name=name,
         task=cell.task,
@@ -203,7 +206,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         request_usd=None if any(t.unpriced for t in tables) else RequestCosts(results, prices),
         latency=summarize_latency(results),
         tokens=_mean_usage(results),
-        warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
+        warnings=tuple(dict.fromkeys(warnings)),
         single_answer=all(r.notes.get("constant") for r in results),
         integrity=tuple(dict.fromkeys(integrity)),
         train_examples=results[0].facts.train_examples or cell.train_size,

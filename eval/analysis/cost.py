@@ -57,8 +57,10 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     rows, judge = Rows.of(result.rows), judge_usd(result)
     if rows.unpriced:
         return Cost(fit, None, None, hosting, judge)
-    served = sum(rows.usd) + (machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0)
-    per_1k = 1000 * served / len(rows) if len(rows) else None
+    machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
+    served, answered = sum(rows.usd) + machine, len(rows) - rows.failed
+    # A call that failed is no request that was cheap to serve.
+    per_1k = 1000 * (sum(rows.usd) / answered + machine / len(rows)) if answered else None
     paid = None if fit is None or judge is None else fit - ledger.labels + served + judge
     return Cost(fit, per_1k, paid, hosting, judge)
 

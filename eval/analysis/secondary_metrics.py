@@ -16,10 +16,11 @@ LABEL_METRICS = ("accuracy", "label_accuracy")
 def secondary_metrics(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> dict[str, float]:
     """Return macro-F1 for labels, micro-F1 for entities, and knowledge-F1 for tasks that show passages.
 
-    Macro-F1 counts a failed row as a wrong label. Knowledge-F1 is the F1 of the words that answer and passages share:
+    Failed rows count in none of them. Knowledge-F1 is the F1 of the words that answer and passages share:
     how much of the passages is in the answer, whether right or wrong.
     """
-    output, by_id = task.outputs[0], {r.id: r for r in rows}
+    output, by_id = task.outputs[0], {r.id: r for r in rows if not r.failure}
+    test = [e for e in test if str(e["id"]) in by_id]
     answers = [str(by_id[str(e["id"])].output.get(output, "")).strip() for e in test]
     found = {}
     if test and task.metric_name in LABEL_METRICS and all(isinstance(e[output], str) for e in test):

@@ -26,7 +26,7 @@ def arms_table(arms: Sequence[Arm]) -> list[str]:
 def _arm_cells(arm: Arm) -> tuple[str, ...]:
     """Return the cells of one line of the table of arms."""
     s, ms, tokens = arm.score, arm.latency, arm.tokens
-    scored = s.n > 0
+    scored, answered = s.n > 0, max((arm.rows - arm.failed) / len(arm.seeds), 1)
     return (
         arm.name + (" !" if arm.integrity else "") + (" (dropped)" if arm.dropped else ""),
         f"{s.mean:.3f}" if scored else "-",
@@ -37,8 +37,7 @@ def _arm_cells(arm: Arm) -> tuple[str, ...]:
         f"{ms.p95.mean:.0f}" if ms.n else "-",
         money(arm.cost.fit),
         money(arm.cost.per_1k_requests),
-        "~" * arm.tokens_estimated
-        + f"{round((tokens.prompt_tokens + tokens.completion_tokens) / max(arm.rows / len(arm.seeds), 1))}",
+        "~" * arm.tokens_estimated + str(round(tokens.tokens / answered)),
     )
 
 

@@ -77,7 +77,7 @@ def measure_cells(context: RunContext, cells: Sequence[Cell]) -> Iterator[Measur
         context.begin(cell)
         if (fitted_cell := try_to_fit(context, cell)) is not None:
             rows, seconds = fitted_cell.score(context, fitted_cell.test)
-            yield result_of(context, fitted_cell, rows, seconds), probe_of(context, fitted_cell)
+            yield result_of(context, fitted_cell, rows, seconds), probe_of(context, fitted_cell, rows)
         context.progress.finish_cell()
 
 
@@ -150,8 +150,10 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     )
 
 
-def probe_of(context: RunContext, fitted_cell: FittedCell) -> Probe:
-    """Return the probe that times single requests to a fitted cell."""
+def probe_of(context: RunContext, fitted_cell: FittedCell, rows: Rows) -> Probe | None:
+    """Return the probe that times single requests to a fitted cell; None where all its rows failed."""
+    if rows.failed == len(rows):
+        return None
     passages, knowledge = context.passages(fitted_cell.cell), fitted_cell.cell.knowledge.test
     searches = knowledge in ("retrieved", "noisy") and fitted_cell.task.corpus
     retrieve = (lambda e: passages.search([question_text(e)])) if searches else None
@@ -210,6 +212,7 @@ def finish_group(context: RunContext, measured: Sequence[Measured]) -> None:
     for result, probe in measured:
         if probe is not None:
             result.latency = probe.latency()
+            result.warnings = [*result.warnings, *probe.remarks]
             if probe.retrieve is not None and probe.warm.answered:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
         if probe is None or probe.warm.asked >= requests:

@@ -34,6 +34,10 @@ def latency_requests() -> tuple[int, int]:
     return int(text), max(1, int(text) // 3)
 
 
+FIRST_REQUESTS = 3
+"""An arm whose first requests all fail is not timed."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """One uncached request, in seconds."""
@@ -109,6 +113,17 @@ class Probe:
             began = self._timer.began
             return Timing(time.perf_counter() - start, retrieved - start, None if began is None else began - start)
 
+    @property
+    def hopeless(self) -> bool:
+        """Return whether the first timed requests all failed, so that no further one is worth its wait."""
+        return self.warm.asked >= FIRST_REQUESTS and not self.warm.answered
+
+    @property
+    def remarks(self) -> list[str]:
+        """Return what a reader of the latency must know."""
+        whole = "the server does not stream: latency is that of whole answers, with no time to the first token"
+        return [] if self._timer.streams else [whole]
+
     def latency(self) -> Latency:
         """Return all timings as the latency of the arm."""
         warm, cold = self.warm.answered, self.cold.answered
@@ -134,7 +149,7 @@ def measure_latency(probes: Sequence[Probe], *, requests: int, cold_requests: in
             if n < 0:
                 p.ask(example)
             elif n >= p.warm.asked:
-                p.keep(p.ask(example), cold=False)
+                p.keep(None if p.hopeless else p.ask(example), cold=False)
     forgetful = [p for p in probes if hasattr(engine_of(p.fitted.lm), "prefixes")]
     for n in range(cold_requests):
         for p in forgetful:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import dspy
@@ -16,6 +16,10 @@ from crossover.models.load import LoadedModel
 from crossover.models.meter import Meter
 from crossover.programs.score import Row, score_examples
 from crossover.programs.task import Fitted, Task
+
+FATAL = ("LMAuthError", "LMBillingError", "LMUnsupportedModelError", "LMNotConfiguredError")
+"""Failures that no later row escapes: a wrong key, a used-up quota, an unknown model."""
+FIRST_ROWS = 3
 
 
 def measure_accuracy(
@@ -45,7 +49,8 @@ def measure_accuracy(
     try:
         # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
         with dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None):
-            for row in score_examples(fitted.program, left, task.metric, price=model.price, threads=threads):
+            scored = score_examples(fitted.program, left, task.metric, price=model.price, threads=threads)
+            for row in until_outage(scored, left, progress.note):
                 batch.append(row)
                 table.append(vars(row))
                 fresh += 1
@@ -65,6 +70,27 @@ def measure_accuracy(
         pace = [(len(table), sum(table.seconds) / threads)]
     timed = sum(rows for rows, _ in pace)
     return table, sum(seconds for _, seconds in pace) * len(examples) / timed if timed else 0.0
+
+
+def until_outage(
+    rows: Generator[Row, None, None], examples: Sequence[dspy.Example], note: Callable[[str], None]
+) -> Generator[Row, None, None]:
+    """Yield the rows; after FIRST_ROWS that all fail by one of FATAL ask no more, and yield the rest as failed alike."""
+    first, seen = "", set[str]()
+    for row in rows:
+        kind = row.failure.removeprefix("lm: ").partition(":")[0]
+        first = kind if not seen else first if kind == first else ""
+        seen.add(row.id)
+        yield row
+        if len(seen) == FIRST_ROWS and first in FATAL:
+            break
+    else:
+        return
+    rows.close()
+    left = [e for e in examples if str(e["id"]) not in seen]
+    note(f"warning: the first {FIRST_ROWS} rows failed alike, so {len(left)} are not asked: {row.failure}")
+    for e in left:
+        yield Row(str(e["id"]), None, row.failure, 0, 0, 0, 0, 0.0, 0.0, {})
 
 
 def _keep(file: Path, rows: list[Row], paces: Path, since: float) -> float:

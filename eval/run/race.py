@@ -51,7 +51,7 @@ class RacingCell:
         seconds = self.seconds * len(self.rows) / self.timed if self.timed else 0.0
         result = result_of(context, self.fitted_cell, self.rows, seconds)
         result.dropped = None if dropped is None else dict(dropped)
-        return result, None if dropped else probe_of(context, self.fitted_cell)
+        return result, None if dropped else probe_of(context, self.fitted_cell, self.rows)
 
 
 def race_cells(context: RunContext, cells: Sequence[Cell], rivals: Sequence[Result]) -> Iterator[Measured]:

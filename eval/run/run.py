@@ -1,6 +1,5 @@
 """Run an experiment: fit and measure every missing cell, then compare all."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +23,6 @@ from crossover.eval.tracking.background import BackgroundSync
 from crossover.eval.tracking.pending import pending_cells
 from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
-
-LONGEST_SHOWN = 300
-"""Characters of the reason of a failed row that a run shows; the row holds the whole."""
 
 
 def run_experiment(
@@ -144,7 +140,7 @@ def conclude(
         prices=experiment.prices,
         experiment=experiment.name,
     )
-    comparison = replace(comparison, failures=(*context.failures, *failed_rows(comparison.arms, results)))
+    comparison = replace(comparison, failures=(*context.failures, *failed_rows(comparison.arms)))
     if stopped and not all(is_finished(context.store, k) for k in cells):
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         context.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
@@ -153,15 +149,10 @@ def conclude(
     return comparison
 
 
-def failed_rows(arms: Sequence[Arm], results: Mapping[str, Result]) -> list[str]:
-    """Return a sentence for each arm with failed rows: how many, the reason of the first, and what to do."""
-    sentences = []
-    for arm in arms:
-        if arm.failed:
-            first = next(why for key in arm.cells if (why := Rows.of(results[key].rows).first_failure))
-            reason = textwrap.shorten(first, LONGEST_SHOWN, placeholder=" …")
-            sentences.append(
-                f"{arm.task}, {arm.name}: {arm.failed} of {arm.rows} rows failed, the first by {reason}; "
-                "the same command asks them again"
-            )
-    return sentences
+def failed_rows(arms: Sequence[Arm]) -> list[str]:
+    """Return a sentence for each arm with failed rows: how many, and what to do; the arm itself names the reason."""
+    return [
+        f"{a.task}, {a.name}: {a.failed} of {a.rows} rows failed; the same command asks them again"
+        for a in arms
+        if a.failed
+    ]

@@ -27,7 +27,7 @@ class RegisteredArm(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
         try:
             return self.answer(row)
         except Exception as e:
-            return {"failure": f"{type(e).__name__}: {str(e)[:200]}"}
+            return {"failure": f"{type(e).__name__}: {e}"}
 
 
 mlflow.models.set_model(RegisteredArm())

@@ -17,6 +17,7 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from crossover.models.errors import UserError
 from crossover.models.meter import BudgetSpent, Meter
 from crossover.models.prompt_formats import TwoFormats
 from crossover.models.usage import Usage
@@ -100,7 +101,7 @@ class Search:
     ) -> None:
         """Prepare the metered models and the limited metric; nothing is called yet."""
         self.program, self.val, self.lm, self.seed, self.budget = program, list(val), lm, seed, budget
-        self.meter = Meter(usd=budget.usd, file=budget.answers, seed=seed)
+        self.meter = Meter(usd=budget.usd, file=budget.answers, seed=seed, ends_when_refused=True)
         self.metric = CountedMetric(metric, budget.metric_calls, self.meter)
         self.student = self.meter.metered(lm)
         self.teacher = self.student if budget.teacher is None else self.meter.metered(budget.teacher)
@@ -233,15 +234,23 @@ class Search:
         return "the budget was too small to score the new program on val: nothing was changed"
 
     def _charged(self, fitted: Fitted) -> Fitted:
-        """Close the meter and charge its counts to the method."""
+        """Close the meter and charge its counts to the method.
+
+        Raises:
+            UserError: no call was answered.
+        """
         self.meter.close()
         total = self.meter.total
+        if self.meter.last_failure and not total.calls:
+            raise UserError(f"all calls failed: {self.meter.last_failure}")
         fitted.spent += replace(total, seconds=self.meter.seconds, metric_calls=self.metric.calls)
         if self.teacher is not self.student:
             counts = self.meter.by_model.get(self.teacher.model, Usage())
             fitted.facts = replace(
                 fitted.facts, teacher=self.teacher.model, teacher_calls=counts.calls, teacher_usd=counts.usd
             )
+            if self.meter.last_failure and not counts.calls:
+                fitted.warnings.append(f"no call of the teacher was answered: {self.meter.last_failure}")
         if self.meter.replayed:
             fitted.notes["replayed_calls"] = self.meter.replayed
         if self.budget.usd is not None and total.usd is None:
