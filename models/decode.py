@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from crossover.models.constrained import CompiledGrammar, Constraint, forbidden_tokens
 from crossover.models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend, register_attention
+from crossover.models.text import turn_end
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,11 @@ def can_share(model: Any) -> bool:
 
 
 def stop_tokens(model: Any, tokenizer: Any, at_line: bool) -> frozenset[int]:
-    """Return the tokens that end an answer: the model's own, and for a base model all that hold a line break."""
+    """Return the tokens that end an answer: the model's, the template's, and for a base model every line break."""
     own = model.generation_config.eos_token_id
     ends = set() if own is None else set(own if isinstance(own, list) else [own])
+    # Some models are published with another one in their generation_config than their template writes.
+    ends |= {end for end in (turn_end(tokenizer),) if end is not None}
     if at_line:
         ends |= {i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])}
     return frozenset(ends)

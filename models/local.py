@@ -19,7 +19,8 @@ from crossover.models.device import load_weights
 from crossover.models.memory import BatchBound, drop_tensors, out_of_memory
 from crossover.models.prefix import Prefix, PrefixStore, extend
 from crossover.models.prompt import messages_of
-from crossover.models.text import FALLBACK_TEMPLATE, safe_messages, text_pieces
+from crossover.models.text import FALLBACK_TEMPLATE, mend_tokenizer, safe_messages, text_pieces
+from crossover.models.think import without_thoughts
 from crossover.models.weights import folder_sha256
 
 BASE = ""
@@ -62,6 +63,8 @@ class LocalEngine:
         self.stop_at_line = tokenizer.chat_template in (None, FALLBACK_TEMPLATE)
         if self.stop_at_line:
             tokenizer.chat_template = FALLBACK_TEMPLATE
+        self.remarks = mend_tokenizer(tokenizer)
+        """What a reader of the results must know of how the model was asked."""
         self.context = int(model.config.max_position_embeddings)
         self.folder = Path(".")
         self.sha256 = ""
@@ -147,7 +150,7 @@ class LocalEngine:
 
     def _text(self, new: Sequence[int]) -> str:
         # DSPy takes an empty text for a broken call; a model that says nothing has answered, and wrongly.
-        return str(self.tokenizer.decode(new, skip_special_tokens=True)).strip() or " "
+        return without_thoughts(str(self.tokenizer.decode(new, skip_special_tokens=True))).strip() or " "
 
     def _submit(self, request: lm15.Request, on_token: Callable[[int], None] | None = None) -> Job:
         """Queue a request for the worker, which answers it in a batch with others."""

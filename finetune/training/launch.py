@@ -29,6 +29,7 @@ from crossover.models.errors import UserError
 from crossover.models.limits import limits_of
 from crossover.models.load import tuned_lm
 from crossover.models.prompt import engine_of
+from crossover.models.text import mend_tokenizer
 
 JOB, RESULT, SECONDS = "job.json", "result.json", "seconds"
 """The files for the processes' task, for its outcome, and for the wall time of all attempts at it."""
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str]) -> int:
     base, seed = Path(job["base"]), int(job["seed"])
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = job["template"]
+    mend_tokenizer(tokenizer)
     set_seed(seed)
     with quiet():
         trainer = sft_trainer(options, text, base, tokenizer, folder, seed, save_epochs=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crossover.models.text import FALLBACK_TEMPLATE
+from crossover.models.text import FALLBACK_TEMPLATE, mend_tokenizer
 from crossover.models.weights import folder_sha256
 
 EXACT, ROUNDED = 1e-3, 0.02
@@ -30,6 +30,7 @@ def write_tokenizer(source: str | Path, folders: Sequence[Path]) -> None:
     """Write the tokenizer with the chat template of training and serving, which also goes into a file of its own."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.chat_template = tokenizer.chat_template or FALLBACK_TEMPLATE
+    mend_tokenizer(tokenizer)
     for folder in folders:
         tokenizer.save_pretrained(folder)
         (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")

@@ -1,0 +1,73 @@
+"""Local models whose template, tokens or answers are not what a reader expects of an instruct model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+from transformers import AutoTokenizer
+
+from crossover.models.load import load_model
+from crossover.models.spec import ModelSpec
+from crossover.models.text import SYSTEM_INTO_USER, mend_tokenizer, turn_end
+from crossover.models.think import without_thoughts
+
+TURNS = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+START = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+DROPS = "{% for m in messages if m['role'] != 'system' %}{{ '<|user|>' + m['content'] + '<|end|>' }}{% endfor %}"
+CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
+
+
+@pytest.mark.parametrize("template", [REFUSES + TURNS + START, DROPS + START])
+def test_instructions_move_into_the_users_turn_of_a_template_without_a_system_turn(template: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
+    tokenizer.chat_template = template
+    (remark,) = mend_tokenizer(tokenizer)
+    assert remark.startswith("the chat template takes no system turn")
+    text = tokenizer.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
+    assert text == "<|user|>Be brief.\n\nWhere?<|end|><|assistant|>"
+    alone = tokenizer.apply_chat_template(CONVERSATION[1:], tokenize=False)
+    assert alone == "<|user|>Where?<|end|>"
+    assert mend_tokenizer(tokenizer) == []
+    assert tokenizer.chat_template.count(SYSTEM_INTO_USER) == 1
+
+
+def test_a_template_with_a_system_turn_stays_as_it_is() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
+    before = tokenizer.chat_template, tokenizer.eos_token, tokenizer.pad_token
+    assert mend_tokenizer(tokenizer) == []
+    assert (tokenizer.chat_template, tokenizer.eos_token, tokenizer.pad_token) == before
+
+
+def test_the_token_that_ends_a_turn_is_taken_from_the_template() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
+    end, name = turn_end(tokenizer), tokenizer.eos_token
+    assert end == tokenizer.eos_token_id
+    tokenizer.eos_token = tokenizer.pad_token = None
+    (remark,) = mend_tokenizer(tokenizer)
+    assert name in remark
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (name, name)
+
+
+def test_an_answer_ends_with_the_templates_token_whatever_the_generation_config_says(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.FOLDER, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 0}))
+    engine = load_model(ModelSpec(f"local:{folder}")).lm.engine
+    assert {0, engine.tokenizer.eos_token_id} <= engine.stop
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\n\n</think>\n\nadvice", "advice"),
+        ("<think>a <b> c</think>x<think>y</think>", "x<think>y</think>"),
+        ("advice", "advice"),
+        ("<think>cut off", "<think>cut off"),
+        ("", ""),
+    ],
+)
+def test_reasoning_before_an_answer_is_no_part_of_it(text: str, answer: str) -> None:
+    assert without_thoughts(text) == answer
