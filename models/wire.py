@@ -5,6 +5,8 @@ from typing import Any
 
 from dspy import lm15
 
+from crossover.models.think import without_thoughts
+
 MOST_TOKENS = 100_000_000
 """No request has more; a larger count is a provider's fault."""
 
@@ -40,7 +42,7 @@ def merge_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def text_of(body: Mapping[str, Any], response: lm15.Response) -> str:
     """Return the text of an answer, without its reasoning; a refusal in the model's words where that is all."""
     text = "".join(p.text for p in response.message.parts if p.type == "text")
-    return text or _refusal(body)
+    return without_thoughts(text) or _refusal(body)
 
 
 def ending(body: Mapping[str, Any], text: str) -> str:

@@ -48,6 +48,7 @@ def openai_server(
     hang: float = HANG,
     word_seconds: float = WORD_SECONDS,
     retry_after: str = "0.2",
+    refuses: str = "",
     shaped: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body,
 ) -> Iterator[Served]:
     """Serve /chat/completions on a free port; request n meets fault n of the list, an empty one or none is answered.
@@ -55,7 +56,8 @@ def openai_server(
     Faults: `429`, `401`, `404`, `500`, `quota`, `hang`, `half` (the body breaks off), `garbage` (no JSON),
     `drip` (a byte now and then, for ever). `answer` is a rule, or the
     address of another server, which then answers what meets no fault. A request that holds `refused` meets a 401.
-    `shaped` changes the body of each answer that is no stream.
+    `shaped` changes the body of each answer that is no stream. The server `refuses` a `system` turn, or a `stream`;
+    `stream silently` answers whole.
     """
     served, number, lock, ended = Served(""), count(), threading.Lock(), threading.Event()
 
@@ -71,7 +73,7 @@ def openai_server(
             with lock:
                 n = next(number)
                 fault = "401" if refused and refused in raw.decode() else faults[n] if n < len(faults) else ""
-                served.bodies.append(body)
+                served.bodies.append(dict(body))
                 served.keys.append(self.headers["Authorization"] or "")
                 served.faults += [fault] if fault else []
             if fault in ("429", "401", "404", "500", "quota"):
@@ -83,6 +85,12 @@ def openai_server(
                 time.sleep(hang)
                 self.close_connection = True
                 return None
+            unwanted = {"system": body["messages"][0]["role"] == "system", "stream": body.get("stream")}
+            if unwanted.get(refuses):
+                error = {"message": f"{refuses} role not supported", "type": "invalid_request_error"}
+                return self.reply(400, json.dumps({"error": error}).encode())
+            if refuses == "stream silently":
+                body["stream"] = False
             if fault == "drip":
                 return self.drip()
             if fault == "garbage":

@@ -83,7 +83,7 @@ def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
     ]
     arm = data["arms"][1]
     assert {"cell", "task", "model", "method", "train_size", "knowledge", "seed", "mlflow_run_id"} <= set(arm)
-    assert set(arm["score"]) == {"mean", "low", "high", "n", "unparsed", "cut", "failed"}
+    assert set(arm["score"]) == {"mean", "low", "high", "n", "unparsed", "failed"}
     assert (arm["score"]["n"], arm["score"]["failed"]) == (190, 10)
     first = {"first_token_p50", "cold_p50", "cold_first_token_p50"}
     assert set(arm["latency_ms"]) == {"p50", "p95", "p99", "n", "concurrency"} | first

@@ -1,5 +1,6 @@
 """Group results into arms: everything measured of one method on one task, over its seeds."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
@@ -61,8 +62,8 @@ class Arm:
     """Tokens of the accuracy pass, the mean over seeds; no other field of the record is filled."""
     unparsed: int = 0
     """Rows over all seeds whose answer could not be parsed, was empty, or was none of the labels; they score 0."""
-    cut: int = 0
-    """Rows over all seeds whose answer ended at `max_tokens`."""
+    endings: Mapping[str, int] = field(default_factory=dict)
+    """Rows over all seeds whose answer is not whole, by the reason, as in `Row.ending`."""
     tokens_estimated: bool = False
     """A provider did not say how many tokens it charges, so that they were counted here, and priced."""
     warnings: tuple[str, ...] = ()
@@ -200,7 +201,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         rows=rows,
         failed=failed,
         unparsed=sum(t.unparsed for t in tables),
-        cut=sum(t.cut for t in tables),
+        endings=sum((t.endings for t in tables), Counter()),
         tokens_estimated=any(t.tokens_estimated for t in tables),
         cost=mean_cost([cost_of(r, prices) for r in results]),
         request_usd=None if any(t.unpriced for t in tables) else RequestCosts(results, prices),

@@ -109,6 +109,23 @@ def _unparsed_answers(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str
     )
 
 
+ENDINGS = {
+    "length": "were cut at `max_tokens`",
+    "refusal": "are refusals",
+    "reasoning": "are reasoning without an answer",
+    "empty": "are empty",
+}
+"""What `Row.ending` says of an answer, in words."""
+
+
+def _broken_answers(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    counts = [f"{n} of {a.name}'s {a.rows} answers {ENDINGS[k]}" for a in arms for k, n in a.endings.items()]
+    if not counts:
+        return ""
+    cut = any("length" in a.endings for a in arms)
+    return "; ".join(counts) + (": a higher `max_tokens` lets them end" if cut else "")
+
+
 CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], ...] = (
     ("too few examples for the margin", _few_examples),
     ("too few clusters", _few_clusters),
@@ -117,6 +134,7 @@ CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], 
     ("many arms on one test set", _many_arms),
     ("failed rows left examples out", _uneven_failures),
     ("many answers could not be parsed", _unparsed_answers),
+    ("answers are not whole", _broken_answers),
     ("arms were dropped in a race", _dropped_arms),
 )
 """Each doubt and the function that words it, or returns an empty string when the doubt does not apply."""

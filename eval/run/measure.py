@@ -10,6 +10,7 @@ import dspy
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import append_rows, read_rows
 from crossover.eval.store.rows import Rows, read_table
+from crossover.models.engine import innermost
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.last_answer import recorded
 from crossover.models.load import LoadedModel
@@ -61,6 +62,7 @@ def measure_accuracy(
                 progress.examples(before + fresh, len(examples))
     finally:
         _keep(file, batch, paces, kept)
+    fitted.warnings += [r for r in innermost(fitted.lm).remarks if r not in fitted.warnings]
     if answers is not None and not table.failed:
         # The rows now hold every answer that was paid for.
         answers.unlink(missing_ok=True)
@@ -75,7 +77,7 @@ def measure_accuracy(
 def until_outage(
     rows: Generator[Row, None, None], examples: Sequence[dspy.Example], note: Callable[[str], None]
 ) -> Generator[Row, None, None]:
-    """Yield the rows; after FIRST_ROWS that all fail by one of FATAL ask no more, and yield the rest as failed alike."""
+    """Yield the rows; where the first all fail by one of FATAL, ask no more and yield the rest as failed alike."""
     first, seen = "", set[str]()
     for row in rows:
         kind = row.failure.removeprefix("lm: ").partition(":")[0]

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -140,9 +141,9 @@ class Rows(Sequence[Row]):
         return sum(self._unparsed)
 
     @property
-    def cut(self) -> int:
-        """Return how many answers ended at `max_tokens`."""
-        return sum(ending == "length" for ending in self._endings.values())
+    def endings(self) -> Counter[str]:
+        """Return how many answers are not whole, by the reason, as in `Row.ending`."""
+        return Counter(self._endings.values())
 
     @property
     def tokens_estimated(self) -> bool:
