@@ -1,24 +1,61 @@
-"""API keys come from environment variables and are removed from every text that is shown or stored."""
+"""Secrets come from environment variables and are removed from every text that is shown, stored or sent to MLflow."""
 
+import json
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
 
-SHORTEST_KEY = 8
+SHORTEST_KEY = 6
 """A shorter value is no key, and removing it would blank out common words."""
+SECRET_NAMES = re.compile(r"(API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|TOKEN|SECRET|PASSWORD|PASSWD)$")
+CREDENTIALS = re.compile(r"://[^/\s@\"'<>]+@")
+REFERENCE = re.compile(r"\$\{(\w+)\}")
+_referenced = set[str]()
+"""Variables that a file names in an address or as a key, whatever they are called."""
 
 
 def reference(text: str) -> str:
     """Return the variable's name in `${NAME}`, or an empty string for any other text."""
-    match = re.fullmatch(r"\$\{(\w+)\}", text)
+    match = REFERENCE.fullmatch(text)
     return match[1] if match else ""
 
 
+def expanded(text: str) -> str:
+    """Return an address or key with each `${NAME}` replaced by its value, which is a secret from then on."""
+    _referenced.update(REFERENCE.findall(text))
+    return REFERENCE.sub(lambda match: os.environ.get(match[1], ""), text)
+
+
 def redact(text: str, values: Iterable[str] = ()) -> str:
-    """Return the text without `values`, any key in the environment, or the user name and password of a URL."""
-    text = re.sub(r"://[^/\s@]+@", "://[key]@", text)
-    named = (v for k, v in os.environ.items() if re.search(r"(API_KEY|TOKEN|SECRET|PASSWORD)$", k))
-    for value in {*values, *named}:
-        if len(value) >= SHORTEST_KEY:
-            text = text.replace(value, "[key]")
+    """Return the text without `values`, any secret of the environment, or the user name and password of a URL."""
+    text = CREDENTIALS.sub("://[key]@", text)
+    for form in _forms(frozenset({*values, *_secrets()})):
+        if form in text:
+            text = text.replace(form, "[key]")
     return text
+
+
+def redact_all(value: Any) -> Any:
+    """Return the value with all texts in it redacted, those in lists and mappings too."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact_all(k): redact_all(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(v) for v in value]
+    return value
+
+
+def _secrets() -> Iterable[str]:
+    return (v for k, v in os.environ.items() if k in _referenced or SECRET_NAMES.search(k.upper()))
+
+
+def _forms(values: frozenset[str]) -> list[str]:
+    """Return the values as text, JSON and URLs write them, the longest first, so that none hides a part of another."""
+    whole = [v for v in values if len(v) >= SHORTEST_KEY]
+    forms = {
+        f for v in whole for f in (v, quote(v, safe=""), json.dumps(v)[1:-1], json.dumps(v, ensure_ascii=False)[1:-1])
+    }
+    return sorted(forms, key=len, reverse=True)

@@ -9,20 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 
 
 def append_lines(
     file: Path, records: Iterable[Any], *, fsync: bool = False, default: Callable[[Any], Any] = str
 ) -> None:
-    """Append each record to `file` as one JSON line; with `fsync`, return when they are on disk.
+    """Append each record to `file` as one JSON line, without secrets; with `fsync`, return when they are on disk.
 
     `default` converts a value that JSON cannot represent.
     """
     # One encoder for all: `json.dumps` with options builds a new one for every record.
     encode = json.JSONEncoder(ensure_ascii=False, default=default).encode
     with file.open("a", encoding="utf-8") as f:
-        f.writelines(encode(record) + "\n" for record in records)
+        f.writelines(redact(encode(record)) + "\n" for record in records)
         if fsync:
             f.flush()
             os.fsync(f.fileno())
@@ -89,8 +90,11 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, data: Any) -> None:
-    """Replace the content of `file` by `data` as JSON, on disk when this returns; other types are written by `str`."""
+    """Replace the content of `file` by `data` as JSON without secrets, on disk when this returns.
+
+    Other types than those of JSON are written by `str`.
+    """
     with replacing(file) as draft, draft.open("w", encoding="utf-8") as f:
-        json.dump(data, f, ensure_ascii=False, indent=1, default=str)
+        f.write(redact(json.dumps(data, ensure_ascii=False, indent=1, default=str)))
         f.flush()
         os.fsync(f.fileno())

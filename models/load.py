@@ -1,6 +1,5 @@
 """Load a model of an experiment, ready to be called by DSPy programs."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from crossover.models.api_keys import reference
+from crossover.models.api_keys import expanded
 from crossover.models.engine import Engine, OutermostEngine
 from crossover.models.errors import UserError
 from crossover.models.limits import limited_like
@@ -67,11 +66,11 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
 def _remote_model(spec: ModelSpec) -> LoadedModel:
     """Return a model behind an API; its hash is its name, the only identity that providers show."""
-    key = os.environ.get(reference(spec.api_key), "") if spec.api_key else ""
+    key, address = expanded(spec.api_key), expanded(spec.api_base)
     if spec.api_base and not key:
         # Without one, LiteLLM would send the provider's key to this other address.
         key = "no-key"
-    connection = Connection(spec.api_base, key, spec.timeout)
+    connection = Connection(address, key, spec.timeout)
     engine = RemoteEngine(spec.name, connection)
     # `Retries` tries again, within its limit; DSPy must not do so once more around it.
     lm = dspy.LM(

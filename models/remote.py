@@ -5,10 +5,12 @@ import queue
 import re
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
 from dspy import lm15
 from dspy.clients.engines.litellm_engine import LiteLLMEngine
@@ -53,6 +55,12 @@ class Connection:
         """Return the settings under LiteLLM's names."""
         known = {"api_base": self.api_base, "api_key": self.api_key, "timeout": self.timeout}
         return {k: v for k, v in known.items() if v}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Return what a refusal may quote: the key, or the name and password of the address as a header has them."""
+        user, at, _ = self.api_base.partition("://")[2].rpartition("@")
+        return (self.api_key, b64encode(unquote(user).encode()).decode()) if at else (self.api_key,)
 
 
 class Deadline:
@@ -230,9 +238,10 @@ class RemoteEngine:
 
     def _failed(self, error: Exception, request: lm15.Request) -> AttemptFailedError:
         """Return the failure of an attempt, without keys in its text."""
-        error.args = tuple(redact(a, [self.connection.api_key]) if isinstance(a, str) else a for a in error.args)
+        secrets = self.connection.secrets
+        error.args = tuple(redact(a, secrets) if isinstance(a, str) else a for a in error.args)
         if isinstance(error, lm15.LM15Error):
-            error.message = redact(str(error.message), [self.connection.api_key])
+            error.message = redact(str(error.message), secrets)
         may_change = isinstance(error, lm15.InvalidRequestError) and request.system and not self._wire.merges_system
         if may_change and SYSTEM_REFUSED.search(str(error)):
             self._wire.merges_system = True

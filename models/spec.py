@@ -24,7 +24,7 @@ class ModelSpec:
     trust_remote_code: bool = False
     """Run code that comes with a hub model."""
     api_base: str = ""
-    """Address of an OpenAI-compatible server, in place of the provider's."""
+    """Address of an OpenAI-compatible server, in place of the provider's; `${NAME}` in it stays a reference."""
     api_key: str = ""
     """`${NAME}` of the environment variable that holds the key; empty for the provider's usual one."""
     timeout: float = 120.0

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from dspy import lm15
 from openai_server import WORD_SECONDS, Messages, asked_fields, obedient_student, openai_server
 
 from crossover.eval.cli.main import main
-from crossover.models.api_keys import redact, reference
+from crossover.models.api_keys import expanded, redact, redact_all, reference
 from crossover.models.concurrency import AdaptiveLimit
 from crossover.models.engine import hook_of
 from crossover.models.first_token import timing_first_token
@@ -28,6 +29,8 @@ from crossover.programs.modules.classify import Classify
 from crossover.programs.score import score_examples
 
 KEY = "sk-test-4f1d9a77c0ffee"
+PASSWORD = "seven!"
+"""Short, and of a variable whose name tells nothing."""
 FAULTS = ["", "429", "", "500", "", "half", "", "garbage", "hang", ""]
 
 
@@ -281,19 +284,29 @@ def test_no_key_stands_anywhere_after_a_run(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOUSE_API_KEY", KEY)
-    with openai_server(first_word, ["", "", "401", "401", "500"]) as served:
-        assert main(["run", str(experiment(tmp_path, served.url)), "--store", str(store)]) == 4
-        assert set(served.keys) == {f"Bearer {KEY}"}
+    monkeypatch.setenv("DOOR", PASSWORD)
+
+    def echo(model: str, messages: Messages) -> str:
+        return f"{first_word(model, messages)} {KEY} {PASSWORD}" if "word203" in str(messages) else "word1"
+
+    outputs = [tmp_path / f"report{suffix}" for suffix in (".html", ".md", ".json", ".csv", ".xml", ".txt")]
+    with openai_server(echo, ["", "", "401", "401", "500"]) as served:
+        file = experiment(tmp_path, served.url.replace("//", "//user:${DOOR}@"))
+        flags = [x for o in outputs for x in ("-o", str(o))]
+        assert main(["run", str(file), "--store", str(store), *flags]) == 4
+        sent = b64encode(f"user:{PASSWORD}".encode()).decode()
+        assert set(served.keys) == {f"Basic {sent}"}
     shown = capsys.readouterr()
     # The table marks the search that came to nothing, and names where the prices are from.
     table = " ".join(shown.out.split())
     assert "! copro breadth=2 depth=1: no proposal could be tried: the program is as it was given" in table
     assert f"prices: {price_source()}" in table
-    assert "refused Bearer [key]" in "".join(f.read_text() for f in store.rglob("rows.jsonl"))
-    assert KEY not in shown.out + shown.err
-    files = [f for f in store.rglob("*") if f.is_file()]
+    assert "refused Basic [key]" in "".join(f.read_text() for f in store.rglob("rows.jsonl"))
+    files = [f for f in store.rglob("*") if f.is_file()] + outputs
     assert len(files) > 10
-    assert [f.name for f in files if KEY.encode() in f.read_bytes()] == []
+    for secret in (KEY, PASSWORD, sent):
+        assert secret not in shown.out + shown.err
+        assert [f.name for f in files if secret.encode() in f.read_bytes()] == []
 
 
 def test_a_key_in_the_file_is_refused_and_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,4 +320,11 @@ def test_a_key_in_the_file_is_refused_and_not_repeated(tmp_path: Path, capsys: p
 def test_keys_are_taken_out_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANY_API_KEY", KEY)
     assert redact(f"refused: {KEY}!") == "refused: [key]!"
+    assert redact('{"a": "http://me:you@there/v1", "b": "x@y"}') == '{"a": "http://[key]@there/v1", "b": "x@y"}'
+    monkeypatch.setenv("HOUSE", 'qu"ote')
+    assert expanded("http://user:${HOUSE}@there") == 'http://user:qu"ote@there'
+    assert redact(json.dumps({"a": ['of qu"ote', 1]})) == '{"a": ["of [key]", 1]}'
+    assert redact_all({"a": ['of qu"ote', 1]}) == {"a": ["of [key]", 1]}
+    monkeypatch.setenv("SHORT_TOKEN", "abc")
+    assert redact("abc") == "abc"
     assert (reference("${HOUSE_API_KEY}"), reference(KEY), reference("x${A}")) == ("HOUSE_API_KEY", "", "")

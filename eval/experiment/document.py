@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from crossover.models.api_keys import expanded
 from crossover.models.errors import UserError
 from crossover.programs.task import Problem
 
@@ -78,7 +79,7 @@ class Document:
         def expand(match: re.Match[str]) -> str:
             if match[1] not in os.environ:
                 self.fault(node, f"environment variable {match[1]} is not set", f"export {match[1]}=…")
-            return os.environ.get(match[1], "")
+            return expanded(match[0]) if "://" in node.value else os.environ.get(match[1], "")
 
         loader = yaml.SafeLoader("")
         text = re.sub(r"\$\{(\w+)\}", expand, node.value)

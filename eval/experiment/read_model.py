@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from crossover.eval.experiment.document import Document
-from crossover.models.api_keys import reference
+from crossover.models.api_keys import REFERENCE, reference
 from crossover.models.spec import FORMATS, ModelSpec
 
 PROMPT_FORMATS = ("auto", *FORMATS)
@@ -30,7 +30,7 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         if "name" not in values:
             doc.fault(node, "a model has no `name`", "add `name: smollm2`, `local:FOLDER` or an API model's name")
             return None
-        spec = ModelSpec(**values, api_key=key)
+        spec = ModelSpec(**values | _address(node), api_key=key)
     if REASONING.match(spec.name):
         spec = replace(spec, **(REASONING_SETTINGS | {k: values[k] for k in REASONING_SETTINGS if k in values}))
         if spec.max_tokens < REASONING_SETTINGS["max_tokens"] or spec.temperature != 1:
@@ -55,6 +55,12 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
     elif not spec.runs_here and "/" not in spec.name:
         doc.unknown(node, "model", spec.name, ("smollm2", "local:FOLDER", *API_MODELS))
     return spec
+
+
+def _address(node: yaml.Node) -> dict[str, str]:
+    """Return the model's address as it is written, references included; empty where it has none of its own."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return {k.value: v.value for k, v in pairs if k.value == "api_base" and REFERENCE.search(str(v.value))}
 
 
 def _without_key(doc: Document, node: yaml.Node) -> tuple[yaml.Node, str]:

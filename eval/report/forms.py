@@ -12,6 +12,7 @@ from crossover.eval.report.markdown import markdown
 from crossover.eval.report.schema import arm_json, to_json
 from crossover.eval.report.table import render
 from crossover.eval.report.text import visible
+from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 
 
@@ -91,7 +92,7 @@ def write_report(data: ReportData, path: Path) -> None:
         UserError: the file cannot be written.
     """
     check_suffix(path)
-    text = FORMS[path.suffix](data)
+    text = redact(FORMS[path.suffix](data))
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as e:

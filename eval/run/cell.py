@@ -26,6 +26,7 @@ from crossover.eval.store.cells import cell_folder, reopen, save_fitted, save_re
 from crossover.eval.store.faults import refusal
 from crossover.eval.store.result import Latency, Result
 from crossover.eval.store.rows import Rows
+from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
 from crossover.models.load import LoadedModel
@@ -98,7 +99,8 @@ def try_to_fit(context: RunContext, cell: Cell) -> FittedCell | None:
         if refusal(e) is not None:
             raise
         why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
-        context.failures.append(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}")
+        what = f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be fitted: {why}"
+        context.failures.append(redact(what))
         context.progress.note(f"warning: {context.failures[-1]}")
         return None
     # Not before: a cell that cannot be fitted now keeps the result that it has.

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -10,6 +11,7 @@ import dspy
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import append_rows, read_rows
 from crossover.eval.store.rows import Rows, read_table
+from crossover.models.api_keys import redact, redact_all
 from crossover.models.engine import innermost
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.last_answer import recorded
@@ -52,6 +54,10 @@ def measure_accuracy(
         with dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None):
             scored = score_examples(fitted.program, left, task.metric, price=model.price, threads=threads)
             for row in until_outage(scored, left, progress.note):
+                if row.failure or not model.local:
+                    # A provider's answer, a program or a metric may quote a key.
+                    output, raw = redact_all(row.output), redact(row.raw)
+                    row = replace(row, failure=redact(row.failure), raw=raw, output=output)
                 batch.append(row)
                 table.append(vars(row))
                 fresh += 1

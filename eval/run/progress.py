@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from crossover.eval.report.text import visible
+from crossover.models.api_keys import redact
 
 PLAIN_EVERY = 10.0
 """Seconds between lines on a stream that is not a terminal."""
@@ -61,7 +62,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show the current activity; warnings and errors get a line that stays, even when progress is disabled."""
-        text = visible(text)
+        text = visible(redact(text))
         with self._lock:
             lasting = text.startswith(("warning: ", "error: "))
             if not self._enabled and not lasting:

@@ -20,7 +20,7 @@ from crossover.eval.analysis.cost import Cost
 from crossover.eval.store.facts import flat_notes
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
-from crossover.models.api_keys import redact
+from crossover.models.api_keys import redact, redact_all
 
 WINNER = "winner"
 """Alias of the model version that the last verdict chose."""
@@ -87,7 +87,7 @@ class Tracker:
             tags = {"crossover.kind": "experiment", "crossover.params": digest, "mlflow.runName": experiment}
             run_id = str(self.client.create_run(identity, tags=tags).info.run_id)
             for key, value in params.items():
-                self.client.log_param(run_id, key, str(value)[:6000])
+                self.client.log_param(run_id, key, redact(str(value))[:6000])
             return run_id
 
     def _runs(self, experiment_id: str, tags: dict[str, str]) -> list[Any]:
@@ -140,7 +140,7 @@ class Tracker:
                 **{f"option.{k}": v for k, v in cell.method.options.items()},
             }
             metrics = [Metric(k, v, now, train_examples(result)) for k, v in metrics_of(result, cost).items()]
-            self.client.log_batch(run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in params.items()])
+            self.client.log_batch(run_id, metrics=metrics, params=[Param(k, redact(str(v))) for k, v in params.items()])
             split = Dataset(
                 cell.task, result.split_sha256[:12], "local", json.dumps({"split_sha256": result.split_sha256})
             )
@@ -152,7 +152,7 @@ class Tracker:
                 self.client.log_inputs(run_id, inputs)
             self.client.log_table(run_id, rows_table(result), "rows.json")
             notes = flat_notes(result.facts, result.notes)
-            self.client.log_dict(run_id, {"notes": notes, "warnings": result.warnings}, "notes.json")
+            self.client.log_dict(run_id, redact_all({"notes": notes, "warnings": result.warnings}), "notes.json")
             for name in ("program.json", "fit.json"):
                 if (folder / name).exists():
                     self.client.log_artifact(run_id, str(folder / name), "program")
@@ -237,8 +237,9 @@ class Tracker:
     def verdict(self, parent: str, text: str, data: dict[str, Any]) -> None:
         """Write the comparison into the parent run."""
         with _typed():
+            text = redact(text)
             self.client.log_text(parent, text, "comparison.txt")
-            self.client.log_dict(parent, data, "comparison.json")
+            self.client.log_dict(parent, redact_all(data), "comparison.json")
             self.client.set_tag(parent, "mlflow.note.content", f"```\n{text}\n```")
 
     def finish(self, parent: str) -> None:
