@@ -59,7 +59,7 @@ class HeadEngine:
         """Read the states of `engine` with its adapter; `answers` are the labels as the prompt format writes them."""
         self.engine, self.weight, self.bias, self.answers = engine, weight.float(), bias.float(), list(answers)
         self.pooling, self.adapter = pooling, adapter
-        self.context, self.tokenizer = engine.context, engine.tokenizer
+        self.context, self.tokenizer, self.remarks = engine.context, engine.tokenizer, engine.remarks
         self._waiting: list[tuple[list[int], Future[int]]] = []
         self._arriving, self._turn = threading.Lock(), threading.Lock()
 
