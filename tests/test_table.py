@@ -25,6 +25,7 @@ few_shot !       0.474  0.404 - 0.544  190      10      44      49        0    0
 zero_shot        0.200  0.150 - 0.261  200       0      44      49  0.00014    0.0069     105
 
 ! few_shot: 1 demonstrations are test questions
+! few_shot: 10 of 200 rows failed, the first by lm: LMServerError: busy
 ? 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.030 at best; about 250 more would
   settle the first of them
 ? 1 seed an arm: the spread between seeds is not in the intervals; run --seeds 0,1,2 or more

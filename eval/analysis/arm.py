@@ -62,6 +62,8 @@ class Arm:
     """Tokens of the accuracy pass, the mean over seeds; no other field of the record is filled."""
     unparsed: int = 0
     """Rows over all seeds whose answer could not be parsed, was empty, or was none of the labels; they score 0."""
+    charged: int = 0
+    """Rows over all seeds that have a score, or made a call that counts."""
     endings: Mapping[str, int] = field(default_factory=dict)
     """Rows over all seeds whose answer is not whole, by the reason, as in `Row.ending`."""
     tokens_estimated: bool = False
@@ -201,6 +203,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         rows=rows,
         failed=failed,
         unparsed=sum(t.unparsed for t in tables),
+        charged=sum(t.charged for t in tables),
         endings=sum((t.endings for t in tables), Counter()),
         tokens_estimated=any(t.tokens_estimated for t in tables),
         cost=mean_cost([cost_of(r, prices) for r in results]),

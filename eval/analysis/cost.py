@@ -58,9 +58,9 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     if rows.unpriced:
         return Cost(fit, None, None, hosting, judge)
     machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
-    served, answered = sum(rows.usd) + machine, len(rows) - rows.failed
+    served = sum(rows.usd) + machine
     # A call that failed is no request that was cheap to serve.
-    per_1k = 1000 * (sum(rows.usd) / answered + machine / len(rows)) if answered else None
+    per_1k = 1000 * (sum(rows.usd) / rows.charged + machine / len(rows)) if rows.charged else None
     paid = None if fit is None or judge is None else fit - ledger.labels + served + judge
     return Cost(fit, per_1k, paid, hosting, judge)
 

@@ -26,7 +26,7 @@ def arms_table(arms: Sequence[Arm]) -> list[str]:
 def _arm_cells(arm: Arm) -> tuple[str, ...]:
     """Return the cells of one line of the table of arms."""
     s, ms, tokens = arm.score, arm.latency, arm.tokens
-    scored, answered = s.n > 0, max((arm.rows - arm.failed) / len(arm.seeds), 1)
+    scored, answered = s.n > 0, max(arm.charged / len(arm.seeds), 1)
     return (
         arm.name + (" !" if arm.integrity else "") + (" (dropped)" if arm.dropped else ""),
         f"{s.mean:.3f}" if scored else "-",

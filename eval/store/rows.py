@@ -131,6 +131,11 @@ class Rows(Sequence[Row]):
         return int(np.isnan(self.scores).sum())
 
     @property
+    def charged(self) -> int:
+        """Return how many rows are requests: they have a score, or made a call that counts."""
+        return int((~np.isnan(self.scores) | (np.asarray(self.counts["calls"]) > 0)).sum())
+
+    @property
     def first_failure(self) -> str:
         """Return the reason of the first failed row, or an empty string."""
         return next(iter(self._failures.values()), "")
