@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from section import markdown_table, write_section
+from verdict_simulation import LINES
 
 from crossover.eval.analysis.contrast import classify_difference, holm
 from crossover.eval.analysis.racing import race_of_means
@@ -196,7 +197,13 @@ def decisions(draws: int) -> str:
     return markdown_table(("wrong decision", "how often"), lines)
 
 
-TABLES = {"coverage": coverage, "false-positives": false_positives, "decisions": decisions}
+def verdicts(draws: int) -> str:
+    """Return what the verdict is built on, before its mending and now."""
+    lines = [(x.what, x.bar, x.before, f"{100 * x.simulate(draws):.1f} %") for x in LINES]
+    return markdown_table(("simulated", "wanted", "before", "now"), lines)
+
+
+TABLES = {"coverage": coverage, "false-positives": false_positives, "decisions": decisions, "verdicts": verdicts}
 
 
 def main() -> int:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from factories import make_cell, make_result, right
 
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.rules import ABSTAIN, DOUBTS, OUT
 from crossover.eval.analysis.sweep import choices
-from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.analysis.verdict import Verdict, decide
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError
@@ -259,22 +260,30 @@ def test_contrasts_take_what_both_scored_and_share_one_adjustment() -> None:
     assert all(c.finding == "better" and c.p_holm >= c.difference.p for c in contrasts)
 
 
-def test_many_arms_are_each_contrasted_with_the_best() -> None:
-    cells = [make_cell("sft", size=n) for n in range(1, 10)]
-    results = [make_result(c, right(50 + i, 100)) for i, c in enumerate(cells)]
+def test_many_arms_are_one_family_of_all_pairs() -> None:
+    results = [make_result(make_cell("sft", size=n), right(50 + n, 100)) for n in range(1, 11)]
     contrasts = compare(results, needs=Needs(), prices=PRICES, experiment="x").contrasts
-    assert len(contrasts) == 8
-    assert all("sft, n=9" in (c.a, c.b) for c in contrasts)
+    assert len(contrasts) == 45
+    widest = next(c for c in contrasts if (c.a, c.b) == ("sft, n=10", "sft, n=1"))
+    assert widest.p_holm == pytest.approx(45 * widest.difference.p)
 
 
-def test_a_sweep_contrasts_many_arms_with_another_best_one() -> None:
-    cells = [make_cell("sft", size=n) for n in range(1, 10)]
-    results = [make_result(c, right(50 + i, 100), serve_seconds=1 + 99 * (i == 8)) for i, c in enumerate(cells)]
+def test_many_graded_arms_are_resampled_against_the_best_alone() -> None:
+    rng = np.random.default_rng(0)
+    results = [make_result(make_cell("sft", size=n), rng.beta(2 + n / 5, 1, 60).tolist()) for n in range(1, 10)]
     comparison = compare(results, needs=Needs(), prices=PRICES, experiment="x")
-    assert all("sft, n=9" in (c.a, c.b) for c in comparison.contrasts)
-    budget = Needs(max_usd_per_month=1000)
-    chosen = choices(results, comparison.contrasts, budget, PRICES)
-    assert chosen[10_000_000, 1.0] == "sft, n=8"
+    best = max(comparison.arms, key=lambda a: a.score.mean).name
+    assert {c.difference.test for c in comparison.contrasts if best in (c.a, c.b)} == {"sign-flip"}
+    assert {c.difference.test for c in comparison.contrasts if best not in (c.a, c.b)} == {"t"}
+
+
+def test_another_best_arm_among_many_has_its_contrasts() -> None:
+    cells = [make_cell("sft", size=n) for n in range(1, 11)]
+    results = [make_result(c, right(50 + i, 100), serve_seconds=1 + 99 * (i == 9)) for i, c in enumerate(cells)]
+    comparison = compare(results, needs=Needs(), prices=PRICES, experiment="x")
+    assert choices(results, comparison.contrasts, Needs(max_usd_per_month=1000), PRICES)[10_000_000, 1.0] == "sft, n=9"
+    needs = Needs(max_usd_per_month=1, volume_per_month=10_000_000)
+    assert decide(comparison.arms, comparison.contrasts, needs).choose is None
 
 
 def test_a_comparison_holds_each_task_by_itself() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from crossover.eval.analysis.arm import Arm, arms_of
+from crossover.eval.analysis.arm import Arm, arms_of, best_first
 from crossover.eval.analysis.cautions import cautions
 from crossover.eval.analysis.contrast import Contrast, classify_difference, difference_of, holm
 from crossover.eval.analysis.cost import pareto_front
@@ -16,7 +16,7 @@ from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
 
 MOST_PAIRS = 30
-"""A task with more pairs contrasts each arm with the best one only."""
+"""In a task with more pairs only those with the best arm are resampled; the others get the t test and interval."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,17 @@ def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experime
 
 
 def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
-    """Return the planned contrasts of one task, the later arm minus the earlier, with p adjusted over all of them."""
+    """Return the contrasts of all pairs of arms of one task, the later arm minus the earlier, with Holm's p.
+
+    All pairs are one family: the best arm was found on these examples, so that contrasts with it alone were chosen by
+    the data and adjusted for too few.
+    """
     scored = [a for a in arms if a.score.n]
-    pairs = list(combinations(scored, 2))
-    if len(pairs) > MOST_PAIRS:
-        best = (eligible(scored, needs) or sorted(scored, key=lambda a: -a.score.mean))[0]
-        pairs = [pair for pair in pairs if best in pair]
     # Failed rows may leave two arms without a common example.
-    pairs = [(a, b) for a, b in pairs if a.scores.keys() & b.scores.keys()]
-    differences = [difference_of(later, earlier) for earlier, later in pairs]
+    pairs = [(a, b) for a, b in combinations(scored, 2) if a.scores.keys() & b.scores.keys()]
+    best = next(iter(eligible(scored, needs) or best_first(scored)), None)
+    few = len(pairs) <= MOST_PAIRS
+    differences = [difference_of(later, earlier, resampled=few or best in (earlier, later)) for earlier, later in pairs]
     adjusted = holm([d.p for d in differences])
     return [
         Contrast(a.task, a.name, b.name, d, p, classify_difference(d, p, margin=MARGIN))

@@ -18,7 +18,7 @@ REVERSED: dict[Finding, Finding] = {"better": "worse", "worse": "better"}
 
 @dataclass(frozen=True)
 class Contrast:
-    """One planned comparison of two arms of a task."""
+    """A paired comparison of two arms of a task."""
 
     task: str
     a: str
@@ -28,7 +28,7 @@ class Contrast:
     difference: Difference
     """a minus b."""
     p_holm: float
-    """p adjusted over the planned contrasts of the task."""
+    """p adjusted over all pairs of arms of the task."""
     finding: Finding
     """Whether a is better or worse than b."""
 
@@ -40,14 +40,18 @@ class Contrast:
         return replace(self, a=self.b, b=self.a, difference=turned, finding=finding)
 
 
-def difference_of(a: Arm, b: Arm) -> Difference:
-    """Return a minus b on the examples that both scored, widened by the spread of the seeds where there are several."""
+def difference_of(a: Arm, b: Arm, *, resampled: bool = True) -> Difference:
+    """Return a minus b on the examples that both scored, widened by the spread of the seeds where there are several.
+
+    `resampled` is that of `paired_difference`.
+    """
     scores, others = a.scores, b.scores
     if scores.keys() != others.keys():
         shared = [i for i in scores if i in others]
         scores, others = {i: scores[i] for i in shared}, {i: others[i] for i in shared}
     seeds = [dict(zip(arm.seeds, arm.by_seed, strict=True)) for arm in (a, b)]
-    return widen_difference(paired_difference(scores, others, clusters=a.clusters), *difference_error(*seeds))
+    difference = paired_difference(scores, others, clusters=a.clusters, resampled=resampled)
+    return widen_difference(difference, *difference_error(*seeds))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

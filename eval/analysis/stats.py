@@ -91,14 +91,20 @@ def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = 
 
 
 def paired_difference(
-    a: Mapping[str, float], b: Mapping[str, float], *, clusters: Mapping[str, str] | None = None, seed: int = 0
+    a: Mapping[str, float],
+    b: Mapping[str, float],
+    *,
+    clusters: Mapping[str, str] | None = None,
+    seed: int = 0,
+    resampled: bool = True,
 ) -> Difference:
     """Return the mean of `a` minus the mean of `b`, paired by example id.
 
     Both must hold the same ids: a caller whose arms failed on some examples passes the ids that both scored. Binary
     scores get McNemar's exact test and Bonett and Price's interval; graded or clustered ones the sign-flip test and the
-    BCa bootstrap over units, or the t test and interval above `MANY` units.
+    BCa bootstrap over units, or the t test and interval above `MANY` units; without `resampled` from `FEW` units on.
     """
+    most = MANY if resampled else FEW - 1
     if a.keys() != b.keys():
         odd = sorted(a.keys() ^ b.keys())
         what = f"the arms were scored on different examples ({odd[0]!r} and {len(odd) - 1} more)"
@@ -113,7 +119,7 @@ def paired_difference(
     if binary:
         p, test = _mcnemar(differences), "mcnemar"
     else:
-        p, test = _no_difference(_totals(differences, groups), seed)
+        p, test = _no_difference(_totals(differences, groups), seed, most)
     if groups is not None and FEWEST_CLUSTERS <= count < FEW and np.ptp(units) > 1e-12:
         # Means of clusters are nearly normal even where the scores of examples are not.
         (low, high), (low90, high90) = _t_intervals(units)
@@ -121,7 +127,7 @@ def paired_difference(
         units = np.append(units, [1.0, -1.0])
         (low, high), (low90, high90) = _padded_intervals(units)
     else:
-        (low, high), (low90, high90) = _intervals(units, seed)
+        (low, high), (low90, high90) = _intervals(units, seed, most)
     detectable = _power_factor() * float(np.std(units)) / math.sqrt(count)
     if binary:
         # Five disagreements, all in one direction, still have p = 0.06.
@@ -176,13 +182,13 @@ def _units(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
     return units
 
 
-def _intervals(units: Floats, seed: int) -> list[tuple[float, float]]:
-    """Return the 95 % and the 90 % interval of the mean: BCa bootstrap, or the t interval for many units.
+def _intervals(units: Floats, seed: int, most: int = MANY) -> list[tuple[float, float]]:
+    """Return the 95 % and the 90 % interval of the mean: BCa bootstrap, or the t interval above `most` units.
 
     A bootstrap interval is too narrow for few units, because it divides by n rather than n - 1 and uses the normal in
     place of the t distribution; it is expanded by both (Hesterberg 2015).
     """
-    if len(units) > MANY:
+    if len(units) > most:
         return _t_intervals(units)
     levels = (1 - ALPHA, 1 - 2 * ALPHA)
     result: Any = None
@@ -255,14 +261,14 @@ def _mcnemar(differences: Sequence[float]) -> float:
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins or losses else 1.0
 
 
-def _no_difference(units: Floats, seed: int) -> tuple[float, str]:
-    """Return the p of mean 0 and the name of the test: sign-flip (exact for few units), or t for many."""
+def _no_difference(units: Floats, seed: int, most: int) -> tuple[float, str]:
+    """Return the p of mean 0 and the name of the test: sign-flip (exact for few units), or t above `most`."""
     # Flipping a zero changes nothing; without zeros the exact test stays affordable.
     units = units[np.abs(units) > 1e-12]
     # Both flips of a single unit are equally far from 0.
     if len(units) < 2:
         return 1.0, "sign-flip"
-    if len(units) > MANY:
+    if len(units) > most:
         return float(stats.ttest_1samp(units, 0.0).pvalue), "t"
     result = stats.permutation_test(
         (units,),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from crossover.eval.analysis.arm import Arm, arms_of
 from crossover.eval.analysis.caching import TokenPrice, prefix_lines
-from crossover.eval.analysis.compare import Comparison, contrasts_of
+from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.cost import monthly_usd
 from crossover.eval.analysis.rules import eligible
@@ -46,7 +46,7 @@ def verdicts_by_volume(comparison: Comparison, verdict: Verdict, needs: Needs) -
     verdicts = []
     for volume in _volume_grid(verdict, needs):
         stated, needs_here = volume == needs.volume_per_month, replace(needs, volume_per_month=volume)
-        here = verdict if stated else _decide(arms, contrasts, needs_here)
+        here = verdict if stated else decide(arms, contrasts, needs_here)
         chosen = next((a for a in arms if a.name == here.choose), None)
         usd = monthly_usd(chosen.cost, volume, months=needs.refresh_months) if chosen and volume is not None else None
         plain = _plain_reason(arms, chosen, here, needs_here) if chosen else ""
@@ -64,19 +64,6 @@ def _volume_grid(verdict: Verdict, needs: Needs) -> list[float | None]:
     if needs.volume_per_month is None:
         return [None, *sorted(volumes)]
     return [*sorted(volumes | {float(needs.volume_per_month)})]
-
-
-def _decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs) -> Verdict:
-    """Return the verdict under other needs.
-
-    With many arms only contrasts with the best one were made; where other needs make another arm the best, its
-    contrasts are made here.
-    """
-    ranked = eligible(arms, needs)
-    made = {frozenset((c.a, c.b)) for c in contrasts}
-    if any(frozenset((ranked[0].name, a.name)) not in made for a in ranked[1:]):
-        contrasts = contrasts_of(arms, needs)
-    return decide(arms, contrasts, needs)
 
 
 def _plain_reason(arms: Sequence[Arm], chosen: Arm, verdict: Verdict, needs: Needs) -> str:
@@ -102,7 +89,7 @@ def choices(
     for factor in PRICE_FACTORS:
         arms = arms_of(results, replace(prices, machine_hour_usd=factor * prices.machine_hour_usd))
         for volume in VOLUMES:
-            chosen[volume, factor] = _decide(arms, contrasts, replace(needs, volume_per_month=volume)).choose
+            chosen[volume, factor] = decide(arms, contrasts, replace(needs, volume_per_month=volume)).choose
     return chosen
 
 

@@ -37,7 +37,7 @@ class ReportData:
         return best_first([a for a in self.comparison.arms if a.task == task])
 
     def contrasts(self, task: str) -> list[Contrast]:
-        """Return the planned contrasts of a task."""
+        """Return the contrasts of a task."""
         return [c for c in self.comparison.contrasts if c.task == task]
 
     def results(self, arm: Arm) -> list[Result]:

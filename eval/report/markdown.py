@@ -2,6 +2,7 @@
 
 import re
 
+from crossover.eval.analysis.compare import MOST_PAIRS
 from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.report.data import ReportData, checks, ledger, merged, versions
@@ -80,6 +81,8 @@ def _verdict(data: ReportData, v: Verdict) -> list[str]:
 def _details(data: ReportData, v: Verdict) -> list[tuple[str, str]]:
     """Return title and body of the folded sections of one task, the most important first."""
     contrasts, shown = data.contrasts(v.task), data.reference_arm(v)
+    if len(contrasts) > MOST_PAIRS:
+        contrasts = [c for c in contrasts if shown.name in (c.a, c.b)]
     found = []
     if v.flips or v.break_even:
         lines = [f"- {_text(f)}" for f in v.flips]
