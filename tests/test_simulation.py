@@ -14,6 +14,6 @@ def simulated() -> Any:
     return importlib.import_module("verdict_simulation")
 
 
-@pytest.mark.parametrize("arms", [4, 12])
-def test_equal_arms_are_seldom_called_different(simulated: Any, arms: int) -> None:
-    assert simulated.false_difference(arms)(300) <= 0.05
+@pytest.mark.parametrize(("arms", "worse"), [(4, 0), (12, 0), (8, 4)])
+def test_equal_arms_are_seldom_called_different(simulated: Any, arms: int, worse: int) -> None:
+    assert simulated.false_difference(arms, worse)(300) <= 0.05

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from crossover.eval.analysis.arm import Arm, arms_of, best_first
 from crossover.eval.analysis.cautions import cautions
-from crossover.eval.analysis.contrast import Contrast, classify_difference, difference_of, holm
+from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, difference_of
 from crossover.eval.analysis.cost import pareto_front
 from crossover.eval.analysis.learning import Learning, learning_of
 from crossover.eval.analysis.rules import MARGIN, eligible
@@ -94,10 +94,11 @@ def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
     best = next(iter(eligible(scored, needs) or best_first(scored)), None)
     few = len(pairs) <= MOST_PAIRS
     differences = [difference_of(later, earlier, resampled=few or best in (earlier, later)) for earlier, later in pairs]
-    adjusted = holm([d.p for d in differences])
+    names = [(later.name, earlier.name) for earlier, later in pairs]
+    adjusted = adjust_pairs(names, differences, dropped=[a.name for a in scored if a.dropped])
     return [
-        Contrast(a.task, a.name, b.name, d, p, classify_difference(d, p, margin=MARGIN))
-        for (b, a), d, p in zip(pairs, differences, adjusted, strict=True)
+        Contrast(scored[0].task, a, b, d, p, classify_difference(d, p, margin=MARGIN))
+        for (a, b), d, p in zip(names, differences, adjusted, strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """Contrast two arms on the examples that both scored: the difference, its adjusted p, and what follows from it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -61,6 +61,38 @@ def holm(p_values: Sequence[float]) -> list[float]:
     for rank, n in enumerate(np.argsort(p_values, kind="stable")):
         adjusted[n] = most = max(most, min(1.0, (len(p_values) - rank) * p_values[n]))
     return adjusted
+
+
+def adjust_pairs(
+    pairs: Sequence[tuple[str, str]], differences: Sequence[Difference], *, dropped: Collection[str] = ()
+) -> list[float]:
+    """Return p adjusted over all pairs of arms by Holm's method, in which two beaten arms are no longer a pair to count.
+
+    Holm divides the error among the hypotheses that are left. Once two arms are each shown to be worse than a third,
+    nobody will choose between them, and their pair leaves the family; its own p is multiplied by the number of all
+    pairs. So a race, which never learns how its losers compare, reaches the verdict of the full grid. `dropped` names
+    the arms that a race showed to be worse.
+    """
+    arms = {name: n for n, name in enumerate(dict.fromkeys(name for pair in pairs for name in pair))}
+    first, second = np.array([[arms[a], arms[b]] for a, b in pairs], dtype=int).reshape(-1, 2).T
+    p, waiting, beaten = (
+        np.array([d.p for d in differences]),
+        np.ones(len(pairs), dtype=bool),
+        np.zeros(len(arms), bool),
+    )
+    beaten[[arms[name] for name in dropped if name in arms]] = True
+    adjusted, most = np.minimum(1.0, len(pairs) * p), 0.0
+    for n in np.argsort(p, kind="stable"):
+        if beaten[first[n]] and beaten[second[n]]:
+            continue
+        count = int((waiting & ~(beaten[first] & beaten[second])).sum())
+        adjusted[n] = most = max(most, min(1.0, count * p[n]))
+        if most == 1:
+            break
+        waiting[n] = False
+        if most <= ALPHA:
+            beaten[first[n] if differences[n].delta < 0 else second[n]] = True
+    return [float(x) for x in adjusted]
 
 
 def classify_difference(difference: Difference, p_holm: float, *, margin: float) -> Finding:

@@ -99,7 +99,7 @@ class Learning:
 def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | None:
     """Return the curves and crossovers of one task, or None unless a method was measured at three sizes or more."""
     groups: dict[tuple[str, str, str, str], dict[int, Arm]] = {}
-    for arm in (a for a in arms if a.score.n and a.learns and a.train_examples):
+    for arm in (a for a in arms if a.score.n and not a.dropped and a.learns and a.train_examples):
         groups.setdefault(arm.family, {})[arm.train_examples or 0] = arm
     groups = {k: dict(sorted(g.items())) for k, g in groups.items() if len(g) >= 3}
     if not groups:
@@ -108,7 +108,7 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
     rng = np.random.default_rng(0)
     weights = _resamples(arms, samples, rng)
     fits = {k: _fit(g, weights, rng) for k, g in groups.items()}
-    constants = [a for a in arms if not a.learns and a.score.n]
+    constants = [a for a in arms if not a.learns and a.score.n and not a.dropped]
     names = curve_names(arms)
     kinds = {k: next(iter(g.values())).kind for k, g in groups.items()}
     rivals = {names[k]: (fits[k], list(groups[k])) for k in groups if kinds[k] == "context"}

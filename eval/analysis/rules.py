@@ -180,7 +180,7 @@ def _close(task: TaskComparison) -> bool:
 
 OUT: tuple[tuple[str, Callable[[Arm, Needs], str]], ...] = (
     ("a check of a fair comparison failed", _integrity),
-    ("dropped in the race: it could not win any more", _dropped),
+    ("dropped in the race: shown to be worse than another by more than the margin", _dropped),
     ("nothing was scored", _unscored),
     ("score below min_score", _below_score),
     ("p95 above max_p95_ms, or not measured", _too_slow),

@@ -69,13 +69,15 @@ def _race_words(arms: Sequence[Arm]) -> str:
     """Return which arms a race dropped and when, as a sentence with a space before it, or an empty string."""
     dropped = [(a.name, *a.dropped) for a in arms if a.dropped]
     names = ", ".join(f"{name} after {after} of {of} examples" for name, after, of in dropped)
-    return f" Dropped in the race, for they could not win any more: {names}." if dropped else ""
+    return f" Dropped in the race, shown to be worse by more than {MARGIN:g}: {names}." if dropped else ""
 
 
 def _because(task: TaskComparison) -> str:
     chosen, best = task.contenders()[0], task.ranked[0]
     score = f"{chosen.name} scores {chosen.score.mean:.2f} [{chosen.score.low:.2f}, {chosen.score.high:.2f}]"
     price = f"on {chosen.score.n} test examples {_price_words(task, chosen)}"
+    if len(task.ranked) == 1 and any(a.dropped for a in task.arms):
+        return f"{score} {price} and is the only arm left of the race."
     if len(task.ranked) == 1:
         return f"{score} {price} and is the only arm that can be recommended."
     other = best if chosen is not best else task.ranked[1]

@@ -138,7 +138,7 @@ class Experiment:
     retention: tuple[TaskSpec, ...] = ()
     """Other tasks, scored before and after every training."""
     racing: bool = False
-    """Drop arms as soon as they cannot win any more; the dropped ones are scored on fewer examples."""
+    """Drop arms as soon as they are shown to be worse; the dropped ones are scored on fewer examples."""
     limit: int | None = None
     """At most this many test examples (`--limit`); half as many of val, but no fewer than 20."""
     file: Path | None = None

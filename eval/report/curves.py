@@ -27,7 +27,7 @@ class Curve:
 def learning_curves(data: ReportData, task: str) -> list[Curve]:
     """Return a curve for each method of a task; empty unless train sizes vary."""
     pool = len(data.finished.tasks[task].train)
-    arms = [a for a in data.comparison.arms if a.task == task and a.score.n]
+    arms = [a for a in data.comparison.arms if a.task == task and a.score.n and not a.dropped]
     learning = [a for a in arms if a.learns]
     sizes = sorted({_size(a, pool) for a in learning})
     if len(sizes) < 2:

@@ -1,5 +1,6 @@
-"""Race the arms of a task: fit all, score them block by block, and drop the arms that can no longer win."""
+"""Race the arms of a task: fit all, score them block by block, and drop the arms that are shown to be worse."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import dspy
 import numpy as np
 
-from crossover.eval.analysis.racing import Racer
+from crossover.eval.analysis.racing import Floats, Racer, block_size
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.experiment.splits import sample
 from crossover.eval.run.cell import FittedCell, Measured, probe_of, result_of, try_to_fit
@@ -15,9 +16,6 @@ from crossover.eval.run.context import RunContext
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 from crossover.programs.splits import fraction
-
-BLOCK, BLOCKS = 10, 50
-"""Least examples of a block, and most blocks: every block is a look at the scores, and each look costs power."""
 
 
 @dataclass
@@ -33,7 +31,7 @@ class RacingCell:
     """Rows that `seconds` covers."""
 
     def read(self, context: RunContext, examples: Sequence[dspy.Example]) -> list[float]:
-        """Return the scores of a block, 0 for a failed row, after scoring the rows that are missing."""
+        """Return the scores of a block, NaN for a failed row, after scoring the rows that are missing."""
         if self.fitted_cell is not None:
             # The cell's own copies of the examples, which carry the passages that it may read.
             ids = {str(e["id"]) for e in examples}
@@ -42,7 +40,7 @@ class RacingCell:
             if seconds:
                 self.seconds, self.timed = self.seconds + seconds, self.timed + len(block)
         scores = dict(self.rows.scored())
-        return [scores.get(str(e["id"]), 0.0) for e in examples]
+        return [scores.get(str(e["id"]), math.nan) for e in examples]
 
     def measured(self, context: RunContext, dropped: Mapping[str, Any] | None = None) -> Measured:
         """Return the result of the rows read so far; a dropped arm has no latency probe."""
@@ -58,35 +56,57 @@ def race_cells(context: RunContext, cells: Sequence[Cell], rivals: Sequence[Resu
     """Race the cells of one task; yield dropped cells as they drop out, then those that were scored to the end.
 
     `rivals` are finished cells, which take part with their rows. The examples come in the order of a hash of their ids,
-    so that an interrupted race goes the same way again, from the rows on disk.
+    or of their clusters, so that an interrupted race goes the same way again, from the rows on disk.
 
     Raises:
         Stopped: a limit was reached.
     """
     arms = _arms(context, cells, rivals)
-    test = sorted(
-        sample(context.tasks[cells[0].task].test, context.experiment.limit), key=lambda e: fraction(str(e["id"]))
-    )
-    racer, totals, size = Racer(len(arms), len(test)), np.zeros(len(arms)), max(BLOCK, -(-len(test) // BLOCKS))
-    for start in range(0, len(test), size) if arms else ():
+    test = sample(context.tasks[cells[0].task].test, context.experiment.limit)
+    racer, totals, seen = Racer(len(arms)), np.zeros(len(arms)), 0
+    for block in blocks_of(test, context.threads) if arms else ():
         context.allowance.check()
-        block = test[start : start + size]
-        context.progress.note(f"race: {racer.alive.sum()} of {len(arms)} arms left after {start} examples")
-        scores = np.zeros((len(arms), len(block)))
+        context.progress.note(f"race: {racer.alive.sum()} of {len(arms)} arms left after {seen} examples")
+        scores = np.full((len(arms), len(block)), np.nan)
         for n in np.flatnonzero(racer.alive):
-            scores[n] = np.mean([e.read(context, block) for e in arms[n]], axis=0)
-        totals += scores.sum(axis=1)
+            scores[n] = _mean_over_seeds(np.array([e.read(context, block) for e in arms[n]]))
+        seen += len(block)
+        totals += np.nan_to_num(scores).sum(axis=1)
+        # After the last block nothing is left to save.
+        if seen == len(test):
+            break
         before = racer.alive.copy()
-        # The last arm cannot be dropped, but is still scored to the end.
-        alive = racer.update(scores) if before.sum() > 1 else before
-        # Recorded as the winner over the dropped arm: the result stands only beside these cells.
+        alive = racer.update(scores, [str(e["cluster"]) for e in block] if "cluster" in block[0] else None)
+        # Recorded as the leader over the dropped arm: the result stands only beside these cells.
         leader = int(np.argmax(np.where(alive, totals, -np.inf)))
         for n in np.flatnonzero(before & ~alive):
-            context.progress.note(f"race: {_name(arms[n])} cannot win any more and is dropped")
-            left = {"after": start + len(block), "of": len(test), "by": [e.key for e in arms[leader]]}
+            context.progress.note(f"race: {_name(arms[n])} is shown to be worse and is dropped")
+            left = {"after": seen, "of": len(test), "by": [e.key for e in arms[leader]]}
             yield from (e.measured(context, left) for e in arms[n] if e.fitted_cell is not None)
     for n in np.flatnonzero(racer.alive):
         yield from (e.measured(context) for e in arms[n] if e.fitted_cell is not None)
+
+
+def blocks_of(test: Sequence[dspy.Example], threads: int) -> list[list[dspy.Example]]:
+    """Return the examples in blocks of whole clusters, in an order that a hash decides."""
+
+    def place(e: dspy.Example) -> tuple[float, float]:
+        return fraction(str(e["cluster"])) if "cluster" in e else 0.0, fraction(str(e["id"]))
+
+    size = block_size(len(test), threads)
+    blocks: list[list[dspy.Example]] = []
+    for e in sorted(test, key=place):
+        full = blocks and len(blocks[-1]) >= size
+        if not blocks or (full and ("cluster" not in e or e["cluster"] != blocks[-1][-1]["cluster"])):
+            blocks.append([])
+        blocks[-1].append(e)
+    return blocks
+
+
+def _mean_over_seeds(table: Floats) -> Floats:
+    """Return the mean of each column, shape (seeds, examples), over the seeds that did not fail; NaN where all did."""
+    known = (~np.isnan(table)).sum(axis=0)
+    return np.where(known > 0, np.nan_to_num(table).sum(axis=0) / np.maximum(known, 1), np.nan)
 
 
 def _arms(context: RunContext, cells: Sequence[Cell], rivals: Sequence[Result]) -> list[list[RacingCell]]:
