@@ -59,17 +59,14 @@ INVENTED: tuple[tuple[str, Callable[[np.random.Generator], Floats]], ...] = (
 
 def verdict(table: Floats, race: Race, prices: Floats, order: NDArray[np.int64]) -> tuple[int, frozenset[int]]:
     """Return the cheapest contender and all contenders, of the arms that the race left, on the examples it scored."""
-    arms = [
-        {str(i): s for i, s in zip(order[:n], row[order[:n]], strict=True)}
-        for row, n in zip(table, race.scored, strict=True)
-    ]
-    scores = [{i: s for i, s in a.items() if not np.isnan(s)} for a in arms]
-    names = list(combinations(map(str, range(len(arms))), 2))
+    scored = [(row, order[:n]) for row, n in zip(table, race.scored, strict=True)]
+    scores = [{str(i): float(row[i]) for i in ids if not np.isnan(row[i])} for row, ids in scored]
+    names = list(combinations(map(str, range(len(scores))), 2))
     differences = []
     for a, b in ((scores[int(x)], scores[int(y)]) for x, y in names):
         shared = a.keys() & b.keys()
         differences.append(paired_difference({i: a[i] for i in shared}, {i: b[i] for i in shared}))
-    dropped = [str(n) for n in range(len(arms)) if n not in race.alive]
+    dropped = [str(n) for n in range(len(scores)) if n not in race.alive]
     best = max(race.alive, key=lambda n: float(np.mean(list(scores[n].values()))))
     near = {best}
     for (a, b), d, p in zip(names, differences, adjust_pairs(names, differences, dropped=dropped), strict=True):

@@ -1,4 +1,4 @@
-"""Simulate what the verdict is built on; `simulation.py verdicts` writes the table, with each figure as it was before."""
+"""Simulate what the verdict is built on, for `simulation.py verdicts`, beside each figure as it was before."""
 
 import math
 from collections.abc import Callable

@@ -53,7 +53,7 @@ def _dropped_arms(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     return (
         f"{len(dropped)} of {len(arms)} arms were dropped in the race, by a test that holds however often one looks: "
         f"the chance that any arm within {MARGIN:g} of the best is among them is at most {ALPHA:.0%}. Their scores and "
-        "differences are of the examples before, and look a little worse than they are, for the moment was chosen by them"
+        "differences are of the examples before, and look a little worse than they are: the moment was chosen by them"
     )
 
 

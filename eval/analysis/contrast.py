@@ -66,7 +66,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def adjust_pairs(
     pairs: Sequence[tuple[str, str]], differences: Sequence[Difference], *, dropped: Collection[str] = ()
 ) -> list[float]:
-    """Return p adjusted over all pairs of arms by Holm's method, in which two beaten arms are no longer a pair to count.
+    """Return p adjusted over all pairs of arms by Holm's method, in which a pair of beaten arms no longer counts.
 
     Holm divides the error among the hypotheses that are left. Once two arms are each shown to be worse than a third,
     nobody will choose between them, and their pair leaves the family; its own p is multiplied by the number of all
