@@ -69,7 +69,7 @@ def verdict(table: Floats, race: Race, prices: Floats, order: NDArray[np.int64])
     dropped = [str(n) for n in range(len(scores)) if n not in race.alive]
     best = max(race.alive, key=lambda n: float(np.mean(list(scores[n].values()))))
     near = {best}
-    for (a, b), d, p in zip(names, differences, adjust_pairs(names, differences, dropped=dropped), strict=True):
+    for (a, b), d, (p, _) in zip(names, differences, adjust_pairs(names, differences, dropped=dropped), strict=True):
         pair = {int(a), int(b)}
         if best in pair and pair <= {*race.alive}:
             finding = classify_difference(d, p, margin=MARGIN)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from crossover.eval.analysis.contrast import adjust_pairs
 from crossover.eval.analysis.stats import ALPHA, Difference
@@ -57,8 +57,41 @@ def false_difference(arms: int, worse: int = 0, n: int = 200) -> Callable[[int],
             wins, losses = wins[first, second], wins[second, first]
             p = mcnemar(wins, losses)
             adjusted = adjust_pairs(names, [difference(*x) for x in zip(wins - losses, p, strict=True)])
-            found.append(any(q <= ALPHA for q, same in zip(adjusted, equal, strict=True) if same))
+            found.append(any(q <= ALPHA for (q, _), same in zip(adjusted, equal, strict=True) if same))
         return float(np.mean(found))
+
+    return simulate
+
+
+def lead(arms: int, gain: float, n: int, rng: np.random.Generator) -> Floats:
+    """Return scores of equal arms, shape (arms, n), of which the first answers a share `gain` of its errors right."""
+    scores = equal_arms(rng, arms, n)
+    scores[0] = np.maximum(scores[0], rng.random(n) < gain)
+    return scores
+
+
+def power(arms: int, n: int = 400) -> Callable[[int], float]:
+    """Return how often a lead of exactly the stated detectable difference is found over one other arm."""
+    names = [(str(a), str(b)) for a, b in combinations(range(arms), 2)]
+    first, second = np.array(list(combinations(range(arms), 2))).T
+
+    def excess(gain: float) -> float:
+        """Return a lead less the difference that is stated to be detectable with it."""
+        a, b = lead(2, gain, 400_000, np.random.default_rng(1))
+        stated = Difference(0, 0, 0, 0, 0, 1, "mcnemar", n, float(np.std(a - b)) / math.sqrt(n))
+        return float(np.mean(a - b)) - stated.detectable(ALPHA / len(names))
+
+    gain = float(optimize.brentq(excess, 0.0, 0.9, xtol=1e-3))
+
+    def simulate(draws: int) -> float:
+        rng, found = np.random.default_rng(8), 0
+        for _ in range(draws):
+            scores = lead(arms, gain, n, rng)
+            wins = scores @ (1 - scores).T
+            wins, losses = wins[first, second], wins[second, first]
+            differences = [difference(*x) for x in zip(wins - losses, mcnemar(wins, losses), strict=True)]
+            found += adjust_pairs(names, differences)[0][0] <= ALPHA
+        return found / draws
 
     return simulate
 
@@ -70,4 +103,8 @@ LINES: tuple[Line, ...] = (
     Line("any two of 16 equal arms called different", "15.1 %", "<= 5 %", false_difference(16)),
     Line("any two of 32 equal arms called different", "22.3 %", "<= 5 %", false_difference(32)),
     Line("any two equal arms of 4 good and 4 bad ones called different", "2.6 %", "<= 5 %", false_difference(8, 4)),
+    Line("the stated detectable lead found, 2 arms", "77 %", ">= 80 %", power(2)),
+    Line("the stated detectable lead found, 3 arms", "65 %", ">= 80 %", power(3)),
+    Line("the stated detectable lead found, 5 arms", "46 %", ">= 80 %", power(5)),
+    Line("the stated detectable lead found, 8 arms", "34 %", ">= 80 %", power(8)),
 )

@@ -72,7 +72,7 @@ def test_the_p_ends_where_the_interval_does() -> None:
     assert (d.p <= 0.05) == (d.low > 0 or d.high < 0)
     assert d.test.endswith("4 seeds")
     assert widen_difference(shifted, 0.2, 3).p > 0.05 > shifted.p
-    assert widen_difference(shifted, 0.2, 3).detectable > shifted.detectable
+    assert widen_difference(shifted, 0.2, 3).detectable() > shifted.detectable()
 
 
 def test_shared_seeds_are_paired() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from crossover.eval.analysis.contrast import classify_difference, examples_needed, holm
+from crossover.eval.analysis.contrast import Contrast, classify_difference, examples_needed, holm
 from crossover.eval.analysis.stats import (
     Difference,
     mean_interval,
     paired_difference,
+    power_factor,
     quantile_interval,
     score_interval,
 )
@@ -137,14 +139,14 @@ def test_equal_arms_are_not_called_certain() -> None:
     d = paired_difference(named([1, 0] * 50), named([1, 0] * 50))
     assert (d.delta, d.p) == (0, 1)
     assert d.low < 0 < d.high
-    assert d.detectable == 6 / 100
+    assert d.detectable() == 6 / 100
 
 
 def test_one_pair_tells_nothing() -> None:
     d = paired_difference({"e": 1.0}, {"e": 0.0})
     assert d.p == 1
     assert d.low < 0
-    assert d.detectable > 1
+    assert d.detectable() > 1
 
 
 def test_arms_scored_on_different_examples_are_refused() -> None:
@@ -162,19 +164,25 @@ def test_swapping_the_arms_turns_the_difference_round() -> None:
     assert there.p == pytest.approx(back.p, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("n", "discordant", "points"), [(100, 0.2, 12.4), (250, 0.1, 5.6), (500, 0.1, 4.0), (1000, 0.2, 4.0)]
-)
-def test_detectable_difference_is_that_of_the_power_table(n: int, discordant: float, points: float) -> None:
+@pytest.mark.parametrize("level", [0.05, 0.05 / 28])
+@pytest.mark.parametrize(("n", "discordant"), [(100, 0.4), (250, 0.2), (500, 0.1), (1000, 0.2)])
+def test_the_exact_test_finds_the_detectable_difference_with_the_stated_power(
+    n: int, discordant: float, level: float
+) -> None:
     half = round(n * discordant / 2)
-    d = paired_difference(*binary_pair(n - 2 * half, half, half, 0))
-    assert 100 * d.detectable == pytest.approx(points, rel=0.06)
+    d = paired_difference(*binary_pair(n - 2 * half, half, half, 0)).detectable(level)
+    share = (discordant + d) / 2 / discordant
+    differ = np.arange(n + 1)
+    # The most losses of so many pairs at which the exact test rejects; -1 where none are few enough.
+    most = stats.binom.ppf(level / 2, differ, 0.5) - 1
+    found = stats.binom.pmf(differ, n, discordant) @ stats.binom.cdf(most, differ, 1 - share)
+    assert 0.79 <= found <= 0.96
 
 
 def test_detectable_difference_is_found_with_the_stated_power() -> None:
     rng = np.random.default_rng(0)
     n, spread = 150, 0.3
-    stated = paired_difference(named(rng.normal(0, spread, n)), named(np.zeros(n))).detectable
+    stated = paired_difference(named(rng.normal(0, spread, n)), named(np.zeros(n))).detectable()
     found = [stats.ttest_1samp(rng.normal(stated, spread, n), 0).pvalue <= 0.05 for _ in range(1000)]
     assert np.mean(found) == pytest.approx(0.80, abs=0.08)
 
@@ -237,7 +245,8 @@ def test_holm_adjusts_and_keeps_the_order() -> None:
 
 
 def interval(delta: float, half: float, half90: float) -> Difference:
-    return Difference(delta, delta - half, delta + half, delta - half90, delta + half90, 0.5, "t", 100, 0.05)
+    error = 0.05 / power_factor(0.05)
+    return Difference(delta, delta - half, delta + half, delta - half90, delta + half90, 0.5, "t", 100, error)
 
 
 @pytest.mark.parametrize(
@@ -255,11 +264,15 @@ def test_a_difference_is_classified(difference: Difference, p_holm: float, findi
     assert classify_difference(difference, p_holm, margin=0.02) == finding
 
 
-def test_examples_needed_grow_with_the_square_of_what_is_missing() -> None:
-    d = interval(0.025, 0.05, 0.04)
-    assert examples_needed(d) == 300
-    assert examples_needed(d, margin=0.05) == 0
-    assert examples_needed(interval(0.0, 0.1, 0.1)) is None
+def test_examples_needed_are_a_range_over_the_interval() -> None:
+    contrast = Contrast("t", "a", "b", interval(0.075, 0.05, 0.04), 0.5, 0.05, "inconclusive")
+    # A difference of 0.05 is detected by the 100 examples there are, one of 0.025 by 400.
+    assert examples_needed(contrast, margin=0.02) == (0, 301)
+    assert examples_needed(contrast, margin=0.05) == (0, 0)
+    stricter = replace(contrast, level=0.005)
+    assert examples_needed(stricter, margin=0.02)[1] > 500
+    restless = replace(contrast, difference=replace(contrast.difference, seed_error=0.05))
+    assert examples_needed(restless, margin=0.02) == (0, None)
 
 
 def test_quantile_interval_is_that_of_order_statistics() -> None:

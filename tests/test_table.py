@@ -26,8 +26,7 @@ zero_shot        0.200  0.150 - 0.261  200       0      44      49  0.00014    0
 
 ! few_shot: 1 demonstrations are test questions
 ! few_shot: 10 of 200 rows failed, the first by lm: LMServerError: busy
-? 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.030 at best; about 250 more would
-  settle the first of them
+? 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.036 at best
 ? 1 seed an arm: the spread between seeds is not in the intervals; run --seeds 0,1,2 or more
 ? failed rows left 3 comparisons with fewer examples (190 at least); see the failed column
 
@@ -40,12 +39,12 @@ use sft
   what would change this:
   - below about 1,200 requests in all, fitting included, retrieved_demos is cheaper than sft
   - at less than $0.0063 per 1,000 requests (now $0.042) retrieved_demos is cheaper than sft
-  - about 250 more test examples would tell sft from retrieved_demos
+  - up to 190 more test examples would tell sft from retrieved_demos
 
 sft against      difference     95 % interval  p (Holm)       finding  detectable
-zero_shot            +0.560  +0.483 to +0.626   < 0.001        better       0.102
-few_shot             +0.326  +0.254 to +0.392   < 0.001        better       0.099
-retrieved_demos      +0.010  -0.009 to +0.029       0.5  inconclusive       0.030
+zero_shot            +0.560  +0.483 to +0.626   < 0.001        better       0.137
+few_shot             +0.326  +0.254 to +0.392   < 0.001        better       0.129
+retrieved_demos      +0.010  -0.009 to +0.029       0.5  inconclusive       0.036
 """
 
 

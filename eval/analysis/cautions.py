@@ -1,11 +1,10 @@
 """State the doubts about a comparison that a reader must see, such as too few examples; `CAUTIONS` lists them."""
 
-import math
 from collections.abc import Callable, Sequence
 
 from crossover.eval.analysis.arm import Arm
-from crossover.eval.analysis.contrast import Contrast, examples_needed
-from crossover.eval.analysis.rules import MARGIN, rounded
+from crossover.eval.analysis.contrast import Contrast
+from crossover.eval.analysis.rules import MARGIN
 from crossover.eval.analysis.stats import ALPHA, FEW
 
 LEAST_SEEDS = 3
@@ -24,19 +23,13 @@ def cautions(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> tuple[str, .
 
 
 def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    blunt = [
-        c
-        for c in _raced_to_the_end(arms, contrasts)
-        if c.difference.detectable > MARGIN and c.finding == "inconclusive"
-    ]
+    blunt = [c for c in _raced_to_the_end(arms, contrasts) if c.detectable > MARGIN and c.finding == "inconclusive"]
     if not blunt:
         return ""
-    sharpest = min(blunt, key=lambda c: c.difference.detectable).difference
-    more = examples_needed(sharpest, margin=MARGIN)
-    advice = f"about {rounded(more)} more would settle the first of them" if more else "more seeds would tell"
+    sharpest = min(blunt, key=lambda c: c.detectable)
     return (
-        f"{len(blunt)} of {len(contrasts)} comparisons are inconclusive: {sharpest.n} examples show differences of "
-        f"{sharpest.detectable:.3f} at best; {advice}"
+        f"{len(blunt)} of {len(contrasts)} comparisons are inconclusive: {sharpest.difference.n} examples show "
+        f"differences of {sharpest.detectable:.3f} at best"
     )
 
 
@@ -74,7 +67,7 @@ def _few_seeds(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
 
 
 def _restless_seeds(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    restless = [c for c in contrasts if c.difference.from_seeds > c.difference.detectable / math.sqrt(2)]
+    restless = [c for c in contrasts if c.difference.seed_error > c.difference.error]
     if not restless:
         return ""
     names = ", ".join(f"{c.a} - {c.b}" for c in restless[:3])

@@ -97,8 +97,8 @@ def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
     names = [(later.name, earlier.name) for earlier, later in pairs]
     adjusted = adjust_pairs(names, differences, dropped=[a.name for a in scored if a.dropped])
     return [
-        Contrast(scored[0].task, a, b, d, p, classify_difference(d, p, margin=MARGIN))
-        for (a, b), d, p in zip(names, differences, adjusted, strict=True)
+        Contrast(scored[0].task, a, b, d, p, level, classify_difference(d, p, margin=MARGIN))
+        for (a, b), d, (p, level) in zip(names, differences, adjusted, strict=True)
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.seeds import difference_error, widen_difference
-from crossover.eval.analysis.stats import ALPHA, Difference, paired_difference
+from crossover.eval.analysis.stats import ALPHA, Difference, paired_difference, power_factor
 
 Finding = Literal["better", "worse", "equivalent", "inconclusive"]
 
@@ -29,8 +29,15 @@ class Contrast:
     """a minus b."""
     p_holm: float
     """p adjusted over all pairs of arms of the task."""
+    level: float
+    """Level that the raw p faces in that adjustment."""
     finding: Finding
     """Whether a is better or worse than b."""
+
+    @property
+    def detectable(self) -> float:
+        """Return the smallest true difference that this contrast detects with 80 % power after adjustment."""
+        return self.difference.detectable(self.level)
 
     def reversed(self) -> "Contrast":
         """Return the same contrast as b minus a."""
@@ -65,8 +72,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def adjust_pairs(
     pairs: Sequence[tuple[str, str]], differences: Sequence[Difference], *, dropped: Collection[str] = ()
-) -> list[float]:
-    """Return p adjusted over all pairs of arms by Holm's method, in which a pair of beaten arms no longer counts.
+) -> list[tuple[float, float]]:
+    """Return the adjusted p of each pair of arms and the level that its raw p faces, by Holm's method on open pairs.
 
     Holm divides the error among the hypotheses that are left. Once two arms are each shown to be worse than a third,
     nobody will choose between them, and their pair leaves the family; its own p is multiplied by the number of all
@@ -75,24 +82,26 @@ def adjust_pairs(
     """
     arms = {name: n for n, name in enumerate(dict.fromkeys(name for pair in pairs for name in pair))}
     first, second = np.array([[arms[a], arms[b]] for a, b in pairs], dtype=int).reshape(-1, 2).T
-    p, waiting, beaten = (
-        np.array([d.p for d in differences]),
-        np.ones(len(pairs), dtype=bool),
-        np.zeros(len(arms), bool),
-    )
+    p = np.array([d.p for d in differences])
+    waiting, beaten = np.ones(len(pairs), dtype=bool), np.zeros(len(arms), dtype=bool)
     beaten[[arms[name] for name in dropped if name in arms]] = True
     adjusted, most = np.minimum(1.0, len(pairs) * p), 0.0
+    levels = np.full(len(pairs), ALPHA / max(1, len(pairs)))
     for n in np.argsort(p, kind="stable"):
-        if beaten[first[n]] and beaten[second[n]]:
+        open_pairs = waiting & ~(beaten[first] & beaten[second])
+        if not open_pairs[n]:
             continue
-        count = int((waiting & ~(beaten[first] & beaten[second])).sum())
+        count = int(open_pairs.sum())
+        if most <= ALPHA:
+            # Until one is rejected, all that are left face the level of the next.
+            levels[open_pairs] = ALPHA / count
         adjusted[n] = most = max(most, min(1.0, count * p[n]))
         if most == 1:
             break
         waiting[n] = False
         if most <= ALPHA:
             beaten[first[n] if differences[n].delta < 0 else second[n]] = True
-    return [float(x) for x in adjusted]
+    return list(zip(adjusted.tolist(), levels.tolist(), strict=True))
 
 
 def classify_difference(difference: Difference, p_holm: float, *, margin: float) -> Finding:
@@ -110,14 +119,20 @@ def classify_difference(difference: Difference, p_holm: float, *, margin: float)
     return "inconclusive"
 
 
-def examples_needed(difference: Difference, *, margin: float = 0.0) -> int | None:
-    """Return about how many more examples would detect the observed difference, or the margin if that is larger.
+def examples_needed(contrast: Contrast, *, margin: float) -> tuple[int, int | None]:
+    """Return about how many more examples would tell the arms apart: at least, and at most.
 
-    Differences below the margin do not matter, so none smaller is looked for. None when no number of examples would
-    do: both are 0, or the spread of the seeds hides a difference of that size.
+    At least if the true difference is the largest that the 95 % interval holds, at most if it is the smallest. No
+    difference below the margin is looked for, because it does not matter. None when the spread of the seeds hides a
+    difference of that size from any number of examples.
     """
-    target, d = max(abs(difference.delta), margin), difference
-    if target <= d.from_seeds:
-        return None
-    share = (d.detectable**2 - d.from_seeds**2) / (target**2 - d.from_seeds**2)
-    return max(0, math.ceil(d.n * share) - d.n)
+    d, factor = contrast.difference, power_factor(contrast.level)
+    smallest, largest = sorted((abs(d.low), abs(d.high)))
+    if d.low <= 0 <= d.high:
+        smallest = 0.0
+
+    def more(target: float) -> int | None:
+        rest = target**2 - (factor * d.seed_error) ** 2
+        return max(0, math.ceil(d.n * (factor * d.error) ** 2 / rest) - d.n) if rest > 0 else None
+
+    return more(max(largest, margin)) or 0, more(max(smallest, margin))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from crossover.eval.analysis.arm import Arm
@@ -108,7 +107,7 @@ def _too_few(task: TaskComparison) -> str:
     n = min(a.score.n for a in task.ranked)
     if n >= LEAST_EXAMPLES:
         return ""
-    advice = f"start with zero_shot or few_shot and label about {rounded(_more(task))} more"
+    advice = f"start with zero_shot or few_shot and label about {rounded(LEAST_EXAMPLES - n)} more"
     return f"{n} test examples are too few to choose by (at least {LEAST_EXAMPLES}): {advice}."
 
 
@@ -124,20 +123,19 @@ def _all_wrong(task: TaskComparison) -> str:
 def _indistinct(task: TaskComparison) -> str:
     best, *others = task.ranked
     pairs = [task.contrasts[best.name, o.name] for o in others]
-    blind = max((c.difference.detectable for c in pairs), default=0.0)
+    blind = max((c.detectable for c in pairs), default=0.0)
     if any(c.finding in ("better", "worse") for c in pairs) or blind <= TELLING:
         return ""
     return (
         f"No arm differs significantly from the best ({best.name}) on {best.score.n} examples, which can only show "
-        f"differences of about {blind:.2f} or more: collect about {rounded(_more(task))} more test examples."
+        f"differences of about {blind:.2f} or more: collect {_more(task)}."
     )
 
 
-def _more(task: TaskComparison) -> int:
-    """Return how many more examples would separate the two best arms and reach `LEAST_EXAMPLES`."""
-    pairs = [task.contrasts[a.name, b.name] for a, b in pairwise(task.ranked[:2])]
-    counts = [examples_needed(c.difference, margin=task.margin) or 0 for c in pairs]
-    return max(LEAST_EXAMPLES - task.ranked[0].score.n, *counts, 0)
+def _more(task: TaskComparison) -> str:
+    """Return how many more examples would tell the two best arms apart, as text."""
+    best, second = task.ranked[:2]
+    return examples_words(task.contrasts[best.name, second.name], margin=task.margin) or "some more test examples"
 
 
 def _price_unknown(task: TaskComparison) -> bool:
@@ -235,3 +233,14 @@ def usd(dollars: float) -> str:
 def rounded(count: float) -> str:
     """Return a count to two significant digits."""
     return f"{float(f'{count:.2g}'):,.0f}"
+
+
+def examples_words(contrast: Contrast, *, margin: float) -> str:
+    """Return that range as text, such as `about 90 to 2,800 more test examples`; empty where none are needed."""
+    least, most = examples_needed(contrast, margin=margin)
+    if most == 0:
+        return ""
+    if most is None:
+        return "more seeds"
+    start = "up to" if not least else f"about {rounded(least)} to"
+    return f"{start} {rounded(most)} more test examples"

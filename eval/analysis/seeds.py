@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import optimize, stats
 
-from crossover.eval.analysis.stats import ALPHA, POWER, Difference, Estimate
+from crossover.eval.analysis.stats import ALPHA, Difference, Estimate
 
 Scores = Mapping[str, float]
 
@@ -56,7 +56,7 @@ def widen_estimate(estimate: Estimate, by_seed: Sequence[Scores]) -> Estimate:
 
 
 def widen_difference(difference: Difference, error: float, seeds: int) -> Difference:
-    """Return the difference with intervals, p and detectable difference widened by the spread of the seeds.
+    """Return the difference with intervals and p widened by the spread of the seeds.
 
     The p is the level at which the widened interval ends at 0, and never below that of the examples alone.
     """
@@ -74,7 +74,6 @@ def widen_difference(difference: Difference, error: float, seeds: int) -> Differ
     p = 1.0 if clear_of_0(1 - 1e-9) >= 0 else 1e-12
     if p < 1 and clear_of_0(p) > 0:
         p = float(optimize.brentq(clear_of_0, p, 1 - 1e-9, xtol=1e-12))
-    factor = float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
     return replace(
         d,
         low=max(-1.0, low),
@@ -83,8 +82,7 @@ def widen_difference(difference: Difference, error: float, seeds: int) -> Differ
         high90=min(1.0, high90),
         p=max(d.p, p),
         test=f"{d.test}, {seeds} seeds",
-        detectable=math.hypot(d.detectable, factor * error),
-        from_seeds=factor * error,
+        seed_error=error,
     )
 
 

@@ -64,10 +64,24 @@ class Difference:
     """`mcnemar`, `sign-flip` or `t`."""
     n: int
     """Pairs."""
-    detectable: float
-    """Smallest true difference that is detected with 80 % power at 5 %; above 1 when these data could detect none."""
-    from_seeds: float = 0.0
-    """Part of `detectable` that more examples cannot reduce, only more seeds; 0 for a single seed."""
+    error: float
+    """Standard error of `delta` over examples."""
+    seed_error: float = 0.0
+    """Standard error of `delta` over seeds, which more examples cannot reduce; 0 for a single seed."""
+
+    def detectable(self, level: float = ALPHA) -> float:
+        """Return the smallest true difference that a test at `level` detects with 80 % power.
+
+        Above 1 when these data could detect none.
+        """
+        factor, examples = power_factor(level), power_factor(level) * self.error
+        if self.test.startswith("mcnemar"):
+            # Without a difference the pairs vary more; and the exact test loses about a pair and a half to its steps.
+            wider = self.error * (math.hypot(1, factor / math.sqrt(self.n)) - 1)
+            examples += 1.5 / self.n + float(stats.norm.isf(level / 2)) * wider
+            # However few pairs differ, so many must do so in one direction.
+            examples = max(examples, (1 + math.ceil(math.log2(1 / level))) / self.n)
+        return math.hypot(examples, factor * self.seed_error)
 
 
 def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0) -> Estimate:
@@ -128,13 +142,8 @@ def paired_difference(
         (low, high), (low90, high90) = _padded_intervals(units)
     else:
         (low, high), (low90, high90) = _intervals(units, seed, most)
-    detectable = _power_factor() * float(np.std(units)) / math.sqrt(count)
-    if binary:
-        # Five disagreements, all in one direction, still have p = 0.06.
-        detectable = max(detectable, 6 / count)
-    return Difference(
-        float(np.mean(differences)), *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), detectable
-    )
+    delta, error = float(np.mean(differences)), float(np.std(units)) / math.sqrt(count)
+    return Difference(delta, *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), error)
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
@@ -282,6 +291,6 @@ def _no_difference(units: Floats, seed: int, most: int) -> tuple[float, str]:
     return float(result.pvalue), "sign-flip"
 
 
-def _power_factor() -> float:
-    """Return the number of standard errors in a difference that is detected with power `POWER`."""
-    return float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
+def power_factor(level: float) -> float:
+    """Return the number of standard errors in a difference that a test at `level` detects with power `POWER`."""
+    return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossover.eval.analysis.arm import Arm
-from crossover.eval.analysis.contrast import Contrast, examples_needed
+from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.cost import BreakEven, break_even_interval, start_usd
 from crossover.eval.analysis.rules import (
     ABSTAIN,
@@ -14,6 +14,7 @@ from crossover.eval.analysis.rules import (
     Confidence,
     TaskComparison,
     eligible,
+    examples_words,
     rounded,
     task_comparison,
     usd,
@@ -51,7 +52,8 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     ties = tuple(a.name for a in others)
     lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
     because = _because(task) + lost + _race_words(arms)
-    return Verdict(name, chosen.name, because, confidence, ties, _flips(task), break_even)
+    flips = (*_flips(task), *filter(None, [_data(task)]))
+    return Verdict(name, chosen.name, because, confidence, ties, flips, break_even)
 
 
 def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:
@@ -96,9 +98,9 @@ def _because(task: TaskComparison) -> str:
 
 
 def _flips(task: TaskComparison) -> tuple[str, ...]:
-    """Return a sentence for each change of traffic, price, data or needs that would alter the choice."""
+    """Return a sentence for each change of traffic, price or needs that would alter the choice."""
     near = task.contenders() if task.ranked else []
-    found = [f(task, near[0], other) for other in near[1:] for f in (_traffic, _price, _data)]
+    found = [f(task, near[0], other) for other in near[1:] for f in (_traffic, _price)]
     if task.needs.max_usd_per_month is not None and task.needs.volume_per_month is None:
         found.append("max_usd_per_month was not applied, for needs has no volume_per_month")
     floor = near[0].score.mean if near else 0.0
@@ -134,15 +136,14 @@ def _price(task: TaskComparison, chosen: Arm, other: Arm) -> str:
     return line if 0 < below < now else ""
 
 
-def _data(task: TaskComparison, chosen: Arm, other: Arm) -> str:
-    contrast = task.contrasts.get((chosen.name, other.name))
-    if contrast is None or contrast.finding != "inconclusive":
+def _data(task: TaskComparison) -> str:
+    """Return how many more examples would tell the two best arms apart, or an empty string where that is settled."""
+    if len(task.ranked) < 2:
         return ""
-    more = examples_needed(contrast.difference, margin=task.margin)
-    if not more:
-        return ""
-    examples = "one more test example" if more == 1 else f"about {rounded(more)} more test examples"
-    return f"{examples} would tell {chosen.name} from {other.name}"
+    best, second = task.ranked[:2]
+    contrast = task.contrasts[best.name, second.name]
+    more = examples_words(contrast, margin=task.margin) if contrast.finding == "inconclusive" else ""
+    return f"{more} would tell {best.name} from {second.name}" if more else ""
 
 
 def _price_words(task: TaskComparison, arm: Arm) -> str:

@@ -114,7 +114,7 @@ def _contrast(c: Contrast) -> str:
     d = c.difference
     name = f"{_text(c.a)} − {_text(c.b)}"
     return _row(
-        [name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p_value(c.p_holm), c.finding, f"{d.detectable:.3f}"]
+        [name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p_value(c.p_holm), c.finding, f"{c.detectable:.3f}"]
     )
 
 

@@ -119,7 +119,7 @@ def _contrast_json(c: Contrast) -> dict[str, Any]:
         "high": _finite(c.difference.high),
         "p": _finite(c.difference.p),
         "p_holm": _finite(c.p_holm),
-        "detectable": _finite(c.difference.detectable),
+        "detectable": _finite(c.detectable),
         "verdict": c.finding,
     }
 

@@ -47,7 +47,7 @@ def contrast_table(chosen: str, contrasts: Sequence[Contrast]) -> list[str]:
     for c in (c if c.a == chosen else c.reversed() for c in contrasts):
         d = c.difference
         interval = f"{d.low:+.3f} to {d.high:+.3f}"
-        lines.append((c.b, f"{d.delta:+.3f}", interval, p_value(c.p_holm), c.finding, f"{d.detectable:.3f}"))
+        lines.append((c.b, f"{d.delta:+.3f}", interval, p_value(c.p_holm), c.finding, f"{c.detectable:.3f}"))
     return columns(lines)
 
 
