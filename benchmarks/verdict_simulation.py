@@ -1,7 +1,7 @@
 """Simulate what the verdict is built on, for `simulation.py verdicts`, beside each figure as it was before."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from crossover.eval.analysis.contrast import adjust_pairs
-from crossover.eval.analysis.stats import ALPHA, Difference
+from crossover.eval.analysis.rules import MARGIN
+from crossover.eval.analysis.stats import ALPHA, Difference, paired_share_bound
 
 Floats = NDArray[np.float64]
 
@@ -96,6 +97,25 @@ def power(arms: int, n: int = 400) -> Callable[[int], float]:
     return simulate
 
 
+def false_equivalence(losses: float, examples: Sequence[int] = range(120, 401, 40)) -> Callable[[int], float]:
+    """Return how often arms that differ by exactly the margin are called equivalent, at the worst number of examples.
+
+    The worse arm alone is right on a share `losses` of the examples.
+    """
+
+    def simulate(draws: int) -> float:
+        rng, worst = np.random.default_rng(9), 0.0
+        for n in examples:
+            counts = rng.multinomial(n, [losses + MARGIN, losses, 1 - MARGIN - 2 * losses], size=25 * draws)[:, :2]
+            kinds, often = np.unique(counts, axis=0, return_counts=True)
+            bounds = [(-paired_share_bound(b, a, n), paired_share_bound(a, b, n)) for a, b in kinds.tolist()]
+            found = [low > -MARGIN and high < MARGIN for low, high in bounds]
+            worst = max(worst, float(often @ np.array(found)) / often.sum())
+        return worst
+
+    return simulate
+
+
 LINES: tuple[Line, ...] = (
     Line("any two of 2 equal arms called different", "4.3 %", "<= 5 %", false_difference(2)),
     Line("any two of 8 equal arms called different", "2.3 %", "<= 5 %", false_difference(8)),
@@ -107,4 +127,6 @@ LINES: tuple[Line, ...] = (
     Line("the stated detectable lead found, 3 arms", "65 %", ">= 80 %", power(3)),
     Line("the stated detectable lead found, 5 arms", "46 %", ">= 80 %", power(5)),
     Line("the stated detectable lead found, 8 arms", "34 %", ">= 80 %", power(8)),
+    Line("equivalent at the margin, all disagreements one way", "9.8 %", "<= 5 %", false_equivalence(0.0)),
+    Line("equivalent at the margin, the worse arm alone right on 1 %", "4.8 %", "<= 5 %", false_equivalence(0.01)),
 )

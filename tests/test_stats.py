@@ -18,6 +18,7 @@ from crossover.eval.analysis.stats import (
     Difference,
     mean_interval,
     paired_difference,
+    paired_share_bound,
     power_factor,
     quantile_interval,
     score_interval,
@@ -96,7 +97,7 @@ def test_right_wrong_pairs_get_mcnemars_exact_test(table: tuple[int, int, int, i
     assert d.p == pytest.approx(mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue)
     assert d.delta == pytest.approx((only_a - only_b) / sum(table))
     assert (d.test, d.n) == ("mcnemar", sum(table))
-    assert d.low <= d.low90 <= d.delta <= d.high90 <= d.high
+    assert max(d.low, d.low90) <= d.delta <= min(d.high, d.high90)
 
 
 def test_right_wrong_pairs_get_bonett_and_prices_interval() -> None:
@@ -104,6 +105,32 @@ def test_right_wrong_pairs_get_bonett_and_prices_interval() -> None:
     p12, p21, n = 13 / 52, 4 / 52, 52
     half = 1.959964 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / n)
     assert (d.low, d.high) == pytest.approx((p12 - p21 - half, p12 - p21 + half), abs=1e-6)
+
+
+def test_equivalence_of_right_wrong_pairs_goes_by_tangos_score_bounds() -> None:
+    # Airway reactivity in 21 children: -0.517 to -0.026 (Fagerland, Lydersen and Laake 2014).
+    assert paired_share_bound(1, 7, 21, 0.025) == pytest.approx(-0.026, abs=5e-4)
+    assert -paired_share_bound(7, 1, 21, 0.025) == pytest.approx(-0.517, abs=5e-4)
+    d = paired_difference(*binary_pair(30, 12, 3, 5))
+    assert (d.low90, d.high90) == (-paired_share_bound(3, 12, 50), paired_share_bound(12, 3, 50))
+
+
+@pytest.mark.parametrize(("n", "finding"), [(148, "inconclusive"), (149, "equivalent")])
+def test_arms_that_never_disagree_are_equivalent_from_149_examples_on(n: int, finding: str) -> None:
+    d = paired_difference(*binary_pair(n // 2, 0, 0, n - n // 2))
+    assert classify_difference(d, 1.0, margin=0.02) == finding
+
+
+@pytest.mark.parametrize("losses", [0.0, 0.01, 0.1])
+def test_arms_that_differ_by_the_margin_are_seldom_called_equivalent(losses: float) -> None:
+    for n in (150, 240):
+        chance = 0.0
+        for k in range(int(stats.binom.ppf(1 - 1e-4, n, losses)) + 1):
+            # The fewest wins that no longer look equivalent.
+            wins = next(w for w in range(max(0, k - 20), n) if paired_share_bound(w, k, n) >= 0.02)
+            rest = stats.binom.cdf(wins - 1, n - k, (losses + 0.02) / (1 - losses))
+            chance += stats.binom.pmf(k, n, losses) * rest
+        assert chance <= 0.056
 
 
 def test_few_graded_pairs_get_every_sign_flip() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from crossover.models.errors import UserError
 
@@ -115,8 +115,9 @@ def paired_difference(
     """Return the mean of `a` minus the mean of `b`, paired by example id.
 
     Both must hold the same ids: a caller whose arms failed on some examples passes the ids that both scored. Binary
-    scores get McNemar's exact test and Bonett and Price's interval; graded or clustered ones the sign-flip test and the
-    BCa bootstrap over units, or the t test and interval above `MANY` units; without `resampled` from `FEW` units on.
+    scores get McNemar's exact test, the 95 % interval of Bonett and Price and the 90 % interval of Tango; graded or
+    clustered ones the sign-flip test and the BCa bootstrap over units, or the t test and interval above `MANY` units,
+    without `resampled` from `FEW` units on.
     """
     most = MANY if resampled else FEW - 1
     if a.keys() != b.keys():
@@ -128,10 +129,10 @@ def paired_difference(
     ids, differences = list(a), [a[i] - b[i] for i in a]
     groups = [clusters[i] for i in ids] if clusters else None
     units = _units(differences, groups)
-    count = len(units)
+    count, wins, losses = len(units), sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     binary = groups is None and set(a.values()) | set(b.values()) <= {0.0, 1.0}
     if binary:
-        p, test = _mcnemar(differences), "mcnemar"
+        p, test = _mcnemar(wins, losses), "mcnemar"
     else:
         p, test = _no_difference(_totals(differences, groups), seed, most)
     if groups is not None and FEWEST_CLUSTERS <= count < FEW and np.ptp(units) > 1e-12:
@@ -142,6 +143,8 @@ def paired_difference(
         (low, high), (low90, high90) = _padded_intervals(units)
     else:
         (low, high), (low90, high90) = _intervals(units, seed, most)
+    if binary:
+        low90, high90 = -paired_share_bound(losses, wins, count), paired_share_bound(wins, losses, count)
     delta, error = float(np.mean(differences)), float(np.std(units)) / math.sqrt(count)
     return Difference(delta, *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), error)
 
@@ -249,6 +252,26 @@ def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
     return [(mean - h, mean + h) for h in half]
 
 
+def paired_share_bound(wins: int, losses: int, n: int, tail: float = ALPHA) -> float:
+    """Return the upper bound, with probability `tail` above it, of a difference of paired right/wrong scores.
+
+    The score bound of Tango (1998), Statistics in Medicine 17:891; `wins` and `losses` count the pairs of which only
+    the first or the second arm is right. Where no pair is lost, the exact bound of Clopper and Pearson (1934) for the
+    share of wins replaces it if that is wider, because no score interval holds its level for a share so near 0.
+    """
+    z = float(stats.norm.isf(tail))
+
+    def excess(d: float) -> float:
+        b = (2 * n - wins + losses) * d - wins - losses
+        share = (math.sqrt(max(0.0, b * b + 8 * n * losses * d * (1 - d))) - b) / (4 * n)
+        return wins - losses - n * d + z * math.sqrt(max(0.0, n * (2 * share + d * (1 - d))))
+
+    if wins == n:
+        return 1.0
+    score = float(optimize.brentq(excess, (wins - losses) / n, 1.0))
+    return score if losses else max(score, float(stats.beta.isf(tail, wins + 1, n - wins)))
+
+
 def _within_one(low: float, high: float) -> tuple[float, float]:
     """Return the interval clipped to -1..1, the range of a difference of scores."""
     return max(-1.0, low), min(1.0, high)
@@ -264,9 +287,8 @@ def _wilson(mean: float, count: float) -> tuple[float, float]:
     return (middle - room) / (1 + z * z / count), (middle + room) / (1 + z * z / count)
 
 
-def _mcnemar(differences: Sequence[float]) -> float:
+def _mcnemar(wins: int, losses: int) -> float:
     """Return the p of McNemar's exact test, which is the sign test over the pairs that differ."""
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins or losses else 1.0
 
 
