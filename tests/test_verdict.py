@@ -146,18 +146,25 @@ def test_nothing_left_abstains_with_every_reason() -> None:
     assert "zero_shot: score 0.2 < min_score 0.95; sft: score 0.8 < min_score 0.95" in v.because
 
 
-def test_fewer_than_fifty_examples_abstain_and_say_how_many_more() -> None:
-    v = judge(zero(right(20, 40)), sft(right(26, 40)))
+def test_fewer_than_fifty_examples_name_the_leader_and_no_other_arm() -> None:
+    v = judge(zero(right(20, 40, shift=10)), sft(right(26, 40)))
     assert (v.choose, v.confidence) == (None, "abstain")
-    assert v.because.startswith(
-        "40 test examples are too few to choose by (at least 50): start with zero_shot or few_shot"
+    assert v.because == (
+        "40 test examples are too few to choose by (at least 50), and no arm is significantly the best; sft leads with "
+        "0.65: label 10 more or so."
     )
 
 
-def test_arms_that_get_nothing_right_abstain() -> None:
-    v = judge(zero(right(0, 300)), sft(right(0, 300)))
+def test_a_significant_best_of_few_examples_is_chosen_with_low_confidence() -> None:
+    v = judge(zero(right(4, 40)), sft(right(36, 40)))
+    assert (v.choose, v.confidence) == ("sft", "low")
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_arms_that_get_nothing_right_abstain_however_many_examples_there_are(n: int) -> None:
+    v = judge(zero(right(0, n)), sft(right(0, n)))
     assert (v.choose, v.confidence) == (None, "abstain")
-    assert v.because.startswith("No arm got any of 300 test examples right")
+    assert v.because.startswith(f"No arm got any of {n} test examples right")
 
 
 def test_indistinct_arms_on_a_blunt_test_set_abstain() -> None:

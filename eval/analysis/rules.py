@@ -15,7 +15,7 @@ MARGIN = 0.02
 """Margin of equivalence: smaller differences do not matter."""
 
 LEAST_EXAMPLES = 50
-"""With fewer test examples the verdict abstains."""
+"""With fewer test examples only an arm that is significantly the best is chosen."""
 
 TELLING = 0.10
 """A test set too small to detect a difference of this size cannot call arms tied."""
@@ -104,11 +104,13 @@ def _none_left(task: TaskComparison) -> str:
 
 
 def _too_few(task: TaskComparison) -> str:
-    n = min(a.score.n for a in task.ranked)
-    if n >= LEAST_EXAMPLES:
+    best, n = task.ranked[0], min(a.score.n for a in task.ranked)
+    if n >= LEAST_EXAMPLES or (len(task.ranked) > 1 and task.contenders() == [best]):
         return ""
-    advice = f"start with zero_shot or few_shot and label about {rounded(LEAST_EXAMPLES - n)} more"
-    return f"{n} test examples are too few to choose by (at least {LEAST_EXAMPLES}): {advice}."
+    return (
+        f"{n} test examples are too few to choose by (at least {LEAST_EXAMPLES}), and no arm is significantly the "
+        f"best; {best.name} leads with {best.score.mean:.2f}: label {LEAST_EXAMPLES - n} more or so."
+    )
 
 
 def _all_wrong(task: TaskComparison) -> str:
@@ -167,6 +169,10 @@ def _beaten_by_none_left(task: TaskComparison) -> bool:
     return best.name in task.out and any(a.dropped for a in task.arms)
 
 
+def _very_thin(task: TaskComparison) -> bool:
+    return task.contenders()[0].score.n < LEAST_EXAMPLES
+
+
 def _thin(task: TaskComparison) -> bool:
     return task.contenders()[0].score.n < 4 * LEAST_EXAMPLES
 
@@ -188,8 +194,8 @@ OUT: tuple[tuple[str, Callable[[Arm, Needs], str]], ...] = (
 
 ABSTAIN: tuple[tuple[str, Callable[[TaskComparison], str]], ...] = (
     ("no arm is left", _none_left),
-    ("fewer than 50 test examples", _too_few),
     ("no arm got anything right", _all_wrong),
+    ("fewer than 50 test examples, and no arm significantly better than the others", _too_few),
     ("no significant difference, and only one above 0.10 could have been found", _indistinct),
 )
 """Rule 2: the verdict abstains, for the first of these reasons that applies."""
@@ -197,6 +203,7 @@ ABSTAIN: tuple[tuple[str, Callable[[TaskComparison], str]], ...] = (
 # Rule 3 is `TaskComparison.contenders`: the cheapest contender is chosen, the others are ties.
 
 DOUBTS: tuple[tuple[str, Confidence, Callable[[TaskComparison], bool]], ...] = (
+    ("fewer than 50 test examples", "low", _very_thin),
     ("the price of a tied arm is unknown", "low", _price_unknown),
     ("the interval of the chosen arm's score or p95 reaches across the need", "low", _need_unsure),
     ("the chosen arm is not shown to be better than one answer to everything", "low", _single_answer),
