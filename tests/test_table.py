@@ -33,7 +33,7 @@ zero_shot        0.200  0.150 - 0.261  200       0      44      49  0.00014    0
 use sft
   sft scores 0.76 [0.70, 0.81] on 200 test examples at $0.0063 per 1,000 requests, the best and the cheapest
   of those not significantly worse; next is retrieved_demos (difference +0.01, p = 0.5).
-  confidence: high
+  confidence: moderate
   as good, as far as this test can tell: retrieved_demos
   break-even of sft over retrieved_demos: 1,176 requests (1,176 to 1,176)
   what would change this:

@@ -78,6 +78,9 @@ class Arm:
     format_choice: str = ""
     """How the formats compared on val; empty where there was nothing to choose."""
     learns: bool = True
+    """Whether the method takes anything from train."""
+    sampled: bool = False
+    """Whether answers are drawn at a temperature above 0."""
     train_examples: int | None = None
     """Examples in the train pool; None when no fit reported it."""
     secondary: Mapping[str, float] = field(default_factory=dict)
@@ -192,6 +195,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         prompt_format=results[0].notes.get("prompt_format", ""),
         format_choice=results[0].notes.get("prompt_format_choice", ""),
         learns=cell.method.learns,
+        sampled=cell.model.temperature > 0,
         train_size=cell.train_size,
         knowledge=cell.knowledge.label,
         seeds=tuple(r.cell.seed for r in results),

@@ -17,6 +17,9 @@ MARGIN = 0.02
 LEAST_EXAMPLES = 50
 """With fewer test examples only an arm that is significantly the best is chosen."""
 
+FLOOR = 0.10
+"""An arm shown to score below this is recommended only where `min_score` asks for no more."""
+
 TELLING = 0.10
 """A test set too small to detect a difference of this size cannot call arms tied."""
 
@@ -39,10 +42,16 @@ class TaskComparison:
     """Contrasts by the names of both arms, in either order."""
 
     def contenders(self) -> list[Arm]:
-        """Return the best arm and every arm not significantly worse, the cheapest first, unpriced ones last."""
+        """Return the best arm and every arm not significantly worse, the cheapest first, unpriced ones last.
+
+        Arms that scored below `min_score`, though not shown to be below it, come after the others.
+        """
         best = self.ranked[0]
         arms = [a for a in self.ranked if a is best or self.contrasts[a.name, best.name].finding != "worse"]
-        return sorted(arms, key=lambda a: (self.price(a) is None, self.price(a) or 0.0, -a.score.mean))
+        floor = self.needs.min_score or 0.0
+        return sorted(
+            arms, key=lambda a: (a.score.mean < floor, self.price(a) is None, self.price(a) or 0.0, -a.score.mean)
+        )
 
     def price(self, arm: Arm) -> float | None:
         """Return dollars a month at the needed volume, fitting included, or per 1,000 requests without a volume."""
@@ -76,7 +85,7 @@ def _unscored(arm: Arm, needs: Needs) -> str:
 
 
 def _below_score(arm: Arm, needs: Needs) -> str:
-    missed = needs.min_score is not None and arm.score.mean < needs.min_score
+    missed = needs.min_score is not None and arm.score.high < needs.min_score
     return f"score {arm.score.mean:.4g} < min_score {needs.min_score}" if missed else ""
 
 
@@ -119,6 +128,17 @@ def _all_wrong(task: TaskComparison) -> str:
         return ""
     return (
         f"No arm got any of {best.n} test examples right: the task is beyond this model, or metric and data disagree."
+    )
+
+
+def _no_floor(task: TaskComparison) -> str:
+    """Return that the best arm is good for next to nothing, unless `min_score` says that it is good enough."""
+    best = task.ranked[0]
+    if task.needs.min_score is not None or best.score.high >= FLOOR:
+        return ""
+    return (
+        f"The best arm, {best.name}, gets {best.score.mean:.2f} right, shown to be below {FLOOR:g}: none is "
+        "recommended. If that is enough, say so with needs.min_score."
     )
 
 
@@ -169,6 +189,15 @@ def _beaten_by_none_left(task: TaskComparison) -> bool:
     return best.name in task.out and any(a.dropped for a in task.arms)
 
 
+def _one_seed(task: TaskComparison) -> bool:
+    chosen = task.contenders()[0]
+    return len(chosen.seeds) == 1 and (chosen.learns or chosen.sampled)
+
+
+def _lone(task: TaskComparison) -> bool:
+    return len(task.arms) == 1
+
+
 def _very_thin(task: TaskComparison) -> bool:
     return task.contenders()[0].score.n < LEAST_EXAMPLES
 
@@ -186,7 +215,7 @@ OUT: tuple[tuple[str, Callable[[Arm, Needs], str]], ...] = (
     ("a check of a fair comparison failed", _integrity),
     ("dropped in the race: shown to be worse than another by more than the margin", _dropped),
     ("nothing was scored", _unscored),
-    ("score below min_score", _below_score),
+    ("score shown to be below min_score", _below_score),
     ("p95 above max_p95_ms, or not measured", _too_slow),
     ("above max_usd_per_month at volume_per_month, or unpriced", _too_dear),
 )
@@ -195,6 +224,7 @@ OUT: tuple[tuple[str, Callable[[Arm, Needs], str]], ...] = (
 ABSTAIN: tuple[tuple[str, Callable[[TaskComparison], str]], ...] = (
     ("no arm is left", _none_left),
     ("no arm got anything right", _all_wrong),
+    ("the best arm is shown to score below 0.10, and no min_score says that this is enough", _no_floor),
     ("fewer than 50 test examples, and no arm significantly better than the others", _too_few),
     ("no significant difference, and only one above 0.10 could have been found", _indistinct),
 )
@@ -211,6 +241,8 @@ DOUBTS: tuple[tuple[str, Confidence, Callable[[TaskComparison], bool]], ...] = (
     ("the chosen arm may be more than 0.05 worse than a tied one", "low", _blurred_tie),
     ("the chosen arm may be worse than a tied one by more than the margin", "moderate", _open_tie),
     ("fewer than 200 test examples", "moderate", _thin),
+    ("one seed of an arm that is trained, shows drawn demonstrations or samples its answers", "moderate", _one_seed),
+    ("only one arm was measured", "moderate", _lone),
     ("an arm was ruled out as worse by a p above 0.01", "moderate", _close),
 )
 """Rule 4: the first of these that applies sets the confidence; without any it is high."""
