@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from crossover.eval.analysis.contrast import adjust_pairs
 from crossover.eval.analysis.rules import MARGIN
-from crossover.eval.analysis.stats import ALPHA, Difference, paired_share_bound
+from crossover.eval.analysis.stats import ALPHA, Difference, paired_difference, paired_share_bound, score_interval
 
 Floats = NDArray[np.float64]
 
@@ -116,6 +116,35 @@ def false_equivalence(losses: float, examples: Sequence[int] = range(120, 401, 4
     return simulate
 
 
+def uneven_clusters(clusters: int, *, graded: bool) -> Callable[[int], float]:
+    """Return how often the interval of a difference, or of a right/wrong score, holds the truth.
+
+    The sizes of the clusters vary by 95 % of their mean.
+    """
+
+    def simulate(draws: int) -> float:
+        rng, held = np.random.default_rng(10), 0
+        for _ in range(draws):
+            sizes = np.maximum(1, rng.lognormal(2, 0.8, clusters).round().astype(int))
+            group = np.repeat(np.arange(clusters), sizes)
+            names = [str(g) for g in group]
+            if graded:
+                shift = rng.normal(0, 0.15, clusters)[group] + rng.normal(0, 0.3, len(group))
+                ids = dict(enumerate(names))
+                zero = dict.fromkeys(map(str, ids), 0.0)
+                d = paired_difference(
+                    {str(i): float(s) for i, s in enumerate(shift)}, zero, clusters={str(i): g for i, g in ids.items()}
+                )
+                held += d.low <= 0 <= d.high
+            else:
+                right = rng.random(len(group)) < rng.beta(7, 3, clusters)[group]
+                e = score_interval(right.astype(float).tolist(), clusters=names)
+                held += e.low <= 0.7 <= e.high
+        return held / draws
+
+    return simulate
+
+
 LINES: tuple[Line, ...] = (
     Line("any two of 2 equal arms called different", "4.3 %", "<= 5 %", false_difference(2)),
     Line("any two of 8 equal arms called different", "2.3 %", "<= 5 %", false_difference(8)),
@@ -129,4 +158,8 @@ LINES: tuple[Line, ...] = (
     Line("the stated detectable lead found, 8 arms", "34 %", ">= 80 %", power(8)),
     Line("equivalent at the margin, all disagreements one way", "9.8 %", "<= 5 %", false_equivalence(0.0)),
     Line("equivalent at the margin, the worse arm alone right on 1 %", "4.8 %", "<= 5 %", false_equivalence(0.01)),
+    Line("interval of a score, 40 uneven clusters", "88-95 %", "93-97.5 %", uneven_clusters(40, graded=False)),
+    Line("interval of a score, 15 uneven clusters", "88-95 %", "93-97.5 %", uneven_clusters(15, graded=False)),
+    Line("interval of a difference, 40 uneven clusters", "88-95 %", "93-97.5 %", uneven_clusters(40, graded=True)),
+    Line("interval of a difference, 15 uneven clusters", "88-95 %", "93-97.5 %", uneven_clusters(15, graded=True)),
 )

@@ -26,7 +26,7 @@ RESAMPLES = 4999
 FEW = 30
 """With fewer independent units a bootstrap is too narrow, and a conservative interval replaces it."""
 FEWEST_CLUSTERS = 6
-"""With fewer clusters the t interval of a difference is replaced as well."""
+"""With fewer clusters a conservative interval replaces the t interval of a difference."""
 MANY = 2000
 """With more independent units the t interval and test agree with the resampled ones."""
 
@@ -87,18 +87,23 @@ class Difference:
 def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0) -> Estimate:
     """Return the mean of scores in 0..1 with its 95 % interval.
 
-    Wilson when every score is 0 or 1, BCa bootstrap otherwise, over clusters if there are any. Where a bootstrap would
-    be too narrow (fewer than `FEW` independent units, or all equal) Wilson's interval on the units replaces it, because
-    no score in 0..1 varies more than a binary score of the same mean. Clusters count by their effective sample size.
+    Wilson when every score is 0 or 1, BCa bootstrap otherwise. Where a bootstrap would be too narrow (fewer than `FEW`
+    scores, or all equal) Wilson's interval replaces it, because no score in 0..1 varies more than a binary score of the
+    same mean. With clusters it is Wilson's interval for their effective sample size, or for graded scores in `FEW`
+    clusters or more the t interval of the jackknife over clusters.
     """
     if (n := len(scores)) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    units = _units(scores, clusters)
+    units = np.asarray(scores, dtype=float)
     mean = float(np.mean(scores))
-    binary = clusters is None and set(scores) <= {0.0, 1.0}
-    if binary or len(units) < FEW or np.ptp(units) < 1e-12:
-        count = len(units) if clusters is None else _effective(units, mean, n)
-        low, high = _wilson(mean, count)
+    binary = set(scores) <= {0.0, 1.0}
+    if clusters is not None and not binary and len(set(clusters)) >= FEW and np.ptp(units) > 1e-12:
+        error, freedom = _jackknife(scores, clusters)
+        low, high = stats.t.interval(1 - ALPHA, freedom, mean, error)
+    elif clusters is not None:
+        low, high = _wilson(mean, _effective(scores, clusters))
+    elif binary or n < FEW or np.ptp(units) < 1e-12:
+        low, high = _wilson(mean, n)
     else:
         low, high = _intervals(units, seed)[0]
     return Estimate(mean, max(0.0, float(low)), min(1.0, float(high)), n)
@@ -135,9 +140,14 @@ def paired_difference(
         p, test = _mcnemar(wins, losses), "mcnemar"
     else:
         p, test = _no_difference(_totals(differences, groups), seed, most)
-    if groups is not None and FEWEST_CLUSTERS <= count < FEW and np.ptp(units) > 1e-12:
+    clustered = groups is not None and count >= FEWEST_CLUSTERS and np.ptp(units) > 1e-12
+    delta, error = float(np.mean(differences)), 0.0
+    if clustered:
         # Means of clusters are nearly normal even where the scores of examples are not.
-        (low, high), (low90, high90) = _t_intervals(units)
+        error, freedom = _jackknife(differences, groups)
+        (low, high), (low90, high90) = (
+            stats.t.interval(level, freedom, delta, error) for level in (1 - ALPHA, 1 - 2 * ALPHA)
+        )
     elif binary or count < FEW or np.ptp(units) < 1e-12:
         units = np.append(units, [1.0, -1.0])
         (low, high), (low90, high90) = _padded_intervals(units)
@@ -145,7 +155,7 @@ def paired_difference(
         (low, high), (low90, high90) = _intervals(units, seed, most)
     if binary:
         low90, high90 = -paired_share_bound(losses, wins, count), paired_share_bound(wins, losses, count)
-    delta, error = float(np.mean(differences)), float(np.std(units)) / math.sqrt(count)
+    error = error or float(np.std(units)) / math.sqrt(count)
     return Difference(delta, *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), error)
 
 
@@ -229,17 +239,33 @@ def _t_intervals(units: Floats) -> list[tuple[float, float]]:
     return [stats.t.interval(level, *at) for level in (1 - ALPHA, 1 - 2 * ALPHA)]
 
 
-def _effective(units: Floats, mean: float, n: int) -> float:
-    """Return the effective sample size: how many independent binary scores are worth n scores in these clusters.
+def _effective(scores: Sequence[float], clusters: Sequence[str]) -> float:
+    """Return the effective sample size: how many independent binary scores are worth the scores in these clusters.
 
     After Korn and Graubard (1998), with the penalty of the t distribution for few clusters; never below the number of
-    clusters, which is also the result when all clusters are equal.
+    clusters of even size that these are worth, which is also the result when all clusters are equal.
     """
-    variance = float(np.var(units, ddof=1)) / len(units) if len(units) > 1 else 0.0
-    if variance < 1e-18:
-        return len(units)
-    penalty = (stats.norm.isf(ALPHA / 2) / stats.t.isf(ALPHA / 2, len(units) - 1)) ** 2
-    return float(np.clip(mean * (1 - mean) / variance * penalty, len(units), n))
+    mean = float(np.mean(scores))
+    error, freedom = _jackknife(scores, clusters)
+    if error < 1e-9:
+        return freedom + 1
+    penalty = (stats.norm.isf(ALPHA / 2) / stats.t.isf(ALPHA / 2, freedom)) ** 2
+    return float(np.clip(mean * (1 - mean) / error**2 * penalty, freedom + 1, len(scores)))
+
+
+def _jackknife(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
+    """Return the standard error of the mean by leaving out one cluster at a time, and its degrees of freedom.
+
+    With clusters of uneven size these are (sum of sizes)^2 / (sum of squared sizes) - 1, not their number less one.
+    """
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    totals, sizes = np.bincount(index, weights=np.asarray(values, dtype=float)), np.bincount(index).astype(float)
+    freedom = float(sizes.sum() ** 2 / (sizes**2).sum()) - 1
+    if len(sizes) < 2:
+        return 0.0, freedom
+    without = (totals.sum() - totals) / (sizes.sum() - sizes)
+    spread = float(((without - np.mean(values)) ** 2).sum())
+    return math.sqrt(spread * (len(sizes) - 1) / len(sizes)), freedom
 
 
 def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
