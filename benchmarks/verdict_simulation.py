@@ -11,7 +11,8 @@ from scipy import optimize, stats
 
 from crossover.eval.analysis.contrast import adjust_pairs
 from crossover.eval.analysis.rules import MARGIN
-from crossover.eval.analysis.stats import ALPHA, Difference, paired_difference, paired_share_bound, score_interval
+from crossover.eval.analysis.shares import paired_share_bound
+from crossover.eval.analysis.stats import ALPHA, Difference, paired_difference, score_interval
 
 Floats = NDArray[np.float64]
 
@@ -108,7 +109,9 @@ def false_equivalence(losses: float, examples: Sequence[int] = range(120, 401, 4
         for n in examples:
             counts = rng.multinomial(n, [losses + MARGIN, losses, 1 - MARGIN - 2 * losses], size=25 * draws)[:, :2]
             kinds, often = np.unique(counts, axis=0, return_counts=True)
-            bounds = [(-paired_share_bound(b, a, n), paired_share_bound(a, b, n)) for a, b in kinds.tolist()]
+            bounds = [
+                (-paired_share_bound(b, a, n, ALPHA), paired_share_bound(a, b, n, ALPHA)) for a, b in kinds.tolist()
+            ]
             found = [low > -MARGIN and high < MARGIN for low, high in bounds]
             worst = max(worst, float(often @ np.array(found)) / often.sum())
         return worst

@@ -14,11 +14,11 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from crossover.eval.analysis.contrast import Contrast, classify_difference, examples_needed, holm
+from crossover.eval.analysis.shares import paired_share_bound
 from crossover.eval.analysis.stats import (
     Difference,
     mean_interval,
     paired_difference,
-    paired_share_bound,
     power_factor,
     quantile_interval,
     score_interval,
@@ -112,7 +112,7 @@ def test_equivalence_of_right_wrong_pairs_goes_by_tangos_score_bounds() -> None:
     assert paired_share_bound(1, 7, 21, 0.025) == pytest.approx(-0.026, abs=5e-4)
     assert -paired_share_bound(7, 1, 21, 0.025) == pytest.approx(-0.517, abs=5e-4)
     d = paired_difference(*binary_pair(30, 12, 3, 5))
-    assert (d.low90, d.high90) == (-paired_share_bound(3, 12, 50), paired_share_bound(12, 3, 50))
+    assert (d.low90, d.high90) == (-paired_share_bound(3, 12, 50, 0.05), paired_share_bound(12, 3, 50, 0.05))
 
 
 @pytest.mark.parametrize(("n", "finding"), [(148, "inconclusive"), (149, "equivalent")])
@@ -127,7 +127,7 @@ def test_arms_that_differ_by_the_margin_are_seldom_called_equivalent(losses: flo
         chance = 0.0
         for k in range(int(stats.binom.ppf(1 - 1e-4, n, losses)) + 1):
             # The fewest wins that no longer look equivalent.
-            wins = next(w for w in range(max(0, k - 20), n) if paired_share_bound(w, k, n) >= 0.02)
+            wins = next(w for w in range(max(0, k - 20), n) if paired_share_bound(w, k, n, 0.05) >= 0.02)
             rest = stats.binom.cdf(wins - 1, n - k, (losses + 0.02) / (1 - losses))
             chance += stats.binom.pmf(k, n, losses) * rest
         assert chance <= 0.056

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 
+from crossover.eval.analysis.shares import effective_size, jackknife, mcnemar, paired_share_bound, wilson
 from crossover.models.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -98,12 +99,12 @@ def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = 
     mean = float(np.mean(scores))
     binary = set(scores) <= {0.0, 1.0}
     if clusters is not None and not binary and len(set(clusters)) >= FEW and np.ptp(units) > 1e-12:
-        error, freedom = _jackknife(scores, clusters)
+        error, freedom = jackknife(scores, clusters)
         low, high = stats.t.interval(1 - ALPHA, freedom, mean, error)
     elif clusters is not None:
-        low, high = _wilson(mean, _effective(scores, clusters))
+        low, high = wilson(mean, effective_size(scores, clusters, ALPHA / 2), ALPHA / 2)
     elif binary or n < FEW or np.ptp(units) < 1e-12:
-        low, high = _wilson(mean, n)
+        low, high = wilson(mean, n, ALPHA / 2)
     else:
         low, high = _intervals(units, seed)[0]
     return Estimate(mean, max(0.0, float(low)), min(1.0, float(high)), n)
@@ -137,14 +138,13 @@ def paired_difference(
     count, wins, losses = len(units), sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     binary = groups is None and set(a.values()) | set(b.values()) <= {0.0, 1.0}
     if binary:
-        p, test = _mcnemar(wins, losses), "mcnemar"
+        p, test = mcnemar(wins, losses), "mcnemar"
     else:
         p, test = _no_difference(_totals(differences, groups), seed, most)
-    clustered = groups is not None and count >= FEWEST_CLUSTERS and np.ptp(units) > 1e-12
     delta, error = float(np.mean(differences)), 0.0
-    if clustered:
+    if groups is not None and count >= FEWEST_CLUSTERS and np.ptp(units) > 1e-12:
         # Means of clusters are nearly normal even where the scores of examples are not.
-        error, freedom = _jackknife(differences, groups)
+        error, freedom = jackknife(differences, groups)
         (low, high), (low90, high90) = (
             stats.t.interval(level, freedom, delta, error) for level in (1 - ALPHA, 1 - 2 * ALPHA)
         )
@@ -154,7 +154,7 @@ def paired_difference(
     else:
         (low, high), (low90, high90) = _intervals(units, seed, most)
     if binary:
-        low90, high90 = -paired_share_bound(losses, wins, count), paired_share_bound(wins, losses, count)
+        low90, high90 = -paired_share_bound(losses, wins, count, ALPHA), paired_share_bound(wins, losses, count, ALPHA)
     error = error or float(np.std(units)) / math.sqrt(count)
     return Difference(delta, *_within_one(low, high), *_within_one(low90, high90), p, test, len(ids), error)
 
@@ -239,35 +239,6 @@ def _t_intervals(units: Floats) -> list[tuple[float, float]]:
     return [stats.t.interval(level, *at) for level in (1 - ALPHA, 1 - 2 * ALPHA)]
 
 
-def _effective(scores: Sequence[float], clusters: Sequence[str]) -> float:
-    """Return the effective sample size: how many independent binary scores are worth the scores in these clusters.
-
-    After Korn and Graubard (1998), with the penalty of the t distribution for few clusters; never below the number of
-    clusters of even size that these are worth, which is also the result when all clusters are equal.
-    """
-    mean = float(np.mean(scores))
-    error, freedom = _jackknife(scores, clusters)
-    if error < 1e-9:
-        return freedom + 1
-    penalty = (stats.norm.isf(ALPHA / 2) / stats.t.isf(ALPHA / 2, freedom)) ** 2
-    return float(np.clip(mean * (1 - mean) / error**2 * penalty, freedom + 1, len(scores)))
-
-
-def _jackknife(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
-    """Return the standard error of the mean by leaving out one cluster at a time, and its degrees of freedom.
-
-    With clusters of uneven size these are (sum of sizes)^2 / (sum of squared sizes) - 1, not their number less one.
-    """
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    totals, sizes = np.bincount(index, weights=np.asarray(values, dtype=float)), np.bincount(index).astype(float)
-    freedom = float(sizes.sum() ** 2 / (sizes**2).sum()) - 1
-    if len(sizes) < 2:
-        return 0.0, freedom
-    without = (totals.sum() - totals) / (sizes.sum() - sizes)
-    spread = float(((without - np.mean(values)) ** 2).sum())
-    return math.sqrt(spread * (len(sizes) - 1) / len(sizes)), freedom
-
-
 def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
     """Return the 95 % and 90 % normal intervals of differences padded with one win and one loss.
 
@@ -278,44 +249,9 @@ def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
     return [(mean - h, mean + h) for h in half]
 
 
-def paired_share_bound(wins: int, losses: int, n: int, tail: float = ALPHA) -> float:
-    """Return the upper bound, with probability `tail` above it, of a difference of paired right/wrong scores.
-
-    The score bound of Tango (1998), Statistics in Medicine 17:891; `wins` and `losses` count the pairs of which only
-    the first or the second arm is right. Where no pair is lost, the exact bound of Clopper and Pearson (1934) for the
-    share of wins replaces it if that is wider, because no score interval holds its level for a share so near 0.
-    """
-    z = float(stats.norm.isf(tail))
-
-    def excess(d: float) -> float:
-        b = (2 * n - wins + losses) * d - wins - losses
-        share = (math.sqrt(max(0.0, b * b + 8 * n * losses * d * (1 - d))) - b) / (4 * n)
-        return wins - losses - n * d + z * math.sqrt(max(0.0, n * (2 * share + d * (1 - d))))
-
-    if wins == n:
-        return 1.0
-    score = float(optimize.brentq(excess, (wins - losses) / n, 1.0))
-    return score if losses else max(score, float(stats.beta.isf(tail, wins + 1, n - wins)))
-
-
 def _within_one(low: float, high: float) -> tuple[float, float]:
     """Return the interval clipped to -1..1, the range of a difference of scores."""
     return max(-1.0, low), min(1.0, high)
-
-
-def _wilson(mean: float, count: float) -> tuple[float, float]:
-    """Return the interval of Wilson (1927) for a share of `count`, which unlike scipy's may be a fraction.
-
-    statsmodels has it too, but takes a third of a second to import.
-    """
-    z = float(stats.norm.ppf(1 - ALPHA / 2))
-    middle, room = mean + z * z / (2 * count), z * math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
-    return (middle - room) / (1 + z * z / count), (middle + room) / (1 + z * z / count)
-
-
-def _mcnemar(wins: int, losses: int) -> float:
-    """Return the p of McNemar's exact test, which is the sign test over the pairs that differ."""
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins or losses else 1.0
 
 
 def _no_difference(units: Floats, seed: int, most: int) -> tuple[float, str]:
