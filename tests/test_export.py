@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel
+from processes import UNTRACKED
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crossover.eval.cli.main import main
@@ -34,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "methods: [{few_shot: {demos: 2}}, head, {sft: {epochs: 2, rank: 4, lr: 0.003}}]\n"
     )
     store = folder / "mlruns"
-    assert main(["run", str(folder / "x.yaml"), "--store", str(store), "--no-progress"]) == 0
+    assert main(["run", str(folder / "x.yaml"), "--store", str(store), "--no-progress", *UNTRACKED]) == 0
     cells = {"store": str(store)}
     for file in store.glob("cells/*/result.json"):
         cells[json.loads(file.read_text())["cell"]["method"]["name"]] = file.parent.name

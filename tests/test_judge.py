@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from openai_server import Messages, Served, asked_fields, in_chat_frame, openai_server
+from processes import UNTRACKED
 
 from crossover.eval.analysis.cost import cost_of
 from crossover.eval.analysis.human import item_of
@@ -89,7 +90,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, served: Served) -> Path:
             text = f"{name}{i} red" if i % 2 else f"{name}{i} red blue green"
             rows.append({"id": f"{name}-{i}", "question": text, "answer": text})
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert main(["run", str(folder / "answers.yaml"), "--store", str(folder / "mlruns"), "--no-progress"]) == 0
+    flags = ["--store", str(folder / "mlruns"), "--no-progress", *UNTRACKED]
+    assert main(["run", str(folder / "answers.yaml"), *flags]) == 0
     return folder
 
 
@@ -238,6 +240,7 @@ def test_without_a_model_of_its_own_the_teacher_judges(folder: Path) -> None:
     assert experiment.tasks[0].judge.model == replace(experiment.teacher, max_tokens=JUDGE_TOKENS)
 
 
+@pytest.mark.slow
 def test_corrected_means_hold_the_truth() -> None:
     rng = np.random.default_rng(3)
     for rated, agree in ((40, 0.9), (40, 0.6), (100, 0.8)):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from factories import make_cell, make_result, right
 from openings import write_openings
+from processes import UNTRACKED
 
 from crossover.eval.analysis.compare import compare
 from crossover.eval.cli.main import main
@@ -19,7 +20,8 @@ METHODS = "[zero_shot, few_shot: {demos: 3}, retrieved_demos: {demos: 3}]"
 
 def run(file: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     """Run the experiment and return its JSON."""
-    assert main(["run", str(file), "--store", str(file.parent / "mlruns"), "--no-progress", "--json", *flags]) == 0
+    store = ["--store", str(file.parent / "mlruns"), *UNTRACKED]
+    assert main(["run", str(file), *store, "--no-progress", "--json", *flags]) == 0
     data: dict[str, Any] = json.loads(capsys.readouterr().out)
     return data
 

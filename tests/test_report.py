@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import plotly.graph_objects as go
 import pytest
 from browser import CHROMIUM, Page, chromium
+from processes import UNTRACKED
 from stores import HOSTILE, MADE, write_experiment, write_store
 
 from crossover.eval.analysis.compare import compare
@@ -75,14 +76,14 @@ def test_report_prints_what_run_would_print(folder: Path, capsys: pytest.Capture
     assert report(folder) == 0
     assert "experiment support" in capsys.readouterr().out
     flags = ["run", str(folder / "support.yaml"), "--store", str(folder / "mlruns"), "--no-progress", "--json"]
-    assert main(flags) == 0
+    assert main([*flags, *UNTRACKED]) == 0
     ran = json.loads(capsys.readouterr().out)
     assert report(folder, "-o", str(folder / "again.json")) == 0
     assert json.loads((folder / "again.json").read_text()) == ran
 
 
 def test_run_writes_the_page_as_well(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--store", str(folder / "mlruns"), "--no-progress", "-o", str(tmp_path / "r.html")]
+    flags = ["--store", str(folder / "mlruns"), "--no-progress", *UNTRACKED, "-o", str(tmp_path / "r.html")]
     assert main(["run", str(folder / "support.yaml"), *flags]) == 0
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
 

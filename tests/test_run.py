@@ -1,13 +1,16 @@
 """A whole experiment through the command line: real model, real training steps, real MLflow store."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 import pytest
 import tiny
 from factories import task_with_corpus
+from processes import UNTRACKED
 
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.splits import sample, train_pool
@@ -37,31 +40,49 @@ methods:
 """
 
 
-@pytest.fixture
-def experiment(tmp_path: Path, intents: list[dspy.Example]) -> Path:
+def write_experiment(folder: Path, intents: list[dspy.Example]) -> Path:
     splits = {"train": intents[::2], "val": intents[1::4], "test": intents[3::4]}
     for name, examples in splits.items():
         lines = [json.dumps({"text": f"{e['text']} please", "label": e["label"]}) for e in examples]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    file = tmp_path / "intents.yaml"
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    file = folder / "intents.yaml"
     file.write_text(EXPERIMENT.format(model=tiny.model(max_tokens=8), more=""))
     return file
 
 
+@pytest.fixture
+def experiment(tmp_path: Path, intents: list[dspy.Example]) -> Path:
+    return write_experiment(tmp_path, intents)
+
+
+class Tracked(NamedTuple):
+    """A finished run that MLflow knows of, in a store that began empty."""
+
+    file: Path
+    store: Path
+    text: str
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory, intents: list[dspy.Example]) -> Tracked:
+    folder, text = tmp_path_factory.mktemp("tracked"), io.StringIO()
+    file, store = write_experiment(folder, intents), folder / "mlruns"
+    with contextlib.redirect_stdout(text):
+        assert main(["run", str(file), "--store", str(store), "--no-progress"]) == 0
+    return Tracked(file, store, text.getvalue())
+
+
 def run(experiment: Path, store: Path, *flags: str) -> int:
-    return main(["run", str(experiment), "--store", str(store), "--no-progress", *flags])
+    return main(["run", str(experiment), "--store", str(store), "--no-progress", *UNTRACKED, *flags])
 
 
-def test_a_run_ends_in_table_verdict_and_json(
-    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(experiment, store) == 0
-    text = capsys.readouterr().out
+def test_a_run_ends_in_table_verdict_and_json(tracked: Tracked, capsys: pytest.CaptureFixture[str]) -> None:
+    file, store, text = tracked
     for arm in ("zero_shot", "few_shot demos=2", "retrieved_demos demos=2", "sft epochs=1 rank=4"):
         assert arm in text
     assert "crossover ui" in text
     rows_before = {f: f.read_bytes() for f in store.glob("cells/*/*") if f.is_file()}
-    assert run(experiment, store, "--json") == 0
+    assert main(["run", str(file), "--store", str(store), "--no-progress", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert {f: f.read_bytes() for f in store.glob("cells/*/*") if f.is_file()} == rows_before
     assert len(list(store.glob("cells/*/tracked.json"))) == 4
@@ -82,11 +103,10 @@ def test_a_run_ends_in_table_verdict_and_json(
     assert data["verdict"][0]["confidence"] == "abstain"
 
 
-def test_every_cell_is_a_run_in_mlflow(experiment: Path, store: Path) -> None:
+def test_every_cell_is_a_run_in_mlflow(tracked: Tracked) -> None:
     from mlflow import MlflowClient
 
-    assert run(experiment, store) == 0
-    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{tracked.store}/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("intents").experiment_id])
     children = [r for r in found if "mlflow.parentRunId" in r.data.tags]
     assert (len(found), len(children)) == (5, 4)

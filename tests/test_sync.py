@@ -24,6 +24,15 @@ from crossover.eval.tracking.tracker import Tracker
 from crossover.models.jsonl import write_json
 
 
+@pytest.fixture
+def store(tmp_path: Path, database: Path) -> Path:
+    """Return a store that holds MLflow's database and nothing else."""
+    store = tmp_path / "mlruns"
+    store.mkdir()
+    shutil.copy(database, store)
+    return store
+
+
 @contextmanager
 def silent_server() -> Iterator[str]:
     """Accept connections and never answer, as a server does that is far too slow."""
@@ -97,7 +106,6 @@ def test_the_next_run_sends_what_waits(
 
 
 def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> None:
-    store.mkdir(parents=True)
     (store / "mlflow.db").write_bytes(b"no database, and no room to make one")
     with openai_server(first_word) as served:
         assert main(["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]) == 0
@@ -109,11 +117,10 @@ def test_a_full_database_leaves_the_rows_here(tmp_path: Path, store: Path) -> No
 
 
 def test_a_damaged_mark_is_named_and_stops_nothing(
-    tmp_path: Path, store: Path, database: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mark = store / "unfinished" / "x.json"
-    mark.parent.mkdir(parents=True)
-    shutil.copy(database, store / "mlflow.db")
+    mark.parent.mkdir()
     mark.write_text('{"experiment": "wor')
     with openai_server(first_word) as served:
         file = write_remote(tmp_path, served.url, methods="[zero_shot]")
@@ -146,9 +153,8 @@ def test_a_process_that_died_before_its_verdict_leaves_nothing_open(tmp_path: Pa
 
 def test_another_tracking_store_gets_the_cells_too(tmp_path: Path, store: Path, database: Path) -> None:
     other = tmp_path / "other"
-    for folder in (store, other):
-        folder.mkdir(parents=True)
-        shutil.copy(database, folder / "mlflow.db")
+    other.mkdir()
+    shutil.copy(database, other)
     with openai_server(first_word) as served:
         flags = ["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]
         assert main(flags) == 0
@@ -160,10 +166,8 @@ def test_another_tracking_store_gets_the_cells_too(tmp_path: Path, store: Path, 
 
 
 def test_the_cells_of_a_living_run_are_left_to_it(
-    tmp_path: Path, store: Path, database: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.mkdir(parents=True)
-    shutil.copy(database, store / "mlflow.db")
     with openai_server(first_word) as served:
         file = write_remote(tmp_path, served.url, methods="[zero_shot]")
         assert main(["run", str(file), "--store", str(store), "-q", "--tracking-uri", "none"]) == 0

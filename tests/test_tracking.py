@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +29,11 @@ RESULTS = [
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+def tracker(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Tracker:
     """Return a tracker on a store of its own."""
-    return Tracker(tmp_path_factory.mktemp("tracking") / "mlruns")
+    store = tmp_path_factory.mktemp("tracking")
+    shutil.copy(database, store)
+    return Tracker(store)
 
 
 @pytest.fixture(scope="module")

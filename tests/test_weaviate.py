@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 from loopback_weaviate import Loopback, serve
+from processes import UNTRACKED
 
 from crossover.eval.cli.main import main
 from crossover.models.errors import UserError
@@ -211,7 +212,7 @@ def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
         f"models: [{tiny.model(max_tokens=2)}]\nmethods: [zero_shot]\nretrieval:\n"
         f"  - {{backend: weaviate, query: bm25, url: '{server.url}', grpc_port: {server.grpc_port}}}\n  - {{k: 1}}\n"
     )
-    assert main(["run", str(tmp_path / "x.yaml"), "--store", str(tmp_path / "s"), "--json"]) == 4
+    assert main(["run", str(tmp_path / "x.yaml"), "--store", str(tmp_path / "s"), "--json", *UNTRACKED]) == 4
     shown = capsys.readouterr()
     assert [arm["retrieval"] for arm in json.loads(shown.out)["arms"]] == ["bm25 k=1"]
     assert "could not be fitted: RetrievalFailed: Weaviate at" in shown.err
