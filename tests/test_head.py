@@ -67,7 +67,7 @@ def test_a_frozen_base_with_a_head_learns(
     assert fitted.notes["ridge"] in (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
-@pytest.mark.parametrize("base", ["lora", "full"])
+@pytest.mark.parametrize("base", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_head_trained_with_its_base_learns_and_leaves_the_base_alone(
     base: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
 ) -> None:

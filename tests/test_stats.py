@@ -214,6 +214,7 @@ def test_detectable_difference_is_found_with_the_stated_power() -> None:
     assert np.mean(found) == pytest.approx(0.80, abs=0.08)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_paired_interval_and_false_positives() -> None:
     rng = np.random.default_rng(11)
     held, alarms, draws = 0, 0, 2000
@@ -226,6 +227,7 @@ def test_coverage_of_the_paired_interval_and_false_positives() -> None:
     assert alarms / draws <= 0.055
 
 
+@pytest.mark.slow
 def test_coverage_of_the_bootstrap_interval() -> None:
     rng = np.random.default_rng(12)
     draws = [score_interval(rng.beta(4, 1, 60).tolist()) for _ in range(300)]
@@ -245,6 +247,7 @@ def test_coverage_of_the_clustered_interval() -> None:
     assert np.mean(held) == pytest.approx(0.945, abs=0.03)
 
 
+@pytest.mark.slow
 def test_coverage_over_few_clusters() -> None:
     rng = np.random.default_rng(14)
     scored, paired = [], []

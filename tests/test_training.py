@@ -45,7 +45,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_trains(name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
-    fitted = fit(intents, spoken, tmp_path, epochs=4, **OPTIONS[name])
+    fitted = fit(intents, spoken, tmp_path, epochs=2, **OPTIONS[name])
     assert fitted.notes["loss"][-1] < fitted.notes["loss"][0]
     assert fitted.facts.logit_change > 1e-3
     wanted = json.loads((tmp_path / "best" / "adapter_config.json").read_text())
@@ -83,8 +83,8 @@ def test_four_bits_are_refused_before_anything_is_spent() -> None:
 
 
 LONG: dict[str, dict[str, Any]] = {
-    "train": {"epochs": 4, "batch_size": 2, "dropout": 0.1},
-    "unsaved": {"epochs": 4, "batch_size": 2, "dropout": 0.1, "checkpoint_minutes": 1000.0},
+    "train": {"epochs": 3, "batch_size": 2, "dropout": 0.1},
+    "unsaved": {"epochs": 3, "batch_size": 2, "dropout": 0.1, "checkpoint_minutes": 1000.0},
     "once": {"epochs": 1},
     "search": {"epochs": 1, "search": {"trials": 4, "early": 0.25, "finish": 2}},
     "dpo": {"epochs": 4, "batch_size": 2, "attempts": 1},
@@ -165,8 +165,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, intents: list[dspy.Example])
 def test_a_killed_training_ends_like_one_that_was_left_alone(
     tmp_path: Path, intents: list[dspy.Example], whole: Trained
 ) -> None:
-    # In the middle of the second epoch of four, ten steps each.
-    kill_at("train", tmp_path / "killed", intents, lambda line: "training step 16/40" in line)
+    # In the middle of the second epoch of three, ten steps each.
+    kill_at("train", tmp_path / "killed", intents, lambda line: "training step 16/30" in line)
     again = Trained(fit_for_long("train", tmp_path / "killed"), tmp_path / "killed")
     assert 14 <= again.fitted.notes["resumed_from_step"] < 20
     assert again.like(whole)
@@ -197,7 +197,7 @@ def test_damaged_checkpoints_and_weights_are_named_and_not_used(
     allowance, lines, place = UsageLimits(), list[str](), tmp_path / "fit" / "checkpoints" / "sft"
 
     def end(line: str) -> None:
-        if "training step 16/40" in line:
+        if "training step 16/30" in line:
             allowance.stop("a test")
 
     with pytest.raises(Stopped):
@@ -221,7 +221,7 @@ def test_a_limit_ends_a_training_at_the_next_step_which_is_kept(
     allowance = UsageLimits()
 
     def end(line: str) -> None:
-        if "training step 16/40" in line:
+        if "training step 16/30" in line:
             vars(allowance).update({"stopped": limit} if limit == "Ctrl-C" else {"minutes": 0})
 
     with pytest.raises(Stopped, match=limit):
