@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # uv and pip read the same file; pip comes with every venv.
-# Two workers, each with whole files, so that a file's costly fixtures are made once.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Two workers, each with whole groups of files (tests/conftest.py), so that what is dear to make is made once.
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 demo: .venv/demo

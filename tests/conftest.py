@@ -1,6 +1,8 @@
 """What the tests share: the small model, loaded once, and a store of their own."""
 
+import gc
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +40,35 @@ from crossover.models.spec import ModelSpec
 # A shell that starts the tests in the background makes them deaf to Ctrl-C, and with them the runs that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+SHARED = {
+    "a finished run, MLflow's database, or the server of forked processes": (
+        *("test_crash", "test_faults", "test_forecast", "test_limits", "test_lock", "test_mlflow_ui", "test_packaged"),
+        *("test_registered", "test_rows", "test_run", "test_search_crash", "test_sync", "test_tracking"),
+        "test_training",
+    ),
+    "an encoder of sentences": ("test_demo_index", "test_retrieval", "test_retrieval_contract"),
+}
+"""What is dear to make, and the files that need it: one worker runs them all, and makes it once."""
+
+
+def pytest_collection() -> None:
+    """Collect no garbage while the test files import torch and its like: it takes a fifth of that time."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, without looking at what was imported: that takes up to a second each time."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker, and those of files that share something on the same one."""
+    groups = {file: f"shares{n}" for n, files in enumerate(SHARED.values()) for file in files}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path.stem, item.path.stem)))
+
 
 @pytest.fixture(scope="session")
 def small() -> LoadedModel:
@@ -69,9 +100,11 @@ def intents() -> list[dspy.Example]:
 
 
 @pytest.fixture(scope="session")
-def openings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def openings_run(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
     """Return the folder of a finished run in which one arm is far better: its experiment file, data and store."""
     folder = tmp_path_factory.mktemp("openings")
+    (folder / "mlruns").mkdir()
+    shutil.copy(database, folder / "mlruns")
     file = write_openings(folder, "[zero_shot, retrieved_demos: {demos: 3}, sft: {epochs: 1, rank: 4}]")
     assert main(["run", str(file), "--store", str(folder / "mlruns"), "--no-progress"]) == 0
     return folder

@@ -1,6 +1,7 @@
 """The command line in processes of their own, forked from one that has imported everything: they start in no time."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import sys
@@ -40,6 +41,7 @@ def command(folder: str, output: str, argv: list[str], environment: dict[str, st
     """Run the command line in this process and end it with its exit code."""
     from crossover.eval.cli.main import main
 
+    gc.freeze()
     os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | environment)
     os.chdir(folder)
     with open(f"{output}.out", "w") as out, open(f"{output}.err", "w") as err:
