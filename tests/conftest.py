@@ -12,6 +12,8 @@ from pathlib import Path
 import dspy
 import pytest
 import tiny
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 os.environ.update(
     LITELLM_LOCAL_MODEL_COST_MAP="True",
@@ -41,14 +43,32 @@ from crossover.models.spec import ModelSpec
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = {
-    "a finished run, MLflow's database, or the server of forked processes": (
+    "processes and MLflow": (
         *("test_crash", "test_faults", "test_forecast", "test_limits", "test_lock", "test_mlflow_ui", "test_packaged"),
         *("test_registered", "test_rows", "test_run", "test_search_crash", "test_sync", "test_tracking"),
         "test_training",
     ),
-    "an encoder of sentences": ("test_demo_index", "test_retrieval", "test_retrieval_contract"),
+    "sentence encoder": ("test_demo_index", "test_retrieval", "test_retrieval_contract"),
 }
-"""What is dear to make, and the files that need it: one worker runs them all, and makes it once."""
+"""What is dear to make, and the files that need it: one worker runs them all, and makes it once.
+
+The processes are forked from a server that imports everything; MLflow has an empty database and a finished run.
+"""
+GROUPS = {file: group for group, files in SHARED.items() for file in files}
+
+
+class GroupScheduling(LoadFileScheduling):
+    """Run the tests of a file on one worker, and files that share something on the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.partition("::")[0]).stem
+        return GROUPS.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling | None:
+    """Return the scheduler that `--dist loadfile` gets here."""
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection() -> None:
@@ -60,14 +80,6 @@ def pytest_collection_finish() -> None:
     """Collect garbage from here on, without looking at what was imported: that takes up to a second each time."""
     gc.freeze()
     gc.enable()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, and those of files that share something on the same one."""
-    groups = {file: f"shares{n}" for n, files in enumerate(SHARED.values()) for file in files}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(item.path.stem, item.path.stem)))
 
 
 @pytest.fixture(scope="session")
