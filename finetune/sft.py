@@ -96,7 +96,7 @@ class Sft:
         from crossover.finetune.training.context import FitContext
         from crossover.finetune.training.mix import with_general
         from crossover.finetune.training.render import perplexity, render_training_text, write_jsonl
-        from crossover.finetune.training.targets import targets_of
+        from crossover.finetune.training.targets import targets_of, unlearned_fields
         from crossover.finetune.training.train import fitted_with
 
         check_local(lm, "sft")
@@ -104,6 +104,8 @@ class Sft:
         # Whoever answers for targets may see the program's demonstrations; the trained model does without.
         targets = targets_of(self.targets, train, replace(context, program=program), self.attempts)
         own = render_training_text(context.program, targets.calls, lm)
+        learnt = ", ".join(dict.fromkeys(name for call in targets.calls for name in call.outputs))
+        budget.progress(f"sft learns {learnt} from {len(own.rows)} rows")
         text = with_general(own, Path(self.mix_file), self.mix, lm, seed) if self.mix else own
         write_jsonl(text, budget.workdir / "train.jsonl")
         notes: dict[str, Any] = {
@@ -124,6 +126,10 @@ class Sft:
         fitted.facts = replace(fitted.facts, teacher_usd=targets.teacher_usd, discarded_seconds=discarded.seconds)
         if text.dropped:
             fitted.warnings.insert(0, f"{text.dropped} training rows exceed the context and were left out")
+        if unlearned := ", ".join(unlearned_fields(context.program, targets.calls)):
+            fitted.warnings.insert(
+                0, f"learnt without {unlearned}, which the data lacks; `targets: self` teaches it too"
+            )
         if unsolved := len(train) - targets.solved:
             fitted.warnings.insert(0, f"{unsolved} of {len(train)} train examples have no right trace")
         return fitted

@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_origin
 
 import dspy
+from pydantic.fields import FieldInfo
 
+from crossover.models.errors import UserError
 from crossover.programs.splits import fold
 
 
@@ -19,35 +21,47 @@ def last_output(program: dspy.Module) -> str:
     return str([n for _, p in program.named_predictors() for n in p.signature.output_fields][-1])
 
 
-def fields_of(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any] | None:
-    """Return the example as a demonstration for the predictor, or None when a field is missing.
+def demo_of(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any] | None:
+    """Return the example as a demonstration for the predictor, or None if it has no input or no output of it.
 
-    An output that holds a list of right answers shows the first.
+    As in DSPy, the other fields may be missing, such as the reasoning of a ChainOfThought: the prompt says so. Of
+    several right answers, the first is shown.
     """
-    demo = {}
-    for name in predictor.signature.fields:
-        if name not in example:
-            return None
-        value = example[name]
-        if name in predictor.signature.output_fields and isinstance(value, list):
-            value = value[0]
-        demo[name] = value
-    return demo
+    signature = predictor.signature
+    demo = {name: example[name] for name in signature.fields if name in example}
+    if demo.keys().isdisjoint(signature.input_fields) or demo.keys().isdisjoint(signature.output_fields):
+        return None
+    return demo | {n: one_answer(demo[n], f) for n, f in signature.output_fields.items() if n in demo}
+
+
+def one_answer(value: Any, field: FieldInfo) -> Any:
+    """Return the first of several right answers to an output field; the list itself if the field's type is a list."""
+    several = isinstance(value, list) and bool(value) and not is_list(field.annotation)
+    return value[0] if several else value
+
+
+def is_list(annotation: Any) -> bool:
+    """Return whether an output field's type is a list, with or without the type of its items."""
+    return annotation is list or get_origin(annotation) is list
 
 
 def with_demos(program: dspy.Module, examples: Sequence[dspy.Example]) -> dspy.Module:
-    """Return a copy of the program whose every predictor shows the examples that have its fields, in this order.
+    """Return a copy of the program whose every predictor shows the examples that are demonstrations of it, in order.
 
     Raises:
-        ValueError: no predictor has fields that the examples carry.
+        UserError: no example is a demonstration of any predictor.
     """
     adapted = program.deepcopy()
     shown = 0
-    for _, predictor in adapted.named_predictors():
-        predictor.demos = [d for e in examples if (d := fields_of(e, predictor)) is not None]
+    for predictor in adapted.predictors():
+        predictor.demos = [d for e in examples if (d := demo_of(e, predictor)) is not None]
         shown += len(predictor.demos)
     if examples and not shown:
-        raise ValueError("no predictor of the program has all its fields in the training examples")
+        columns = ", ".join(k for k in examples[0] if k != "id")
+        raise UserError(
+            f"no train example can be shown: the program has no step with an input and an output among {columns}; name "
+            "its fields as the columns"
+        )
     return adapted
 
 

@@ -27,7 +27,7 @@ def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Ex
     assert len(pairs.rows) + pairs.never_wrong == len(intents)
     for row in pairs.rows:
         assert row["chosen"][0]["content"] == labels[row["prompt"][-1]["content"]] != row["rejected"][0]["content"]
-    with pytest.raises(UserError, match="dpo has no pairs: none of 3 train examples was answered wrongly"):
+    with pytest.raises(UserError, match="dpo has no pairs of a right and a wrong answer to 3 train examples"):
         preferences(intents[:3], FitContext(program, [], lambda *a, **k: 1.0, spoken.lm, 0, budget), attempts=1)
 
 

@@ -45,6 +45,9 @@ def preferences(examples: Sequence[dspy.Example], context: FitContext, attempts:
         if (bad := wrong.get(gold.example)) is None:
             continue
         good = right.get(gold.example, gold)
+        # The data's answer without its reasoning would teach not to reason.
+        if len(good.outputs) < len(bad.outputs):
+            continue
         (prompt, chosen), (_, rejected) = (render_call(program, call, engine.tokenizer) for call in (good, bad))
         lengths = [len(row_ids(engine.tokenizer, [*prompt, *answer])) for answer in (chosen, rejected)]
         if max(lengths) <= engine.context and chosen != rejected:
@@ -52,7 +55,7 @@ def preferences(examples: Sequence[dspy.Example], context: FitContext, attempts:
             pairs.lengths.append(sum(lengths))
     pairs.spent.seconds = time.perf_counter() - start
     if not pairs.rows:
-        raise UserError(f"dpo has no pairs: none of {len(examples)} train examples was answered wrongly; use sft")
+        raise UserError(f"dpo has no pairs of a right and a wrong answer to {len(examples)} train examples; use sft")
     return pairs
 
 

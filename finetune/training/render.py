@@ -58,13 +58,16 @@ def render_training_text(program: dspy.Module, calls: Sequence[Call], lm: dspy.L
 
 
 def render_call(program: dspy.Module, call: Call, tokenizer: Any) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Return the prompt of a call without demonstrations, and the message that answers it."""
+    """Return the prompt of a call without demonstrations, and the message that answers it.
+
+    A field that the call has no answer for, such as a reasoning, is an empty text.
+    """
     predictor = dict(program.named_predictors())[call.predictor].deepcopy()
     predictor.demos = []
     adapter = dspy.settings.adapter or dspy.ChatAdapter()
     example = dspy.Example(**call.inputs).with_inputs(*call.inputs)
     prompt = safe_messages(tokenizer, first_messages(program, example, predictor))
-    answer = adapter.format_assistant_message_content(predictor.signature, call.outputs)
+    answer = adapter.format_assistant_message_content(predictor.signature, call.outputs, missing_field_message="")
     return prompt, safe_messages(tokenizer, [{"role": "assistant", "content": answer}])
 
 

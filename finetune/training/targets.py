@@ -15,10 +15,11 @@ from typing import Any
 import dspy
 
 from crossover.finetune.training.context import FitContext
+from crossover.models.answer_types import is_text
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
 from crossover.models.usage import Usage
-from crossover.programs.demos import fields_of
+from crossover.programs.demos import demo_of, one_answer
 from crossover.programs.score import score_examples, usage_of
 
 WARM = 1.0
@@ -89,7 +90,7 @@ def targets_of(source: str, examples: Sequence[dspy.Example], context: FitContex
         UserError: there is no teacher, an example lacks a field, or nothing scored 1.
     """
     program, budget = context.program, context.budget
-    if source == "gold" and len(program.named_predictors()) == 1:
+    if source == "gold" and _answers_directly(program, examples):
         return Targets(gold_calls(program, examples), solved=len(examples))
     lm, adapter = context.lm, dspy.settings.adapter
     if source == "teacher":
@@ -121,8 +122,14 @@ def targets_of(source: str, examples: Sequence[dspy.Example], context: FitContex
     return targets
 
 
+def _answers_directly(program: dspy.Module, examples: Sequence[dspy.Example]) -> bool:
+    """Return whether the program is one predictor whose inputs the data holds, so that nothing must be run."""
+    predictors = program.predictors()
+    return len(predictors) == 1 and all(n in e for e in examples for n in predictors[0].signature.input_fields)
+
+
 def gold_calls(program: dspy.Module, examples: Sequence[dspy.Example]) -> list[Call]:
-    """Return the call of the program's one predictor for each example, answered by the data."""
+    """Return the call of the program's one predictor for each example, answered as far as the data goes."""
     name, predictor = program.named_predictors()[0]
     calls = []
     for e in examples:
@@ -134,15 +141,24 @@ def gold_calls(program: dspy.Module, examples: Sequence[dspy.Example]) -> list[C
 
 
 def labelled_fields(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any]:
-    """Return the values of the predictor's fields in a train example.
+    """Return the values of the predictor's fields in a train example, which may lack outputs that are texts.
 
     Raises:
-        UserError: the example lacks a field.
+        UserError: the example lacks all outputs, an input, or an output that an empty text cannot stand for.
     """
-    if (values := fields_of(example, predictor)) is None:
-        missing = sorted(set(predictor.signature.fields) - set(example.keys()))
-        raise UserError(f"train example {example['id']} lacks {', '.join(missing)}; add it to the data or to `fields`")
-    return values
+    values, signature = demo_of(example, predictor), predictor.signature
+    optional = set() if values is None else {n for n, field in signature.output_fields.items() if is_text(field)}
+    if missing := sorted(set(signature.fields) - set(example.keys()) - optional):
+        raise UserError(
+            f"train example {example['id']} lacks {', '.join(missing)}; add it to the data, or use `targets: self`"
+        )
+    return values or {}
+
+
+def unlearned_fields(program: dspy.Module, calls: Sequence[Call]) -> list[str]:
+    """Return the output fields of the predictors called that some of the calls have no answer for."""
+    signatures = {name: p.signature for name, p in program.named_predictors()}
+    return sorted({n for c in calls for n in signatures[c.predictor].output_fields if n not in c.outputs})
 
 
 def _sample(source: str, examples: Sequence[dspy.Example], context: FitContext, lm: dspy.LM, attempts: int) -> Targets:
@@ -188,14 +204,18 @@ def _sample(source: str, examples: Sequence[dspy.Example], context: FitContext, 
 
 
 def _with_gold(program: dspy.Module, example: dspy.Example, calls: Sequence[Call], wrong: bool) -> list[Call]:
-    """Replace answers of a trace by the data's; steps without such an answer are left out of a wrong trace."""
+    """Replace answers of a trace by the data's; steps without such an answer are left out of a wrong trace.
+
+    A step of which the data has only some fields, such as an answer without its reasoning, stays as it is in a right
+    trace, and teaches these fields alone in a wrong one.
+    """
     signatures = {name: p.signature for name, p in program.named_predictors()}
     learnt = []
     for c in calls:
-        known = {k: example[k] for k in signatures[c.predictor].output_fields if k in example}
-        if len(known) == len(c.outputs):
-            first = {k: v[0] if isinstance(v, list) and v else v for k, v in known.items()}
-            learnt.append(Call(c.example, c.predictor, c.inputs, first))
+        fields = signatures[c.predictor].output_fields
+        known = {k: one_answer(example[k], field) for k, field in fields.items() if k in example}
+        if len(known) == len(c.outputs) or (known and wrong):
+            learnt.append(Call(c.example, c.predictor, c.inputs, known))
         elif not wrong:
             learnt.append(c)
     return learnt

@@ -5,7 +5,8 @@ from typing import Any
 
 import dspy
 
-from crossover.models.prompt import prompt_tokens, room
+from crossover.models.engine import innermost
+from crossover.models.prompt import first_messages, room
 from crossover.programs.demos import count_that_fit
 
 
@@ -25,7 +26,13 @@ def leading_that_fit(
     if not free:
         return len(examples)
     longest = max(questions, key=lambda e: len(str(e.inputs().toDict())))
-    return count_that_fit(program, examples, lambda p: prompt_tokens(p, longest, lm) <= free * share)
+    return count_that_fit(program, examples, lambda p: _longest_prompt(p, longest, lm) <= free * share)
+
+
+def _longest_prompt(program: dspy.Module, question: dspy.Example, lm: dspy.LM) -> int:
+    """Return the tokens of the longest prompt among the program's steps, each without what earlier steps answer."""
+    engine = innermost(lm)
+    return max(int(engine.count_tokens(first_messages(program, question, p))) for p in program.predictors())
 
 
 def fits_context(lm: dspy.LM) -> Callable[[dspy.Module, dict[str, Any]], bool]:
@@ -34,6 +41,6 @@ def fits_context(lm: dspy.LM) -> Callable[[dspy.Module, dict[str, Any]], bool]:
 
     def fits(candidate: dspy.Module, inputs: dict[str, Any]) -> bool:
         question = dspy.Example(**inputs).with_inputs(*inputs)
-        return not free or prompt_tokens(candidate, question, lm) <= free
+        return not free or _longest_prompt(candidate, question, lm) <= free
 
     return fits

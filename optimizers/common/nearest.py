@@ -57,6 +57,8 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
         `folder` caches vectors by content, for other pools of the same examples.
         """
         super().__init__()
+        # Refuses a pool that cannot be shown here, and not at every question.
+        with_demos(program, pool[:1])
         self.program = program
         self.demos = demos
         self._fits = fits
