@@ -40,9 +40,14 @@ def is_text(field: FieldInfo) -> bool:
     kind = field.annotation
     if labels_of(field):
         return False
-    if get_origin(kind) in (Union, types.UnionType):
-        return str in get_args(kind)
-    return kind is str or (isinstance(kind, type) and issubclass(kind, dspy.Type | Reasoning))
+    if kind is str or str in alternatives(kind):
+        return True
+    return isinstance(kind, type) and issubclass(kind, dspy.Type | Reasoning)
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the types of a union; empty for any other type."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ()
 
 
 def json_schema(field: FieldInfo) -> dict[str, Any]:
@@ -71,6 +76,9 @@ def described(name: str, field: FieldInfo) -> str:
 def _in_words(field: FieldInfo) -> str:
     """Return the type of a value that is no text."""
     kind: Any = field.annotation
+    parts = alternatives(kind)
+    if parts and all(p in WORDS or get_origin(p) is Literal for p in parts):
+        return " or ".join(WORDS.get(p) or " or ".join(map(str, get_args(p))) for p in parts)
     item = get_args(kind)[0] if get_origin(kind) is list else None
     schema = json.dumps(json_schema(field), ensure_ascii=False)
     return WORDS.get(kind) or LISTS.get(item) or f"JSON that fits the schema {schema}"

@@ -5,12 +5,12 @@ The layouts are those in which the formats write demonstrations, so that a train
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import dspy
 from pydantic.fields import FieldInfo
 
-from crossover.models.answer_types import is_text, json_schema, labels_of
+from crossover.models.answer_types import alternatives, is_text, json_schema, labels_of
 
 Fields = Mapping[str, FieldInfo]
 Value = str | list[str]
@@ -103,7 +103,11 @@ def _grammar(parts: Sequence[str], values: Sequence[Value]) -> Grammar:
 def _value(field: FieldInfo) -> Value:
     if field.annotation is bool:
         return ["true", "false"]
-    return labels_of(field) or _json(json_schema(field), ONE_LINE)
+    if labels := labels_of(field):
+        return labels
+    # The word for no value among numbers is no JSON text: the formats write it without quotes.
+    words = [w for part in alternatives(field.annotation) if get_origin(part) is Literal for w in get_args(part)]
+    return " | ".join([*map(_literal, words), _json(json_schema(field), ONE_LINE)])
 
 
 def _literal(text: str) -> str:

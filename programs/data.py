@@ -13,6 +13,8 @@ from crossover.programs.chats import with_question
 from crossover.programs.entities import read_entities
 from crossover.programs.fields import RETRIEVING, Columns, answers_of, columns_of, examples_of, text_of
 from crossover.programs.folder import gold_passages, read_folder
+from crossover.programs.gold import kinds_of, output_types, with_types
+from crossover.programs.kinds import Kind, unfolded
 from crossover.programs.load import builtin_task, is_reference, load_program, unknown
 from crossover.programs.metrics import metric_for
 from crossover.programs.records import Read, Record, fault, few
@@ -31,7 +33,7 @@ FEWEST_A_LABEL = 4
 """Rows a label must have on average for splits to be held to its share."""
 VAL_SHARE, VAL_MOST = 0.1, 200
 """Share of train, and the most rows, that become val when the task has none."""
-USUAL_METRIC = {"classify": "label_accuracy", "extract": "entity_f1", "translate": "chrf"}
+USUAL_METRIC = {"classify": "label_accuracy", "extract": "entity_f1", "translate": "chrf", "record": "field_accuracy"}
 """Default metric of a program; exact match for any other."""
 NO_COLUMNS = Columns({}, {"": ""})
 
@@ -87,6 +89,7 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
     columns, where = NO_COLUMNS, dict[str, str]()
     splits: dict[str, list[dspy.Example]] = {name: [] for name in SPLITS}
     with _collecting(spec.name, problems):
+        spec, records = unfolded(spec, records)
         columns = _columns(spec, records)
         for name, rows in records.items():
             splits[name] = examples_of(rows, columns, split=name, where=where, problems=problems)
@@ -100,14 +103,17 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
         problems.append(Problem("note", spec.name, f"split by hash: {counts}", "`split: {val: …, test: …}` sets it"))
     elif "val" not in records:
         splits["train"], splits["val"] = cut_val(splits["train"], inputs)
-    output = next(iter(columns.outputs.values()))
+    outputs = tuple(columns.outputs.values())
+    output, kinds = outputs[0], dict[str, Kind]()
     named = (lambda text: [kind for kind, _ in read_entities(text)]) if columns.entities else answers_of
-    labels = sorted({label for e in splits["train"] for label in named(e[output])})
+    labels = [] if columns.record else sorted({label for e in splits["train"] for label in named(e[output])})
     # Stand-ins, so that the data is checked even when the metric or the program has an error.
-    metric, metric_name, program = metric_for("exact_match", output), "exact_match", dspy.Module
+    metric, metric_name, program = metric_for("exact_match", *outputs), "exact_match", dspy.Module
     with _collecting(spec.name, problems):
-        metric, metric_name = _metric(spec, output, base)
+        metric, metric_name = _metric(spec, outputs, base)
     with _collecting(spec.name, problems):
+        if spec.program == "record":
+            kinds = kinds_of(splits["train"], columns.outputs, spec.output)
         program = load_program(
             spec.program,
             inputs=inputs,
@@ -115,7 +121,10 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
             labels=labels,
             base=base,
             instructions=spec.instructions,
+            kinds=kinds,
         )
+        readers = output_types(kinds, program, outputs)
+        splits = {name: with_types(examples, readers, where, problems) for name, examples in splits.items()}
     if not where:
         return None
     train, val, test = (tuple(splits[name]) for name in SPLITS)
@@ -123,7 +132,7 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
         name=spec.name,
         program=program,
         inputs=inputs,
-        outputs=tuple(columns.outputs.values()),
+        outputs=outputs,
         train=train,
         val=val,
         test=test,
@@ -270,7 +279,7 @@ def _question(example: dspy.Example, inputs: Sequence[str]) -> str:
 def _metric(spec: TaskSpec, output: str, base: Path) -> tuple[Metric, str]:
     """Return the metric and its name; that of a user's metric holds the hash of its file, so that changes count."""
     name = spec.metric or USUAL_METRIC.get(spec.program, "exact_match")
-    metric = metric_for(name, output, base=base)
+    metric = metric_for(name, *outputs, base=base)
     if not is_reference(name):
         return metric, name
     path, _, function = name.rpartition(":")

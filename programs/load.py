@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -50,15 +50,26 @@ def builtin_task(name: str) -> Task:
 
 
 def load_program(
-    name: str, *, inputs: Sequence[str], output: str, labels: Sequence[str], instructions: str, base: Path
+    name: str,
+    *,
+    inputs: Sequence[str],
+    output: str,
+    labels: Sequence[str],
+    instructions: str,
+    base: Path,
+    kinds: Mapping[str, object] | None = None,
 ) -> Callable[[], dspy.Module]:
-    """Return a function that builds the program: a built-in from the task's fields, or the user's own class."""
+    """Return a function that builds the program: a built-in from the task's fields, or the user's own class.
+
+    `kinds` are those of the fields of a `record`, which has them in place of one output with labels.
+    """
     if is_reference(name):
         return _users_program(name, base)
     if name not in program_names():
         raise unknown("program", name, program_names(), " or ./file.py:Class")
     build = importlib.import_module(f"crossover.programs.modules.{name}").build
-    return partial(build, tuple(inputs), output=output, labels=tuple(labels), instructions=instructions)
+    outputs = {"kinds": dict(kinds)} if kinds else {"output": output, "labels": tuple(labels)}
+    return partial(build, tuple(inputs), **outputs, instructions=instructions)
 
 
 def is_reference(name: str) -> bool:

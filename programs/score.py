@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
@@ -17,7 +17,7 @@ from crossover.models.last_answer import last_answer
 from crossover.models.usage import Usage, add_usd
 from crossover.programs.fields import RESERVED, answers_of, text_of
 from crossover.programs.judge import Judged
-from crossover.programs.metrics import normalise
+from crossover.programs.metrics import Scored, normalise
 from crossover.programs.task import Metric
 
 LONGEST_REASON = 2000
@@ -52,6 +52,8 @@ class Row:
     """Why the last answer is not whole: `length` (cut at max_tokens), `refusal`, `reasoning` alone, or `empty`."""
     tokens_estimated: bool = False
     """The provider did not say, or not in numbers that can be, how many tokens it charges: they were counted here."""
+    fields: dict[str, float] = field(default_factory=dict)
+    """Scores of parts: by output field under a metric of several, by key under one that returns a dict."""
 
 
 def score_example(
@@ -74,6 +76,7 @@ def score_example(
         labels: The labels of each output field that is restricted to some, from `label_sets`.
     """
     score, failure, unparsed, output = None, "", False, dict[str, Any]()
+    fields = dict[str, float]()
     with dspy.track_usage() as tracker, last_answer() as answers:
         start = time.perf_counter()
         try:
@@ -90,7 +93,7 @@ def score_example(
         seconds = time.perf_counter() - start
     if not failure and not unparsed:
         unparsed = _is_empty(example, output) or _is_off_label(example, output, labels)
-        score, failure = (0.0, "") if unparsed else _graded(metric, example, prediction, output)
+        score, failure = (0.0, "") if unparsed else _graded(metric, example, prediction, output, fields)
     used = Usage.of_calls(tracker.usage_data)
     return Row(
         id=str(example["id"]),
@@ -107,20 +110,28 @@ def score_example(
         raw=answers.text or "",
         ending=answers.ending,
         tokens_estimated=answers.tokens_estimated,
+        fields=fields,
     )
 
 
 def _graded(
-    metric: Metric, example: dspy.Example, prediction: dspy.Prediction, output: dict[str, Any]
+    metric: Metric,
+    example: dspy.Example,
+    prediction: dspy.Prediction,
+    output: dict[str, Any],
+    fields: dict[str, float],
 ) -> tuple[float | None, str]:
     """Return the score of a parsed answer and an empty string, or None and why the metric failed.
 
-    What a judge said is added to `output`. A judge's grade that cannot be parsed is a failure of the metric.
+    A judge's grades are added to `output`, and the scores of parts to `fields`. A judge's grade that cannot be parsed
+    is a failure of the metric.
     """
     try:
         value = metric(example, prediction)
         if isinstance(value, Judged):
             output["judgement"] = value.facts
+        if isinstance(value, Scored):
+            fields |= value.fields
         score = float(value)
         if not math.isfinite(score):
             raise ValueError(f"score is {score}")
@@ -142,9 +153,9 @@ def label_sets(program: dspy.Module) -> dict[str, frozenset[str]]:
     """
     found: dict[str, frozenset[str]] = {}
     for predictor in program.predictors():
-        for name, field in predictor.signature.output_fields.items():
+        for name, output in predictor.signature.output_fields.items():
             alone = len(predictor.signature.output_fields) == 1
-            if alone and field.annotation is str and (labels := labels_of(field)):
+            if alone and output.annotation is str and (labels := labels_of(output)):
                 found[name] = frozenset(map(normalise, labels))
     return found
 

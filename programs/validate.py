@@ -8,6 +8,7 @@ import dspy
 
 from crossover.programs.demos import question_key
 from crossover.programs.fields import answers_of, text_of
+from crossover.programs.gold import list_outputs
 from crossover.programs.modules.classify import Classify
 from crossover.programs.records import fault, few, one_line
 from crossover.programs.task import Problem, Task
@@ -22,15 +23,16 @@ RUN_OF_WORDS, NEAR = 3, 0.8
 
 def validate(task: Task) -> list[Problem]:
     """Return the problems of ids, shared questions, gold answers, gold passages, labels and size."""
-    checks = (_repeated_ids, _shared_questions, _val_in_train, _gold_answers, _gold_passages, _contradictions)
+    checks = (_repeated_ids, _shared_questions, _val_in_train, _gold_passages, _contradictions)
     problems = [p for check in checks for p in few(list(check(task)))]
     try:
         program = task.program()
     # DSPy refuses some of the user's field names, by exceptions of many kinds.
     except Exception as e:
         return [*problems, fault(task.name, f"the program cannot be built: {one_line(e, 160)}", "rename its fields")]
+    problems += few(list(_gold_answers(task, program)))
     if isinstance(program, Classify) and task.train:
-        problems += few([*_unseen_labels(task), *_doubtful_labels(task)])
+        problems += few([*_unseen_labels(task), *_doubtful_labels(task)]) + few(list(_several_labels(task)))
     problems += _near_duplicates(task)
     if 0 < len(task.test) < FEWEST_TEST:
         remedy = f"use at least {FEWEST_TEST}; differences between arms will hardly be told from chance"
@@ -78,10 +80,11 @@ def _val_in_train(task: Task) -> Iterator[Problem]:
             yield Problem("warning", _at(task, example), what, "remove it from train, or val will favour memory")
 
 
-def _gold_answers(task: Task) -> Iterator[Problem]:
-    """Yield the examples whose own gold answer does not score 1.0."""
+def _gold_answers(task: Task, program: dspy.Module) -> Iterator[Problem]:
+    """Yield the examples whose own gold answer does not score 1.0; every entry of a list of right answers is one."""
+    lists = list_outputs(program)
     for example in (e for split in task.splits().values() for e in split):
-        answers = {name: answers_of(example[name]) for name in task.outputs}
+        answers = {n: [example[n]] if n in lists else answers_of(example[n]) for n in task.outputs}
         for values in zip_longest(*answers.values()):
             chosen = {n: answers[n][0] if v is None else v for n, v in zip(answers, values, strict=True)}
             try:
@@ -94,6 +97,16 @@ def _gold_answers(task: Task) -> Iterator[Problem]:
                 shown = ", ".join(repr(v)[:60] for v in chosen.values())
                 yield fault(_at(task, example), f"the gold answer {shown} {verdict}", "correct the row or the metric")
                 break
+
+
+def _several_labels(task: Task) -> Iterator[Problem]:
+    """Yield the examples with several labels, of which `classify` could only ever give one."""
+    (output,) = task.outputs
+    for example in (e for split in task.splits().values() for e in split):
+        if len(labels := answers_of(example[output])) > 1:
+            what = f"{output!r} holds {len(labels)} labels, and classify gives one"
+            remedy = f"use `program: record` with `output: {{{output}: list}}` to score them all, or keep one a row"
+            yield fault(_at(task, example), what, remedy)
 
 
 def _gold_passages(task: Task) -> Iterator[Problem]:

@@ -169,7 +169,7 @@ def test_all_faults_of_all_files_come_at_once(tmp_path):
         "error: test.jsonl:60: 'text' is empty; fill it or delete the row",
         "error: intents: unknown metric 'f1'; did you mean 'token_f1'? "
         "choose from exact_match, token_f1, accuracy, label_accuracy, rouge_l, bleu, chrf, ter, numeric_match, "
-        "entity_f1 or ./file.py:function",
+        "entity_f1, field_accuracy, exact_record, attribute_f1 or ./file.py:function",
     ]
 
 
@@ -254,7 +254,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
         (
             {"program": "rga"},
             "unknown program 'rga'; did you mean 'rag'? "
-            "choose from answer, classify, dialogue, extract, multihop, rag, translate or ./file.py:Class",
+            "choose from answer, classify, dialogue, extract, multihop, rag, record, translate or ./file.py:Class",
         ),
     ],
 )

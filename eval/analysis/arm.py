@@ -1,5 +1,6 @@
 """Group results into arms: everything measured of one method on one task, over its seeds."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -85,6 +86,8 @@ class Arm:
     """Examples in the train pool; None when no fit reported it."""
     secondary: Mapping[str, float] = field(default_factory=dict)
     """Means over seeds of the metrics that the task is not scored by, such as macro-F1."""
+    fields: Mapping[str, Estimate] = field(default_factory=dict)
+    """Score of each output field under a metric of several, or of each key of a metric that returns a dict."""
     labels: Mapping[str, LabelScore] = field(default_factory=dict)
     """Gold label to its frequencies and score; empty unless gold answers are labels."""
     by_seed: tuple[Mapping[str, float], ...] = ()
@@ -219,6 +222,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         integrity=tuple(dict.fromkeys(integrity)),
         train_examples=results[0].facts.train_examples or cell.train_size,
         secondary=mean_secondary_metrics([r.notes for r in results]),
+        fields=_field_scores(tables, clusters),
         labels=mean_labels([r.notes for r in results]),
         by_seed=by_seed,
         retrieval=_retrieval_label(cell),
@@ -252,6 +256,20 @@ def _ranking(result: Result) -> Ranking | None:
 def _score(scores: Mapping[str, float], clusters: Mapping[str, str]) -> Estimate:
     """Return the mean of the scores with its interval."""
     return score_interval(list(scores.values()), clusters=[clusters[i] for i in scores] if clusters else None)
+
+
+def _field_scores(tables: Sequence[Rows], clusters: Mapping[str, str]) -> dict[str, Estimate]:
+    """Return the score of each part of an answer over the seeds, with its interval."""
+    by_field = {}
+    for name in dict.fromkeys(n for t in tables for n in t.fields):
+        by_seed = tuple(dict(sorted(t.scored_field(name).items())) for t in tables)
+        scores = mean_scores(by_seed)
+        if all(0 <= s <= 1 for s in scores.values()):
+            by_field[name] = widen_estimate(_score(scores, clusters), by_seed)
+        else:
+            # A number beside the score, such as a length, of which no interval is known.
+            by_field[name] = Estimate(sum(scores.values()) / len(scores), math.nan, math.nan, len(scores))
+    return by_field
 
 
 def _score_by_hit(scores: Mapping[str, float], result: Result, *, hit: bool) -> Estimate | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dspy
 
 from crossover.programs.entities import micro_f1
-from crossover.programs.metrics import token_f1
+from crossover.programs.metrics import attribute_f1, token_f1
 from crossover.programs.score import Row
 from crossover.programs.task import Task
 from crossover.programs.text_metrics import macro_f1
@@ -14,7 +14,7 @@ LABEL_METRICS = ("accuracy", "label_accuracy")
 
 
 def secondary_metrics(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> dict[str, float]:
-    """Return macro-F1 for labels, micro-F1 for entities, and knowledge-F1 for tasks that show passages.
+    """Return macro-F1 for labels, micro-F1 for entities, two metrics of whole records, and knowledge-F1 over passages.
 
     Failed rows count in none of them. Knowledge-F1 is the F1 of the words that answer and passages share:
     how much of the passages is in the answer, whether right or wrong.
@@ -27,10 +27,24 @@ def secondary_metrics(task: Task, test: Sequence[dspy.Example], rows: Sequence[R
         found["macro_f1"] = macro_f1(answers, [e[output].strip() for e in test])
     if test and task.metric_name == "entity_f1":
         found["micro_f1"] = micro_f1(answers, [str(e[output]) for e in test])
+    found |= _record_metrics(task.outputs, test, by_id)
     shown = [(a, " ".join(e["passages"])) for a, e in zip(answers, test, strict=True) if a and e.get("passages")]
     if shown:
         found["knowledge_f1"] = sum(token_f1(a, passages) for a, passages in shown) / len(shown)
     return found
+
+
+def _record_metrics(outputs: Sequence[str], test: Sequence[dspy.Example], by_id: Mapping[str, Row]) -> dict[str, float]:
+    """Return the share of records that are right in every field, and the F1 over the attributes of all records.
+
+    Empty unless the rows have a score for every field. Failed rows are left out.
+    """
+    rows = [(e, by_id[str(e["id"])]) for e in test if not by_id[str(e["id"])].failure]
+    if not any(r.fields.keys() >= set(outputs) for _, r in rows):
+        return {}
+    values = [(r.output.get(n), e[n], r.fields.get(n, 0.0)) for e, r in rows for n in outputs]
+    whole = [all(r.fields.get(n) == 1.0 for n in outputs) for _, r in rows]
+    return {"exact_record": sum(whole) / len(whole), "attribute_f1": attribute_f1(values)}
 
 
 def mean_secondary_metrics(notes: Sequence[Mapping[str, object]]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Warn of an arm that is not shown to be better than one answer to every question."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 import dspy
@@ -22,21 +23,23 @@ def single_answer_warning(task: Task, test: Sequence[dspy.Example], rows: Sequen
     scores = {r.id: r.score for r in rows if r.score is not None}
     if len(scores) < FEWEST or task.metric_name not in metric_names():
         return ""
-    output = task.outputs[0]
 
     def answers() -> Iterator[str]:
-        return (str(r.output.get(output, "")) for r in rows if r.score is not None and not r.unparsed)
+        fields = ([r.output.get(name) for name in task.outputs] for r in rows if r.score is not None and not r.unparsed)
+        return (json.dumps(values, ensure_ascii=False, default=str) for values in fields)
 
     answer = _majority(answers())
     if 2 * sum(a == answer for a in answers()) <= len(scores):
         return ""
-    always = dspy.Prediction(**{output: answer})
+    values = json.loads(answer) if answer else [""] * len(task.outputs)
+    always = dspy.Prediction(**dict(zip(task.outputs, values, strict=True)))
     examples = {str(e["id"]): e for e in test if str(e["id"]) in scores}
     constant = {i: float(task.metric(e, always)) for i, e in examples.items()}
     clusters = {i: str(e["cluster"]) for i, e in examples.items() if "cluster" in e}
     if paired_difference({i: scores[i] for i in constant}, constant, clusters=clusters or None).low > 0:
         return ""
-    shown = answer if len(answer) <= 40 else f"{answer[:40]}…"
+    text = " / ".join(map(str, values))
+    shown = text if len(text) <= 40 else f"{text[:40]}…"
     mean = sum(constant.values()) / len(constant)
     return f"is not shown to be better than answering {shown!r} to everything, which scores {mean:.3f}"
 

@@ -14,7 +14,7 @@ from crossover.programs.spec import TaskSpec
 
 Kind = Literal["context", "weights"]
 """The side of the comparison that an arm stands on: a chain that trains weights stands on theirs."""
-METHODOLOGY_VERSION = 5
+METHODOLOGY_VERSION = 6
 """Raised whenever a change of ours can change a number; part of every cell key."""
 
 

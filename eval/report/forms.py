@@ -22,6 +22,7 @@ def csv_table(data: ReportData) -> str:
     for arm in data.comparison.arms:
         nested = arm_json(arm) | {"kind": arm.kind}
         del nested["labels"]
+        nested["fields"] = {name: e["mean"] for name, e in nested["fields"].items()}
         flat: dict[str, object] = {}
         for key, value in nested.items():
             if isinstance(value, dict):

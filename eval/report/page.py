@@ -139,6 +139,7 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
         "ledger": ledger(data, task),
         "prices": list(dict.fromkeys(a.price_source for a in arms if a.price_source)),
         "measures": sorted({m for a in arms for m in a.secondary}),
+        "fields": list(dict.fromkeys(f for a in arms for f in a.fields)),
         "cautions": data.comparison.cautions.get(task, ()),
         "checks": merged(checks(data, task)),
         "split": data.comparison.split_sha256[task],

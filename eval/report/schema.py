@@ -37,6 +37,7 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "seeds": list(arm.seeds),
         "score": {**_estimate_json(arm.score), "unparsed": arm.unparsed, "failed": arm.failed},
         "endings": dict(arm.endings),
+        "fields": {name: _estimate_json(e) for name, e in arm.fields.items()},
         "latency_ms": _latency_json(arm.latency),
         "tokens": {"prompt": t.prompt_tokens, "cached": t.cached_tokens, "completion": t.completion_tokens},
         "tokens_estimated": arm.tokens_estimated,

@@ -57,6 +57,7 @@ def details_table(arms: Sequence[Arm]) -> list[str]:
     texts: dict[str, Callable[[Arm], str]] = {
         "unparsed": lambda a: str(a.unparsed) if any(b.unparsed for b in arms) else "",
         **{m: partial(_secondary, m) for m in sorted({m for a in arms for m in a.secondary})},
+        **{f: partial(_field, f) for f in dict.fromkeys(f for a in arms for f in a.fields)},
         "rare labels": lambda a: f"{h[0]:.3f}" if (h := halves[a.name]) else "",
         "other labels": lambda a: f"{h[1]:.3f}" if (h := halves[a.name]) else "",
         "first token ms": lambda a: _milliseconds(a.latency.first_token),
@@ -72,6 +73,10 @@ def details_table(arms: Sequence[Arm]) -> list[str]:
 
 def _secondary(metric: str, arm: Arm) -> str:
     return f"{arm.secondary[metric]:.3f}" if metric in arm.secondary else ""
+
+
+def _field(name: str, arm: Arm) -> str:
+    return f"{arm.fields[name].mean:.3f}" if name in arm.fields else ""
 
 
 def _milliseconds(median: Estimate | None) -> str:

@@ -48,6 +48,8 @@ class Rows(Sequence[Row]):
         self._endings: dict[int, str] = {}
         self._outputs: list[str] = []
         self._raws: list[str] = []
+        self.fields: dict[str, array[float]] = {}
+        """Scores of parts, by name: 0 for an unparsed answer, NaN for a failed row."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Rows":
@@ -71,7 +73,12 @@ class Rows(Sequence[Row]):
         raw = sys.intern(row.get("raw", ""))
         score, usd = (math.nan if row[name] is None else float(row[name]) for name in ("score", "usd"))
         seconds, counts = float(row["seconds"]), array("i", [row[name] for name in _COUNTS])
+        fields = {name: float(value) for name, value in row.get("fields", {}).items()}
         # Nothing below can fail, so that the columns stay of one length.
+        for name in [name for name in fields if name not in self.fields]:
+            self.fields[name] = array("d", [0.0 if wrong else math.nan for wrong in self._unparsed])
+        for name, values in self.fields.items():
+            values.append(fields.get(name, 0.0 if row.get("unparsed") else math.nan))
         if row["failure"]:
             self._failures[len(self.ids)] = str(row["failure"])
         if row.get("ending"):
@@ -112,6 +119,7 @@ class Rows(Sequence[Row]):
             raw=self._raws[i],
             ending=self._endings.get(i, ""),
             tokens_estimated=bool(self._estimated[i]),
+            fields={name: column[i] for name, column in self.fields.items() if not math.isnan(column[i])},
             **{name: counts[i] for name, counts in self.counts.items()},
         )
 
@@ -124,6 +132,10 @@ class Rows(Sequence[Row]):
         # Most scores are 0 or 1: one object for each value, not one for each row.
         same: dict[float, float] = {}
         return ((i, same.setdefault(s, s)) for i, s in zip(self.ids, self.scores, strict=True) if s == s)
+
+    def scored_field(self, name: str) -> dict[str, float]:
+        """Return the scores of one part by id, without the rows that failed."""
+        return {i: s for i, s in zip(self.ids, self.fields.get(name, ()), strict=False) if s == s}
 
     @property
     def failed(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +12,7 @@ from crossover.eval.analysis.cost import Cost
 from crossover.eval.analysis.stats import quantile_interval, score_interval
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
+from crossover.programs.score import Row
 
 
 def train_examples(result: Result) -> int:
@@ -91,6 +93,11 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
     }
     metrics |= {f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")}
     metrics |= result.notes.get("secondary", {})
+    table = Rows.of(result.rows)
+    for number, name in enumerate(table.fields, 1):
+        # MLflow allows no other characters in the name of a metric.
+        plain = re.sub(r"[^\w .:/-]", "", name, flags=re.ASCII) or str(number)
+        metrics[f"field_{plain}"] = score_interval(list(table.scored_field(name).values())).mean
     metrics["retrieval_ms"] = result.notes.get("retrieval_ms")
     for q in (0.5, 0.95, 0.99):
         metrics[f"p{round(100 * q)}_ms"] = 1000 * quantile_interval(result.latency.seconds, q).mean
@@ -99,5 +106,10 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
 
 def rows_table(result: Result) -> dict[str, list[Any]]:
     """Return the per-example rows as columns."""
-    rows = [asdict(r) | {"output": json.dumps(r.output, ensure_ascii=False, default=str)} for r in result.rows]
+
+    def texts(row: Row) -> dict[str, str]:
+        parts = {"output": row.output, "fields": row.fields}
+        return {k: json.dumps(v, ensure_ascii=False, default=str) for k, v in parts.items()}
+
+    rows = [asdict(r) | texts(r) for r in result.rows]
     return {k: [r[k] for r in rows] for k in rows[0]} if rows else {}

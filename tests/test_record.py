@@ -1,0 +1,163 @@
+"""The program `record`: kinds of fields, empty cells, one JSON object, metrics of whole records, scores by field."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pytest
+import tiny
+
+from crossover.eval.cli.main import main
+from crossover.models.errors import UserError
+from crossover.models.grammars import Grammar, lines
+from crossover.models.plain import PlainAdapter
+from crossover.programs.data import load_and_check, load_task
+from crossover.programs.demos import with_demos
+from crossover.programs.kinds import Kind, kind_of
+from crossover.programs.metrics import Scored, attribute_f1, metric_for
+from crossover.programs.modules.record import Record
+from crossover.programs.spec import TaskSpec
+from crossover.programs.task import Task
+
+ROOT = Path(__file__).parent.parent
+PRODUCTS = {"name": "input", "description": "input", "brand": "output", "size": "output", "weight_g": "output"}
+
+
+def products(**outputs: str) -> Task:
+    data = {split: f"products/{split}.csv" for split in ("train", "test")}
+    spec = TaskSpec("products", "record", data, {**PRODUCTS, **outputs})
+    return load_task(spec, base=ROOT / "examples")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["3", "1,250", "0.5"], Kind("number")),
+        (["yes", "No", "TRUE"], Kind("boolean")),
+        (["red", "blue", "red", "blue", ""], Kind("one of", ("blue", "red"), optional=True)),
+        (["38", "M", "38", "M"], Kind("one of", ("38", "M"))),
+        (["a poem", "a play", "an essay"], Kind("text")),
+        ([["a"], [], ["b", "c"]], Kind("list")),
+        (["", None], Kind("text", optional=True)),
+    ],
+)
+def test_the_kind_of_a_field_is_told_from_its_values(values: list[Any], kind: Kind) -> None:
+    assert kind_of(values) == kind
+
+
+def test_a_kind_may_be_given_by_name() -> None:
+    assert kind_of(["1", "2"], "text") == Kind("text")
+    with pytest.raises(UserError, match="unknown kind of field 'numbr'; did you mean 'number'"):
+        kind_of(["1"], "numbr")
+
+
+def test_a_cell_becomes_a_value_of_its_kind() -> None:
+    assert [Kind("number", optional=True).value(c) for c in ("1,250", "2.50", "", None)] == [1250, 2.5, "none", "none"]
+    assert [Kind("boolean").value(c) for c in ("TRUE", "no")] == ["yes", "no"]
+    assert [Kind("list").value(c) for c in ("a; b", "a, b", '["a"]', ["a", " "], "")] == [
+        ["a", "b"],
+        ["a", "b"],
+        ["a"],
+        ["a"],
+        [],
+    ]
+    for kind, cell in (("number", "about 3"), ("boolean", "maybe")):
+        with pytest.raises(ValueError, match=cell):
+            Kind(kind).value(cell)
+
+
+def test_the_signature_of_a_record_has_its_types() -> None:
+    task = products(colour="output", waterproof="output")
+    fields = task.program().predict.signature.output_fields
+    assert fields["weight_g"].annotation == float | Literal["none"]
+    assert fields["waterproof"].annotation == Literal["yes", "no"]
+    assert "none" in str(fields["brand"].annotation)
+    assert task.train[0]["brand"] == "none"
+    assert task.train[0]["weight_g"] == 120
+    assert task.metric_name == "field_accuracy"
+
+
+def test_an_answer_is_decoded_to_the_types_and_read_back() -> None:
+    kinds = {"size": Kind("one of", ("38", "M"), optional=True), "grams": Kind("number", optional=True)}
+    program = Record(["name"], kinds)
+    signature = program.predict.signature
+    number = '{"type": "number", "x-guidance"'
+    grammar = lines(signature.output_fields)
+    assert isinstance(grammar, Grammar)
+    assert grammar.choices == {"value_0": [" 38", " M", " none"]}
+    assert f'value_1: "none" | %json {{"anyOf": [{number[:17]}' in grammar.rules
+    adapter = PlainAdapter(instruct=True)
+    assert adapter.parse(signature, "size: 38\ngrams: none") == {"size": "38", "grams": "none"}
+    assert adapter.parse(signature, "size: none\ngrams: 410") == {"size": "none", "grams": 410.0}
+    shown = with_demos(program, [dspy.Example(name="cap", size="none", grams="none").with_inputs("name")])
+    messages = adapter.format(signature, shown.predict.demos, {"name": "boot"})
+    assert messages[2]["content"] == "size: none\ngrams: none"
+    assert "grams: <a number or none>" in messages[0]["content"]
+
+
+def test_several_fields_are_scored_one_by_one() -> None:
+    gold = dspy.Example(brand="Norvik", size="none", grams=410, tags=["a", "b"])
+    answer = dspy.Prediction(brand="norvik", size="", grams=400.0, tags=["b", "a"])
+    score = metric_for("field_accuracy", "brand", "size", "grams", "tags")(gold, answer)
+    assert isinstance(score, Scored)
+    assert (score, score.fields) == (0.75, {"brand": 1.0, "size": 1.0, "grams": 0.0, "tags": 1.0})
+    assert metric_for("exact_record", "brand", "size")(gold, answer) == 1.0
+    assert metric_for("exact_record", "brand", "grams")(gold, answer) == 0.0
+    assert metric_for("token_f1", "brand", "tags")(gold, dspy.Prediction(brand="x", tags=["a"])) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "f1"),
+    [
+        ([("none", "none", 1.0)], 1.0),
+        ([("a", "a", 1.0), ("none", "none", 1.0)], 1.0),
+        ([("a", "a", 1.0), ("none", "b", 0.0)], 2 / 3),
+        ([("a", "a", 1.0), ("b", "none", 0.0)], 2 / 3),
+        ([("a", "a", 1.0), ("b", "c", 0.0)], 1 / 2),
+        ([("", "b", 0.0)], 0.0),
+    ],
+)
+def test_attributes_count_none_as_attribute_extraction_does(values: list[Any], f1: float) -> None:
+    assert attribute_f1(values) == pytest.approx(f1)
+
+
+def test_one_column_of_json_objects_is_a_record(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        rows = [
+            {"text": f"{split} {n}: boot {n}", "attributes": {"kind": "boot", "number": n} | ({"x": "y"} if n else {})}
+            for n in range(60)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {split: f"{split}.jsonl" for split in ("train", "val", "test")}
+    spec = TaskSpec("t", "record", data, {"text": "input", "attributes": "output"})
+    task, problems = load_and_check(spec, base=tmp_path)
+    assert problems == []
+    assert task is not None
+    assert task.outputs == ("kind", "number", "x")
+    assert (task.test[0]["x"], task.test[1]["number"]) == ("none", 1)
+
+
+def test_scores_by_field_are_in_table_page_json_and_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], store: Path
+) -> None:
+    file = tmp_path / "products.yaml"
+    experiment = (ROOT / "examples/products.yaml").read_text()
+    model = tiny.model(decode="schema", max_tokens=48)
+    experiment = experiment.replace("{name: smollm2, max_tokens: 64}", model)
+    experiment = experiment.replace("products/", f"{ROOT}/examples/products/").partition("methods:")[0]
+    file.write_text(experiment + "methods: [few_shot: {demos: 1}]\n")
+    reports = [str(tmp_path / f"report.{form}") for form in ("html", "json", "csv")]
+    options = ["--limit", "4", "--tracking-uri", "none", "--no-progress", "--store", str(store)]
+    assert main(["run", str(file), *options, *(x for r in reports for x in ("-o", r))]) == 0
+    names = ["brand", "colour", "size", "weight_g", "waterproof"]
+    (heading,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("arm") and "brand" in line]
+    assert [n for n in heading.split() if n in names] == names
+    (arm,) = json.loads((tmp_path / "report.json").read_text())["arms"]
+    assert list(arm["fields"]) == names
+    assert {"exact_record", "attribute_f1"} <= arm["secondary"].keys()
+    assert sum(f["mean"] for f in arm["fields"].values()) / 5 == pytest.approx(arm["score"]["mean"])
+    assert "Score by field" in (tmp_path / "report.html").read_text()
+    (rows,) = store.glob("cells/*/rows.jsonl")
+    scored = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert all(row["unparsed"] or list(row["fields"]) == names for row in scored)
