@@ -276,7 +276,7 @@ def _question(example: dspy.Example, inputs: Sequence[str]) -> str:
     return "\n".join(fold(example[name]) for name in inputs)
 
 
-def _metric(spec: TaskSpec, output: str, base: Path) -> tuple[Metric, str]:
+def _metric(spec: TaskSpec, outputs: Sequence[str], base: Path) -> tuple[Metric, str]:
     """Return the metric and its name; that of a user's metric holds the hash of its file, so that changes count."""
     name = spec.metric or USUAL_METRIC.get(spec.program, "exact_match")
     metric = metric_for(name, *outputs, base=base)

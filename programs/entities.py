@@ -35,8 +35,10 @@ def entities_of(value: Any) -> str:
     Raises:
         ValueError: the value is none of these.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         value = json.loads(value)
+    if isinstance(value, dict):
+        raise ValueError("one JSON object, not a list of {type, text}; its keys are fields of `program: record`")
     if isinstance(value, str):
         return entity_lines(read_entities(value))
     if not isinstance(value, list | tuple):

@@ -115,6 +115,9 @@ def _import_file(file: Path, reference: str) -> ModuleType:
         raise UserError(f"{reference}: python cannot import this file; check its name")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    # The file may import its neighbours, also later; at the end, so that they hide no installed package.
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as e:

@@ -160,7 +160,19 @@ def _users_metric(reference: str, function: Any) -> Metric:
     taken = 5 if inspect.Parameter.VAR_POSITIONAL in kinds else sum(k in positional for k in kinds)
     if taken < 2:
         raise UserError(f"{reference} takes {taken} arguments; a metric takes at least gold and prediction")
-    return as_metric(function, arguments=taken)
+
+    def score(*arguments: Any) -> Any:
+        try:
+            # Without a model: the one that is measured must not grade itself.
+            with dspy.context(lm=None):
+                return function(*arguments)
+        except ValueError as e:
+            if "No LM is loaded" not in str(e):
+                raise
+            what = f"{Path(reference).name} asks a language model and names none"
+            raise UserError(f"{what}; write `metric: {{judge: …}}`, or call it under dspy.context(lm=…)") from e
+
+    return as_metric(score, arguments=taken)
 
 
 def as_metric(function: Callable[..., Any], *, arguments: int = 2) -> Metric:

@@ -81,6 +81,9 @@ def score_example(
         start = time.perf_counter()
         try:
             prediction = program(**example.inputs())
+            if not isinstance(prediction, dspy.Prediction):
+                kind = type(prediction).__name__
+                raise TypeError(f"forward returned a {kind}; return the prediction itself, or dspy.Prediction(field=…)")
             output = {k: v for k, v in prediction.toDict().items() if k not in example.inputs()}
         except AdapterParseError as e:
             # DSPy raises it for an empty answer too, and for one cut off before its last field.

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise, zip_longest
+from itertools import islice, pairwise, zip_longest
 
 import dspy
 
+from crossover.models.errors import UserError
 from crossover.programs.demos import question_key
 from crossover.programs.fields import answers_of, text_of
 from crossover.programs.gold import list_outputs
@@ -30,7 +31,8 @@ def validate(task: Task) -> list[Problem]:
     # DSPy refuses some of the user's field names, by exceptions of many kinds.
     except Exception as e:
         return [*problems, fault(task.name, f"the program cannot be built: {one_line(e, 160)}", "rename its fields")]
-    problems += few(list(_gold_answers(task, program)))
+    gold = few(list(_gold_answers(task, program)))
+    problems += gold or list(_wrong_answer(task))
     if isinstance(program, Classify) and task.train:
         problems += few([*_unseen_labels(task), *_doubtful_labels(task)]) + few(list(_several_labels(task)))
     problems += _near_duplicates(task)
@@ -90,6 +92,9 @@ def _gold_answers(task: Task, program: dspy.Module) -> Iterator[Problem]:
             try:
                 score = float(task.metric(example, dspy.Prediction(**chosen)))
                 verdict = f"scores {score:g} under {task.metric_name}"
+            except UserError as e:
+                yield fault(task.name, *str(e).split("; ", 1))
+                return
             # The metric may be the user's own, and can raise anything.
             except Exception as e:
                 score, verdict = 0.0, f"makes {task.metric_name} fail: {type(e).__name__}: {one_line(e, 120)}"
@@ -97,6 +102,18 @@ def _gold_answers(task: Task, program: dspy.Module) -> Iterator[Problem]:
                 shown = ", ".join(repr(v)[:60] for v in chosen.values())
                 yield fault(_at(task, example), f"the gold answer {shown} {verdict}", "correct the row or the metric")
                 break
+
+
+def _wrong_answer(task: Task) -> Iterator[Problem]:
+    """Yield a problem if the metric cannot score a wrong answer: the gold answer of another example."""
+    examples = task.test[:50]
+    pairs = ((a, b) for a in examples for b in examples if all(a[n] != b[n] for n in task.outputs))
+    for example, other in islice(pairs, 1):
+        try:
+            task.metric(example, dspy.Prediction(**{n: other[n] for n in task.outputs}))
+        except Exception as e:  # the metric may be the user's own
+            what = f"a wrong answer makes {task.metric_name} fail: {one_line(e, 120)}"
+            yield fault(_at(task, example), what, "correct the metric")
 
 
 def _several_labels(task: Task) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dspy
 
 from crossover.programs.entities import micro_f1
-from crossover.programs.metrics import attribute_f1, token_f1
+from crossover.programs.metrics import attribute_f1, compared, exact_match, token_f1
 from crossover.programs.score import Row
 from crossover.programs.task import Task
 from crossover.programs.text_metrics import macro_f1
@@ -32,6 +32,17 @@ def secondary_metrics(task: Task, test: Sequence[dspy.Example], rows: Sequence[R
     if shown:
         found["knowledge_f1"] = sum(token_f1(a, passages) for a, passages in shown) / len(shown)
     return found
+
+
+def near_miss_warning(task: Task, test: Sequence[dspy.Example], rows: Sequence[Row]) -> str:
+    """Return a warning if wrong labels differ from the gold ones in case and punctuation alone."""
+    if task.metric_name not in LABEL_METRICS:
+        return ""
+    output, gold = task.outputs[0], {str(e["id"]): e for e in test}
+    wrong = [r for r in rows if r.score == 0.0]
+    near = sum(compared(exact_match, r.output.get(output), gold[r.id][output]) == 1.0 for r in wrong)
+    what = f"{near} of {len(wrong)} wrong answers differ from the gold answer in case and punctuation alone"
+    return f"{what}; `metric: exact_match` takes them for right" if near else ""
 
 
 def _record_metrics(outputs: Sequence[str], test: Sequence[dspy.Example], by_id: Mapping[str, Row]) -> dict[str, float]:

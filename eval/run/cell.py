@@ -11,7 +11,7 @@ from statistics import median
 import dspy
 
 from crossover.eval.analysis.labels import label_notes
-from crossover.eval.analysis.secondary_metrics import secondary_metrics
+from crossover.eval.analysis.secondary_metrics import near_miss_warning, secondary_metrics
 from crossover.eval.analysis.single_answer import single_answer_warning
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.experiment.splits import question_text, train_pool
@@ -134,6 +134,7 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
         seconds = without_judge(seconds, rows)
     constant = single_answer_warning(fitted_cell.task, test, rows)
     measures |= {"constant": constant} if constant else {}
+    doubts = [doubt for doubt in (constant, near_miss_warning(fitted_cell.task, test, rows)) if doubt]
     return Result(
         key=fitted_cell.key,
         cell=cell,
@@ -145,7 +146,7 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
         local=model.local,
         facts=fitted.facts,
         notes=fitted.notes | measures,
-        warnings=[*fitted.warnings, constant] if constant else fitted.warnings,
+        warnings=[*fitted.warnings, *doubts],
         integrity=audit(fitted, test, model),
         clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
         hits=passages.hits(test, cell.knowledge.test) if cell.knowledge.test == "retrieved" else {},
