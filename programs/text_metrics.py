@@ -9,7 +9,11 @@ from typing import Any
 from crossover.models.errors import UserError
 
 _WORD = re.compile(r"[^\W_]+")
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_SPACED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[ \u00a0\u202f]\d{3})+)(?![\d])")
+"""A number with spaces between its thousands."""
+_TYPESET = str.maketrans({"\u2212": "-", "{": None, "}": None})
+"""The minus sign of typesetting to that of keyboards; the braces that TeX needs around a comma."""
 
 
 def rouge_l(predicted: str, gold: str) -> float:
@@ -42,6 +46,7 @@ def numeric_match(predicted: str, gold: str) -> float:
     Raises:
         ValueError: the gold text is not a number.
     """
+    predicted, gold = _plain_numbers(predicted), _plain_numbers(gold)
     wanted = _number(gold.strip().lstrip("$").rstrip("%"))
     if wanted is None:
         raise ValueError(f"the gold answer {gold!r} is not a number")
@@ -67,6 +72,11 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
         for i, other in enumerate(b, 1):
             diagonal, lengths[i] = lengths[i], diagonal + 1 if word == other else max(lengths[i], lengths[i - 1])
     return lengths[-1]
+
+
+def _plain_numbers(text: str) -> str:
+    """Return the text with its numbers as keyboards write them, without spaces between thousands."""
+    return _SPACED.sub(lambda n: re.sub(r"\s", "", n[0]), text.translate(_TYPESET))
 
 
 def _number(text: str) -> float | None:

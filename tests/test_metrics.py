@@ -54,6 +54,11 @@ def test_the_gold_answer_scores_exactly_1(name: str) -> None:
         ("none", "0", 0.0),
         ("1000000.2", "1000000", 1.0),
         ("1000002", "1000000", 0.0),
+        ("it fell by \u22125", "-5", 1.0),
+        ("9{,}500", "9500", 1.0),
+        ("1 250 pots", "1250", 1.0),
+        ("1,00,000", "100000", 1.0),
+        ("2023-05", "-5", 0.0),
     ],
 )
 def test_numbers_match_by_value(predicted: str, gold: str, score: float) -> None:
