@@ -83,3 +83,10 @@ def test_memory_hardly_grows_with_the_rows(tmp_path: Path) -> None:
     process.start()
     assert ended(process) == 0
     assert float((tmp_path / "megabytes").read_text()) < 15
+
+
+def test_scores_of_parts_are_columns_in_which_an_unparsed_answer_counts_as_wrong() -> None:
+    parts = Row("e5", 0.5, "", 1, 1, 0, 2, 1e-5, 0.5, {"a": "x", "b": "y"}, fields={"a": 1.0, "b": 0.0})
+    table = Rows.of([ROWS[4], parts, ROWS[1]])
+    assert table.scored_field("a") == {"e4": 0.0, "e5": 1.0}
+    assert (table[1], table[2]) == (parts, ROWS[1])

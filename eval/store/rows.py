@@ -22,7 +22,7 @@ _COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "calls")
 # Made once: `json.dumps` with options makes an encoder for every row.
 _write, _read = json.JSONEncoder(ensure_ascii=False, default=str).encode, json.JSONDecoder().decode
 _FIELDS = {f.name for f in fields(Row)}
-_REQUIRED = {f.name for f in fields(Row) if f.default is MISSING}
+_REQUIRED = {f.name for f in fields(Row) if f.default is MISSING and f.default_factory is MISSING}
 """Rows of methodology 4 and before have no other fields."""
 
 
