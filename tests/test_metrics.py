@@ -6,8 +6,9 @@ import dspy
 import pytest
 
 from crossover.eval.analysis.labels import LabelScore, label_notes, mean_labels, rare_and_frequent
-from crossover.eval.analysis.secondary_metrics import mean_secondary_metrics, secondary_metrics
+from crossover.eval.analysis.secondary_metrics import mean_secondary_metrics, near_miss_warning, secondary_metrics
 from crossover.eval.analysis.single_answer import single_answer_warning
+from crossover.programs.entities import entities_of
 from crossover.programs.metrics import metric_for
 from crossover.programs.score import Row
 from crossover.programs.task import Task
@@ -142,3 +143,18 @@ def test_second_opinions_are_averaged_over_seeds() -> None:
         "macro_f1": pytest.approx(0.3)
     }
     assert mean_secondary_metrics([{}]) == {}
+
+
+def test_labels_that_differ_in_case_or_a_dot_are_counted() -> None:
+    test = [dspy.Example(id=str(i), label="delivery") for i in range(3)]
+    rows = [replace(row(0, "Delivery."), score=0.0), replace(row(1, "refund"), score=0.0), row(2, "delivery")]
+    assert near_miss_warning(task_of("label_accuracy"), test, rows) == (
+        "1 of 2 wrong answers differ from the gold answer in case and punctuation alone; `metric: exact_match` takes "
+        "them for right"
+    )
+    assert near_miss_warning(task_of("exact_match"), test, rows) == ""
+
+
+def test_a_json_object_is_not_taken_for_one_entity() -> None:
+    with pytest.raises(ValueError, match="one JSON object, not a list of {type, text}; its keys are fields of"):
+        entities_of('{"person": "Ada"}')
