@@ -127,9 +127,7 @@ class Sft:
         if text.dropped:
             fitted.warnings.insert(0, f"{text.dropped} training rows exceed the context and were left out")
         if unlearned := ", ".join(unlearned_fields(context.program, targets.calls)):
-            fitted.warnings.insert(
-                0, f"learnt without {unlearned}, which the data lacks; `targets: self` teaches it too"
-            )
+            fitted.warnings.insert(0, f"learnt without {unlearned}, which the data lacks; use `targets: self`")
         if unsolved := len(train) - targets.solved:
             fitted.warnings.insert(0, f"{unsolved} of {len(train)} train examples have no right trace")
         return fitted

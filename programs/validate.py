@@ -113,7 +113,7 @@ def _wrong_answer(task: Task) -> Iterator[Problem]:
             task.metric(example, dspy.Prediction(**{n: other[n] for n in task.outputs}))
         except Exception as e:  # the metric may be the user's own
             what = f"a wrong answer makes {task.metric_name} fail: {one_line(e, 120)}"
-            yield fault(_at(task, example), what, "correct the metric")
+            yield Problem("warning", _at(task, example), what, "correct it, or such rows have no score")
 
 
 def _several_labels(task: Task) -> Iterator[Problem]:
