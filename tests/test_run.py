@@ -240,17 +240,27 @@ def test_a_limit_draws_from_the_whole_file_and_nests() -> None:
 def test_a_cell_that_cannot_be_fitted_is_told_and_the_others_are_measured(
     experiment: Path, store: Path, intents: list[dspy.Example], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = {"text": "card " * 5000, "label": "card_lost"}
-    (experiment.parent / "train.jsonl").write_text(json.dumps(long) + "\n")
-    assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 4
+    row = {"text": "nothing that it could answer", "label": "hard to guess"}
+    (experiment.parent / "train.jsonl").write_text(json.dumps(row) + "\n")
+    own = ("--set", "methods=[zero_shot, {sft: {targets: self, attempts: 1}}]")
+    assert run(experiment, store, *own, "--json") == 4
     data = json.loads(capsys.readouterr().out)
     assert [a["method"] for a in data["arms"]] == ["zero_shot"]
-    assert data["failures"] == [
-        "intents, sft epochs=1 rank=4, seed 0 could not be fitted: all 1 training rows exceed the model's context of "
-        "4096 tokens; shorten them"
-    ]
-    assert run(experiment, store, "--only", "sft") == 2
-    assert "error: intents, sft epochs=1 rank=4, seed 0 could not be fitted" in capsys.readouterr().err
+    (failure,) = data["failures"]
+    assert failure.startswith("intents, sft attempts=1 targets=self, seed 0 could not be fitted: none of 1 train")
+    assert run(experiment, store, *own, "--only", "sft") == 2
+    assert f"error: {failure}" in capsys.readouterr().err
+
+
+def test_a_training_whose_rows_are_all_too_long_stops_the_run_before_anything_is_measured(
+    experiment: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"text": "card " * 5000, "label": "card_lost"}
+    (experiment.parent / "train.jsonl").write_text(json.dumps(long) + "\n")
+    assert run(experiment, store, "--only", "zero_shot,sft") == 2
+    why = "all 1 training rows exceed the model's context of 4096 tokens; shorten them"
+    assert f"error: intents, sft epochs=1 rank=4: {why}" in capsys.readouterr().err
+    assert not list(store.glob("cells/*"))
 
 
 def test_a_method_that_cannot_be_is_refused_before_anything_is_spent(

@@ -29,6 +29,8 @@ from crossover.eval.cli.options import (
     LimitFlags,
     MeasuringFlags,
     experiment_of,
+    experiment_options,
+    file_of,
     measuring_options,
     store_option,
 )
@@ -211,24 +213,26 @@ def _dry_run(experiment: "Experiment", store: Path) -> int:
 
 
 @crossover.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the file: dotted.key=value."
-)
-def validate(file: Path, settings: tuple[str, ...]) -> int:
-    """Check an experiment file and its data; spends nothing, reports all faults at once.
+@experiment_options
+def validate(cells: CellFlags) -> int:
+    """Check all that `run` would stumble over, and report every fault at once; spends nothing, loads no weights.
+
+    Without FILE: crossover.yaml of this folder, else the quickstart.
 
     Example: crossover validate intents.yaml
     """
-    from crossover.eval.experiment.read import Overrides, read_partly
-    from crossover.eval.run.loading import check_models, load_tasks
-    from crossover.eval.run.methods import check_methods
+    from crossover.eval.experiment.read import read_partly
+    from crossover.eval.experiment.spec import plan
+    from crossover.eval.run.loading import check_cells, check_weights, load_tasks
 
-    experiment, problems = read_partly(file, Overrides(settings=settings))
+    logging.getLogger("dspy").setLevel(logging.ERROR)
+    experiment, problems = read_partly(*file_of(cells))
     tasks, found = load_tasks(experiment.tasks)
     # Reading the experiment file has already reported missing files, with their line.
     problems += [p for p in found if not p.what.endswith("no such file")]
-    problems += [*check_models(experiment), *check_methods(experiment)]
+    problems += check_weights(experiment)
+    sound = not any(p.level == "error" for p in problems)
+    problems += check_cells(experiment, tasks, plan(experiment) if sound else ())
     for name, task in tasks.items():
         sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
         corpus = f", corpus {len(task.corpus)}" if task.corpus else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from crossover.eval.experiment.read import Overrides
     from crossover.eval.experiment.spec import Experiment
 
 Decorated = Callable[..., Any]
@@ -179,13 +180,12 @@ def numbers(text: str | None, flag: str) -> tuple[int, ...]:
         raise click.UsageError(f"{flag} {text}: not whole numbers; write {flag} 0,1,2") from None
 
 
-def experiment_of(cells: CellFlags, limits: LimitFlags | None = None) -> "Experiment":
-    """Return the experiment that FILE and flags name; warnings go to stderr, errors are raised together.
+def file_of(cells: CellFlags, limits: LimitFlags | None = None) -> "tuple[Path, Overrides]":
+    """Return the experiment file and what the flags change of it.
 
     Without FILE: crossover.yaml of this folder, else the quickstart.
     """
-    from crossover.eval.experiment.read import QUICKSTART, Overrides, read_experiment
-    from crossover.models.errors import UserError
+    from crossover.eval.experiment.read import QUICKSTART, Overrides
 
     default = Path("crossover.yaml")
     overrides = Overrides(
@@ -195,7 +195,15 @@ def experiment_of(cells: CellFlags, limits: LimitFlags | None = None) -> "Experi
         seeds=numbers(cells.seeds, "--seeds"),
         limits=limits.given() if limits else {},
     )
-    experiment, problems = read_experiment(cells.file or (default if default.exists() else QUICKSTART), overrides)
+    return cells.file or (default if default.exists() else QUICKSTART), overrides
+
+
+def experiment_of(cells: CellFlags, limits: LimitFlags | None = None) -> "Experiment":
+    """Return the experiment that FILE and flags name; warnings go to stderr, errors are raised together."""
+    from crossover.eval.experiment.read import read_experiment
+    from crossover.models.errors import UserError
+
+    experiment, problems = read_experiment(*file_of(cells, limits))
     if experiment is None:
         raise UserError("\n".join(str(p) for p in problems))
     for p in problems:

@@ -1,7 +1,7 @@
 """The state that the cells of one run share: models loaded once, passages found once, limits and budgets."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.run.cell_keys import CellKeys
 from crossover.eval.run.formats import DEMOS, FormatChoice, choose_format, only_format
 from crossover.eval.run.latency import latency_requests
-from crossover.eval.run.loading import prepare
+from crossover.eval.run.loading import check_cells, prepare, raise_errors
 from crossover.eval.run.passages import Passages
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.retention import Retention
@@ -83,6 +83,18 @@ class RunContext:
         models = Models(allowance, progress.note)
         keyed = prepare(experiment, store=store, note=progress.note, load=models)
         return cls(experiment, store, threads, progress, keyed, allowance, models, requests)
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Check that these cells can be measured, before anything is loaded or paid; doubts go to the progress line.
+
+        Raises:
+            UserError: a key is missing, or a method has wrong options or cannot be fitted.
+        """
+        if cells:
+            problems = check_cells(self.experiment, self.tasks, cells)
+            raise_errors(problems)
+            for p in problems:
+                self.progress.note(str(p))
 
     @property
     def tasks(self) -> Mapping[str, Task]:

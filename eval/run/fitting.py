@@ -49,6 +49,7 @@ def fit_experiment(experiment: Experiment, kind: Kind, *, store: Path, threads: 
     if not cells:
         raise UserError(f"{experiment.name} has no method that adapts {WORDS[kind]}; `crossover ls methods` lists them")
     left = {k: c for k, c in cells.items() if not is_finished(store, k)}
+    context.check(list(left.values()))
     progress.total_cells, fitted = len(left), list[tuple[Cell, Path, Usage]]()
     try:
         with holding(store, list(left), experiment.name), interruptible(context.allowance.stop), storing(store):

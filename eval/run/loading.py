@@ -1,12 +1,14 @@
-"""Load and check the tasks of an experiment, and read its finished results; no model is loaded for either."""
+"""Load and check what an experiment consists of, and read its finished results; no model is loaded for either."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from crossover.eval.experiment.spec import Experiment, plan
+from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.run.cell_keys import CellKeys
+from crossover.eval.run.dry_fit import check_fits
 from crossover.eval.run.judging import judged
+from crossover.eval.run.methods import check_methods
 from crossover.eval.run.passages import Indexes
 from crossover.eval.store.cells import load_standing
 from crossover.eval.store.result import Finished
@@ -32,7 +34,7 @@ def prepare(
     Warnings and notes go to `note`; `load` loads the models of judges.
 
     Raises:
-        UserError: the tasks have errors.
+        UserError: tasks or weights have errors.
     """
     tasks, problems = load_tasks(experiment.tasks, load)
     others, found = load_tasks(experiment.retention, load)
@@ -40,8 +42,11 @@ def prepare(
     for p in problems:
         if p.level != "error":
             note(str(p))
-    if errors := [p for p in problems if p.level == "error"]:
-        raise UserError("\n".join(str(e) for e in errors))
+    problems += check_weights(experiment)
+    if any(p.level == "error" for p in problems):
+        # A finished run is read without keys, and where its methods could not be fitted.
+        problems += [*check_keys(experiment), *check_methods(experiment)]
+    raise_errors(problems)
     for spec in _models(experiment):
         if spec.runs_here:
             source_of(spec, note)  # what must be fetched or converted is, before anything is spent
@@ -56,20 +61,36 @@ def load_tasks(
     for spec in specs:
         task, found = load_and_check(spec)
         problems += found
-        if task is not None:
+        if task is not None and not (spec.judge and any(p.level == "error" for p in _weights_fault(spec.judge.model))):
             tasks[spec.name] = judged(task, spec, load)
     return tasks, problems
 
 
-def check_models(experiment: Experiment) -> list[Problem]:
-    """Return the missing weights and keys that would keep models from being called; none is called."""
+def raise_errors(problems: Iterable[Problem]) -> None:
+    """Raise the errors among the problems, all at once.
+
+    Raises:
+        UserError: there is one.
+    """
+    if errors := [str(p) for p in problems if p.level == "error"]:
+        raise UserError("\n".join(errors))
+
+
+def check_weights(experiment: Experiment) -> list[Problem]:
+    """Return what keeps the weights of models that run here from being loaded; none is loaded."""
+    return [p for spec in _models(experiment) for p in _weights_fault(spec)]
+
+
+def _weights_fault(spec: ModelSpec) -> list[Problem]:
+    fault = source_fault(spec.name) if spec.runs_here else None
+    return [Problem(fault.level, spec.name, fault.what, fault.remedy)] if fault else []
+
+
+def check_keys(experiment: Experiment) -> list[Problem]:
+    """Return the missing keys that would keep models from being called; none is called."""
     problems = []
     for spec in _models(experiment):
-        if spec.runs_here:
-            if fault := source_fault(spec.name):
-                problems.append(Problem(fault.level, spec.name, fault.what, fault.remedy))
-            continue
-        if spec.api_base or spec.api_key:
+        if spec.runs_here or spec.api_base or spec.api_key:
             continue
         key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
         if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
@@ -80,7 +101,8 @@ def check_models(experiment: Experiment) -> list[Problem]:
 def _models(experiment: Experiment) -> list[ModelSpec]:
     """Return every model of an experiment: those that are adapted, the teacher and the judges."""
     teacher = [experiment.teacher] if experiment.teacher else []
-    return [*experiment.models, *teacher, *(t.judge.model for t in experiment.tasks if t.judge)]
+    judges = [t.judge.model for t in experiment.tasks if t.judge]
+    return list(dict.fromkeys([*experiment.models, *teacher, *judges]))
 
 
 def finished(experiment: Experiment, *, store: Path) -> Finished:
@@ -98,3 +120,12 @@ def finished(experiment: Experiment, *, store: Path) -> Finished:
         what = f"{store}: none of the {len(keys)} cells of {experiment.name!r} is finished"
         raise UserError(f"{what}{f' ({others} of other settings are)' if others else ''}; {remedy}")
     return Finished(keyed.tasks, results, len(keys))
+
+
+def check_cells(experiment: Experiment, tasks: Mapping[str, Task], cells: Sequence[Cell]) -> list[Problem]:
+    """Return what would keep these cells from being measured, weights apart; nothing is called or paid.
+
+    The dry fits, which take seconds, wait until keys and options are in order.
+    """
+    problems = [*check_keys(experiment), *check_methods(experiment)]
+    return problems or check_fits(cells, tasks)

@@ -10,7 +10,6 @@ from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.interrupt import INTERRUPTED, interruptible
-from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.race import race_cells
 from crossover.eval.store.cells import is_finished, is_fitted, load_standing, reopen, set_aside
@@ -40,8 +39,8 @@ def run_experiment(
     A `fresh` run sets finished cells aside and measures them again; `fitted_only` leaves out cells without a fit.
 
     Raises:
-        UserError: the tasks have errors, nothing was fitted, no cell could be measured, another run measures the same
-            cells, or the store cannot be written.
+        UserError: tasks, models or methods have errors, nothing was fitted, no cell could be measured, another run
+            measures the same cells, or the store cannot be written.
         KeyboardInterrupt: Ctrl-C ended the run before a cell was measured.
     """
     context = RunContext.of(experiment, store=store, threads=threads, progress=progress)
@@ -58,6 +57,7 @@ def run_experiment(
     track = BackgroundSync(store, tracking_uri, progress.note)
     unsent = pending_cells(store, cells, track.uri)
     if pending := [k for k in cells if k not in results or k in unsent or Rows.of(results[k].rows).failed]:
+        context.check([cells[k] for k in pending])
         with holding(store, pending, experiment.name), interruptible(context.allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
@@ -79,9 +79,6 @@ def measure_missing(
     """Measure the cells that have no result or failed rows, group by group, until a limit or Ctrl-C ends it."""
     again = {k for k, r in results.items() if Rows.of(r.rows).failed}
     missing, racing = [c for k, c in cells.items() if k not in results or k in again], context.experiment.racing
-    for cell in {c.method.label: c for c in missing}.values():
-        # A method checks its options when it is made: all of them before anything is spent.
-        method_of(cell.method.name, cell.method.options)
     context.progress.total_cells = len(missing)
     for group in groups_of(missing, racing=racing):
         rivals = [r for k, r in results.items() if r.cell.task == group[0].task and k not in again]
