@@ -28,7 +28,7 @@ class Broken(dspy.Module):
         self.answer = dspy.Predict("text -> label")
 
     def forward(self, text):
-        return self.answer(txt=text)
+        return self.answers(text=text)
 """
 
 

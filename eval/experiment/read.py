@@ -161,12 +161,27 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
             "`racing` drops arms by their score alone, and a need of time or money may rule out the one that beat them"
         )
         doc.fault(sections["racing"], what, "leave one of the two out to be sure", level="warning")
+    _check_trained(doc, sections, experiment)
     for name in ("teacher", "budget"):
         if name in sections and not searching and not (taught and name == "teacher"):
             what = f"`{name}` is not used by any of the methods"
             doc.fault(sections[name], what, "remove it, or add a method that searches, such as gepa", level="warning")
     if experiment.budget.metric_calls == 0:
         doc.fault(sections["budget"], "`budget.metric_calls` is 0", "allow at least one, or leave it out")
+
+
+def _check_trained(doc: Document, sections: dict[str, yaml.Node], experiment: Experiment) -> None:
+    """Find the methods that train weights, and the models whose weights are not here: these arms are left out."""
+    trained = [m for m in experiment.methods if m.trains]
+    elsewhere = [m.name for m in experiment.models if not m.runs_here]
+    if not trained or not elsewhere:
+        return
+    labels, names = ", ".join(m.label for m in trained), ", ".join(elsewhere)
+    what = f"{names} runs elsewhere, and its weights cannot be trained here"
+    if len(trained) == len(experiment.methods) and len(elsewhere) == len(experiment.models):
+        doc.fault(sections.get("models"), what, "add a model that runs here, or a method that adapts prompts")
+    else:
+        doc.fault(sections.get("models"), what, f"left out: {labels}; all else is compared", level="warning")
 
 
 def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...]) -> tuple[MethodSpec, ...]:

@@ -206,14 +206,16 @@ class Cell:
 def plan(experiment: Experiment) -> list[Cell]:
     """Return every cell in the order it runs: by task, then model, then the file's order of methods.
 
-    A method that does not learn is measured once for all train sizes, whatever train may read, and at temperature 0
-    once for all seeds.
+    A method that trains weights is left out on a model that runs elsewhere. One that does not learn is measured once
+    for all train sizes, whatever train may read, and at temperature 0 once for all seeds.
     """
     cells: dict[tuple[str, ModelSpec, str], Cell] = {}
     for task in experiment.tasks:
         for model in experiment.models:
             for knowledge, retrieval in _read(experiment, task):
                 for method in experiment.methods:
+                    if method.trains and not model.runs_here:
+                        continue
                     learns = method.learns
                     sizes: tuple[int | None, ...] = experiment.train_sizes or (None,) if learns else (None,)
                     seeds = experiment.seeds if learns or model.temperature else experiment.seeds[:1]
