@@ -13,11 +13,13 @@ import click
 def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
     """Write a finished cell for other tools: adapter, merged weights, chat template, DSPy program, model card.
 
-    CELL is its key, or the start of it, as `crossover ls runs` shows it. DIR must be empty or absent.
+    CELL is its key, or the start of it, as `crossover ls runs` shows it, or `winner` (`winner.TASK` where the last run
+    had several tasks). DIR must be empty or absent.
 
-    Example: crossover export 3f2a91 ./winner
+    Example: crossover export winner ./winner
     """
+    from crossover.eval.run.winner import cell_named
     from crossover.eval.tracking.package import export_cell
 
-    for line in export_cell(store, cell, folder, dtype=dtype):
+    for line in export_cell(store, cell_named(store, cell), folder, dtype=dtype):
         click.echo(line)

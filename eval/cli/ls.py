@@ -1,39 +1,103 @@
 """The verb `crossover ls`; it imports none of the heavy packages."""
 
+import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from crossover.eval.cli.options import store_option
 
+if TYPE_CHECKING:
+    from crossover.eval.experiment import catalog
+
+LISTS = ("tasks", "methods", "models", "programs", "runs")
+BUDGET = {"metric_calls": "int | None", "usd": "float | None"}
+"""Fields of `SearchBudget`, whose module would load DSPy."""
+
 
 @click.command()
-@click.argument("what", required=False, type=click.Choice(["tasks", "methods", "models", "programs", "runs"]))
+@click.argument("what", required=False, metavar="[tasks|methods|models|programs|runs|METHOD]")
+@click.option("--markdown", is_flag=True, help="Print every method with its options, as in docs/reference.md.")
 @store_option
-def ls(what: str | None, store: Path) -> None:
-    """List tasks, methods, models, programs, or the finished runs.
+def ls(what: str | None, markdown: bool, store: Path) -> None:
+    """List tasks, methods, models, programs or the finished runs; of one METHOD its options, defaults and meaning.
 
-    Example: crossover ls methods
+    Example: crossover ls sft
     """
     from crossover.eval.experiment import catalog
-    from crossover.models.packaged import PACKAGED, status
 
-    lists = {"tasks": catalog.tasks, "methods": catalog.methods, "programs": catalog.modules}
-    for title, read in lists.items():
+    if markdown:
+        click.echo(reference(), nl=False)
+        return
+    if what is not None and what not in LISTS:
+        for line in _method_lines(what):
+            click.echo(line)
+        return
+    for title, read in {"tasks": catalog.tasks, "methods": catalog.methods, "programs": catalog.modules}.items():
         if what in (None, title):
             if what is None:
                 click.echo(f"{title}:")
             for e in read():
                 click.echo(f"  {e.name:<16} {e.summary}")
     if what in (None, "models"):
-        if what is None:
-            click.echo("models:")
-        for name, model in PACKAGED.items():
-            click.echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
-        click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
-        click.echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
+        _list_models(title=what is None)
     if what == "runs":
         from crossover.eval.store.recorded import finished_cell_lines
 
         for line in finished_cell_lines(store):
             click.echo(line)
+
+
+def _list_models(*, title: bool) -> None:
+    """Print the models that can be named."""
+    from crossover.models.packaged import PACKAGED, status
+
+    if title:
+        click.echo("models:")
+    for name, model in PACKAGED.items():
+        click.echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
+    click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
+    click.echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
+
+
+def _method_lines(name: str) -> list[str]:
+    """Return a method's summary and a line for each of its options: name, default, type and meaning."""
+    from crossover.eval.experiment import catalog
+
+    known = {m.name: m for m in catalog.methods()}
+    if name not in known:
+        near = difflib.get_close_matches(name, [*LISTS, *known], n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"use one of {', '.join([*LISTS, *known])}"
+        raise click.UsageError(f"nothing is named `{name}`; {hint}")
+    lines = [f"{name}: {known[name].summary}"]
+    for o in _options(known[name]):
+        lines += [f"  {o.name}: {o.default}  ({o.type})", *([f"      {o.meaning}"] if o.meaning else [])]
+    return lines
+
+
+def _options(method: "catalog.Entry") -> "list[catalog.Option]":
+    """Return a method's options; one that searches takes a budget of its own too."""
+    from crossover.eval.experiment import catalog
+
+    own = catalog.described_options(method)
+    if not catalog.traits(method.name).searches:
+        return own
+    meaning = "A budget of its own, in place of the experiment's `budget`."
+    return [*own, *(catalog.Option(n, t, "None", meaning) for n, t in BUDGET.items())]
+
+
+def reference() -> str:
+    """Return docs/reference.md: every method with its options, from the same source as `crossover ls METHOD`."""
+    from crossover.eval.experiment import catalog
+
+    lines = ["# Methods and their options", "", "Written by `crossover ls --markdown > docs/reference.md`.", ""]
+    for method in catalog.methods():
+        lines += [f"## {method.name}", "", method.summary, ""]
+        rows = [f"| `{o.name}` | `{o.default}` | `{o.type}` | {o.meaning} |" for o in _options(method)]
+        rows = [row.replace(" | None`", " \\| None`") for row in rows]
+        lines += [
+            *(["| option | default | type | meaning |", "|---|---|---|---|", *rows] if rows else ["No options."]),
+            "",
+        ]
+    return "\n".join(lines).rstrip() + "\n"

@@ -30,14 +30,15 @@ from crossover.eval.cli.options import (
     MeasuringFlags,
     experiment_of,
     experiment_options,
-    file_of,
     measuring_options,
     store_option,
 )
 from crossover.eval.cli.report import deliver, report, report_options
 from crossover.eval.cli.schema import schema
+from crossover.eval.cli.show import show
 from crossover.eval.cli.stages import compile_, finetune
 from crossover.eval.cli.sync import sync
+from crossover.eval.cli.validate import validate
 from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -146,6 +147,19 @@ def run(
     return _measure(cells, limits, gates, measuring, fresh=fresh)
 
 
+@crossover.command()
+@experiment_options
+@store_option
+def plan(cells: CellFlags, store: Path) -> int:
+    """Print the cells that a run would measure, with the calls, tokens, seconds and dollars that they take at most.
+
+    Without FILE: crossover.yaml of this folder, else the quickstart. `run --dry-run` is the same.
+
+    Example: crossover plan intents.yaml
+    """
+    return _dry_run(experiment_of(cells), store)
+
+
 @crossover.command("eval")
 @measuring_options
 def evaluate(cells: CellFlags, limits: LimitFlags, gates: GateFlags, measuring: MeasuringFlags) -> int:
@@ -213,40 +227,6 @@ def _dry_run(experiment: "Experiment", store: Path) -> int:
 
 
 @crossover.command()
-@experiment_options
-def validate(cells: CellFlags) -> int:
-    """Check all that `run` would stumble over, and report every fault at once; spends nothing, loads no weights.
-
-    Without FILE: crossover.yaml of this folder, else the quickstart.
-
-    Example: crossover validate intents.yaml
-    """
-    from crossover.eval.experiment.read import read_partly
-    from crossover.eval.experiment.spec import plan
-    from crossover.eval.run.loading import check_cells, check_weights, load_tasks
-
-    logging.getLogger("dspy").setLevel(logging.ERROR)
-    experiment, problems = read_partly(*file_of(cells))
-    tasks, found = load_tasks(experiment.tasks)
-    # Reading the experiment file has already reported missing files, with their line.
-    problems += [p for p in found if not p.what.endswith("no such file")]
-    problems += check_weights(experiment)
-    sound = not any(p.level == "error" for p in problems)
-    problems += check_cells(experiment, tasks, plan(experiment) if sound else ())
-    for name, task in tasks.items():
-        sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
-        corpus = f", corpus {len(task.corpus)}" if task.corpus else ""
-        metric = task.metric_name.partition("@")[0]
-        click.echo(f"{name}: {sizes}{corpus}, metric {metric}, split {task.split_sha256()[:12]}")
-    for p in problems:
-        click.echo(str(p), err=True)
-    errors = sum(p.level == "error" for p in problems)
-    warnings = sum(p.level == "warning" for p in problems)
-    click.echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
-    return EXIT_CANNOT_RUN if errors else 0
-
-
-@crossover.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
 @store_option
@@ -276,7 +256,23 @@ def doctor(store: Path) -> int:
     return EXIT_CANNOT_RUN if bad else 0
 
 
-for verb in (compile_, finetune, compare, recommend, report, index, init, ls, sync, export, fetch, human_sheet, schema):
+VERBS = (
+    compile_,
+    finetune,
+    compare,
+    recommend,
+    report,
+    index,
+    init,
+    ls,
+    sync,
+    export,
+    fetch,
+    human_sheet,
+    schema,
+    show,
+)
+for verb in (*VERBS, validate):
     crossover.add_command(verb)
 
 if __name__ == "__main__":

@@ -102,7 +102,11 @@ def experiment_options(command: Decorated) -> Decorated:
     for add in (
         click.option("--seeds", metavar="0,1,2", help="Seeds, in place of the file's."),
         click.option("--only", metavar="METHOD,…", help="Run these methods alone."),
-        click.option("--limit", type=click.IntRange(1), help="At most this many test examples a task."),
+        click.option(
+            "--limit",
+            type=click.IntRange(1),
+            help="At most this many test examples a task, and half as many of val; train stays whole.",
+        ),
         click.option(
             "--set",
             "settings",
@@ -120,10 +124,20 @@ def limit_options(command: Decorated) -> Decorated:
     """Add the limits of a run, each checked before every call, as the argument `limits`."""
     command = gathered(command, "limits", LimitFlags)
     for add in (
-        click.option("--max-tokens", type=click.IntRange(0), help="Stop before more tokens are used."),
-        click.option("--max-calls", type=click.IntRange(0), help="Stop before more calls are made."),
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(0),
+            help="Stop before more tokens are used, of prompts and answers together.",
+        ),
+        click.option(
+            "--max-calls", type=click.IntRange(0), help="Stop before more calls to models are made, local ones too."
+        ),
         click.option("--max-minutes", type=click.FloatRange(0), help="Make no call after this time."),
-        click.option("--max-usd", type=click.FloatRange(0), help="Stop before more dollars are spent."),
+        click.option(
+            "--max-usd",
+            type=click.FloatRange(0),
+            help="Stop before APIs charge more: fits, teacher and judge included, local machine time not.",
+        ),
     ):
         command = add(command)
     return command

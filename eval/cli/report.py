@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 @gate_options
 @store_option
 def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, ...]) -> int:
-    """Report on the finished cells of the experiment; calls no model and spends nothing.
+    """Report on the finished cells of an experiment; calls no model and spends nothing.
 
-    Without FILE: crossover.yaml of this folder, else the quickstart. Give it the flags of `run`.
+    FILE is an experiment file, with the flags of its `run`, or the name of a run; without it, the last run.
 
-    Example: crossover report intents.yaml -o report.html -o report.md
+    Example: crossover report -o report.html -o report.md
     """
-    experiment, options = experiment_of(cells), report_options(cells, gates, output)
+    options = report_options(cells, gates, output)
+    experiment = _experiment_of_run(cells, store) or experiment_of(cells)
     from crossover.eval.analysis.compare import compare
     from crossover.eval.report.table import render
     from crossover.eval.run.loading import finished
@@ -53,6 +54,20 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
     if not options.outputs:
         click.echo(render(comparison), nl=False)
     return deliver(experiment, comparison, store=store, options=options, found=found)
+
+
+def _experiment_of_run(cells: CellFlags, store: Path) -> "Experiment | None":
+    """Return the experiment of a recorded run, the last one where nothing names another; None for a file."""
+    if cells != CellFlags(cells.file, (), None, None, None) or (cells.file and cells.file.suffix in (".yaml", ".yml")):
+        return None
+    from pydantic import TypeAdapter
+
+    from crossover.eval.experiment.spec import Experiment
+    from crossover.eval.store.recorded import read_recorded
+
+    run = read_recorded(store, None if cells.file is None else str(cells.file))
+    click.echo(f"run {run.experiment}", err=True)
+    return TypeAdapter(Experiment).validate_python(run.params)
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,7 @@ def deliver(
         data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
         for path in options.outputs:
             write_report(data, path)
+            click.echo(f"wrote {path}", err=True)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
         click.echo(f"gate failed: {o.task}: {o.detail}", err=True)

@@ -4,7 +4,7 @@ import ast
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ROOT = Path(__file__).absolute().parents[2]
 """The folder of the installed package."""
@@ -92,6 +92,32 @@ def backends() -> list[Entry]:
 def options(method: Entry) -> dict[str, str]:
     """Return a method's options with their types as written: the fields of its dataclass, not imported."""
     return _options(method, "fit", *METHOD_FOLDERS)
+
+
+class Option(NamedTuple):
+    """One option of a method, as its class describes it."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+    """The text under the field; empty where its name says all."""
+
+
+def described_options(method: Entry) -> list[Option]:
+    """Return a method's options with their defaults and their meaning, read from its file."""
+    file = method.file
+    tree = None if file is None else _tree(file, file.stat().st_mtime_ns)
+    cls = None if tree is None else _named_class(method.name, tree, "fit")
+    found = []
+    for node, after in zip(cls.body, [*cls.body[1:], None], strict=True) if cls else ():
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            kind = ast.unparse(node.annotation)
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            if not kind.startswith("ClassVar"):
+                default = "" if node.value is None else ast.unparse(node.value)
+                found.append(Option(node.target.id, kind, default, " ".join(str(text).split())))
+    return found
 
 
 def backend_options(backend: Entry) -> dict[str, str]:

@@ -24,7 +24,7 @@ from crossover.eval.experiment.catalog import ROOT
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.cells import cell_folder, check_fitted, inside
-from crossover.eval.store.recorded import find_cell, params_with
+from crossover.eval.store.recorded import params_with
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.card import ADAPTER, HEAD, MERGED, base_of, card, serving_command
 from crossover.models.errors import UserError
@@ -49,13 +49,12 @@ class NotPortableError(UserError):
     """The arm needs something that cannot travel; the message says what."""
 
 
-def export_cell(store: Path, name: str, folder: Path, *, dtype: str = "float32") -> list[str]:
-    """Write the cell to an empty folder with merged weights beside an adapter; return a line for each part.
+def export_cell(store: Path, result: Result, folder: Path, *, dtype: str = "float32") -> list[str]:
+    """Write a finished cell to an empty folder with merged weights beside an adapter; return a line for each part.
 
     Raises:
-        UserError: no cell or several have that name, the folder is not empty, or the weights are gone or changed.
+        UserError: the folder is not empty, or the weights are gone or changed.
     """
-    result = find_cell(store, name)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: not empty; name a new folder")
     task = recorded_task(params_with(store, result.key), result.cell.task)
@@ -242,7 +241,7 @@ def load_package(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
             raise ValueError(f"{trained}: not the weights that the arm was measured with")
         lm = _with_head(lm, trained) if trained.name == HEAD else tuned_lm(lm, trained)
     state = json.loads((folder / PROGRAM).read_text(encoding="utf-8"))
-    program = _shaped(_builder(recipe["program"], folder), state, lm)
+    program = shaped(_builder(recipe["program"], folder), state, lm)
     program.load_state(state)
 
     def answer(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,10 +264,10 @@ def _with_head(lm: dspy.LM, folder: Path) -> dspy.LM:
     return local_lm(f"{lm.model}+head-{head.sha256[:12]}", head, lm.kwargs["max_tokens"], 0.0)
 
 
-def _shaped(build: Callable[[], dspy.Module], state: Mapping[str, Any], lm: dspy.LM) -> dspy.Module:
+def shaped(build: Callable[[], dspy.Module], state: Mapping[str, Any], lm: dspy.LM) -> dspy.Module:
     """Return the program inside the modules that the method put around it, which its state shows."""
     if {"program", "pool"} <= state.keys():
-        return NearestDemos(_shaped(build, state["program"], lm), [], int(state["demos"]), fits_context(lm))
+        return NearestDemos(shaped(build, state["program"], lm), [], int(state["demos"]), fits_context(lm))
     members = {key.partition(".")[0] for key in state if key.startswith("programs[")}
     return Vote([build() for _ in members]) if members else build()
 
