@@ -105,7 +105,7 @@ def experiment_options(command: Decorated) -> Decorated:
         click.option(
             "--limit",
             type=click.IntRange(1),
-            help="At most this many test examples a task, and half as many of val; train stays whole.",
+            help="Test examples a task at most; val is halved with it, train stays.",
         ),
         click.option(
             "--set",
@@ -127,16 +127,14 @@ def limit_options(command: Decorated) -> Decorated:
         click.option(
             "--max-tokens",
             type=click.IntRange(0),
-            help="Stop before more tokens are used, of prompts and answers together.",
+            help="Stop before more tokens, prompts and answers together.",
         ),
-        click.option(
-            "--max-calls", type=click.IntRange(0), help="Stop before more calls to models are made, local ones too."
-        ),
+        click.option("--max-calls", type=click.IntRange(0), help="Stop before more calls, to local models too."),
         click.option("--max-minutes", type=click.FloatRange(0), help="Make no call after this time."),
         click.option(
             "--max-usd",
             type=click.FloatRange(0),
-            help="Stop before APIs charge more: fits, teacher and judge included, local machine time not.",
+            help="Stop before APIs charge more; fits count, this machine not.",
         ),
     ):
         command = add(command)

@@ -1,0 +1,160 @@
+"""Compare from Python: what `crossover run` does, as objects for a script or a notebook."""
+
+import html
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from crossover.eval.analysis.compare import Comparison
+from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import Experiment
+from crossover.eval.report.data import ReportData
+from crossover.eval.report.forms import write_report
+from crossover.eval.report.schema import to_json
+from crossover.eval.report.table import render
+from crossover.eval.run.loading import finished
+from crossover.eval.run.progress import Progress
+from crossover.eval.run.run import run_experiment
+from crossover.models.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STORE = Path("mlruns")
+METHODS = ("zero_shot", "few_shot", "retrieved_demos", "many_shot", "sft")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished experiment: prints as its table, and shows as one in a notebook."""
+
+    experiment: Experiment
+    comparison: Comparison
+    store: Path
+
+    def __str__(self) -> str:
+        """Return table and verdict as the command line prints them."""
+        return render(self.comparison)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    @property
+    def verdict(self) -> Mapping[str, Verdict]:
+        """Return the verdict of each task, by its name."""
+        return {v.task: v for v in self.comparison.verdicts}
+
+    @cached_property
+    def winner(self) -> str:
+        """Return the key of the cell that the verdict of the only task chose, for `crossover.load`.
+
+        Raises:
+            UserError: there are several tasks, or no arm was chosen.
+        """
+        choices = {(v.task, v.choose) for v in self.comparison.verdicts}
+        chosen = [a for a in self.comparison.arms if (a.task, a.name) in choices]
+        if len(chosen) != 1:
+            raise UserError(f"{len(chosen)} arms were chosen; see `verdict`")
+        return chosen[0].cells[0]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row an arm, with the columns of the JSON document, such as `score.mean`."""
+        import pandas as pd
+
+        return pd.json_normalize(to_json(self.comparison)["arms"])
+
+    def report(self, path: str | Path) -> Path:
+        """Write a report in the form of its suffix: .html, .md, .json, .csv, .xml or .txt."""
+        found = finished(self.experiment, store=self.store)
+        write_report(ReportData(self.experiment, self.comparison, found, "", ()), Path(path))
+        return Path(path)
+
+
+def run(file: str | Path, *, store: str | Path = STORE, tracking_uri: str | None = None) -> Compared:
+    """Run an experiment file, or go on with it, and return its comparison.
+
+    Raises:
+        UserError: the file, its data or a method has errors, or nothing could be measured.
+    """
+    experiment, problems = read_experiment(Path(file))
+    if experiment is None:
+        raise UserError("\n".join(str(p) for p in problems))
+    progress = Progress()
+    try:
+        comparison = run_experiment(
+            experiment, store=Path(store), tracking_uri=tracking_uri, threads=32, progress=progress
+        )
+    finally:
+        progress.close()
+    return Compared(experiment, comparison, Path(store))
+
+
+def compare(
+    data: str | Path | Mapping[str, str | Path],
+    *,
+    methods: Sequence[str | Mapping[str, Any]] = METHODS,
+    model: str | Mapping[str, Any] = "smollm2",
+    program: str = "classify",
+    fields: Mapping[str, str] | None = None,
+    store: str | Path = STORE,
+    tracking_uri: str | None = None,
+) -> Compared:
+    """Compare methods on files of splits, `{"train": …, "test": …}`, or on an experiment file.
+
+    `methods`, `model`, `program` and `fields` are those of an experiment file, their paths absolute; an experiment file
+    has its own.
+
+    Raises:
+        UserError: the data or a method has errors, or nothing could be measured.
+    """
+    if not isinstance(data, Mapping):
+        return run(data, store=store, tracking_uri=tracking_uri)
+    splits = {name: str(Path(file).resolve()) for name, file in data.items()}
+    task = {"name": "task", "program": program, "data": splits} | ({"fields": dict(fields)} if fields else {})
+    whole = {"version": 1, "name": "compare", "tasks": [task], "models": [model], "methods": list(methods)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "compare.yaml"
+        # JSON is YAML.
+        file.write_text(json.dumps(whole), encoding="utf-8")
+        return run(file, store=store, tracking_uri=tracking_uri)
+
+
+class Loaded(dspy.Module):  # type: ignore[misc]  # dspy is untyped
+    """An adapted program with its own model, ready to call."""
+
+    def __init__(self, answer: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+        """Answer by a function from input fields to output fields."""
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Answer one question."""
+        return dspy.Prediction(**self.answer(inputs))
+
+
+def load(name: str, *, store: str | Path = STORE) -> Loaded:
+    """Return the program of a finished cell with its model, by the start of its key or as `winner`.
+
+    Raises:
+        UserError: there is no such cell, or it needs something that cannot be loaded.
+    """
+    from crossover.eval.run.winner import cell_named
+    from crossover.eval.store.recorded import params_with
+    from crossover.eval.tracking.package import load_package, recorded_task, write_package
+
+    result = cell_named(Path(store), name)
+    task = recorded_task(params_with(Path(store), result.key), result.cell.task)
+    if task is None:
+        raise UserError(f"{name}: the data of its task cannot be read any more; `crossover export` writes its parts")
+    with tempfile.TemporaryDirectory() as folder:
+        write_package(Path(store), result, Path(folder) / "cell", task=task)
+        return Loaded(load_package(Path(folder) / "cell"))
