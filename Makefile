@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 demo: .venv/demo
-	CROSSOVER_LATENCY_REQUESTS=6 $(BIN)/crossover run --limit 100
+	CROSSOVER_LATENCY_REQUESTS=6 $(BIN)/crossover run --limit 80
 
 test: .venv/dev
 	$(PYTEST) -m "not nightly and not slow"
