@@ -33,10 +33,10 @@ def faults(file: Path, text: str, overrides: Overrides | None = None) -> list[st
     return [str(p) for p in problems]
 
 
-def test_the_quickstart_compares_five_methods_on_two_tasks() -> None:
+def test_the_quickstart_compares_four_methods_on_two_tasks() -> None:
     cells = plan(quickstart())
-    assert len(cells) == 10
-    assert {c.method.name for c in cells} == {"zero_shot", "few_shot", "many_shot", "retrieved_demos", "sft"}
+    assert len(cells) == 8
+    assert {c.method.name for c in cells} == {"zero_shot", "many_shot", "retrieved_demos", "sft"}
     assert {c.model.name for c in cells} == {"smollm2"}
 
 
