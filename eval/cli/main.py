@@ -54,7 +54,16 @@ ENVIRONMENT = {
 
 
 class _Verbs(click.Group):
-    """A group that suggests a near match for a mistyped verb."""
+    """A group that suggests a near match for a mistyped verb, and gives every flag its environment twin."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the verb, each flag of which may come from CROSSOVER_<VERB>_<FLAG>, whatever Python calls it."""
+        command = super().get_command(ctx, cmd_name)
+        for option in command.params if command else ():
+            long = [flag for flag in option.opts if flag.startswith("--")]
+            if isinstance(option, click.Option) and long:
+                option.envvar = f"CROSSOVER_{cmd_name}_{long[0].strip('-')}".replace("-", "_").upper()
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
