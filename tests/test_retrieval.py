@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -102,6 +103,23 @@ def test_index_says_what_it_did_and_does_it_once(tmp_path: Path, capsys: pytest.
     for done in ("20 indexed, 0 there already, 0 removed", "0 indexed, 20 there already, 0 removed"):
         assert main(["index", str(file), "--store", str(tmp_path / "s"), "-q"]) == 0
         assert f"20 passages in bm25: {done}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["another corpus", "torn", "no record"])
+def test_a_stored_index_of_other_texts_or_torn_is_made_again(tmp_path: Path, damage: str) -> None:
+    corpus, other = ([Passage("a", f"{x} one"), Passage("b", f"{x} two")] for x in ("kitten", "court"))
+    Bm25(tmp_path).index(corpus)
+    (stored,) = tmp_path.iterdir()
+    if damage == "another corpus":
+        Bm25(tmp_path / "other").index(other)
+        shutil.rmtree(stored)
+        next((tmp_path / "other").iterdir()).rename(stored)
+    else:
+        next(f for f in stored.iterdir() if f.suffix == (".npy" if damage == "torn" else ".sha256")).write_bytes(b"")
+    retriever = Bm25(tmp_path)
+    assert retriever.index(corpus) == Indexed(added=2, kept=0)
+    assert retriever.search(["kitten"], 1)[0][0][1] > 0
+    assert Bm25(tmp_path).index(corpus) == Indexed(added=0, kept=2)
 
 
 @pytest.mark.parametrize(

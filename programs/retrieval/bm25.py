@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from crossover.models.jsonl import replacing
 from crossover.programs.retrieval.base import Hits, Indexed, best_hits, silent
 from crossover.programs.task import Passage
 
+RECORD = "index.sha256"
+"""File of a stored index that names the hash of its texts and the hash of its other files."""
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]{2,}")
 """Two or more letters of Thai, Lao, Burmese, Khmer, Japanese or Chinese."""
 
@@ -37,11 +40,9 @@ class Bm25:
         bm25s = without_jax()
         self._ids = [p.id for p in corpus]
         texts = [_spaced(p.render()) for p in corpus]
-        stored = None if self.folder is None else self.folder / f"bm25-{bm25s.__version__}-{_sha256(texts)[:16]}"
-        if stored is not None and stored.is_dir():
-            self._scorer = (
-                bm25s.BM25.load(stored, show_progress=False) if (stored / "params.index.json").exists() else None
-            )
+        digest = _sha256(texts)
+        stored = None if self.folder is None else self.folder / f"bm25-{bm25s.__version__}-{digest[:16]}"
+        if stored is not None and self._load(stored, digest):
             return Indexed(added=0, kept=len(corpus))
         progress(f"{len(corpus)} passages by BM25")
         words = _words(texts)
@@ -54,7 +55,21 @@ class Bm25:
                 draft.mkdir()
                 if self._scorer is not None:
                     self._scorer.save(draft, show_progress=False)
+                (draft / RECORD).write_text(_record(draft, digest), encoding="utf-8")
+                # What stands there was not loaded, or another process has finished the same index meanwhile.
+                shutil.rmtree(stored, ignore_errors=True)
         return Indexed(added=len(corpus), kept=0)
+
+    def _load(self, stored: Path, digest: str) -> bool:
+        """Load a stored index of the texts with this hash; return False where it is missing, damaged or of others."""
+        try:
+            if (stored / RECORD).read_text(encoding="utf-8") != _record(stored, digest):
+                return False
+            words = (stored / "params.index.json").exists()
+            self._scorer = without_jax().BM25.load(stored, show_progress=False) if words else None
+        except (OSError, ValueError):
+            return False
+        return True
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their scores, best first.
@@ -97,6 +112,16 @@ def without_jax() -> Any:
 def _sha256(texts: Sequence[str]) -> str:
     """Return the hash of the texts in their order."""
     return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _record(folder: Path, texts_sha256: str) -> str:
+    """Return the content of `RECORD` for the files of an index."""
+    digest = hashlib.sha256()
+    for file in sorted(f for f in folder.iterdir() if f.name != RECORD):
+        digest.update(file.name.encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return f"texts {texts_sha256}\nfiles {digest.hexdigest()}\n"
 
 
 def _spaced(text: str) -> str:

@@ -79,10 +79,10 @@ class Embedder:
         for file in sorted(self._vectors().glob("*.npz")) if self.folder is not None else ():
             try:
                 with np.load(file, allow_pickle=False) as shard:
-                    keys, vectors = shard["keys"], shard["vectors"]
+                    rows = list(zip((key.tobytes() for key in shard["keys"]), shard["vectors"], strict=True))
             except (OSError, ValueError, KeyError, zipfile.BadZipFile):
                 continue
-            yield from ((k, v) for row, v in zip(keys, vectors, strict=True) if (k := row.tobytes()) in wanted)
+            yield from ((key, vector) for key, vector in rows if key in wanted)
 
     def _store(self, keys: Sequence[bytes], vectors: "Matrix") -> None:
         """Write the vectors of one shard."""
