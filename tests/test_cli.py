@@ -215,3 +215,28 @@ def test_validate_asks_the_methods_too(tmp_path: Path, capsys: pytest.CaptureFix
         captured.err.splitlines()[-1],
     ]
     assert captured.err.splitlines()[1].startswith("error: many_shot order=sideways: ")
+
+
+NOISY = """
+import os, sys, threading
+import click
+from crossover.eval.cli.options import json_option
+@click.command()
+@json_option
+def verb(as_json):
+    print("a library")
+    os.write(1, b"its process")
+    threading.Thread(target=print, args=("a thread",)).start()
+    click.echo("{}", file=as_json)
+    print("a late word")
+verb()
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_json_stands_alone_on_stdout_whatever_a_library_prints(flags: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", NOISY, *flags], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    silent = done.stderr if flags else done.stdout
+    assert all(word in silent for word in ("a library", "its process", "a thread", "a late word"))
+    assert done.stdout == "{}\n" if flags else "{}" in done.stdout

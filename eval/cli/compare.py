@@ -3,22 +3,23 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
+
+from crossover.eval.cli.options import json_option
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
 
 STORE = click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1.")
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="A B [...]")
-@AS_JSON
+@json_option
 @STORE
-def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
+def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     """Compare finished cells, or files of scores that other tools wrote, pair by pair on the same examples.
 
     A cell is named by its key, or the start of it, as `crossover ls runs` shows it. A file has one JSON object a line:
@@ -43,9 +44,9 @@ def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
 @click.option("--min-score", type=click.FloatRange(0, 1), help="Least mean score.")
 @click.option("--max-p95-ms", type=click.FloatRange(0), help="Longest p95 in milliseconds.")
 @click.option("--max-usd-per-month", type=click.FloatRange(0), help="Most dollars a month; needs a volume.")
-@AS_JSON
+@json_option
 @STORE
-def recommend(run: str | None, store: Path, as_json: bool, volume: float | None, **needs: float | None) -> int:
+def recommend(run: str | None, store: Path, as_json: TextIO | None, volume: float | None, **needs: float | None) -> int:
     """Reach the verdict of a finished run again under other needs, and show what other traffic would change.
 
     RUN is the experiment's name; without it, the one that ran last. Needs that are not given stay as they were.
@@ -64,16 +65,17 @@ def recommend(run: str | None, store: Path, as_json: bool, volume: float | None,
         raise UserError(f"--max-usd-per-month {wanted.max_usd_per_month:g} without a volume; add --volume")
     comparison = compare_results(found.results, needs=wanted, prices=found.prices, experiment=found.experiment)
     show(comparison, as_json=as_json)
-    if not as_json:
+    if as_json is None:
         for task in comparison.split_sha256:
             lines = sensitivity_lines(task, comparison, found.results, needs=wanted, prices=found.prices)
             click.echo("\n" + "\n".join(lines))
     return 0
 
 
-def show(comparison: "Comparison", *, as_json: bool) -> None:
-    """Print a comparison as text or as JSON."""
+def show(comparison: "Comparison", *, as_json: TextIO | None) -> None:
+    """Print a comparison as text, or as JSON to the stream that `--json` reserved."""
     from crossover.eval.report.schema import to_json
     from crossover.eval.report.table import render
 
-    click.echo(json.dumps(to_json(comparison), indent=1) if as_json else render(comparison), nl=as_json)
+    text = render(comparison) if as_json is None else json.dumps(to_json(comparison), indent=1) + "\n"
+    click.echo(text, nl=False, file=as_json)

@@ -212,7 +212,7 @@ def _measure(
     finally:
         progress.close()
     if flags.as_json:
-        click.echo(json.dumps(to_json(comparison), indent=1))
+        click.echo(json.dumps(to_json(comparison), indent=1), file=flags.as_json)
     else:
         where = "" if flags.store == Path("mlruns") else f" --store {flags.store}"
         click.echo(f"{visible(render(comparison))}\nevery run, row and artifact: crossover ui{where}")

@@ -1,11 +1,14 @@
 """Options that several verbs share, each group handed to the verb as one record, and the exit codes."""
 
+import os
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -70,7 +73,8 @@ class MeasuringFlags:
     store: Path
     threads: int
     tracking_uri: str | None
-    as_json: bool
+    as_json: TextIO | None
+    """Where JSON is printed."""
     output: tuple[Path, ...]
     allow_partial: bool
     quiet: bool
@@ -87,6 +91,37 @@ def gathered(command: Decorated, name: str, record: type) -> Decorated:
         return command(**{name: record(**own)}, **flags)
 
     return call
+
+
+@contextmanager
+def reserved_stdout() -> Iterator[TextIO]:
+    """Yield stdout, and send what libraries and their processes print there to stderr until the block ends."""
+    own, descriptor = sys.stdout, os.dup(1)
+    try:
+        if own.fileno() == 1:
+            own.flush()
+            own = os.fdopen(descriptor, "w", encoding=own.encoding, errors=own.errors, closefd=False)
+            os.dup2(2, 1)
+    except OSError:  # a stream that tests put there has no descriptor
+        pass
+    try:
+        with redirect_stdout(sys.stderr):
+            yield own
+    finally:
+        own.flush()
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
+
+
+def json_option(command: Decorated) -> Decorated:
+    """Add `--json`, whose value is the stream that JSON alone is printed to, or None."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        callback=lambda context, _, given: context.with_resource(reserved_stdout()) if given else None,
+        help="Print JSON, schema version 1.",
+    )(command)
 
 
 def store_option(command: Decorated) -> Decorated:
@@ -174,7 +209,7 @@ def measuring_options(command: Decorated) -> Decorated:
             type=click.Path(path_type=Path),
             help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
         ),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON, schema version 1."),
+        json_option,
         gate_options,
         limit_options,
         click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls."),
