@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
-def served_ui(store: Path) -> Iterator[str]:
-    """Yield the address of the UI, and end it by Ctrl-C, which must end it well."""
+def start_ui(store: Path) -> tuple["subprocess.Popen[str]", str]:
+    """Return the process of `crossover ui` on a free port, and its address once it has said it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -22,11 +21,19 @@ def served_ui(store: Path) -> Iterator[str]:
         "-c",
         f"{heed}; from crossover.eval.cli.main import main; main(['ui', '--port', '{port}', '--store', '{store}'])",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as ui:
+    ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    assert ui.stdout is not None
+    assert ui.stdout.readline() == f"MLflow UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
+    return ui, f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def served_ui(store: Path) -> Iterator[str]:
+    """Yield the address of the UI, and end it by Ctrl-C, which must end it well."""
+    ui, address = start_ui(store)
+    with ui:
         try:
-            assert ui.stdout is not None
-            assert ui.stdout.readline() == f"MLflow UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
-            yield f"http://127.0.0.1:{port}"
+            yield address
         finally:
             ui.send_signal(signal.SIGINT)
             try:

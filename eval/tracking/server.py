@@ -1,15 +1,11 @@
 """Serve the MLflow UI on loopback."""
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,20 +13,23 @@ from crossover.eval.tracking.tracker import store_uri
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 
-READY_SECONDS = 120
+HOST = "127.0.0.1"
 ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # Otherwise seven more processes wait for jobs that only MLflow's own judges send.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Mapping[str, Any], Any, Send], Awaitable[None]]
+"""An ASGI application: scope, receive, send."""
 
 
 def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
-    """Start MLflow's server on 127.0.0.1, say when it is ready, and stay until Ctrl-C.
+    """Serve MLflow's UI in this process on 127.0.0.1, print its address when it is ready, and stay until Ctrl-C.
 
     Raises:
-        UserError: nothing was run in this store yet, or the server does not come up.
+        UserError: nothing was run in this store yet, or the port is not free.
     """
     uri = store_uri(store, tracking_uri)
     if uri.startswith("http"):
@@ -38,40 +37,71 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
         return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{store}: no runs here yet; `crossover run` first, or name the folder with --store")
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command = [sys.executable, "-m", "mlflow", "server", *options]
-    # Not on the command line, which every user of the machine can list: a URI may hold a password.
-    environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
-    # A file, not a pipe: nobody would read the pipe, and a full one stops the server.
-    log = Path(tempfile.mkdtemp(prefix="crossover-ui-")) / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        address = f"http://127.0.0.1:{port}"
-        click.echo("starting the MLflow UI …", err=True)
-        _wait_until_ready(process, log, address)
-        click.echo(f"MLflow UI: {address}   (Ctrl-C ends it)")
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        process.terminate()
-        process.wait(10)
-        shutil.rmtree(log.parent)
-
-
-def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path, address: str) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise UserError(
-                f"the MLflow server ended: {lines[-1] if lines else 'no message'}; is the port free? try --port 5001"
-            )
+    with _listening(port) as listener:
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise UserError(f"the MLflow server did not answer within {READY_SECONDS} s; try --port 5001")
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            click.echo("starting the MLflow UI …", err=True)
+            _serve(listener, uri, f"{HOST}:{port}")
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+def _listening(port: int) -> socket.socket:
+    """Return a socket that listens on this port of 127.0.0.1.
+
+    Raises:
+        UserError: the port is not free.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as e:
+        raise UserError(f"port {port} cannot be used: {e.strerror}; try --port {port % 65535 + 1}") from None
+
+
+def _serve(listener: socket.socket, uri: str, address: str) -> None:
+    """Answer requests until a signal ends it; the server lives in this process and dies with it."""
+    os.environ.update(ENVIRONMENT)
+    import uvicorn
+    from mlflow.server import constants
+
+    # As `mlflow server` sets them for its workers.
+    artifacts = "mlflow-artifacts:/"
+    os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = uri
+    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = artifacts
+    os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = "./mlartifacts"
+    os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    try:
+        initialize_backend_stores(uri, uri, artifacts)
+    # MLflow, SQLAlchemy and the database's driver raise errors of their own.
+    except Exception as e:
+        raise UserError(f"MLflow cannot open {redact(uri)}: {redact(str(e)).strip().splitlines()[0][:200]}") from e
+    config = uvicorn.Config(own_pages_only(app, address), log_level="error", timeout_graceful_shutdown=1)
+    click.echo(f"MLflow UI: http://{address}   (Ctrl-C ends it)")
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def own_pages_only(app: App, address: str) -> App:
+    """Return `app` behind a check that refuses requests to another host than `address`, and those of foreign pages.
+
+    MLflow's own check lets in every page of this machine, and names that begin like a private address.
+    """
+    hosts = {address, address.replace(HOST, "localhost")}
+    origins = {f"http://{host}" for host in hosts}
+
+    async def guarded(
+        scope: Mapping[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None:
+        sent = [(name, value.decode("latin-1")) for name, value in scope.get("headers", ())]
+        named = [value for name, value in sent if name == b"host"]
+        own = len(named) == 1 and named[0] in hosts and all(v in origins for name, v in sent if name == b"origin")
+        if scope["type"] == "lifespan" or own:
+            await app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"not a page of this server"})
+
+    return guarded
