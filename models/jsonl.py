@@ -89,12 +89,17 @@ def replacing(target: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Replace the content of `file`, or of the file that it is a link to; on disk when this returns."""
+    with replacing(file.resolve()) as draft, draft.open("w", encoding="utf-8", newline="") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+
+
 def write_json(file: Path, data: Any) -> None:
     """Replace the content of `file` by `data` as JSON without secrets, on disk when this returns.
 
     Other types than those of JSON are written by `str`.
     """
-    with replacing(file) as draft, draft.open("w", encoding="utf-8") as f:
-        f.write(redact(json.dumps(data, ensure_ascii=False, indent=1, default=str)))
-        f.flush()
-        os.fsync(f.fileno())
+    write_text(file, redact(json.dumps(data, ensure_ascii=False, indent=1, default=str)))

@@ -1,6 +1,7 @@
 """What `export` writes, others load: weights that answer the same, a program, a card with the numbers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import dspy
@@ -8,7 +9,7 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel
-from processes import UNTRACKED
+from processes import UNTRACKED, start, wait_for
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crossover.eval.cli.main import main
@@ -110,6 +111,20 @@ def test_a_head_is_exported_with_its_labels(
     assert export(finished, "head", tmp_path / "out") == 0
     assert "vLLM serves no such head" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "head" / "head.json").read_text())["answers"] == ["a", "b"]
+
+
+def test_a_killed_export_leaves_no_folder_and_the_next_one_goes_on(finished: dict[str, str], tmp_path: Path) -> None:
+    arguments = ["export", finished["sft"][:8], str(tmp_path / "out"), "--store", finished["store"]]
+    for kept in ("program.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"):
+        process = start(tmp_path, tmp_path / "said", *arguments)
+        wait_for(lambda name=kept: any(tmp_path.glob(f"out*/{name}")))
+        process.kill()
+        process.join()
+        assert not (tmp_path / "out").exists() or (tmp_path / "out" / "README.md").exists()
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert main(arguments) == 0
+    assert [f.name for f in tmp_path.glob("out*")] == ["out"]
+    assert (tmp_path / "out" / "merged").is_dir()
 
 
 def test_what_cannot_be_exported_is_refused(

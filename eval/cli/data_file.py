@@ -210,6 +210,7 @@ class Draft:
     def write(self) -> None:
         """Write the experiment file."""
         from crossover.eval.experiment.starter_file import experiment_text, task_name
+        from crossover.models.jsonl import write_text
 
         text = experiment_text(
             self.guess,
@@ -218,7 +219,7 @@ class Draft:
             file=shlex.quote(str(self.file)),
             command=_command(self.source, self.guessing),
         )
-        self.file.write_text(text, encoding="utf-8")
+        write_text(self.file, text)
 
     def _data(self) -> dict[str, str]:
         """Return the source as an experiment file names it."""

@@ -27,6 +27,7 @@ def human_sheet(cells: CellFlags, store: Path, examples: int, output: Path | Non
     from crossover.eval.analysis.human import import_sheet, sheet
     from crossover.eval.run.loading import finished
     from crossover.models.errors import UserError
+    from crossover.models.jsonl import write_text
     from crossover.programs.spec import criteria_of
 
     judges = [(t.name, t.judge) for t in experiment.tasks if t.judge is not None]
@@ -37,7 +38,7 @@ def human_sheet(cells: CellFlags, store: Path, examples: int, output: Path | Non
     criteria, task = list(criteria_of(judge)), found.tasks[name]
     if output is not None:
         text = sheet(task, results, criteria, examples)
-        output.write_text(text, encoding="utf-8", newline="")
+        write_text(output, text)
         click.echo(f"{output}: fill {', '.join(criteria)} with no, partly or yes; then --import {output}")
         return 0
     assert filled is not None

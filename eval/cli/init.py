@@ -49,12 +49,12 @@ def init(source: str, guessing: GuessFlags, file: Path | None) -> int:
 
 def _init_folder(folder: Path) -> int:
     """Write the sample experiment and its data into a folder."""
+    from crossover.models.jsonl import write_text
+
     _refuse_to_overwrite([folder / name for name in STARTER], "give another DIR, `crossover init DIR`")
     folder.mkdir(parents=True, exist_ok=True)
     for name in STARTER:
-        (folder / name).write_text(
-            (files("crossover.eval.experiment") / "starter" / name).read_text(encoding="utf-8"), encoding="utf-8"
-        )
+        write_text(folder / name, (files("crossover.eval.experiment") / "starter" / name).read_text(encoding="utf-8"))
         click.echo(f"wrote {folder / name}")
     go = "" if folder == Path() else f"cd {folder} && "
     click.echo(f"next: {go}crossover validate crossover.yaml && crossover run")

@@ -91,12 +91,17 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as e:
         from crossover.eval.report.text import visible
+        from crossover.eval.store.faults import FULL, refusal
         from crossover.models.api_keys import redact
         from crossover.models.errors import UserError
 
         if not isinstance(e, UserError):
-            click.echo(visible(_fault_line(e)), err=True)
-            return EXIT_FAULT
+            refused = refusal(e)
+            if refused is None:
+                click.echo(visible(_fault_line(e)), err=True)
+                return EXIT_FAULT
+            remedy = "free some space" if refused.errno in FULL else "name a place that can be written"
+            e = UserError(f"{refused.filename or 'the disk'}: {refused.strerror}; {remedy}, and run again")
         for line in visible(redact(str(e))).splitlines():
             click.echo(line if line.startswith(("error: ", "warning: ")) else f"error: {line}", err=True)
         return EXIT_CANNOT_RUN

@@ -14,6 +14,7 @@ from crossover.eval.report.table import render
 from crossover.eval.report.text import visible
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
+from crossover.models.jsonl import write_text
 
 
 def csv_table(data: ReportData) -> str:
@@ -95,6 +96,6 @@ def write_report(data: ReportData, path: Path) -> None:
     check_suffix(path)
     text = redact(FORMS[path.suffix](data))
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as e:
         raise UserError(f"-o {path}: cannot be written ({e.strerror}); name another file") from None

@@ -5,6 +5,7 @@ README.md the model card, serve.sh the command that serves the weights. recipe.j
 a question with all of it; it holds no key.
 """
 
+import glob
 import inspect
 import json
 import platform
@@ -28,7 +29,7 @@ from crossover.eval.store.recorded import params_with
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.card import ADAPTER, HEAD, MERGED, base_of, card, serving_command
 from crossover.models.errors import UserError
-from crossover.models.jsonl import write_json
+from crossover.models.jsonl import replacing, write_json
 from crossover.models.load import load_model, local_lm, tuned_lm
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec
@@ -55,18 +56,22 @@ def export_cell(store: Path, result: Result, folder: Path, *, dtype: str = "floa
     Raises:
         UserError: the folder is not empty, or the weights are gone or changed.
     """
-    if folder.exists() and any(folder.iterdir()):
+    folder = folder.resolve()
+    if folder == Path.cwd() or (folder.exists() and any(folder.iterdir())):
         raise UserError(f"{folder}: not empty; name a new folder")
+    for killed in folder.parent.glob(f"{glob.escape(folder.name)}.*.part"):
+        shutil.rmtree(killed)
     task = recorded_task(params_with(store, result.key), result.cell.task)
-    try:
-        lines = write_package(store, result, folder, task=task, merge_as=dtype)
-    except NotPortableError:
-        lines = write_package(store, result, folder, merge_as=dtype)
-    rows = cell_folder(store, result.key) / "fit" / "train.jsonl"
-    if rows.exists():
-        shutil.copy2(rows, folder / rows.name)
-        lines.insert(1, "train.jsonl: the training rows, as prompt and completion")
-    serving = serving_command(result, folder, folder.resolve())
+    with replacing(folder) as draft:
+        try:
+            lines = write_package(store, result, draft, task=task, merge_as=dtype)
+        except NotPortableError:
+            lines = write_package(store, result, draft, merge_as=dtype)
+        rows = cell_folder(store, result.key) / "fit" / "train.jsonl"
+        if rows.exists():
+            shutil.copy2(rows, draft / rows.name)
+            lines.insert(1, "train.jsonl: the training rows, as prompt and completion")
+    serving = serving_command(result, folder, folder)
     return lines if serving.startswith("#") else [*lines, f"serve: {serving}"]
 
 
