@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.run.latency import latency_requests
+from crossover.eval.store.cells import set_aside
 
 REQUESTS, _ = latency_requests()
 METHODS = "[{bootstrap: {bootstrapped: 6, labelled: 2}}, zero_shot]"
@@ -121,6 +123,16 @@ def test_fresh_starts_over_and_deletes_nothing(scene: Scene, tmp_path: Path) -> 
         f"{key}-1": data for key, data in rows.items()
     }
     assert set(tracked(store, "words").values()) == {2}
+
+
+def test_a_cell_is_set_aside_beside_earlier_ones_of_which_one_was_deleted(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / "cells" / "aa11").mkdir(parents=True)
+        (tmp_path / "cells" / "aa11" / "rows.jsonl").write_text(str(number))
+        if number == 3:
+            shutil.rmtree(tmp_path / "aside" / "aa11-1")
+        set_aside(tmp_path, "aa11")
+    assert {f.parent.name: f.read_text() for f in tmp_path.glob("aside/*/*")} == {"aa11-2": "2", "aa11-3": "3"}
 
 
 def test_an_amended_file_runs_the_difference_alone(tmp_path: Path) -> None:

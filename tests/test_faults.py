@@ -76,6 +76,22 @@ def test_a_full_disk_is_named_and_costs_nothing_twice(tmp_path: Path, served: Se
     assert whole <= first + rest <= whole + 1
 
 
+def test_a_report_and_a_starter_find_no_room_and_leave_what_was_there(done: Path) -> None:
+    page, folder = done.parent / "report.html", done.parent
+    page.write_text("the old report")
+    store = str(folder / "mlruns")
+    for argv in (["report", str(done), "--store", store, "-o", str(page)], ["init", str(folder / "new")]):
+        process = FORKS.Process(target=short_of_room, args=(400, str(folder), argv))
+        process.start()
+        assert ended(process) == 2
+        said = (folder / "said.err").read_text()
+        assert "File too large" in said
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+    assert page.read_text() == "the old report"
+    assert not list(folder.rglob("*.part")) + list((folder / "new").iterdir())
+
+
 TRAINED = "[sft: {epochs: 2, rank: 4, bf16: false, checkpoint_minutes: 0}]"
 
 
@@ -268,3 +284,22 @@ def test_a_clock_that_goes_backwards_misleads_nobody(
     assert run(file, "--set", "name=first", "--limit", "12") == 0
     assert len(served.bodies) == asked
     assert read_recorded(store).experiment == "first"
+
+
+@pytest.mark.parametrize("verb", ["sync", "recommend"])
+def test_a_key_read_from_a_file_leads_nowhere_else(done: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    store, victim = done.parent / "mlruns", done.parent / "victim"
+    (cell,) = store.glob("cells/*")
+    shutil.copytree(cell, victim)
+    before = {f: f.read_bytes() for f in victim.rglob("*") if f.is_file()}
+    summary = cell / "result.json"
+    whole = summary.read_text()
+    summary.write_text(whole.replace(f'"key": "{cell.name}"', '"key": "../../victim"'))
+    assert main([verb, "--store", str(store)]) == 2
+    assert "damaged" in capsys.readouterr().err
+    summary.write_text(whole)
+    for record in (*store.glob("comparisons/*"), *store.glob("unfinished/*")):
+        record.write_text(record.read_text().replace(cell.name, "../../victim"))
+    assert main([verb, "--store", str(store)]) == 2
+    assert "'../../victim' is no key of a cell" in capsys.readouterr().err
+    assert {f: f.read_bytes() for f in victim.rglob("*") if f.is_file()} == before

@@ -2,24 +2,29 @@
 
 import json
 import logging
+import re
 import shutil
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 from factories import make_cell, make_result, right
-from served_ui import served_ui
+from served_ui import served_ui, start_ui
 
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.cost import cost_of
+from crossover.eval.cli.main import main
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.report.schema import to_json
 from crossover.eval.report.table import render
+from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.logged import rows_table
-from crossover.eval.tracking.tracker import Tracker, TrackingError, store_uri
+from crossover.eval.tracking.tracker import Tracker, TrackingError
+from crossover.models.errors import UserError
 from crossover.models.usage import Usage
 
 RESULTS = [
@@ -118,14 +123,39 @@ def _readable(file: Path) -> bool:
         return False
 
 
-def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker) -> None:
+def asked(url: str, body: bytes | None = None, **headers: str) -> int:
+    """Return the status of a request."""
+    headers |= {"Content-Type": "application/json"} if body else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+def test_a_killed_ui_leaves_no_server_behind(tracker: Tracker) -> None:
+    ui, address = start_ui(Path(tracker.uri.removeprefix("sqlite:///")).parent)
+    with ui:
+        assert asked(f"{address}/health") == 200
+        ui.kill()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{address}/health", timeout=2)
+
+
+def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker, capsys: pytest.CaptureFixture[str]) -> None:
     store = Path(tracker.uri.removeprefix("sqlite:///")).parent
     with served_ui(store) as address:
         with urllib.request.urlopen(f"{address}/health") as answer:
             assert answer.status == 200
-        api = urllib.request.Request(f"{address}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"})
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(api)
+        port = address.rpartition(":")[2]
+        for host in ("evil.example", "10.evil.example", "localhost:1", f"10.0.0.1:{port}"):
+            assert asked(f"{address}/api/2.0/mlflow/experiments/search?max_results=1", Host=host) == 403
+        for origin in ("http://localhost:3000", "http://127.0.0.1", "https://evil.example", "null"):
+            assert asked(f"{address}/api/2.0/mlflow/experiments/create", b'{"name": "x"}', Origin=origin) == 403
+        assert asked(f"{address}/api/2.0/mlflow/experiments/create", b'{"name": "own"}', Origin=address) == 200
+        assert asked(f"{address}/api/2.0/mlflow/experiments/search?max_results=1", Host=f"localhost:{port}") == 200
+        assert main(["ui", "--port", port, "--store", str(store)]) == 2
+        assert f"error: port {port} cannot be used: Address already in use; try --port" in capsys.readouterr().err
         lists = [f.read_text() for f in Path("/proc").glob("[0-9]*/cmdline") if _readable(f)]
         assert not any(f"sqlite:///{store}" in line for line in lists)
     with pytest.raises(urllib.error.URLError):
@@ -142,6 +172,36 @@ def test_a_method_over_train_sizes_is_a_curve_of_steps(tracker: Tracker) -> None
     (run,) = tracker.client.search_runs([experiment], "tags.`crossover.kind` = 'curve'")
     found = {m.step: m.value for m in tracker.client.get_metric_history(run.info.run_id, "score")}
     assert found == {4: pytest.approx(24 / 60), 16: pytest.approx(36 / 60)}
+
+
+def test_names_of_any_kind_stay_apart_and_inside_the_store(tracker: Tracker) -> None:
+    inside = Path(tracker.uri.removeprefix("sqlite:///")).parent / "artifacts"
+    names = ("../../x", "a/b", "a b", "a-b", "müll: a/b #1 %20", "漢" * 120, 'it\'s "quoted" `so`?', ".", "%2e%2e")
+    parents = {name: tracker.parent(name, {}) for name in names}
+    for name, run in parents.items():
+        tracker.client.log_text(run, name, "name.txt")
+    found = {f.read_text(): f.relative_to(inside).parts[0] for f in inside.rglob("name.txt")}
+    assert len(set(found.values())) == len(names)
+    for name, run in parents.items():
+        assert Path(tracker.client.download_artifacts(run, "name.txt")).read_text() == name
+        assert re.fullmatch(r"[\w.-]+", registered_name(name, "task"))
+
+
+def test_the_curve_of_a_task_with_quotes_in_its_name_is_one_run(tracker: Tracker) -> None:
+    cells = [replace(make_cell("few_shot", size=size), task='it\'s "odd"') for size in (8, 16)]
+    comparison = compare([make_result(c, right(30, 60)) for c in cells], needs=Needs(), prices=Prices(), experiment="q")
+    parent = tracker.parent("quoted", {})
+    for _ in range(2):
+        tracker.curve(parent, comparison.arms)
+    runs = tracker.client.search_runs([tracker.client.get_run(parent).info.experiment_id])
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("name", ["a?b", "%2e%2e", "a#b"])
+def test_a_store_that_a_uri_would_misread_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="name another folder by --store"):
+        store_uri(Path(name), None)
 
 
 def test_rows_are_columns_of_equal_length() -> None:

@@ -86,7 +86,9 @@ def test_the_last_run_is_the_default_and_names_are_told(recorded: Path) -> None:
     record(recorded, other, ["bb33"])
     assert (read_recorded(recorded).experiment, read_recorded(recorded, "support").needs.min_score) == ("a b/c", 0.5)
     assert [r.key for r in read_recorded(recorded, "a b/c").results] == ["bb33"]
-    with pytest.raises(UserError, match="no run is named 'x'; use one of a-b-c, support"):
+    record(recorded, Experiment("a/b c", (), (), ()), ["aa11"])
+    assert [r.key for r in read_recorded(recorded, "a b/c").results] == ["bb33"]
+    with pytest.raises(UserError, match="no run is named 'x'; use one of a b/c, a/b c, support"):
         read_recorded(recorded, "x")
 
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from crossover.eval.report.data import PACKAGES
-from crossover.eval.tracking.tracker import store_uri
+from crossover.eval.tracking.addresses import store_uri
 from crossover.models.api_keys import redact
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WEAVIATE_API_KEY")

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,13 @@ HUMAN = "human.json"
 
 
 def cell_folder(store: Path, key: str) -> Path:
-    """Return the folder of a cell."""
+    """Return the folder of a cell.
+
+    Raises:
+        UserError: the key, which a damaged or foreign file may have named, is none.
+    """
+    if not re.fullmatch(r"[\w-]+", key, re.ASCII):
+        raise UserError(f"{store}: {key!r} is no key of a cell; {MOVE_AWAY}")
     return store / "cells" / key
 
 
@@ -40,7 +47,9 @@ def set_aside(store: Path, key: str) -> None:
     if folder.exists():
         aside = store / "aside"
         aside.mkdir(exist_ok=True)
-        folder.rename(aside / f"{key}-{1 + sum(1 for _ in aside.glob(f'{key}-*'))}")
+        # Not their count: one of them may have been deleted.
+        last = max((int(f.name.rpartition("-")[2]) for f in aside.glob(f"{key}-*")), default=0)
+        folder.rename(aside / f"{key}-{last + 1}")
 
 
 def is_finished(store: Path, key: str) -> bool:
@@ -102,6 +111,8 @@ def load_standing(store: Path, keys: Iterable[str], *, racing: bool, planned: Co
 
 
 def _result(data: dict[str, Any], folder: Path) -> Result:
+    if data["key"] != folder.name:
+        raise ValueError("the summary of another cell")
     cell, (facts, notes) = data.pop("cell"), split_notes(data.pop("notes", {}))
     if (folder / TRACKED).exists():
         data["mlflow_run_id"] = json.loads((folder / TRACKED).read_text(encoding="utf-8"))["run_id"]

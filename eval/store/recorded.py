@@ -1,7 +1,7 @@
 """Remember which cells an experiment consisted of, so that its verdict can be reached again without its data."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Experiment, Needs, Prices, params_of
 from crossover.eval.store.cells import load_result
+from crossover.eval.store.names import file_name
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
@@ -33,7 +34,7 @@ def record(store: Path, experiment: Experiment, keys: Sequence[str], splits: Map
     needs, prices = asdict(experiment.needs), asdict(experiment.prices)
     facts = {"experiment": experiment.name, "cells": list(keys), "needs": needs, "prices": prices}
     facts |= {"params": params_of(experiment), "split_sha256": dict(splits or {})}
-    file = _folder(store) / f"{_file_name(experiment.name)}.json"
+    file = _folder(store) / f"{file_name(experiment.name)}.json"
     # A run that had nothing left to do is still the newest.
     number = 1 + max((_order(f)[0] for f in _folder(store).glob("*.json")), default=0)
     write_json(file, facts | {"number": number})
@@ -48,12 +49,10 @@ def read_recorded(store: Path, name: str | None = None) -> Recorded:
     files = sorted(_folder(store).glob("*.json"), key=_order)
     if not files:
         raise UserError(f"{store}: no finished run is recorded here; `crossover run` first, or name the --store")
-    if name is None:
-        file = files[-1]
-    else:
-        file = _folder(store) / f"{_file_name(name)}.json"
-        if file not in files:
-            raise UserError(f"{store}: no run is named {name!r}; use one of {', '.join(sorted(f.stem for f in files))}")
+    named = [f for f in files if name is None or _name(f) == name]
+    if not named:
+        raise UserError(f"{store}: no run is named {name!r}; use one of {', '.join(sorted(map(_name, files)))}")
+    file = named[-1]
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         needs, prices = Needs(**facts["needs"]), Prices(**facts["prices"])
@@ -71,20 +70,24 @@ def read_recorded(store: Path, name: str | None = None) -> Recorded:
 
 def params_with(store: Path, key: str) -> dict[str, Any]:
     """Return the settings of the last recorded experiment that holds a cell, empty when there is none."""
+    return next((dict(f["params"]) for f in recorded_facts(store) if key in f["cells"] and f.get("params")), {})
+
+
+def recorded_facts(store: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records as `record` wrote them, the newest first; damaged ones are left out."""
     for file in sorted(_folder(store).glob("*.json"), key=_order, reverse=True):
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
-            if key in facts["cells"] and facts.get("params"):
-                return dict(facts["params"])
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged record of another experiment is no hindrance
+            if {"experiment", "cells", "prices"} <= facts.keys():
+                yield facts
+        except (OSError, ValueError, AttributeError):  # a damaged record of another experiment is no hindrance
             continue
-    return {}
 
 
 def changed_tasks(store: Path, name: str, splits: Mapping[str, str]) -> list[str]:
     """Return the tasks whose data differs from that of the last run of this experiment."""
     try:
-        facts = json.loads((_folder(store) / f"{_file_name(name)}.json").read_text(encoding="utf-8"))
+        facts = json.loads((_folder(store) / f"{file_name(name)}.json").read_text(encoding="utf-8"))
         before = dict(facts.get("split_sha256", {}))
     except (OSError, ValueError, AttributeError, TypeError):  # no run yet, or a record that the next one replaces
         return []
@@ -130,10 +133,13 @@ def _order(file: Path) -> tuple[int, int, str]:
     return number, file.stat().st_mtime_ns, file.name
 
 
+def _name(file: Path) -> str:
+    """Return the experiment of a record, or the name of its file where it is damaged."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["experiment"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return file.stem
+
+
 def _folder(store: Path) -> Path:
     return store / "comparisons"
-
-
-def _file_name(experiment: str) -> str:
-    """Return an experiment's name as it may stand in a folder."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in experiment).lstrip(".") or "unnamed"

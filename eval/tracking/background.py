@@ -8,9 +8,10 @@ from pathlib import Path
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.experiment.spec import Experiment, params_of
 from crossover.eval.store.result import Result
+from crossover.eval.tracking.addresses import store_uri
 from crossover.eval.tracking.pending import NONE, PendingRun, begin_run, tracked_run
 from crossover.eval.tracking.sync import Conclusion, send_cells, sync
-from crossover.eval.tracking.tracker import Tracker, store_uri
+from crossover.eval.tracking.tracker import Tracker
 from crossover.programs.task import Task
 
 WAIT_SECONDS, WAIT_SHARE = 30.0, 0.03

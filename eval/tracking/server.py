@@ -3,13 +3,14 @@
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from crossover.eval.tracking.tracker import store_uri
+from crossover.eval.tracking.addresses import follow_move, store_uri
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 
@@ -41,7 +42,7 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             click.echo("starting the MLflow UI …", err=True)
-            _serve(listener, uri, f"{HOST}:{port}")
+            _serve(listener, store, uri)
         except KeyboardInterrupt:
             pass
     return 0
@@ -56,10 +57,12 @@ def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as e:
-        raise UserError(f"port {port} cannot be used: {e.strerror}; try --port {port % 65535 + 1}") from None
+        raise UserError(
+            f"port {port} cannot be used: {os.strerror(e.errno or 0)}; try --port {port % 65535 + 1}"
+        ) from None
 
 
-def _serve(listener: socket.socket, uri: str, address: str) -> None:
+def _serve(listener: socket.socket, store: Path, uri: str) -> None:
     """Answer requests until a signal ends it; the server lives in this process and dies with it."""
     os.environ.update(ENVIRONMENT)
     import uvicorn
@@ -71,14 +74,19 @@ def _serve(listener: socket.socket, uri: str, address: str) -> None:
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = artifacts
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = "./mlartifacts"
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
-    from mlflow.server.fastapi_app import app
-    from mlflow.server.handlers import initialize_backend_stores
+    with warnings.catch_warnings():
+        # What is deprecated in there is MLflow's affair.
+        warnings.simplefilter("ignore")
+        from mlflow.server.fastapi_app import app
+        from mlflow.server.handlers import initialize_backend_stores
 
     try:
+        follow_move(store, uri)
         initialize_backend_stores(uri, uri, artifacts)
     # MLflow, SQLAlchemy and the database's driver raise errors of their own.
     except Exception as e:
-        raise UserError(f"MLflow cannot open {redact(uri)}: {redact(str(e)).strip().splitlines()[0][:200]}") from e
+        raise UserError(f"MLflow cannot open {redact(uri)}: {' '.join(redact(str(e)).split())[:200]}") from e
+    address = f"{HOST}:{listener.getsockname()[1]}"
     config = uvicorn.Config(own_pages_only(app, address), log_level="error", timeout_graceful_shutdown=1)
     click.echo(f"MLflow UI: http://{address}   (Ctrl-C ends it)")
     uvicorn.Server(config).run(sockets=[listener])
@@ -92,9 +100,7 @@ def own_pages_only(app: App, address: str) -> App:
     hosts = {address, address.replace(HOST, "localhost")}
     origins = {f"http://{host}" for host in hosts}
 
-    async def guarded(
-        scope: Mapping[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]
-    ) -> None:
+    async def guarded(scope: Mapping[str, Any], receive: Any, send: Send) -> None:
         sent = [(name, value.decode("latin-1")) for name, value in scope.get("headers", ())]
         named = [value for name, value in sent if name == b"host"]
         own = len(named) == 1 and named[0] in hosts and all(v in origins for name, v in sent if name == b"origin")

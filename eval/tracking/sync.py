@@ -13,10 +13,11 @@ from crossover.eval.report.table import render
 from crossover.eval.store.cells import TRACKED, cell_folder, check_fitted, is_finished, load_result
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import read_recorded
+from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.logged import curves
 from crossover.eval.tracking.package import NotPortableError, copy_package, recorded_task, write_package
 from crossover.eval.tracking.pending import UNSENT, PendingRun, pending_cells, pending_runs, tracked_run
-from crossover.eval.tracking.tracker import Tracker, registered_name, store_uri
+from crossover.eval.tracking.tracker import Tracker
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json

@@ -1,4 +1,4 @@
-"""Write runs to MLflow; the one file that imports it, apart from registered.py, which MLflow itself runs.
+"""Write runs to MLflow; registered.py, which MLflow itself runs, and server.py are the others that import it.
 
 Run ids are passed to the client, never left to the active run: that is per thread, and a worker would log into nothing.
 """
@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost
 from crossover.eval.store.facts import flat_notes
+from crossover.eval.store.names import file_name
 from crossover.eval.store.result import Result
+from crossover.eval.tracking.addresses import artifacts_uri, follow_move, store_uri
 from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
 from crossover.models.api_keys import redact, redact_all
 
@@ -31,11 +34,6 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 class TrackingError(Exception):
     """MLflow could not be reached or written; a run goes on without it."""
-
-
-def store_uri(store: Path, tracking_uri: str | None) -> str:
-    """Return the URI: the flag, else MLFLOW_TRACKING_URI, else sqlite in the store."""
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
 
 
 @contextlib.contextmanager
@@ -64,6 +62,7 @@ class Tracker:
                 # MLflow's default of seven retries takes four minutes to find that no server is there.
                 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            follow_move(store, self.uri)
             from mlflow import MlflowClient
 
             # Not before the import, which sets these levels itself.
@@ -71,30 +70,57 @@ class Tracker:
                 logging.getLogger(name).setLevel(logging.ERROR)
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
-        self.artifacts = (store / "artifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
+        self.artifacts = artifacts_uri(store) if self.uri.startswith("sqlite") else None
 
     def parent(self, experiment: str, params: Mapping[str, Any]) -> str:
-        """Return the id of the experiment's parent run, the same one for the same parameters."""
+        """Return the id of the experiment's parent run, the same one for the same parameters.
+
+        Raises:
+            TrackingError: the experiment was deleted in MLflow, or MLflow could not be reached or written.
+        """
         with _typed():
-            if (known := self.client.get_experiment_by_name(experiment)) is not None:
+            known = self.client.get_experiment_by_name(experiment)
+        if known is not None and known.lifecycle_stage == "deleted":
+            remedy = f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {known.experiment_id}`"
+            raise TrackingError(f"experiment {experiment!r} was deleted there; {remedy}, or name yours otherwise")
+        with _typed():
+            if known is not None:
                 identity = known.experiment_id
             else:
-                folder = None if self.artifacts is None else f"{self.artifacts}/{experiment}"
+                folder = None if self.artifacts is None else f"{self.artifacts}/{quote(file_name(experiment))}"
                 identity = self.client.create_experiment(experiment, artifact_location=folder, tags=EXPERIMENT_TAGS)
-            digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
-            if run_id := self._find(identity, {"crossover.params": digest}):
+            if run_id := self._find(identity, _parent_tags(params)):
                 return run_id
-            tags = {"crossover.kind": "experiment", "crossover.params": digest, "mlflow.runName": experiment}
+            tags = {"crossover.kind": "experiment", **_parent_tags(params), "mlflow.runName": experiment}
             run_id = str(self.client.create_run(identity, tags=tags).info.run_id)
             for key, value in params.items():
                 self.client.log_param(run_id, key, redact(str(value))[:6000])
             return run_id
 
+    def holds_parent(self, experiment: str, params: Mapping[str, Any]) -> bool:
+        """Return whether the experiment has a parent run for these parameters that was not deleted."""
+        with _typed():
+            known = self.client.get_experiment_by_name(experiment)
+            return known is not None and bool(self._find(known.experiment_id, _parent_tags(params)))
+
+    def holds(self, run_id: str) -> bool:
+        """Return whether MLflow has a run that was not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        with _typed():
+            try:
+                return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+            except MlflowException as e:
+                if e.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return False
+
     def _runs(self, experiment_id: str, tags: dict[str, str]) -> list[Any]:
         """Return the runs with these tags, the newest first."""
-        return list(
-            self.client.search_runs([experiment_id], " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items()))
-        )
+        # MLflow's filters cannot quote a quote.
+        conditions = [f"tags.`{k}` = '{v}'" for k, v in tags.items() if "'" not in v]
+        found = self.client.search_runs([experiment_id], " and ".join(conditions))
+        return [run for run in found if all(run.data.tags.get(k) == v for k, v in tags.items())]
 
     def _find(self, experiment_id: str, tags: dict[str, str]) -> str:
         """Return the id of the newest run with these tags, or an empty string."""
@@ -248,9 +274,10 @@ class Tracker:
             self.client.set_terminated(parent, "FINISHED")
 
 
-def registered_name(experiment: str, task: str) -> str:
-    """Return the model name of a task's winner; MLflow allows neither slash nor colon in it."""
-    return f"{experiment}.{task}".replace("/", "-").replace(":", "-")
+def _parent_tags(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tag by which the parent run of these parameters is found."""
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
+    return {"crossover.params": digest}
 
 
 def requirements() -> list[str]:
