@@ -18,6 +18,7 @@ from remote_experiment import first_word, write_remote
 from crossover.eval.cli.main import main
 from crossover.eval.store.lock import holding
 from crossover.eval.tracking import background
+from crossover.eval.tracking.addresses import artifacts_uri
 from crossover.eval.tracking.pending import pending_cells, pending_runs
 from crossover.eval.tracking.sync import send_cells
 from crossover.eval.tracking.tracker import Tracker
@@ -198,3 +199,66 @@ def test_a_store_of_the_last_version_is_understood(tmp_path: Path, store: Path) 
     assert (cells, len(parents)) == (sorted(run.cells), 1)
     assert not list(store.glob("cells/*/unsent.json"))
     assert [f.name for f in (store / "unfinished").iterdir()] == ["1-b.json"]
+
+
+def test_what_was_deleted_in_mlflow_is_sent_again_once(
+    tmp_path: Path, store: Path, database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with openai_server(first_word) as served:
+        assert main(["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]) == 0
+    first, again = runs_of(store), ["sync", "--store", str(store)]
+    client = Tracker(store).client
+    losses = {
+        "a cell": lambda: client.delete_run(json.loads(next(store.glob("cells/*/tracked.json")).read_text())["run_id"]),
+        "the parent": lambda: client.delete_run(runs_of(store)[1][0]),
+        "the database": lambda: shutil.copy(database, store),
+    }
+    for lost, lose in losses.items():
+        lose()
+        capsys.readouterr()
+        assert main(again) == 0, lost
+        assert "cells sent to MLflow" in capsys.readouterr().out
+        assert runs_of(store)[0] == first[0], lost
+        assert len(runs_of(store)[1]) == 1, lost
+        assert main(again) == 0
+        assert "nothing is waiting" in capsys.readouterr().out, lost
+
+
+def test_an_experiment_deleted_in_mlflow_is_named_with_the_remedy_and_blocks_no_other(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with openai_server(first_word) as served:
+        file = write_remote(tmp_path, served.url, methods="[zero_shot]")
+        flags = ["run", str(file), "--store", str(store), "-q"]
+        assert main(flags) == 0
+        client = Tracker(store).client
+        identity = client.get_experiment_by_name("words").experiment_id
+        client.delete_experiment(identity)
+        capsys.readouterr()
+        assert main([*flags, "--set", "methods=[{few_shot: {demos: 1}}]"]) == 0
+        assert f"mlflow experiments restore -x {identity}`, or name yours otherwise" in capsys.readouterr().err
+        other = ["--set", "name=other", "--set", "methods=[{few_shot: {demos: 2}}]", "--tracking-uri", "none"]
+        assert main([*flags, *other]) == 0
+    assert main(["sync", "--store", str(store)]) == 2
+    assert "experiment 'words' was deleted there" in capsys.readouterr().err
+    found = client.search_runs([client.get_experiment_by_name("other").experiment_id])
+    assert sum("crossover.cell" in r.data.tags for r in found) == 1
+    client.restore_experiment(identity)
+    assert main(["sync", "--store", str(store)]) == 0
+
+
+def test_artifacts_follow_a_store_that_was_moved_or_copied(tmp_path: Path, store: Path) -> None:
+    with openai_server(first_word) as served:
+        assert main(["run", str(write_remote(tmp_path, served.url)), "--store", str(store), "-q"]) == 0
+    copy = tmp_path / "elsewhere" / "its copy"
+    shutil.copytree(store, copy)
+    store.rename(tmp_path / "gone")
+    assert main(["sync", "--store", str(copy)]) == 0
+    from mlflow.artifacts import download_artifacts
+
+    client, (parent,) = Tracker(copy).client, runs_of(copy)[1]
+    assert runs_of(copy)[0] == sorted(f.name for f in copy.glob("cells/*"))
+    for run in client.search_runs([client.get_run(parent).info.experiment_id]):
+        assert run.info.artifact_uri.startswith(f"{artifacts_uri(copy)}/words/{run.info.run_id}/")
+        kept = "comparison.json" if run.info.run_id == parent else "rows.json"
+        assert json.loads(Path(download_artifacts(f"{run.info.artifact_uri}/{kept}")).read_text())

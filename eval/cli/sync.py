@@ -1,4 +1,4 @@
-"""The verb `sync`: send to MLflow what runs measured while it was away."""
+"""The verb `sync`: send to MLflow what it lacks."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from crossover.eval.cli.options import store_option
 @click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
 @store_option
 def sync(store: Path, tracking_uri: str | None) -> int:
-    """Send the runs that are not in MLflow yet: cells with their rows, verdicts; a second time it does nothing.
+    """Send what MLflow lacks, cells with their rows and verdicts, deleted ones too; a second time it does nothing.
 
     Example: crossover sync --tracking-uri http://127.0.0.1:5000
     """

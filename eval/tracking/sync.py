@@ -1,23 +1,24 @@
 """Send to MLflow what the store holds and MLflow lacks; a second time it does nothing."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.analysis.cost import cost_of
+from crossover.eval.experiment.spec import Prices
 from crossover.eval.report.schema import to_json
 from crossover.eval.report.table import render
 from crossover.eval.store.cells import TRACKED, cell_folder, check_fitted, is_finished, load_result
 from crossover.eval.store.lock import holding
-from crossover.eval.store.recorded import read_recorded
+from crossover.eval.store.recorded import read_recorded, recorded_facts
 from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.logged import curves
 from crossover.eval.tracking.package import NotPortableError, copy_package, recorded_task, write_package
 from crossover.eval.tracking.pending import UNSENT, PendingRun, pending_cells, pending_runs, tracked_run
-from crossover.eval.tracking.tracker import Tracker
+from crossover.eval.tracking.tracker import Tracker, TrackingError
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
@@ -38,20 +39,24 @@ class Conclusion(NamedTuple):
 def sync(
     store: Path, uri: str | None, *, known: Conclusion | None = None, note: Callable[[str], None] = silent
 ) -> int | None:
-    """Send the pending runs with their verdicts; return the number of cells sent, or None when no run is pending.
+    """Send what MLflow lacks, deleted runs included; return the number of cells sent, or None when it lacks nothing.
 
     A run passes its own conclusion as `known`, and sends the runs of its experiment alone. A run of a living process
-    is left to that process; `crossover sync`, which has no conclusion, says so.
+    is left to that process; `crossover sync`, which has no conclusion, says so. An experiment that cannot be sent does
+    not keep the others from it.
 
     Raises:
-        TrackingError: MLflow could not be reached or written.
+        TrackingError: MLflow could not be reached, or not written for an experiment.
         UserError: a record or a cell was damaged.
     """
-    runs = pending_runs(store, store_uri(store, uri))
-    runs = [r for r in runs if known is None or r.experiment == known.comparison.experiment]
+    pending = pending_runs(store, store_uri(store, uri))
+    if known is None:
+        runs = [*pending, *_concluded_runs(store, pending)]
+    else:
+        runs = pending = [r for r in pending if r.experiment == known.comparison.experiment]
     if not runs:
         return None
-    tracker, sent = Tracker(store, uri), 0
+    tracker, sent, lacking, failed = Tracker(store, uri), 0, bool(pending), list[Exception]()
     for run in runs:
         with contextlib.ExitStack() as locks:
             try:
@@ -60,10 +65,38 @@ def sync(
                 if known is None:
                     note(f"warning: {e}")
                 continue
-            sent += send_cells(tracker, store, run)
-            own = known is not None and known.params == run.params
-            _conclude(tracker, store, run, known if own else _recorded(store, run), note)
-    return sent
+            try:
+                if known is None:
+                    _forget_lost(tracker, store, run)
+                count = send_cells(tracker, store, run)
+                sent += count
+                # What a concluded run names may all be in MLflow.
+                if run.files or count or not tracker.holds_parent(run.experiment, run.params):
+                    lacking = True
+                    own = known is not None and known.params == run.params
+                    _conclude(tracker, store, run, known if own else _recorded(store, run), note)
+            except (TrackingError, UserError) as e:
+                failed.append(e)
+    if failed:
+        note(f"{sent} cells sent to MLflow, {len(failed)} of {len(runs)} runs refused")
+        kind = TrackingError if any(isinstance(e, TrackingError) for e in failed) else UserError
+        raise kind("\n".join(map(str, failed)))
+    return sent if lacking else None
+
+
+def _concluded_runs(store: Path, pending: Sequence[PendingRun]) -> list[PendingRun]:
+    """Return the last run of every experiment that reached its verdict, without those that are pending."""
+    settings = [(run.experiment, run.params) for run in pending]
+    facts = [f for f in recorded_facts(store) if f.get("params") and (f["experiment"], f["params"]) not in settings]
+    return [PendingRun(f["experiment"], f["params"], Prices(**f["prices"]), tuple(f["cells"])) for f in facts]
+
+
+def _forget_lost(tracker: Tracker, store: Path, run: PendingRun) -> None:
+    """Make those cells of a run pending again whose runs were deleted in MLflow."""
+    for key in run.cells:
+        run_id = tracked_run(store, key, tracker.uri)
+        if run_id and not tracker.holds(run_id):
+            (cell_folder(store, key) / TRACKED).unlink()
 
 
 def send_cells(tracker: Tracker, store: Path, run: PendingRun) -> int:
