@@ -113,8 +113,12 @@ def test_a_run_through_faults_completes_and_pays_for_nothing_twice(
     scored = rows(file, arm)
     assert [r.id for r in scored if r.failure.startswith("lm: LMAuthError")] == ["test-3"]
     assert (arm["score"]["n"], arm["score"]["failed"]) == (15, 1)
-    # Streams are asked for latency alone; all else that was answered in full is charged, and once.
+    # Streams are asked for latency alone; all else that was answered in full is charged, and once. What broke off or
+    # could not be read may have been paid for, and is charged as an estimate.
     fit = json.loads((file.parent / "mlruns" / "cells" / arm["cell"] / "result.json").read_text())["fit"]
     assert len(proxy.usages) == fit["calls"] + 15
     for name in ("prompt_tokens", "completion_tokens"):
-        assert sum(u[name] for u in proxy.usages) == fit[name] + sum(tokens(r)[name] for r in scored)
+        answered = sum(u[name] for u in proxy.usages)
+        broken = sum(fault in ("half", "garbage", "hang") for fault in proxy.faults)
+        longest = max(16, *(u[name] for u in proxy.usages))
+        assert answered <= fit[name] + sum(tokens(r)[name] for r in scored) <= answered + broken * longest
