@@ -95,4 +95,4 @@ def test_a_run_that_is_finished_is_printed_without_the_checks(
     openings_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", str(openings_run / "openings.yaml"), "--store", str(openings_run / "mlruns"), "-q"]) == 0
-    assert "use " in capsys.readouterr().out
+    assert "USE " in capsys.readouterr().out

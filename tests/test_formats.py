@@ -14,8 +14,8 @@ from crossover.eval.run.formats import QUESTIONS
 from crossover.eval.store.recorded import read_recorded
 
 
-def run(file: Path, store: Path) -> int:
-    return main(["run", str(file), "--store", str(store), *UNTRACKED])
+def run(file: Path, store: Path, *flags: str) -> int:
+    return main(["run", str(file), "--store", str(store), *UNTRACKED, *flags])
 
 
 def undecided(file: Path, fixed: str = '"prompt_format": "plain"') -> Path:
@@ -29,7 +29,7 @@ def test_the_format_that_is_parsed_most_is_taken_kept_and_charged(
     tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = undecided(write_openings(tmp_path, "[zero_shot, few_shot: {demos: 2}]", test=8))
-    assert run(file, store) == 0
+    assert run(file, store, "--details") == 0
     captured = capsys.readouterr()
     (line,) = [x for x in captured.err.splitlines() if "prompt format plain" in x]
     assert line.startswith("openings: prompt format plain: ")

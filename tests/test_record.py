@@ -148,7 +148,7 @@ def test_scores_by_field_are_in_table_page_json_and_rows(
     experiment = experiment.replace("products/", f"{ROOT}/examples/products/").partition("methods:")[0]
     file.write_text(experiment + "methods: [few_shot: {demos: 1}]\n")
     reports = [str(tmp_path / f"report.{form}") for form in ("html", "json", "csv")]
-    options = ["--limit", "4", "--tracking-uri", "none", "--no-progress", "--store", str(store)]
+    options = ["--details", "--limit", "4", "--tracking-uri", "none", "--no-progress", "--store", str(store)]
     assert main(["run", str(file), *options, *(x for r in reports for x in ("-o", r))]) == 0
     names = ["brand", "colour", "size", "weight_g", "waterproof"]
     (heading,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("arm") and "brand" in line]

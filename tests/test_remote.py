@@ -293,7 +293,7 @@ def test_no_key_stands_anywhere_after_a_run(
     with openai_server(echo, ["", "", "401", "401", "500"]) as served:
         file = experiment(tmp_path, served.url.replace("//", "//user:${DOOR}@"))
         flags = [x for o in outputs for x in ("-o", str(o))]
-        assert main(["run", str(file), "--store", str(store), *flags]) == 4
+        assert main(["run", str(file), "--store", str(store), "--details", *flags]) == 4
         sent = b64encode(f"user:{PASSWORD}".encode()).decode()
         assert set(served.keys) == {f"Basic {sent}"}
     shown = capsys.readouterr()

@@ -147,7 +147,7 @@ def test_a_cell_that_was_killed_after_its_last_row_has_its_serving_time(
 def test_retrieval_recall_is_reported(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rag.yaml"
     file.write_text(f"version: 1\ntasks: [stdlib_rag]\nmodels: [{tiny.model(max_tokens=4)}]\nmethods: [zero_shot]\n")
-    assert run(file, store, "--limit", "8") == 0
+    assert run(file, store, "--limit", "8", "--details") == 0
     assert "passages, retrieved by bm25 k=3: recall " in capsys.readouterr().out
 
 

@@ -1,16 +1,29 @@
 """A comparison is shown the same way every time, in every form."""
 
+import fcntl
 import json
 import math
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from factories import make_cell, make_result, right
 
 from crossover.eval.analysis.compare import Comparison, compare
+from crossover.eval.cli.main import main
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.report.schema import to_json
+from crossover.eval.report.summary import summary, terminal_width
 from crossover.eval.report.table import render
-from crossover.eval.report.text import WIDTH, money
+from crossover.eval.report.text import WIDTH, figure, money, small_money
+from crossover.eval.store.recorded import read_recorded
 from crossover.models.usage import Usage
 
 GOLDEN = """\
@@ -46,6 +59,35 @@ zero_shot            +0.560  +0.483 to +0.626   < 0.001        better       0.13
 few_shot             +0.326  +0.254 to +0.392   < 0.001        better       0.129
 retrieved_demos      +0.010  -0.009 to +0.029       0.5  inconclusive       0.036
 """
+
+SUMMARY = """\
+USE sft for intents
+  sft scores 0.76 [0.70, 0.81] on 200 test examples at $0.0063 per 1,000 requests, the best
+  and the cheapest of those not significantly worse; next is retrieved_demos (difference
+  +0.01, p = 0.5).
+  As good, as far as this test can tell: retrieved_demos.
+  Confidence: moderate.
+
+arm              score         95 %  p95 ms  $ per 1k   fit $  failed    n
+sft              0.760  0.696-0.814      29   0.00625  0.0417       0  200
+retrieved_demos  0.750  0.686-0.805      99    0.0417       –       0  200
+few_shot !       0.474  0.404-0.544      49   0.00694       –      10  190
+zero_shot        0.200  0.150-0.261      49   0.00694       –       0  200
+
+! few_shot: 1 demonstrations are test questions
+! 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.036 at best
+! 1 seed an arm: the spread between seeds is not in the intervals; run --seeds 0,1,2 or more
+
+what would change this:
+- below about 1,200 requests in all, fitting included, retrieved_demos is cheaper than sft
+- at less than $0.0063 per 1,000 requests (now $0.042) retrieved_demos is cheaper than sft
+
+next: crossover export key-sft-0 ./model
+
+all tables and doubts: the same command with --details
+every run, row and artifact: crossover ui
+"""
+STORES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +159,108 @@ def test_nothing_of_an_unscored_arm_is_a_number() -> None:
     )
     assert math.isnan(comparison.arms[0].score.mean)
     assert "nan" not in render(comparison)
+
+
+def test_the_summary_as_a_person_reads_it(comparison: Comparison) -> None:
+    assert summary(comparison, width=92, colored=False) == SUMMARY
+
+
+@pytest.fixture(scope="module")
+def sound(comparison: Comparison) -> Comparison:
+    """Return the three arms of which no row failed."""
+    return replace(comparison, arms=tuple(a for a in comparison.arms if not a.failed))
+
+
+@pytest.mark.parametrize("width", [60, 80, 92, 120])
+def test_no_line_of_the_summary_is_longer_than_the_width(comparison: Comparison, sound: Comparison, width: int) -> None:
+    lines = summary(comparison, width=width, colored=False).splitlines()
+    assert max(map(len, lines)) <= width
+    lines = summary(sound, width=width, colored=False).splitlines()
+    assert max(map(len, lines)) <= width
+    bars = [line[-10:] for line in lines if "·" in line]
+    assert bars == (["██████▒▒▒·", "██████▒▒▒·", "█▒▒·······"] if width >= 90 else [])
+
+
+def test_a_name_too_long_for_its_column_gets_a_line_of_its_own(comparison: Comparison) -> None:
+    name = "retrieved_demos demos=4, weaviate k=3 collection=squad query=near_vector"
+    arms = tuple(replace(a, name=name) if a.name == "zero_shot" else a for a in comparison.arms)
+    lines = summary(replace(comparison, arms=arms), width=80, colored=False).splitlines()
+    (n,) = [n for n, line in enumerate(lines) if line == name]
+    assert lines[n + 1].split()[:2] == ["0.200", "0.150-0.261"]
+
+
+def test_many_arms_are_cut_to_the_best_and_the_chosen(sound: Comparison) -> None:
+    arms = [replace(sound.arms[0], name=f"zero_shot {n}") for n in range(20)]
+    text = summary(replace(sound, arms=(*arms, *sound.arms)), width=100, colored=False)
+    assert sum("·" in line for line in text.splitlines()) == 8
+    assert "15 more arms, see --details" in text
+
+
+def test_the_verdict_is_coloured_by_its_confidence(comparison: Comparison) -> None:
+    head, *rest = summary(comparison, width=80, colored=True).splitlines()
+    assert head == "\x1b[1;33mUSE sft for intents\x1b[0m"
+    assert "\x1b" not in "".join(rest)
+
+
+@pytest.mark.parametrize(("columns", "width"), [("", 100), ("20", 60), ("80", 80), ("200", 120)])
+def test_the_width_is_the_terminals_within_limits(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert terminal_width() == width
+
+
+def on_terminal(columns: int, **environment: str) -> str:
+    """Return what `recommend` prints on a pseudo-terminal of that many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    argv = [sys.executable, "-m", "crossover.eval.cli.main", "recommend", "openings", "--store", "openings"]
+    kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    with subprocess.Popen(argv, stdout=theirs, cwd=STORES, env=kept | environment) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while block := os.read(ours, 4096):
+                shown += block
+        except OSError:  # Linux ends a pseudo-terminal so once the other end is closed.
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_its_width_and_colour_and_no_color_is_heeded() -> None:
+    colored, plain = on_terminal(64), on_terminal(64, NO_COLOR="1")
+    assert colored.startswith("\x1b[1;")
+    assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain
+    assert 60 < max(map(len, plain.splitlines())) <= 64
+
+
+def test_a_pipe_gets_no_codes_and_details_all_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["recommend", "openings", "--store", str(STORES / "openings")]
+    assert main(argv) == 0
+    short = capsys.readouterr().out
+    assert "\x1b" not in short
+    assert short.startswith("USE retrieved_demos")
+    assert main([*argv, "--details"]) == 0
+    found = read_recorded(STORES / "openings")
+    whole = render(compare(found.results, needs=found.needs, prices=found.prices, experiment=found.experiment))
+    assert capsys.readouterr().out.startswith(whole)
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [
+        (None, "unpriced"),
+        (0.0000041, "–"),
+        (0.0, "–"),
+        (0.01374, "0.0137"),
+        (1.5, "1.50"),
+        (41.26, "41.3"),
+        (1234, "1,230"),
+    ],
+)
+def test_small_money_is_written_as_people_write_it(usd: float | None, text: str) -> None:
+    assert small_money(usd) == text
+
+
+def test_figures_have_three_digits() -> None:
+    assert [figure(x) for x in (0.1234, 49.0, 99.96, 2926.4, 1_234_567)] == ["0.123", "49", "100", "2,930", "1,230,000"]

@@ -62,13 +62,13 @@ def test_other_needs_change_the_recommendation(recorded: Path, capsys: pytest.Ca
 def test_needs_that_are_not_given_stay_as_they_were(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "support", "--store", str(recorded)]) == 0
     out = capsys.readouterr().out
-    assert "use sft" in out
+    assert "USE sft" in out
     assert main(["recommend", "--store", str(recorded), "--min-score", "0", "--max-p95-ms", "10"]) == 0
-    assert "no verdict" in capsys.readouterr().out
+    assert "NO VERDICT" in capsys.readouterr().out
 
 
 def test_the_choice_is_shown_at_other_traffic_and_prices(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recommend", "--store", str(recorded)]) == 0
+    assert main(["recommend", "--store", str(recorded), "--details"]) == 0
     table = capsys.readouterr().out.partition("the choice at other traffic and prices")[2].splitlines()
     assert table[1].split("  ")[0] == "requests a month"
     assert table[2].split() == ["1,000", *["retrieved_demos"] * 3]

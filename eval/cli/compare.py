@@ -1,13 +1,16 @@
 """The verbs `compare` and `recommend`, which judge finished results anew and call no model."""
 
 import json
+import os
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from crossover.eval.cli.options import json_option
+from crossover.eval.cli.options import details_option, json_option
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
@@ -31,10 +34,14 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
         raise click.UsageError(f"compare {runs[0]}: one run alone; name two or more")
     from crossover.eval.analysis.compare import compare as compare_results
     from crossover.eval.experiment.spec import Needs, Prices
+    from crossover.eval.report.schema import to_json
+    from crossover.eval.report.table import render
     from crossover.eval.store.foreign import read_operands
 
     results = read_operands(runs, store)
-    show(compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs)), as_json=as_json)
+    comparison = compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs))
+    text = render(comparison) if as_json is None else json.dumps(to_json(comparison), indent=1) + "\n"
+    click.echo(text, nl=False, file=as_json)
     return 0
 
 
@@ -45,11 +52,15 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
 @click.option("--max-p95-ms", type=click.FloatRange(0), help="Longest p95 in milliseconds.")
 @click.option("--max-usd-per-month", type=click.FloatRange(0), help="Most dollars a month; needs a volume.")
 @json_option
+@details_option
 @STORE
-def recommend(run: str | None, store: Path, as_json: TextIO | None, volume: float | None, **needs: float | None) -> int:
-    """Reach the verdict of a finished run again under other needs, and show what other traffic would change.
+def recommend(
+    run: str | None, store: Path, as_json: TextIO | None, details: bool, volume: float | None, **needs: float | None
+) -> int:
+    """Reach the verdict of a finished run again under other needs.
 
-    RUN is the experiment's name; without it, the one that ran last. Needs that are not given stay as they were.
+    RUN is the experiment's name; without it, the one that ran last. Needs that are not given stay as they were. With
+    `--details`, a table shows the choice at other traffic and prices.
 
     Example: crossover recommend support-intents --volume 1000000 --max-p95-ms 300
     """
@@ -64,18 +75,28 @@ def recommend(run: str | None, store: Path, as_json: TextIO | None, volume: floa
     if wanted.max_usd_per_month is not None and wanted.volume_per_month is None:
         raise UserError(f"--max-usd-per-month {wanted.max_usd_per_month:g} without a volume; add --volume")
     comparison = compare_results(found.results, needs=wanted, prices=found.prices, experiment=found.experiment)
-    show(comparison, as_json=as_json)
-    if as_json is None:
+    print_comparison(comparison, as_json=as_json, details=details, store=store)
+    if details and as_json is None:
         for task in comparison.split_sha256:
             lines = sensitivity_lines(task, comparison, found.results, needs=wanted, prices=found.prices)
             click.echo("\n" + "\n".join(lines))
     return 0
 
 
-def show(comparison: "Comparison", *, as_json: TextIO | None) -> None:
-    """Print a comparison as text, or as JSON to the stream that `--json` reserved."""
+def print_comparison(comparison: "Comparison", *, as_json: TextIO | None, details: bool, store: Path) -> None:
+    """Print a comparison as JSON to the stream that `--json` reserved, as all its tables, or as a summary."""
     from crossover.eval.report.schema import to_json
+    from crossover.eval.report.summary import summary, terminal_width
     from crossover.eval.report.table import render
+    from crossover.eval.report.text import visible
 
-    text = render(comparison) if as_json is None else json.dumps(to_json(comparison), indent=1) + "\n"
-    click.echo(text, nl=False, file=as_json)
+    store_flag = "" if store == Path("mlruns") else f" --store {shlex.quote(str(store))}"
+    if as_json is not None:
+        text = json.dumps(to_json(comparison), indent=1) + "\n"
+    elif details:
+        text = f"{visible(render(comparison))}\nevery run, row and artifact: crossover ui{store_flag}\n"
+    else:
+        colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        text = summary(comparison, width=terminal_width(), colored=colored, store_flag=store_flag)
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(encoding, "replace").decode(encoding), nl=False, file=as_json)

@@ -1,7 +1,6 @@
 """The command line; heavy packages are imported by the verbs that need them."""
 
 import difflib
-import json
 import logging
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crossover.eval.cli.compare import compare, recommend
+from crossover.eval.cli.compare import compare, print_comparison, recommend
 from crossover.eval.cli.data_file import GuessFlags, guess_options, with_data
 from crossover.eval.cli.export import export
 from crossover.eval.cli.fetch import fetch
@@ -197,9 +196,6 @@ def _measure(
     experiment, options = experiment_of(cells, limits), report_options(cells, gates, flags.output)
     if flags.verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    from crossover.eval.report.schema import to_json
-    from crossover.eval.report.table import render
-    from crossover.eval.report.text import visible
     from crossover.eval.run.progress import Progress
     from crossover.eval.run.run import run_experiment
 
@@ -216,11 +212,7 @@ def _measure(
         )
     finally:
         progress.close()
-    if flags.as_json:
-        click.echo(json.dumps(to_json(comparison), indent=1), file=flags.as_json)
-    else:
-        where = "" if flags.store == Path("mlruns") else f" --store {flags.store}"
-        click.echo(f"{visible(render(comparison))}\nevery run, row and artifact: crossover ui{where}")
+    print_comparison(comparison, as_json=flags.as_json, details=flags.details, store=flags.store)
     code = deliver(experiment, comparison, store=flags.store, options=options)
     if comparison.partial is not None and comparison.partial.stopped == INTERRUPTED:
         return EXIT_INTERRUPTED

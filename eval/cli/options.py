@@ -75,6 +75,7 @@ class MeasuringFlags:
     tracking_uri: str | None
     as_json: TextIO | None
     """Where JSON is printed."""
+    details: bool
     output: tuple[Path, ...]
     allow_partial: bool
     quiet: bool
@@ -129,6 +130,12 @@ def store_option(command: Decorated) -> Decorated:
     return click.option(
         "--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs."
     )(command)
+
+
+def details_option(command: Decorated) -> Decorated:
+    """Add `--details`."""
+    text = "Print all tables: other metrics, passages, contrasts, labels, fields."
+    return click.option("--details", is_flag=True, help=text)(command)
 
 
 def experiment_options(command: Decorated) -> Decorated:
@@ -209,6 +216,7 @@ def measuring_options(command: Decorated) -> Decorated:
             type=click.Path(path_type=Path),
             help="Also write .html, .md, .json, .csv, .xml (JUnit) or .txt.",
         ),
+        details_option,
         json_option,
         gate_options,
         limit_options,

@@ -28,7 +28,7 @@ def _arm_cells(arm: Arm) -> tuple[str, ...]:
     s, ms, tokens = arm.score, arm.latency, arm.tokens
     scored, answered = s.n > 0, max(arm.charged / len(arm.seeds), 1)
     return (
-        arm.name + (" !" if arm.integrity else "") + (" (dropped)" if arm.dropped else ""),
+        marked_name(arm),
         f"{s.mean:.3f}" if scored else "-",
         f"{s.low:.3f} - {s.high:.3f}" if scored else "-",
         str(s.n),
@@ -39,6 +39,11 @@ def _arm_cells(arm: Arm) -> tuple[str, ...]:
         money(arm.cost.per_1k_requests),
         "~" * arm.tokens_estimated + str(round(tokens.tokens / answered)),
     )
+
+
+def marked_name(arm: Arm) -> str:
+    """Return the arm's name, with a mark where it broke a rule or left a race."""
+    return arm.name + (" !" if arm.integrity else "") + (" (dropped)" if arm.dropped else "")
 
 
 def contrast_table(chosen: str, contrasts: Sequence[Contrast]) -> list[str]:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 LONGEST = 1200
 """Characters of one field of an example that a report shows."""
 WIDTH = 110
-"""Columns that text is wrapped to."""
+"""Columns that text is wrapped to, unless a caller knows the width of the terminal."""
+SMALLEST_MONEY = 0.001
+"""Dollars below which a sum is next to nothing."""
 
 
 def visible(text: object) -> str:
@@ -51,6 +53,20 @@ def dollars(value: float | None) -> str:
     return f"${value:,.0f}" if value >= 100 else f"${money(value)}"
 
 
+def figure(value: float) -> str:
+    """Return a positive number with three significant digits, and its thousands separated."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def small_money(value: float | None) -> str:
+    """Return dollars with three significant digits, `–` for next to nothing, and "unpriced" for None."""
+    if value is None:
+        return "unpriced"
+    if value < SMALLEST_MONEY:
+        return "–"
+    return f"{value:.2f}" if 1 <= value < 10 else figure(value)
+
+
 def p_value(p: float) -> str:
     """Return a p value with two significant digits, or that it is below 0.001."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
@@ -67,6 +83,6 @@ def columns(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def wrapped(text: str, lead: str = "  ") -> list[str]:
-    """Return the text as lines of at most `WIDTH` columns, the first after `lead`, the others indented as far."""
-    return textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
+def wrapped(text: str, lead: str = "  ", width: int = WIDTH) -> list[str]:
+    """Return the text as lines of at most `width` columns, the first after `lead`, the others indented as far."""
+    return textwrap.wrap(text, width, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)

@@ -40,7 +40,7 @@ class Compared:
     store: Path
 
     def __str__(self) -> str:
-        """Return table and verdict as the command line prints them."""
+        """Return tables and verdict as `crossover run --details` prints them."""
         return render(self.comparison)
 
     __repr__ = __str__
