@@ -14,8 +14,8 @@ from crossover.eval.report.text import columns, figure, small_money, visible, wr
 NARROWEST, WIDEST, UNKNOWN = 60, 120, 100
 """Least and most columns of the summary, and those of an output that is no terminal."""
 MOST_ARMS, MOST_COLUMNS, MOST_CAUTIONS, MOST_CHANGES, MOST_NAMES = 8, 8, 3, 2, 3
-LONGEST_CAUTION = 300
-"""Characters of one caution; `--details` shows the whole."""
+LONGEST = 400
+"""Characters of one reason or doubt; `--details` shows the whole."""
 BAR, BAR_FROM = 10, 90
 """Cells of a bar, and the width from which bars are shown."""
 COLORS = {"high": "\x1b[1;32m", "moderate": "\x1b[1;33m", "low": "\x1b[1;31m", "abstain": "\x1b[1;35m"}
@@ -58,15 +58,19 @@ def _heading(v: Verdict, *, width: int, colored: bool) -> list[str]:
 def _task_lines(comparison: Comparison, v: Verdict, width: int) -> list[str]:
     """Return the reason, the table, the cautions and what would change the verdict of one task."""
     arms = [a for a in comparison.arms if a.task == v.task]
-    lines = [x for sentence in _reasons(v) for x in wrapped(visible(sentence), "  ", width)]
+    lines = [x for sentence in _reasons(v) for x in _short(sentence, "  ", width)]
     lines += ["", *_arms_table(arms, v, width)]
     if cautions := _cautions(comparison, v, arms)[:MOST_CAUTIONS]:
-        short = (textwrap.shorten(visible(c), LONGEST_CAUTION, placeholder=" …") for c in cautions)
-        lines += ["", *(x for caution in short for x in wrapped(caution, "! ", width))]
+        lines += ["", *(x for caution in cautions for x in _short(caution, "! ", width))]
     if v.flips:
-        flips = (x for flip in v.flips[:MOST_CHANGES] for x in wrapped(visible(flip), "- ", width))
+        flips = (x for flip in v.flips[:MOST_CHANGES] for x in _short(flip, "- ", width))
         lines += ["", "what would change this:", *flips]
     return lines
+
+
+def _short(text: str, lead: str, width: int) -> list[str]:
+    """Return the text as lines of at most `width` columns, cut after `LONGEST` characters."""
+    return wrapped(textwrap.shorten(visible(text), LONGEST, placeholder=" …"), lead, width)
 
 
 def _reasons(v: Verdict) -> list[str]:
@@ -75,7 +79,7 @@ def _reasons(v: Verdict) -> list[str]:
     if v.ties:
         rest = f" and {len(v.ties) - MOST_NAMES} more" if len(v.ties) > MOST_NAMES else ""
         reasons.append(f"As good, as far as this test can tell: {', '.join(v.ties[:MOST_NAMES])}{rest}.")
-    elif v.break_even is not None and v.break_even.value is not None:
+    elif v.choose and v.break_even is not None and v.break_even.value is not None:
         line = break_even_line(v.break_even)
         reasons.append(f"{line[0].upper()}{line[1:]}.")
     return [*reasons, f"Confidence: {v.confidence}."] if v.choose else reasons
