@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 from dataclasses import replace
@@ -208,28 +207,30 @@ def test_the_width_is_the_terminals_within_limits(columns: str, width: int, monk
     assert terminal_width() == width
 
 
-def on_terminal(columns: int, **environment: str) -> str:
+def on_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return what `recommend` prints on a pseudo-terminal of that many columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    argv = [sys.executable, "-m", "crossover.eval.cli.main", "recommend", "openings", "--store", "openings"]
-    kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
-    with subprocess.Popen(argv, stdout=theirs, cwd=STORES, env=kept | environment) as process:
-        os.close(theirs)
+    with open(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as swapped:
+        swapped.setattr(sys, "stdout", terminal)
+        swapped.setattr(sys, "__stdout__", terminal)
+        assert main(["recommend", "openings", "--store", "openings"]) == 0
+        terminal.flush()
         shown = b""
-        try:
-            while block := os.read(ours, 4096):
-                shown += block
-        except OSError:  # Linux ends a pseudo-terminal so once the other end is closed.
-            pass
+        while not shown.endswith(b"openings\r\n"):  # the end of its last command
+            shown += os.read(ours, 4096)
     os.close(ours)
-    assert process.returncode == 0
     return shown.decode().replace("\r\n", "\n")
 
 
-def test_a_terminal_gets_its_width_and_colour_and_no_color_is_heeded() -> None:
-    colored, plain = on_terminal(64), on_terminal(64, NO_COLOR="1")
-    assert colored.startswith("\x1b[1;")
+def test_a_terminal_gets_its_width_and_colour_and_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(STORES)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    colored = on_terminal(64, monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = on_terminal(64, monkeypatch)
+    assert colored.startswith("\x1b[1;33mUSE retrieved_demos")
     assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain
     assert 60 < max(map(len, plain.splitlines())) <= 64
 
