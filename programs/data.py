@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
         counts = ", ".join(f"{name} {len(splits[name])}" for name in SPLITS)
         problems.append(Problem("note", spec.name, f"split by hash: {counts}", "`split: {val: …, test: …}` sets it"))
     elif "val" not in records:
-        splits["train"], splits["val"] = cut_val(splits["train"], inputs)
+        splits["train"], splits["val"] = cut_val(splits["train"], columns)
     outputs = tuple(columns.outputs.values())
     output, kinds = outputs[0], dict[str, Kind]()
     named = (lambda text: [kind for kind, _ in read_entities(text)]) if columns.entities else answers_of
@@ -235,17 +235,21 @@ def split_rows(
     rows: Sequence[dspy.Example], columns: Columns, shares: Mapping[str, float]
 ) -> dict[str, list[dspy.Example]]:
     """Return the rows of one file by split: equal questions and clusters together, labels in proportion."""
-    inputs, output = tuple(columns.inputs.values()), next(iter(columns.outputs.values()))
-    labels = [text_of(answers_of(e[output])[0]) for e in rows]
-    few_labels = len(set(labels)) * FEWEST_A_LABEL <= len(rows) and not columns.record
+    inputs, label = tuple(columns.inputs.values()), _label(rows, columns)
 
     def keys(example: dspy.Example) -> list[str]:
         return [_question(example, inputs), *([f"cluster {example['cluster']}"] if "cluster" in example else [])]
 
-    def label(example: dspy.Example) -> str:
-        return text_of(answers_of(example[output])[0]) if few_labels else ""
-
     return split_in_proportion(rows, keys=keys, label=label, shares=shares)
+
+
+def _label(rows: Sequence[dspy.Example], columns: Columns) -> Callable[[dspy.Example], str]:
+    """Return what gives a row's label; an empty one for every row where answers are free texts or records."""
+    output = next(iter(columns.outputs.values()))
+    labels = {text_of(answers_of(e[output])[0]) for e in rows}
+    if columns.record or len(labels) * FEWEST_A_LABEL > len(rows):
+        return lambda example: ""
+    return lambda example: text_of(answers_of(example[output])[0])
 
 
 def _find_gold(splits: Iterable[Sequence[dspy.Example]], columns: Columns, corpus: Sequence[Passage]) -> None:
@@ -258,15 +262,23 @@ def _find_gold(splits: Iterable[Sequence[dspy.Example]], columns: Columns, corpu
         example["gold"] = gold_passages(example["gold"], answers, files)
 
 
-def cut_val(train: Sequence[dspy.Example], inputs: Sequence[str]) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Return train without val, and val: a tenth by seeded hash, at most 200 rows; equal questions stay together."""
+def cut_val(train: Sequence[dspy.Example], columns: Columns) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """Return train without val, and val: a tenth by seeded hash, at most 200 rows.
+
+    Equal questions stay together, and train keeps a row of every label.
+    """
+    label, inputs = _label(train, columns), tuple(columns.inputs.values())
     keys = [_question(e, inputs) for e in train]
+    groups: dict[str, Counter[str]] = {}
+    for key, e in zip(keys, train, strict=True):
+        groups.setdefault(key, Counter())[label(e)] += 1
     room, taken = min(VAL_MOST, max(1, int(len(train) * VAL_SHARE))), set[str]()
-    sizes = Counter(keys)
-    for key in sorted(sizes, key=fraction):
-        if sizes[key] <= room:
+    left = Counter(map(label, train))
+    for key in sorted(groups, key=fraction):
+        if groups[key].total() <= room and all(n < left[kind] for kind, n in groups[key].items()):
             taken.add(key)
-            room -= sizes[key]
+            room -= groups[key].total()
+            left -= groups[key]
     rest = [e for key, e in zip(keys, train, strict=True) if key not in taken]
     return rest, [e for key, e in zip(keys, train, strict=True) if key in taken]
 

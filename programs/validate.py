@@ -37,7 +37,7 @@ def validate(task: Task) -> list[Problem]:
         problems += few([*_unseen_labels(task), *_doubtful_labels(task)]) + few(list(_several_labels(task)))
     problems += _near_duplicates(task)
     if 0 < len(task.test) < FEWEST_TEST:
-        remedy = f"use at least {FEWEST_TEST}; differences between arms will hardly be told from chance"
+        remedy = f"use {FEWEST_TEST} or more, or differences are lost in chance"
         problems.append(Problem("warning", task.name, f"only {len(task.test)} test examples", remedy))
     return problems
 
@@ -160,8 +160,9 @@ def _doubtful_labels(task: Task) -> Iterator[Problem]:
             what = f"labels {one!r} ({counts[one]} rows) and {other!r} ({counts[other]}) differ by case alone"
             yield Problem("warning", task.name, what, "write them one way, or they are two labels")
     for label in (n for n in counts if n.casefold() in EMPTY_WORDS):
-        what = f"label {label!r} ({counts[label]} rows) looks like an empty cell"
-        yield Problem("warning", task.name, what, "delete the rows if it is; else it is a label as any other")
+        rows = f"{counts[label]} row{'s' * (counts[label] != 1)}"
+        what = f"label {label!r} ({rows}) looks like an empty cell"
+        yield Problem("warning", task.name, what, "if it is, delete these rows")
 
 
 def _contradictions(task: Task) -> Iterator[Problem]:
@@ -190,8 +191,8 @@ def _near_duplicates(task: Task) -> list[Problem]:
     if not pairs:
         return []
     one, other = pairs[0]
-    what = f"{len(pairs)} of {len(task.test)} test questions are nearly the same as one of train"
-    remedy = f"see {_at(task, other)}; a model that remembers train gets them right"
+    what = f"{len(pairs)} of {len(task.test)} test questions nearly repeat one of train ({_at(task, other)})"
+    remedy = "remove it, or memory will pass for skill"
     return [Problem("warning", _at(task, one), what, remedy)]
 
 

@@ -193,6 +193,14 @@ def test_a_test_question_elsewhere_is_an_error(tmp_path, split):
     ]
 
 
+def test_the_cut_of_val_leaves_a_row_of_every_label_in_train(tmp_path):
+    for i in range(30):
+        rare = {"id": "rare", "text": f"rare question number {i}", "label": "jobs"}
+        write(tmp_path / "train.jsonl", [*rows("train"), rare])
+        task = load_task(spec(tmp_path, data={"train": "train.jsonl", "test": "test.jsonl"}), base=tmp_path)
+        assert (len(task.val), [e["id"] for e in task.train if e["label"] == "jobs"]) == (6, ["rare"])
+
+
 def test_of_many_equal_faults_five_are_shown_and_the_rest_counted(tmp_path):
     write(tmp_path / "train.jsonl", [r | {"id": f"train{i}"} for i, r in enumerate(rows("test"))])
     found = problems(spec(tmp_path), tmp_path)
@@ -215,8 +223,7 @@ def test_an_unseen_label_and_a_small_test_set_are_warnings(tmp_path):
     assert problems(spec(tmp_path), tmp_path) == [
         "warning: test.jsonl:41: label 'refund' never stands in train; "
         "add train rows with it; no arm can learn it from train",
-        "warning: intents: only 41 test examples; "
-        "use at least 50; differences between arms will hardly be told from chance",
+        "warning: intents: only 41 test examples; use 50 or more, or differences are lost in chance",
     ]
 
 
@@ -364,8 +371,7 @@ def test_labels_that_look_like_one_or_none_are_warnings(tmp_path):
     assert problems(spec(tmp_path), tmp_path) == [
         "warning: intents: labels 'Billing' (45 rows) and 'billing' (45) differ by case alone; "
         "write them one way, or they are two labels",
-        "warning: intents: label 'NULL' (45 rows) looks like an empty cell; "
-        "delete the rows if it is; else it is a label as any other",
+        "warning: intents: label 'NULL' (45 rows) looks like an empty cell; if it is, delete these rows",
     ]
 
 
@@ -395,6 +401,6 @@ def test_test_questions_that_are_nearly_in_train_are_counted(tmp_path):
     near = [r | {"text": f"{r['text'].replace('test', 'train')} of them, all of them, here. Hi"} for r in rows("test")]
     write(tmp_path / "test.jsonl", [*rows("test", 57), *near[57:]])
     assert problems(spec(tmp_path), tmp_path) == [
-        "warning: test.jsonl:58: 3 of 60 test questions are nearly the same as one of train; "
-        "see train.jsonl:58; a model that remembers train gets them right"
+        "warning: test.jsonl:58: 3 of 60 test questions nearly repeat one of train (train.jsonl:58); "
+        "remove it, or memory will pass for skill"
     ]
