@@ -76,6 +76,19 @@ def test_run_of_a_data_file_writes_the_experiment_once_and_names_columns_by_outp
     assert "written without these --group --metric" in capsys.readouterr().err.replace(" --output", "")
 
 
+def test_run_of_a_data_file_writes_its_page_unless_reports_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tickets(tmp_path, 60)
+    command = ["run", "tickets.csv", "--tracking-uri", "none", "--limit", "2", "--only", "zero_shot"]
+    command += ["--set", f"models=[{tiny.model()}]", "-q"]
+    assert main([*command, "-o", "short.md"]) == 0
+    assert [p.name for p in tmp_path.glob("*.[hm][td]*")] == ["short.md"]
+    assert main(command) == 0
+    assert "tickets.crossover.yaml" in Path("tickets.crossover.html").read_text()
+
+
 def test_flags_of_a_data_file_are_refused_beside_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "a.yaml", "--docs", "folder"]) == 2
     assert capsys.readouterr().err.startswith("error: --docs is for a data file such as tickets.csv; ")

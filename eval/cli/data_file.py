@@ -79,7 +79,8 @@ def experiment_file_of(source: str) -> Path:
 def with_data(cells: CellFlags, measuring: MeasuringFlags, guessing: GuessFlags) -> tuple[CellFlags, MeasuringFlags]:
     """Return the flags of `run` with the experiment file of a data file in its place.
 
-    `--output` means two things there: a path by whose suffix a report is written, else columns to answer.
+    `--output` means two things there: a path by whose suffix a report is written, else columns to answer. Without such
+    a path the page is written beside the experiment file.
     """
     if cells.file is None or not is_data(str(cells.file)):
         if words := guessing.words():
@@ -87,8 +88,9 @@ def with_data(cells: CellFlags, measuring: MeasuringFlags, guessing: GuessFlags)
         return cells, measuring
     named = [o for o in measuring.output if o.suffix not in REPORTS]
     guessing = replace(guessing, output_columns=",".join(map(str, named)) or None)
-    measuring = replace(measuring, output=tuple(o for o in measuring.output if o not in named))
-    return replace(cells, file=experiment_of_data(str(cells.file), guessing)), measuring
+    reports = tuple(o for o in measuring.output if o not in named)
+    file = experiment_of_data(str(cells.file), guessing)
+    return replace(cells, file=file), replace(measuring, output=reports or (file.with_suffix(".html"),))
 
 
 def experiment_of_data(source: str, guessing: GuessFlags) -> Path:
