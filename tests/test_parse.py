@@ -59,6 +59,15 @@ def test_all_sections_reach_the_experiment(file: Path) -> None:
     assert experiment.models == (ModelSpec("smollm2", prompt_format="chat", max_tokens=9),)
 
 
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("2E-05", 2e-5), ("1.e-3", 1e-3), ("3e-4", 3e-4)])
+def test_numbers_with_an_exponent_need_no_point(file: Path, text: str, value: float) -> None:
+    file.write_text(SOUND.replace("zero_shot", f"sft: {{lr: {text}}}") + "needs: {volume_per_month: 1e6}\n")
+    experiment, problems = read_experiment(file)
+    assert experiment is not None, problems
+    assert experiment.methods[0].options == {"lr": value}
+    assert experiment.needs.volume_per_month == 1_000_000
+
+
 SWAPS = [
     ("version: 1", "version: 2", "error: mine.yaml:1: version 2; this program reads `version: 1`"),
     ("tasks:", "task:", "error: mine.yaml:2: unknown key `task`; did you mean `tasks`?"),
@@ -70,6 +79,13 @@ SWAPS = [
     ("demos: 2", "demos: two", "error: mine.yaml:4: `few_shot.demos` is 'two', not a whole number; correct it"),
     ("demos: 2", "demos: yes", "error: mine.yaml:4: `few_shot.demos` is True, not a whole number; correct it"),
     ("demos: 2", "demos: -1", "error: mine.yaml:4: `few_shot.demos` is -1, below 0; correct it"),
+    ("zero_shot", "sft: {lr: '1e-4'}", "error: mine.yaml:4: `sft.lr` is '1e-4', not a number; correct it"),
+    ("zero_shot", "sft: {r: 8}", "error: mine.yaml:4: unknown key in sft `r`; did you mean `rank`?"),
+    (
+        "zero_shot",
+        "sft: {num_train_epochs: 1}",
+        "error: mine.yaml:4: unknown key in sft `num_train_epochs`; did you me",
+    ),
     ("zero_shot", "sft: {search: 3}", "error: mine.yaml:4: `sft.search` is 3, not a mapping; correct it"),
     ("zero_shot", "zero_shott", "error: mine.yaml:4: unknown method `zero_shott`; did you mean `zero_shot`?"),
     (

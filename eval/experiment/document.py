@@ -15,8 +15,25 @@ from crossover.models.api_keys import expanded
 from crossover.models.errors import UserError
 from crossover.programs.task import Problem
 
-RENAMED = {"adapter": "prompt_format"}
-"""Keys of earlier versions, with their names of today."""
+OTHER_NAMES = {
+    "adapter": "prompt_format",
+    "base_url": "api_base",
+    "gradient_accumulation_steps": "accumulate",
+    "learning_rate": "lr",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_r": "rank",
+    "max_new_tokens": "max_tokens",
+    "num_shots": "demos",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "r": "rank",
+    "shots": "demos",
+    "warmup_ratio": "warmup",
+}
+"""Keys of earlier versions, of TRL, PEFT and others, with our names for them."""
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""Numbers of YAML 1.2, such as 1e-4, that YAML 1.1 takes for texts."""
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "Mapping": dict}
 WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false", "Mapping": "mapping"}
 SET = "--set "
@@ -64,7 +81,7 @@ class Document:
     def unknown(self, node: yaml.Node | None, what: str, name: str, known: Iterable[str]) -> None:
         """Keep the fault of a name that does not exist, with a near match or what there is."""
         choices = sorted(known)
-        near = difflib.get_close_matches(RENAMED.get(name, name), choices, n=1)
+        near = difflib.get_close_matches(OTHER_NAMES.get(name, name), choices, n=1)
         listed = f"use one of {', '.join(choices)}" if choices else "remove it; there is nothing to set"
         remedy = f"did you mean `{near[0]}`?" if near else listed
         self.fault(node, f"unknown {what} `{name}`", remedy)
@@ -86,6 +103,9 @@ class Document:
         tag = node.tag
         if text != node.value and isinstance(node, yaml.ScalarNode) and not node.style:
             tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+        if isinstance(node, yaml.ScalarNode) and not node.style and EXPONENT.fullmatch(text):
+            number = float(text)
+            return int(number) if number.is_integer() else number
         return loader.construct_object(yaml.ScalarNode(tag, text, node.start_mark))  # type: ignore[no-untyped-call]
 
     def mapping(self, node: yaml.Node, what: str, known: Iterable[str]) -> dict[str, yaml.Node]:
