@@ -140,11 +140,13 @@ def _unseen_labels(task: Task) -> Iterator[Problem]:
     """Yield the first test example of each label that no train example has."""
     (output,) = task.outputs
     seen = {label for e in task.train for label in answers_of(e[output])}
+    val = {label: _at(task, e) for e in task.val for label in answers_of(e[output])}
     for example in task.test:
         labels = answers_of(example[output])
         if seen.isdisjoint(labels):
             seen.update(labels)
             what = f"label {labels[0]!r} never stands in train"
+            what += f", only in val ({val[labels[0]]})" if labels[0] in val else ""
             yield Problem("warning", _at(task, example), what, "add train rows with it; no arm can learn it from train")
 
 
