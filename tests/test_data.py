@@ -227,6 +227,27 @@ def test_an_unseen_label_and_a_small_test_set_are_warnings(tmp_path):
     ]
 
 
+def test_a_gold_answer_that_is_no_number_is_an_error_under_numeric_match(tmp_path):
+    write(
+        tmp_path / "test.jsonl", [r | {"label": "half" if i == 4 else f"{i},000"} for i, r in enumerate(rows("test"))]
+    )
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.jsonl", [r | {"label": str(i)} for i, r in enumerate(rows(split))])
+    found = problems(spec(tmp_path, program="answer", metric="numeric_match"), tmp_path)
+    assert found == [
+        "error: test.jsonl:5: the gold answer 'half' makes numeric_match fail: "
+        "ValueError: the gold answer 'half' is not a number; correct the row or the metric"
+    ]
+
+
+def test_a_label_that_the_cut_of_val_took_is_said(tmp_path):
+    write(tmp_path / "train.jsonl", [rows("train")[0], rows("train")[1] | {"label": "jobs"}])
+    for i in range(2):
+        write(tmp_path / "test.jsonl", [r | {"label": "jobs" if i else "card_arrival"} for r in rows("test")])
+        found = problems(spec(tmp_path, data={"train": "train.jsonl", "test": "test.jsonl"}), tmp_path)
+        assert not found or ", only in val (train.jsonl:" in found[0]
+
+
 def test_an_id_that_stands_twice_is_an_error(tmp_path):
     write(tmp_path / "test.jsonl", [*rows("test"), {"id": "train3", "text": "new", "label": "age_limit"}])
     assert problems(spec(tmp_path), tmp_path) == [
