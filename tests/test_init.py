@@ -112,6 +112,13 @@ def test_several_outputs_are_a_record_and_documents_make_it_retrieve() -> None:
     assert roles(rows, output=("Brand",), ignore=("Size",), docs="docs")[""] == "rag"
 
 
+def test_empty_cells_of_a_record_are_said_to_mean_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"Cap {i} in red;Norvik;{'' if i % 3 else 'M'}" for i in range(60)]
+    (tmp_path / "p.csv").write_text("\n".join(["Title;Brand;Size", *rows]))
+    assert main(["init", str(tmp_path / "p.csv"), "--output", "Brand,Size", "--yes"]) == 0
+    assert "answers  an empty cell of Size is the answer `none`\n" in capsys.readouterr().out
+
+
 def test_a_program_of_ones_own_tells_its_columns(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import dspy\n\nclass P(dspy.Module):\n    def __init__(self):\n        super().__init__()\n"

@@ -1,14 +1,19 @@
 """The program `record`: kinds of fields, empty cells, one JSON object, metrics of whole records, scores by field."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import dspy
 import pytest
 import tiny
+from factories import make_cell, make_result
 
+from crossover.eval.analysis.compare import compare
 from crossover.eval.cli.main import main
+from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.rows import Rows
 from crossover.models.errors import UserError
 from crossover.models.grammars import Grammar, lines
 from crossover.models.plain import PlainAdapter
@@ -136,6 +141,14 @@ def test_one_column_of_json_objects_is_a_record(tmp_path: Path) -> None:
     assert task is not None
     assert task.outputs == ("kind", "number", "x")
     assert (task.test[0]["x"], task.test[1]["number"]) == ("none", 1)
+
+
+def test_scores_by_field_stand_under_the_names_of_the_users_columns() -> None:
+    result = make_result(make_cell("zero_shot"), [1.0, 0.0, 1.0])
+    rows = tuple(replace(r, fields={"screen_size": r.score}) for r in Rows.of(result.rows))
+    named = replace(result, rows=rows, notes={"columns": {"screen_size": "Screen size"}})
+    (arm,) = compare([named], needs=Needs(), prices=Prices(), experiment="x").arms
+    assert {name: score.mean for name, score in arm.fields.items()} == {"Screen size": pytest.approx(2 / 3)}
 
 
 def test_scores_by_field_are_in_table_page_json_and_rows(

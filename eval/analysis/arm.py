@@ -180,7 +180,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     cell, tables = results[0].cell, [Rows.of(r.rows) for r in results]
     # Rows stand in the order in which they were answered, and that must not decide what a bootstrap draws.
     by_seed = tuple(dict(sorted(t.scored())) for t in tables)
-    scores = mean_scores(by_seed)
+    scores, columns = mean_scores(by_seed), results[0].notes.get("columns", {})
     clusters = results[0].clusters
     failed, rows = sum(t.failed for t in tables), sum(map(len, tables))
     integrity, warnings = [f for r in results for f in r.integrity], [w for r in results for w in r.warnings]
@@ -222,7 +222,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         integrity=tuple(dict.fromkeys(integrity)),
         train_examples=results[0].facts.train_examples or cell.train_size,
         secondary=mean_secondary_metrics([r.notes for r in results]),
-        fields=_field_scores(tables, clusters),
+        fields={columns.get(n, n): score for n, score in _field_scores(tables, clusters).items()},
         labels=mean_labels([r.notes for r in results]),
         by_seed=by_seed,
         retrieval=_retrieval_label(cell),

@@ -167,6 +167,7 @@ class Draft:
     def shown(self) -> str:
         """Return the columns with what they are taken for, and the rest of the guess."""
         from crossover.programs.data import USUAL_METRIC
+        from crossover.programs.fields import text_of
 
         guess, rows = self.guess, [("column", "kind", "distinct", "example", "taken as")]
         for c in guess.columns:
@@ -180,6 +181,10 @@ class Draft:
             f"metric   {guess.metric or USUAL_METRIC.get(guess.program, 'exact_match')}",
             f"model    {guess.model}; API keys present: {keys}",
         ]
+        outputs = self.guess.by_role["output"]
+        holes = [n for n in outputs if any(not text_of(r.values.get(n)).strip() for r in self.records)]
+        if guess.program == "record" and holes:
+            facts.append(f"answers  an empty cell of {', '.join(holes)} is the answer `none`")
         head = f"{self.source}: {len(self.records)} rows, {len(guess.columns)} columns"
         return "\n".join([head, *self.notes, "", *table, "", *facts])
 

@@ -125,6 +125,7 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     pool = train_pool(fitted_cell.task, cell.train_size, cell.seed)
     if labels := label_notes(fitted_cell.task, pool, test, rows):
         measures["label_scores"] = labels
+    measures |= {"columns": fitted_cell.task.columns} if fitted_cell.task.columns else {}
     choice = context.prompt_format(cell)
     measures["prompt_format"] = choice.name
     measures |= {"prompt_format_choice": choice.reason} if choice.tried else {}
