@@ -158,10 +158,11 @@ class RemoteEngine:
         Raises:
             AttemptFailedError: it was not answered, or its answer cannot be read.
         """
+        merged = self._wire.merges_system
         try:
             (response,) = self._in_time(lambda: iter([self._wire.complete(request)]))
         except Exception as e:
-            raise self._failed(e, request) from e
+            raise self._failed(e, request, merged) from e
         usage, estimated = self._counted(request, response.message.text or "", response.usage)
         if response.finish_reason == "content_filter" and not response.message.text:
             withheld = lm15.InvalidRequestError("content_filter: the provider's filter withheld the answer")
@@ -175,7 +176,7 @@ class RemoteEngine:
         Raises:
             AttemptFailedError: it was not answered whole.
         """
-        text = ""
+        text, merged = "", self._wire.merges_system
         try:
             for event in self._in_time(lambda: self._wire.stream(request)):
                 if event.type == "delta" and event.delta.type == "text":
@@ -184,7 +185,7 @@ class RemoteEngine:
                     event = replace(event, usage=self._counted(request, text, event.usage or lm15.Usage())[0])
                 yield event
         except Exception as e:
-            raise self._failed(e, request) from e
+            raise self._failed(e, request, merged) from e
 
     def _in_time(self, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Yield what `work` yields, in a thread of its own, until the deadline of the running call.
@@ -236,16 +237,20 @@ class RemoteEngine:
         )
         return counted, True
 
-    def _failed(self, error: Exception, request: lm15.Request) -> AttemptFailedError:
-        """Return the failure of an attempt, without keys in its text."""
+    def _failed(self, error: Exception, request: lm15.Request, merged: bool) -> AttemptFailedError:
+        """Return the failure of an attempt, without keys in its text; `merged` tells that it had no system turn.
+
+        Attempts that were under way together are all refused for their system turn, and all change.
+        """
         secrets = self.connection.secrets
         error.args = tuple(redact(a, secrets) if isinstance(a, str) else a for a in error.args)
         if isinstance(error, lm15.LM15Error):
             error.message = redact(str(error.message), secrets)
-        may_change = isinstance(error, lm15.InvalidRequestError) and request.system and not self._wire.merges_system
+        may_change = isinstance(error, lm15.InvalidRequestError) and request.system and not merged
         if may_change and SYSTEM_REFUSED.search(str(error)):
             self._wire.merges_system = True
-            self.remarks.append("the server refuses a system turn: the instructions stand in the user's turn")
+            remark = "the server refuses a system turn: the instructions stand in the user's turn"
+            self.remarks += [remark] if remark not in self.remarks else []
             return AttemptFailedError(error, changed=True)
         if not _maybe_paid(error):
             return AttemptFailedError(error)

@@ -1,7 +1,9 @@
 """How an answer ended is counted and named, and a server's manners are met once and said."""
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,21 @@ def test_instructions_move_into_the_users_turn_once_and_for_all(
     assert len(refused) == 1
     head = refused[0]["messages"][0]["content"]
     assert all(b["messages"][0]["content"].startswith(head) for b in served.bodies[1:])
+
+
+def test_requests_that_are_refused_together_all_move_their_instructions() -> None:
+    with openai_server(first_word, refuses="system") as served:
+        lm = load_model(ModelSpec("openai/served", api_base=served.url)).lm
+        together = threading.Barrier(8)
+
+        def ask(n: int) -> str:
+            together.wait()
+            messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"text: {n}"}]
+            return str(lm(messages=messages)[0])
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(ask, range(8)))) == 8
+    assert sum(b["messages"][0]["role"] == "system" for b in served.bodies) <= 8
 
 
 @pytest.mark.parametrize("manner", ["stream", "stream silently"])
