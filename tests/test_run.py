@@ -99,8 +99,9 @@ def test_a_run_ends_in_table_verdict_and_json(tracked: Tracked, capsys: pytest.C
             "refund_late": (2, 2),
         }
         assert sum(x["score"] for x in labels.values()) / 3 == pytest.approx(arm["score"]["mean"], abs=1e-5)
-    assert "rare labels  other labels" in text
     assert data["verdict"][0]["confidence"] == "abstain"
+    assert main(["run", str(file), "--store", str(store), "--no-progress", "--details"]) == 0
+    assert "rare labels  other labels" in capsys.readouterr().out
 
 
 def test_every_cell_is_a_run_in_mlflow(tracked: Tracked) -> None:
