@@ -20,15 +20,15 @@ from crossover.models.weights import folder_sha256
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "results.md"
 TABLES = {
-    "quickstart": ("crossover run --limit 60", ""),
-    "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold]", ""),
-    "library": ("crossover run benchmarks/experiments/library.yaml", ""),
-    "banking77": ("crossover run benchmarks/experiments/banking77.yaml --limit 400", "BANKING77"),
-    "curves": ("crossover run benchmarks/experiments/curves.yaml --limit 400 --seeds 0", "BANKING77"),
+    "quickstart": ("crossover run --limit 80 --details", ""),
+    "gold": ("crossover run --limit 200 --only zero_shot --set knowledge=[gold] --details", ""),
+    "library": ("crossover run benchmarks/experiments/library.yaml --details", ""),
+    "banking77": ("crossover run benchmarks/experiments/banking77.yaml --limit 400 --details", "BANKING77"),
+    "curves": ("crossover run benchmarks/experiments/curves.yaml --limit 400 --seeds 0 --details", "BANKING77"),
     "early_search": ("python benchmarks/early_search.py $BANKING77", "BANKING77"),
-    "knowledge": ("crossover run benchmarks/experiments/knowledge.yaml --limit 200", "SQUAD"),
-    "entities": ("crossover run benchmarks/experiments/wnut17.yaml", "WNUT17"),
-    "translation": ("crossover run benchmarks/experiments/tm_en_de.yaml", "TM_EN_DE"),
+    "knowledge": ("crossover run benchmarks/experiments/knowledge.yaml --limit 200 --details", "SQUAD"),
+    "entities": ("crossover run benchmarks/experiments/wnut17.yaml --details", "WNUT17"),
+    "translation": ("crossover run benchmarks/experiments/tm_en_de.yaml --details", "TM_EN_DE"),
     "overhead": ("python benchmarks/overhead.py --repeats 9", ""),
     "sft_speed": ("python benchmarks/sft.py --rows 64", ""),
     "start": ("python benchmarks/start.py", ""),
@@ -36,8 +36,11 @@ TABLES = {
     "precision": ("python benchmarks/precision.py", ""),
     "recall_squad": ("python benchmarks/recall.py $SQUAD", "SQUAD"),
     "recall_multihop": ("python benchmarks/recall.py $MULTIHOP", "MULTIHOP"),
-    "retrieval": ("crossover run benchmarks/experiments/retrieval.yaml --limit 200", "SQUAD"),
-    "retrieval_multihop": ("crossover run benchmarks/experiments/retrieval_multihop.yaml --limit 60", "MULTIHOP"),
+    "retrieval": ("crossover run benchmarks/experiments/retrieval.yaml --limit 200 --details", "SQUAD"),
+    "retrieval_multihop": (
+        "crossover run benchmarks/experiments/retrieval_multihop.yaml --limit 60 --details",
+        "MULTIHOP",
+    ),
     "retrieval_speed": ("python benchmarks/retrieval.py --passages 1000000", ""),
 }
 WITHOUT_MODEL = {"overhead", "precision", "recall_squad", "recall_multihop", "retrieval_speed"}
