@@ -143,7 +143,7 @@ FIGURES: dict[str, Callable[[Arm], str]] = {
     "score": lambda a: f"{a.score.mean:.3f}" if a.score.n else "–",
     "95 %": lambda a: f"{a.score.low:.3f}-{a.score.high:.3f}" if a.score.n else "–",
     "p95 ms": lambda a: figure(a.latency.p95.mean) if a.latency.n else "–",
-    "$ per 1k": lambda a: small_money(a.cost.per_1k_requests),
+    "$ per 1k": lambda a: "~" * a.tokens_estimated + small_money(a.cost.per_1k_requests),
     "fit $": lambda a: small_money(a.cost.fit),
 }
 """Title and text of each column that every table has."""
