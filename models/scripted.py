@@ -54,10 +54,13 @@ class ScriptedEngine:
         values = {n: self.values.get(n, "text") for n in names}
         shown = {n: v if isinstance(v, str) else json.dumps(v, default=str) for n, v in values.items()}
         text = "\n\n".join(f"[[ ## {n} ## ]]\n{v}" for n, v in shown.items()) + "\n\n[[ ## completed ## ]]"
-        usage = lm15.Usage(input_tokens=1, output_tokens=1, total_tokens=2)
-        return lm15.Response(
-            id=None, model=request.model, message=lm15.Message.assistant(text), finish_reason="stop", usage=usage
-        )
+        return answered(request, text)
+
+
+def answered(request: lm15.Request, text: str) -> lm15.Response:
+    """Return a whole answer of that text, counted as a token read and a token written."""
+    usage, message = lm15.Usage(input_tokens=1, output_tokens=1, total_tokens=2), lm15.Message.assistant(text)
+    return lm15.Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
 
 
 def scripted_lm(values: Mapping[str, Any], tokenizer: Any = None, context: int = 0) -> dspy.LM:

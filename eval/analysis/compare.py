@@ -58,6 +58,10 @@ class Comparison:
     failures: tuple[str, ...] = ()
     """One sentence for each cell that could not be fitted and each arm with failed rows, with the reason."""
 
+    def chosen(self, verdict: Verdict) -> Arm | None:
+        """Return the arm that one of the verdicts chose, or None."""
+        return next((a for a in self.arms if (a.task, a.name) == (verdict.task, verdict.choose)), None)
+
 
 def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:
     """Compare every arm of every task.

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from crossover.eval.cli.options import details_option, json_option
+from crossover.eval.cli.options import STORE, details_option, json_option, store_option
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
-
-STORE = click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="A B [...]")
 @json_option
-@STORE
+@store_option
 def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     """Compare finished cells, or files of scores that other tools wrote, pair by pair on the same examples.
 
@@ -53,7 +51,7 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
 @click.option("--max-usd-per-month", type=click.FloatRange(0), help="Most dollars a month; needs a volume.")
 @json_option
 @details_option
-@STORE
+@store_option
 def recommend(
     run: str | None, store: Path, as_json: TextIO | None, details: bool, volume: float | None, **needs: float | None
 ) -> int:
@@ -90,7 +88,7 @@ def print_comparison(comparison: "Comparison", *, as_json: TextIO | None, detail
     from crossover.eval.report.table import render
     from crossover.eval.report.text import visible
 
-    store_flag = "" if store == Path("mlruns") else f" --store {shlex.quote(str(store))}"
+    store_flag = "" if store == STORE else f" --store {shlex.quote(str(store))}"
     if as_json is not None:
         text = json.dumps(to_json(comparison), indent=1) + "\n"
     elif details:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from crossover.eval.experiment.guess import Guess
     from crossover.programs.records import Record
 
-REPORTS = (".html", ".md", ".json", ".csv", ".xml", ".txt")
-"""Suffixes of reports."""
-KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY")
 YES, NO = ("y", "Y", "yes"), ("n", "N", "no")
 EXAMPLE_WIDTH, NAME_WIDTH = 44, 24
 
@@ -86,7 +83,9 @@ def with_data(cells: CellFlags, measuring: MeasuringFlags, guessing: GuessFlags)
         if words := guessing.words():
             raise click.UsageError(f"{words[0]} is for a data file such as tickets.csv; set it in the experiment file")
         return cells, measuring
-    named = [o for o in measuring.output if o.suffix not in REPORTS]
+    from crossover.eval.report.forms import FORMS
+
+    named = [o for o in measuring.output if o.suffix not in FORMS]
     guessing = replace(guessing, output_columns=",".join(map(str, named)) or None)
     reports = tuple(o for o in measuring.output if o not in named)
     file = experiment_of_data(str(cells.file), guessing)
@@ -166,6 +165,7 @@ class Draft:
 
     def shown(self) -> str:
         """Return the columns with what they are taken for, and the rest of the guess."""
+        from crossover.models.api_keys import PROVIDER_KEYS
         from crossover.programs.data import USUAL_METRIC
         from crossover.programs.fields import text_of
 
@@ -175,7 +175,7 @@ class Draft:
             rows.append((_cut(c.name, NAME_WIDTH), c.kind, str(c.distinct), _cut(c.example, EXAMPLE_WIDTH), role))
         widths = [max(len(r[n]) for r in rows) for n in range(5)]
         table = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-        keys = ", ".join(k for k in KEYS if os.environ.get(k)) or "none"
+        keys = ", ".join(k for k in PROVIDER_KEYS if os.environ.get(k)) or "none"
         facts = [
             f"program  {guess.program} ({guess.why})",
             f"metric   {guess.metric or USUAL_METRIC.get(guess.program, 'exact_match')}",

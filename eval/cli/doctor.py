@@ -12,9 +12,9 @@ from pathlib import Path
 
 from crossover.eval.report.data import PACKAGES
 from crossover.eval.tracking.addresses import store_uri
-from crossover.models.api_keys import redact
+from crossover.models.api_keys import PROVIDER_KEYS, redact
 
-KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "HF_TOKEN", "WEAVIATE_API_KEY")
+KEYS = (*PROVIDER_KEYS, "HF_TOKEN", "WEAVIATE_API_KEY")
 
 
 def checks(store: Path) -> Iterator[tuple[str, bool, str]]:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
+from crossover.eval.cli.options import store_option
+
 
 @click.command()
 @click.argument("cell")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the merged weights.")
-@click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
+@store_option
 def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
     """Write a finished cell for other tools: adapter, merged weights, chat template, DSPy program, model card.
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from crossover.eval.cli.options import store_option
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -12,7 +14,7 @@ import click
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the backend.")
 @click.option("--chunk-words", type=click.IntRange(0), default=0, help="Cut passages into windows of these many words.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs.")
+@store_option
 def index(file: Path, backend: str, settings: tuple[str, ...], chunk_words: int, quiet: bool, store: Path) -> None:
     """Index a corpus (id, text, perhaps title) ahead of a run; the same command again resumes, or does nothing.
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from crossover.eval.experiment.spec import Experiment
 
 Decorated = Callable[..., Any]
+STORE = Path("mlruns")
+"""Folder that keeps runs, unless `--store` names another."""
 EXIT_GATE, EXIT_CANNOT_RUN, EXIT_FAULT, EXIT_PARTIAL = 1, 2, 3, 4
 """A gate failed; the input is wrong and nothing was paid; the program has a bug; something could not be measured."""
 
@@ -127,9 +129,9 @@ def json_option(command: Decorated) -> Decorated:
 
 def store_option(command: Decorated) -> Decorated:
     """Add `--store`."""
-    return click.option(
-        "--store", type=click.Path(path_type=Path), default=Path("mlruns"), help="Folder that keeps runs."
-    )(command)
+    return click.option("--store", type=click.Path(path_type=Path), default=STORE, help="Folder that keeps runs.")(
+        command
+    )
 
 
 def details_option(command: Decorated) -> Decorated:

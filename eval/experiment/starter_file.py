@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from crossover.eval.experiment.guess import Guess
+from crossover.models.spec import ModelSpec
 
 TEMPLATE = """\
 # {command}
@@ -58,8 +59,7 @@ def experiment_text(guess: Guess, *, name: str, data: Mapping[str, str], file: s
     }
     task = [_line(key, value, comment) for key, (value, comment) in lines.items() if value]
     model = {"name": guess.model, "max_tokens": guess.max_tokens}
-    trained_here = guess.model == "smollm2" or guess.model.startswith("local:")
-    methods = RUNS_HERE if trained_here else RUNS_HERE[:-1]
+    methods = RUNS_HERE if ModelSpec(guess.model).runs_here else RUNS_HERE[:-1]
     return TEMPLATE.format(
         command=command,
         file=file,

@@ -46,8 +46,7 @@ class ReportData:
 
     def reference_arm(self, verdict: Verdict) -> Arm:
         """Return the arm that the others are compared with: the chosen one, or else the one with the best score."""
-        arms = self.arms(verdict.task)
-        return next((a for a in arms if a.name == verdict.choose), arms[0])
+        return self.comparison.chosen(verdict) or self.arms(verdict.task)[0]
 
 
 class LedgerLine(NamedTuple):

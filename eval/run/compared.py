@@ -60,8 +60,7 @@ class Compared:
         Raises:
             UserError: there are several tasks, or no arm was chosen.
         """
-        choices = {(v.task, v.choose) for v in self.comparison.verdicts}
-        chosen = [a for a in self.comparison.arms if (a.task, a.name) in choices]
+        chosen = [arm for v in self.comparison.verdicts if (arm := self.comparison.chosen(v)) is not None]
         if len(chosen) != 1:
             raise UserError(f"{len(chosen)} arms were chosen; see `verdict`")
         return chosen[0].cells[0]

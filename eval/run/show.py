@@ -18,7 +18,7 @@ from crossover.models.errors import UserError
 from crossover.models.load import load_model
 from crossover.models.prompt import messages_of
 from crossover.models.prompt_formats import prompt_format
-from crossover.models.scripted import load_tokenizer, scripted_lm
+from crossover.models.scripted import answered, load_tokenizer, scripted_lm
 from crossover.models.source import weights_source
 from crossover.models.spec import ModelSpec
 from crossover.programs.score import Row
@@ -34,8 +34,7 @@ class _Replay:
     def complete(self, request: lm15.Request, inner: Engine) -> lm15.Response:
         """Record one request."""
         self.requests.append(messages_of(request))
-        usage, message = lm15.Usage(input_tokens=1, output_tokens=1), lm15.Message.assistant(self.answer or " ")
-        return lm15.Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
+        return answered(request, self.answer or " ")
 
 
 def question_lines(store: Path, result: Result, example: str | None) -> list[str]:

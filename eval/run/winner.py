@@ -28,7 +28,7 @@ def cell_named(store: Path, name: str) -> Result:
         names = ", ".join(f"{WINNER}.{v.task}" for v in found.verdicts)
         raise UserError(f"{name}: {run.experiment} has no such task, or several; use one of {names}")
     (verdict,) = verdicts
-    arm = next((a for a in found.arms if (a.task, a.name) == (verdict.task, verdict.choose)), None)
+    arm = found.chosen(verdict)
     if arm is None:
         raise UserError(f"{name}: the last run chose no arm ({verdict.because}); name a cell, see `crossover ls runs`")
     return next(r for r in run.results if r.key == arm.cells[0])

@@ -156,12 +156,12 @@ def _register_winners(
     """Register the arm that each verdict chose, by its first seed: the best one would be a choice made on test."""
     for verdict in comparison.verdicts:
         name = registered_name(comparison.experiment, verdict.task)
-        chosen = [a for a in comparison.arms if a.task == verdict.task and a.name == verdict.choose]
-        if not chosen:
+        chosen = comparison.chosen(verdict)
+        if chosen is None:
             tracker.unregister(name)
             continue
         try:
-            version = _register(tracker, store, name, chosen[0].cells[0], tasks.get(verdict.task))
+            version = _register(tracker, store, name, chosen.cells[0], tasks.get(verdict.task))
         except (UserError, OSError) as e:
             note(f"warning: {name} is not registered in MLflow: {e}")
         else:
