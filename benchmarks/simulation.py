@@ -5,11 +5,12 @@ docs/method.md.
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import choice_simulation
 import numpy as np
 from section import markdown_table, write_section
-from verdict_simulation import LINES
+from verdict_simulation import LINES, Line
 
 from crossover.eval.analysis.contrast import classify_difference, holm
 from crossover.eval.analysis.racing import replay
@@ -196,13 +197,24 @@ def decisions(draws: int) -> str:
     return markdown_table(("wrong decision", "how often"), lines)
 
 
-def verdicts(draws: int) -> str:
+def verdicts(draws: int, lines: Sequence[Line] = LINES) -> str:
     """Return what the verdict is built on, before its mending and now."""
-    lines = [(x.what, x.bar, x.before, f"{100 * x.simulate(draws):.1f} %") for x in LINES]
-    return markdown_table(("simulated", "wanted", "before", "now"), lines)
+    rows = [(x.what, x.bar, x.before, f"{100 * x.simulate(draws):.1f} %") for x in lines]
+    return markdown_table(("simulated", "wanted", "before", "now"), rows)
 
 
-TABLES = {"coverage": coverage, "false-positives": false_positives, "decisions": decisions, "verdicts": verdicts}
+def choices(draws: int) -> str:
+    """Return what is chosen and what learning curves claim, before its mending and now; slow."""
+    return verdicts(draws, choice_simulation.LINES)
+
+
+TABLES = {
+    "coverage": coverage,
+    "false-positives": false_positives,
+    "decisions": decisions,
+    "verdicts": verdicts,
+    "choices": choices,
+}
 
 
 def main() -> int:

@@ -62,7 +62,7 @@ def test_a_result_without_rows_has_no_price() -> None:
 
 
 def test_costs_are_averaged_over_seeds_and_stay_unknown() -> None:
-    assert mean_cost([Cost(1.0, 2.0, 3.0), Cost(3.0, 4.0, None)]) == Cost(2.0, 3.0, None)
+    assert mean_cost([Cost(1.0, 2.0, 3.0), Cost(3.0, 4.0, None)]) == Cost(2.0, 3.0, None, seed_error=1.0)
 
 
 def test_a_month_holds_its_share_of_fitting() -> None:

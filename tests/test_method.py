@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crossover.eval.analysis.rules import ABSTAIN, DOUBTS, OUT
+from crossover.eval.analysis.exclusion import OUT
+from crossover.eval.analysis.rules import ABSTAIN, DOUBTS
 
 TEXT = (Path(__file__).parent.parent / "docs" / "method.md").read_text(encoding="utf-8")
 FLOWING = " ".join(TEXT.split())

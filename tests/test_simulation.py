@@ -17,3 +17,7 @@ def simulated() -> Any:
 @pytest.mark.parametrize(("arms", "worse"), [(4, 0), (12, 0), (8, 4)])
 def test_equal_arms_are_seldom_called_different(simulated: Any, arms: int, worse: int) -> None:
     assert simulated.false_difference(arms, worse)(300) <= 0.05
+
+
+def test_a_bad_third_arm_makes_no_cheap_arm_chosen(simulated: Any) -> None:
+    assert importlib.import_module("choice_simulation").chosen_for_a_cent()(20) <= 0.05

@@ -43,14 +43,16 @@ zero_shot        0.200  0.150 - 0.261  200       0      44      49  0.00014    0
 ? failed rows left 3 comparisons with fewer examples (190 at least); see the failed column
 
 use sft
-  sft scores 0.76 [0.70, 0.81] on 200 test examples at $0.0063 per 1,000 requests, the best and the cheapest
-  of those not significantly worse; next is retrieved_demos (difference +0.01, p = 0.5).
+  sft scores 0.76 [0.70, 0.81] on 200 test examples at $0.63 a month for 100,000 requests (no volume is
+  stated), the best, and no arm tied with it is over a tenth cheaper; next is retrieved_demos (difference
+  +0.01, p = 0.5).
   confidence: moderate
   as good, as far as this test can tell: retrieved_demos
   break-even of sft over retrieved_demos: 1,176 requests (1,176 to 1,176)
   what would change this:
-  - below about 1,200 requests in all, fitting included, retrieved_demos is cheaper than sft
-  - at less than $0.0063 per 1,000 requests (now $0.042) retrieved_demos is cheaper than sft
+  - below about 87 requests a month retrieved_demos is over a tenth cheaper than sft
+  - at less than $0.0057 per 1,000 requests to retrieved_demos (now $0.042) retrieved_demos is over a tenth
+    cheaper than sft
   - up to 190 more test examples would tell sft from retrieved_demos
 
 sft against      difference     95 % interval  p (Holm)       finding  detectable

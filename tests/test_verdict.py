@@ -9,13 +9,15 @@ import pytest
 from factories import make_cell, make_result, right
 
 from crossover.eval.analysis.compare import compare
-from crossover.eval.analysis.rules import ABSTAIN, DOUBTS, OUT
+from crossover.eval.analysis.exclusion import OUT
+from crossover.eval.analysis.rules import ABSTAIN, DOUBTS
 from crossover.eval.analysis.sweep import choices
 from crossover.eval.analysis.verdict import Verdict, decide
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
+from crossover.programs.task import FitFacts
 
 PRICES = Prices(machine_hour_usd=3.60)
 COSTLY_FIT = Usage(seconds=10_000)
@@ -41,15 +43,15 @@ def test_the_significantly_best_arm_is_chosen_with_its_numbers() -> None:
     v = judge(zero(right(60, 300)), sft(right(240, 300)))
     assert (v.choose, v.confidence, v.ties) == ("sft", "moderate", ())
     assert v.because == (
-        "sft scores 0.80 [0.75, 0.84] on 300 test examples at $0.033 per 1,000 requests, "
-        "significantly better than the next, zero_shot (difference +0.60, p < 0.001)."
+        "sft scores 0.80 [0.75, 0.84] on 300 test examples at $4.17 a month for 100,000 requests "
+        "(no volume is stated), significantly better than the next, zero_shot (difference +0.60, p < 0.001)."
     )
 
 
 def test_the_cheapest_of_tied_arms_is_chosen_and_the_tie_named() -> None:
     v = judge(zero(right(60, 300)), demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=5))
     assert (v.choose, v.ties) == ("sft", ("retrieved_demos",))
-    assert "the cheapest of those not significantly worse than the best, which is retrieved_demos" in v.because
+    assert "over a tenth cheaper than the best, with which it is tied: retrieved_demos" in v.because
 
 
 def test_a_chosen_arm_that_is_as_good_as_a_constant_is_chosen_with_low_confidence() -> None:
@@ -70,17 +72,20 @@ def test_volume_decides_between_fitting_and_serving() -> None:
 def test_traffic_that_flips_the_answer_is_stated() -> None:
     arms = demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=3)
     flips = judge(*arms, volume_per_month=1_000).flips
-    # $10 of fitting over 12 months, $0.00009 saved on each request.
-    assert "above about 9,300 requests a month sft is cheaper than retrieved_demos" in flips
+    # $10 of fitting over 12 months, $0.00001 a request against nine tenths of $0.0001.
+    assert "above about 10,000 requests a month sft is over a tenth cheaper than retrieved_demos" in flips
     assert (
-        "below about 110,000 requests in all, fitting included, retrieved_demos is cheaper than sft"
+        "below about 10,000 requests a month sft is no longer a tenth cheaper than retrieved_demos"
         in judge(*arms).flips
     )
 
 
 def test_the_price_that_flips_the_answer_is_stated() -> None:
     v = judge(demos(right(240, 300), serve_seconds=30), sft(right(238, 300), serve_seconds=3))
-    assert "at less than $0.01 per 1,000 requests (now $0.1) retrieved_demos is cheaper than sft" in v.flips
+    assert (
+        "at less than $0.02 per 1,000 requests to retrieved_demos (now $0.1) sft is no longer a tenth cheaper than "
+        "retrieved_demos" in v.flips
+    )
 
 
 def test_more_data_that_would_tell_a_tie_is_stated() -> None:
@@ -170,7 +175,60 @@ def test_arms_that_get_nothing_right_abstain_however_many_examples_there_are(n: 
 def test_indistinct_arms_on_a_blunt_test_set_abstain() -> None:
     v = judge(zero(right(40, 80)), sft(right(42, 80, shift=30)))
     assert (v.choose, v.confidence) == (None, "abstain")
-    assert "No arm differs significantly from the best (sft) on 80 examples" in v.because
+    assert "The best arm, sft, is not significantly better than zero_shot on 80 examples" in v.because
+
+
+def test_a_third_arm_that_is_bad_settles_nothing_between_the_others() -> None:
+    near = zero(right(40, 80), serve_seconds=9), sft(right(42, 80, shift=30))
+    v = judge(*near, demos(right(0, 80)))
+    assert v.choose is None
+    assert "sft, is not significantly better than zero_shot" in v.because
+
+
+def test_a_tenth_of_the_price_is_no_reason_to_choose() -> None:
+    arms = demos(right(1604, 2000), serve_seconds=100), zero(right(1600, 2000), serve_seconds=91)
+    v = judge(*arms)
+    assert (v.choose, v.ties) == ("retrieved_demos", ("zero_shot",))
+    assert "the best, and no arm tied with it is over a tenth cheaper" in v.because
+    cheaper = replace(arms[1], serve_seconds=89)
+    assert judge(arms[0], cheaper).choose == "zero_shot"
+
+
+def test_a_saving_within_the_noise_of_prices_is_no_reason_to_choose() -> None:
+    best = demos(right(1604, 2000), serve_seconds=100)
+    assert judge(best, zero(right(1600, 2000), serve_seconds=60)).choose == "zero_shot"
+    shaky = [make_result(make_cell(seed=s), right(1600, 2000), serve_seconds=t) for s, t in ((0, 90), (1, 30))]
+    assert judge(best, *shaky).choose == "retrieved_demos"
+    # A charge of one request in 500 says little of what the mean saves.
+    rare = demos(right(1604, 2000), serve_seconds=0)
+    rare.rows[:] = [replace(r, usd=0.5 * (i % 500 == 0)) for i, r in enumerate(rare.rows)]
+    even = zero(right(1600, 2000), serve_seconds=0, usd=0.0008)
+    assert judge(rare, even).choose == "retrieved_demos"
+
+
+def test_dear_labels_are_no_sure_choice_for_a_small_saving() -> None:
+    prompt = demos(right(1600, 2000), serve_seconds=100)
+    tuned = [make_result(make_cell("sft", seed=s), right(1600, 2000), serve_seconds=99) for s in (0, 1)]
+    for result in tuned:
+        result.facts = FitFacts(labels_used=500)
+
+    def verdict(volume: float | None) -> Verdict:
+        needs, prices = Needs(volume_per_month=volume), Prices(machine_hour_usd=3600.0, label_usd=10.0)
+        return compare([prompt, *tuned], needs=needs, prices=prices, experiment="x").verdicts[0]
+
+    assert verdict(None).choose == "retrieved_demos"
+    assert verdict(1e9).choose == "retrieved_demos"
+    tuned = [replace(t, rows=zero(right(1604, 2000)).rows) for t in tuned]
+    v = verdict(1e6)
+    assert (v.choose, v.confidence) == ("sft", "moderate")
+
+
+def test_a_choice_that_rests_on_the_default_volume_is_no_sure_one() -> None:
+    trained = [make_result(make_cell("sft", seed=s), right(1600, 2000), fit=COSTLY_FIT) for s in (0, 1)]
+    arms = demos(right(1600, 2000), serve_seconds=100), *trained
+    v = judge(*arms)
+    assert (v.choose, v.confidence) == ("sft", "moderate")
+    assert judge(*arms, volume_per_month=100_000).confidence == "high"
 
 
 def test_equivalent_arms_are_settled_by_price_with_high_confidence() -> None:

@@ -9,8 +9,9 @@ from crossover.eval.analysis.arm import Arm, arms_of, best_first
 from crossover.eval.analysis.cautions import cautions
 from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, difference_of
 from crossover.eval.analysis.cost import pareto_front
+from crossover.eval.analysis.exclusion import eligible
 from crossover.eval.analysis.learning import Learning, learning_of
-from crossover.eval.analysis.rules import MARGIN, eligible
+from crossover.eval.analysis.rules import MARGIN
 from crossover.eval.analysis.verdict import Verdict, decide
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result

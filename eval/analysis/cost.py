@@ -4,6 +4,8 @@ A local model costs machine time: the measured throughput of this machine on the
 cached. An API model costs what the API charged. An unknown price is None, never 0.
 """
 
+import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +31,8 @@ class Cost:
     """Paid whatever the traffic."""
     judge: float | None = 0.0
     """Paid to a judge model for grading the test, part of `paid`; its charges during fitting are part of `fit`."""
+    seed_error: float = 0.0
+    """Standard error of `per_1k_requests` over seeds; 0 for one seed, which shows no spread."""
 
     def per_1k_correct(self, score: float) -> float | None:
         """Return dollars for 1,000 right answers at a mean score; None without a price or without right answers."""
@@ -119,12 +123,14 @@ class RequestCosts(Mapping[str, float]):
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
     """Return the mean over seeds; one unknown price makes the mean unknown."""
+    served = [c.per_1k_requests for c in costs if c.per_1k_requests is not None]
     return Cost(
         mean_usd([c.fit for c in costs]),
         mean_usd([c.per_1k_requests for c in costs]),
         mean_usd([c.paid for c in costs]),
         max(c.hosting_per_month for c in costs),
         mean_usd([c.judge for c in costs]),
+        statistics.stdev(served) / math.sqrt(len(served)) if len(served) > 1 else 0.0,
     )
 
 
@@ -190,6 +196,16 @@ def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]])
         return x[0] >= y[0] and _known(x[1]) <= _known(y[1]) and _known(x[2]) <= _known(y[2])
 
     return tuple(name for name, y in points.items() if not any(beats(x, y) for x in points.values()))
+
+
+def usd(dollars: float) -> str:
+    """Return dollars with two significant digits, from one dollar on with cents."""
+    return f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.2g}"
+
+
+def rounded(count: float) -> str:
+    """Return a count to two significant digits."""
+    return f"{float(f'{count:.2g}'):,.0f}"
 
 
 def _known(value: float | None) -> float:

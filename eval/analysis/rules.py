@@ -1,12 +1,17 @@
-"""Define the rules of a verdict: `OUT`, then `ABSTAIN`, then `TaskComparison.contenders`, then `DOUBTS`."""
+"""Define the rules of a verdict after `exclusion.OUT`: `ABSTAIN`, then `TaskComparison.contenders`, then `DOUBTS`."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import Contrast, examples_needed
-from crossover.eval.analysis.cost import monthly_usd
+from crossover.eval.analysis.cost import monthly_usd, rounded, start_usd
+from crossover.eval.analysis.exclusion import eligible, reason_out
 from crossover.eval.experiment.spec import Needs
 
 Confidence = Literal["high", "moderate", "low", "abstain"]
@@ -22,6 +27,12 @@ FLOOR = 0.10
 
 TELLING = 0.10
 """A test set too small to detect a difference of this size cannot call arms tied."""
+
+DEFAULT_VOLUME = 100_000.0
+"""Requests a month by which arms are priced where the needs state no volume."""
+
+CHEAPER = 0.10
+"""An arm that is cheaper by no more than this share of the other's price is not chosen for its price."""
 
 FORGETS = "forgets "
 """Start of the warning that training made the model worse at another task; the verdict repeats such a warning."""
@@ -41,70 +52,55 @@ class TaskComparison:
     contrasts: Mapping[tuple[str, str], Contrast]
     """Contrasts by the names of both arms, in either order."""
 
-    def contenders(self) -> list[Arm]:
-        """Return the best arm and every arm not significantly worse, the cheapest first, unpriced ones last.
+    @cached_property
+    def contenders(self) -> Sequence[Arm]:
+        """The best arm and every arm not significantly worse, the chosen one first, then the cheapest.
 
-        Arms that scored below `min_score`, though not shown to be below it, come after the others.
+        The best is chosen unless others save enough against it (`saves`): then the best of those against which the
+        cheapest does not save enough. Arms that scored below `min_score`, though not shown to be below it, and
+        unpriced ones come after the others.
         """
         best = self.ranked[0]
-        arms = [a for a in self.ranked if a is best or self.contrasts[a.name, best.name].finding != "worse"]
+        near = [a for a in self.ranked if a is best or self.contrasts[a.name, best.name].finding != "worse"]
         floor = self.needs.min_score or 0.0
-        return sorted(
-            arms, key=lambda a: (a.score.mean < floor, self.price(a) is None, self.price(a) or 0.0, -a.score.mean)
+        by_price = sorted(
+            near, key=lambda a: (a.score.mean < floor, self.price(a) is None, self.price(a) or 0.0, -a.score.mean)
         )
+        first = by_price[0]
+        alike = [a for a in near if (a.score.mean < floor) == (first.score.mean < floor) and self.price(a) is not None]
+        leader = next(iter(alike), first)
+        cheaper = [a for a in alike if self.saves(a, leader)]
+        chosen = next((a for a in cheaper if not self.saves(first, a)), leader)
+        return [chosen, *(a for a in by_price if a is not chosen)]
+
+    @property
+    def volume(self) -> float:
+        """Return the requests a month by which arms are priced."""
+        return self.needs.volume_per_month or DEFAULT_VOLUME
 
     def price(self, arm: Arm) -> float | None:
-        """Return dollars a month at the needed volume, fitting included, or per 1,000 requests without a volume."""
-        volume = self.needs.volume_per_month
-        if volume is None:
-            return arm.cost.per_1k_requests
-        return monthly_usd(arm.cost, volume, months=self.needs.refresh_months)
+        """Return dollars a month at the volume, with hosting, and fitting spread over `refresh_months`."""
+        return monthly_usd(arm.cost, self.volume, months=self.needs.refresh_months)
+
+    def saves(self, arm: Arm, other: Arm) -> bool:
+        """Return whether the arm is cheaper by more than `CHEAPER` and by more than the noise of both prices.
+
+        The noise is two standard errors of the difference in price: over the requests, paired, and over the seeds.
+        """
+        cheap, dear = self.price(arm), self.price(other)
+        if cheap is None or dear is None or dear - cheap <= CHEAPER * dear:
+            return False
+        a, b = arm.request_usd or {}, other.request_usd or {}
+        saved = [b[i] - usd for i, usd in a.items() if i in b]
+        error = float(np.std(saved)) / math.sqrt(len(saved)) if saved else 0.0
+        noise = 2 * self.volume * math.hypot(error, arm.cost.seed_error / 1000, other.cost.seed_error / 1000)
+        return dear - cheap > noise
 
     def ties(self) -> list[Contrast]:
         """Return the contrasts of the chosen arm with the other contenders."""
-        chosen, *others = self.contenders()
+        chosen, *others = self.contenders
         pairs = [(chosen.name, o.name) for o in others]
         return [self.contrasts[p] for p in pairs if p in self.contrasts]
-
-
-def dropped_words(arm: Arm) -> str:
-    """Return when the arm was dropped in the race, or an empty string."""
-    return "" if arm.dropped is None else f"dropped in the race after {arm.dropped[0]} of {arm.dropped[1]} examples"
-
-
-def _dropped(arm: Arm, needs: Needs) -> str:
-    return dropped_words(arm)
-
-
-def _integrity(arm: Arm, needs: Needs) -> str:
-    return f"integrity: {arm.integrity[0]}" if arm.integrity else ""
-
-
-def _unscored(arm: Arm, needs: Needs) -> str:
-    return "" if arm.score.n else "no example was scored"
-
-
-def _below_score(arm: Arm, needs: Needs) -> str:
-    missed = needs.min_score is not None and arm.score.high < needs.min_score
-    return f"score {arm.score.mean:.4g} < min_score {needs.min_score}" if missed else ""
-
-
-def _too_slow(arm: Arm, needs: Needs) -> str:
-    if needs.max_p95_ms is None or arm.latency.p95.mean <= needs.max_p95_ms:
-        return ""
-    if not arm.latency.n:
-        return "latency not measured"
-    return f"p95 {arm.latency.p95.mean:.0f} ms > max_p95_ms {needs.max_p95_ms:g}"
-
-
-def _too_dear(arm: Arm, needs: Needs) -> str:
-    if needs.max_usd_per_month is None or needs.volume_per_month is None:
-        return ""
-    price = monthly_usd(arm.cost, needs.volume_per_month, months=needs.refresh_months)
-    if price is None:
-        return "unpriced, so max_usd_per_month cannot be shown to be met"
-    too_dear = price > needs.max_usd_per_month
-    return f"{usd(price)} a month > max_usd_per_month {needs.max_usd_per_month:g}" if too_dear else ""
 
 
 def _none_left(task: TaskComparison) -> str:
@@ -114,7 +110,7 @@ def _none_left(task: TaskComparison) -> str:
 
 def _too_few(task: TaskComparison) -> str:
     best, n = task.ranked[0], min(a.score.n for a in task.ranked)
-    if n >= LEAST_EXAMPLES or (len(task.ranked) > 1 and task.contenders() == [best]):
+    if n >= LEAST_EXAMPLES or (len(task.ranked) > 1 and task.contenders == [best]):
         return ""
     return (
         f"{n} test examples are too few to choose by (at least {LEAST_EXAMPLES}), and no arm is significantly the "
@@ -143,14 +139,16 @@ def _no_floor(task: TaskComparison) -> str:
 
 
 def _indistinct(task: TaskComparison) -> str:
-    best, *others = task.ranked
-    pairs = [task.contrasts[best.name, o.name] for o in others]
+    """Return that arms near the best may be far from it; what is worse than both says nothing about that."""
+    best = task.ranked[0]
+    pairs = [task.contrasts[best.name, a.name] for a in task.contenders if a is not best]
     blind = max((c.detectable for c in pairs), default=0.0)
-    if any(c.finding in ("better", "worse") for c in pairs) or blind <= TELLING:
+    if blind <= TELLING:
         return ""
+    names = ", ".join(c.b for c in pairs)
     return (
-        f"No arm differs significantly from the best ({best.name}) on {best.score.n} examples, which can only show "
-        f"differences of about {blind:.2f} or more: collect {_more(task)}."
+        f"The best arm, {best.name}, is not significantly better than {names} on {best.score.n} examples, which can "
+        f"only show differences of about {blind:.2f} or more: collect {_more(task)}."
     )
 
 
@@ -161,18 +159,18 @@ def _more(task: TaskComparison) -> str:
 
 
 def _price_unknown(task: TaskComparison) -> bool:
-    near = task.contenders()
+    near = task.contenders
     return len(near) > 1 and any(task.price(a) is None for a in near)
 
 
 def _need_unsure(task: TaskComparison) -> bool:
-    chosen, needs = task.contenders()[0], task.needs
+    chosen, needs = task.contenders[0], task.needs
     slow = needs.max_p95_ms is not None and chosen.latency.p95.high > needs.max_p95_ms
     return slow or (needs.min_score is not None and chosen.score.low < needs.min_score)
 
 
 def _single_answer(task: TaskComparison) -> bool:
-    return task.contenders()[0].single_answer
+    return task.contenders[0].single_answer
 
 
 def _blurred_tie(task: TaskComparison) -> bool:
@@ -183,6 +181,28 @@ def _open_tie(task: TaskComparison) -> bool:
     return any(c.difference.low < -task.margin for c in task.ties())
 
 
+def _start_outweighs(task: TaskComparison) -> bool:
+    """Return whether a tied arm costs over a dollar less to start, and the chosen one saves less than twice that."""
+    (chosen, *others), months = task.contenders, task.needs.refresh_months
+
+    def outweighs(other: Arm) -> bool:
+        a, b = chosen.cost, other.cost
+        if a.fit is None or b.fit is None or a.per_1k_requests is None or b.per_1k_requests is None:
+            return False
+        extra = start_usd(a, months=months) - start_usd(b, months=months)
+        return extra > 1 and months * task.volume * (b.per_1k_requests - a.per_1k_requests) / 1000 < 2 * extra
+
+    return any(map(outweighs, others))
+
+
+def _default_decides(task: TaskComparison) -> bool:
+    """Return whether a tenth or ten times of the default volume would change the choice."""
+    if task.needs.volume_per_month is not None:
+        return False
+    others = (replace(task.needs, volume_per_month=DEFAULT_VOLUME * factor) for factor in (0.1, 10))
+    return any(replace(task, needs=n).contenders[0] is not task.contenders[0] for n in others)
+
+
 def _beaten_by_none_left(task: TaskComparison) -> bool:
     """Return whether arms were dropped in a race that an arm leads which the needs rule out."""
     best = max(task.arms, key=lambda a: a.score.mean if a.score.n and not a.dropped else -1.0)
@@ -190,7 +210,7 @@ def _beaten_by_none_left(task: TaskComparison) -> bool:
 
 
 def _one_seed(task: TaskComparison) -> bool:
-    chosen = task.contenders()[0]
+    chosen = task.contenders[0]
     return len(chosen.seeds) == 1 and (chosen.learns or chosen.sampled)
 
 
@@ -199,38 +219,31 @@ def _lone(task: TaskComparison) -> bool:
 
 
 def _very_thin(task: TaskComparison) -> bool:
-    return task.contenders()[0].score.n < LEAST_EXAMPLES
+    return task.contenders[0].score.n < LEAST_EXAMPLES
 
 
 def _thin(task: TaskComparison) -> bool:
-    return task.contenders()[0].score.n < 4 * LEAST_EXAMPLES
+    return task.contenders[0].score.n < 4 * LEAST_EXAMPLES
 
 
 def _close(task: TaskComparison) -> bool:
-    best, near = task.ranked[0], task.contenders()
+    best, near = task.ranked[0], task.contenders
     return any(task.contrasts[best.name, a.name].p_holm > 0.01 for a in task.ranked if a not in near)
 
-
-OUT: tuple[tuple[str, Callable[[Arm, Needs], str]], ...] = (
-    ("a check of a fair comparison failed", _integrity),
-    ("dropped in the race: shown to be worse than another by more than the margin", _dropped),
-    ("nothing was scored", _unscored),
-    ("score shown to be below min_score", _below_score),
-    ("p95 above max_p95_ms, or not measured", _too_slow),
-    ("above max_usd_per_month at volume_per_month, or unpriced", _too_dear),
-)
-"""Rule 1: an arm cannot be chosen when one of these applies."""
 
 ABSTAIN: tuple[tuple[str, Callable[[TaskComparison], str]], ...] = (
     ("no arm is left", _none_left),
     ("no arm got anything right", _all_wrong),
     ("the best arm is shown to score below 0.10, and no min_score says that this is enough", _no_floor),
     ("fewer than 50 test examples, and no arm significantly better than the others", _too_few),
-    ("no significant difference, and only one above 0.10 could have been found", _indistinct),
+    (
+        "arms are tied with the best, and only a difference above 0.10 could have been found",
+        _indistinct,
+    ),
 )
 """Rule 2: the verdict abstains, for the first of these reasons that applies."""
 
-# Rule 3 is `TaskComparison.contenders`: the cheapest contender is chosen, the others are ties.
+# Rule 3 is `TaskComparison.contenders`: the first one is chosen, the others are ties.
 
 DOUBTS: tuple[tuple[str, Confidence, Callable[[TaskComparison], bool]], ...] = (
     ("fewer than 50 test examples", "low", _very_thin),
@@ -240,6 +253,16 @@ DOUBTS: tuple[tuple[str, Confidence, Callable[[TaskComparison], bool]], ...] = (
     ("arms were dropped in the race that lost to one which the needs rule out", "low", _beaten_by_none_left),
     ("the chosen arm may be more than 0.05 worse than a tied one", "low", _blurred_tie),
     ("the chosen arm may be worse than a tied one by more than the margin", "moderate", _open_tie),
+    (
+        "the chosen arm costs $1 more to start than a tied one, and saves less than twice that",
+        "moderate",
+        _start_outweighs,
+    ),
+    (
+        "no volume is stated, and a tenth or tenfold of the default changes the choice",
+        "moderate",
+        _default_decides,
+    ),
     ("fewer than 200 test examples", "moderate", _thin),
     ("one seed of an arm that is trained, shows drawn demonstrations or samples its answers", "moderate", _one_seed),
     ("only one arm was measured", "moderate", _lone),
@@ -248,30 +271,11 @@ DOUBTS: tuple[tuple[str, Confidence, Callable[[TaskComparison], bool]], ...] = (
 """Rule 4: the first of these that applies sets the confidence; without any it is high."""
 
 
-def eligible(arms: Sequence[Arm], needs: Needs) -> list[Arm]:
-    """Return the arms that rule 1 leaves, best score first."""
-    return sorted((a for a in arms if not _reason_out(a, needs)), key=lambda a: -a.score.mean)
-
-
-def _reason_out(arm: Arm, needs: Needs) -> str:
-    return next((reason for _, rule in OUT if (reason := rule(arm, needs))), "")
-
-
 def task_comparison(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, margin: float) -> TaskComparison:
     """Sort the arms of one task into eligible and excluded ones, and index their contrasts."""
-    out = {a.name: reason for a in arms if (reason := _reason_out(a, needs))}
+    out = {a.name: reason for a in arms if (reason := reason_out(a, needs))}
     both_ways = {(c.a, c.b): c for c in contrasts} | {(c.b, c.a): c.reversed() for c in contrasts}
     return TaskComparison(needs, margin, arms, out, eligible(arms, needs), both_ways)
-
-
-def usd(dollars: float) -> str:
-    """Return dollars with two significant digits, from one dollar on with cents."""
-    return f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.2g}"
-
-
-def rounded(count: float) -> str:
-    """Return a count to two significant digits."""
-    return f"{float(f'{count:.2g}'):,.0f}"
 
 
 def examples_words(contrast: Contrast, *, margin: float) -> str:

@@ -9,7 +9,7 @@ from crossover.eval.analysis.caching import TokenPrice, prefix_lines
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.cost import monthly_usd
-from crossover.eval.analysis.rules import eligible
+from crossover.eval.analysis.exclusion import eligible
 from crossover.eval.analysis.verdict import Verdict, decide
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result

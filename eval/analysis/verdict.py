@@ -5,19 +5,18 @@ from dataclasses import dataclass
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import Contrast
-from crossover.eval.analysis.cost import BreakEven, break_even_interval, start_usd
+from crossover.eval.analysis.cost import BreakEven, break_even_interval, rounded, start_usd, usd
+from crossover.eval.analysis.exclusion import eligible
 from crossover.eval.analysis.rules import (
     ABSTAIN,
+    CHEAPER,
     DOUBTS,
     FORGETS,
     MARGIN,
     Confidence,
     TaskComparison,
-    eligible,
     examples_words,
-    rounded,
     task_comparison,
-    usd,
 )
 from crossover.eval.experiment.spec import Kind, Needs
 
@@ -47,7 +46,7 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     for _, reason_to_abstain in ABSTAIN:
         if reason := reason_to_abstain(task):
             return Verdict(name, None, reason, "abstain", flips=_flips(task), break_even=break_even)
-    chosen, *others = task.contenders()
+    chosen, *others = task.contenders
     confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(task)), "high")
     ties = tuple(a.name for a in others)
     lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
@@ -75,7 +74,7 @@ def _race_words(arms: Sequence[Arm]) -> str:
 
 
 def _because(task: TaskComparison) -> str:
-    chosen, best = task.contenders()[0], task.ranked[0]
+    chosen, best = task.contenders[0], task.ranked[0]
     score = f"{chosen.name} scores {chosen.score.mean:.2f} [{chosen.score.low:.2f}, {chosen.score.high:.2f}]"
     price = f"on {chosen.score.n} test examples {_price_words(task, chosen)}"
     if len(task.ranked) == 1 and any(a.dropped for a in task.arms):
@@ -86,20 +85,20 @@ def _because(task: TaskComparison) -> str:
     contrast = task.contrasts[chosen.name, other.name]
     p = f"p = {contrast.p_holm:.2g}" if contrast.p_holm >= 0.001 else "p < 0.001"
     numbers = f"{other.name} (difference {round(contrast.difference.delta, 2) + 0.0:+.2f}, {p})"
-    if len(task.contenders()) == 1:
+    if len(task.contenders) == 1:
         return f"{score} {price}, significantly better than the next, {numbers}."
     if task.price(chosen) is None:
         return (
             f"{score} {price}, with no price to set against arms that are not significantly worse; next is {numbers}."
         )
     if chosen is best:
-        return f"{score} {price}, the best and the cheapest of those not significantly worse; next is {numbers}."
-    return f"{score} {price}, the cheapest of those not significantly worse than the best, which is {numbers}."
+        return f"{score} {price}, the best, and no arm tied with it is over a tenth cheaper; next is {numbers}."
+    return f"{score} {price}, over a tenth cheaper than the best, with which it is tied: {numbers}."
 
 
 def _flips(task: TaskComparison) -> tuple[str, ...]:
     """Return a sentence for each change of traffic, price or needs that would alter the choice."""
-    near = task.contenders() if task.ranked else []
+    near = task.contenders if task.ranked else []
     found = [f(task, near[0], other) for other in near[1:] for f in (_traffic, _price)]
     if task.needs.max_usd_per_month is not None and task.needs.volume_per_month is None:
         found.append("max_usd_per_month was not applied, for needs has no volume_per_month")
@@ -109,30 +108,42 @@ def _flips(task: TaskComparison) -> tuple[str, ...]:
     return tuple(sentence for sentence in found if sentence)
 
 
+def _savers(task: TaskComparison, chosen: Arm, other: Arm) -> tuple[Arm, Arm]:
+    """Return which of the arms must be a tenth cheaper to be chosen, the one that scores lower, and the other."""
+    return (other, chosen) if task.ranked.index(chosen) < task.ranked.index(other) else (chosen, other)
+
+
 def _traffic(task: TaskComparison, chosen: Arm, other: Arm) -> str:
-    a, b, months = chosen.cost, other.cost, task.needs.refresh_months
+    """Return from which volume on the choice between the two is another, as a sentence, or an empty string."""
+    cheap, dear = _savers(task, chosen, other)
+    a, b, months = cheap.cost, dear.cost, task.needs.refresh_months
     if a.fit is None or b.fit is None or a.per_1k_requests is None or b.per_1k_requests is None:
         return ""
-    extra = start_usd(b, months=months) - start_usd(a, months=months)
-    saving = (a.per_1k_requests - b.per_1k_requests) / 1000
-    if extra * saving <= 0:
+    start = (start_usd(a, months=months) - (1 - CHEAPER) * start_usd(b, months=months)) / months
+    slope = (a.per_1k_requests - (1 - CHEAPER) * b.per_1k_requests) / 1000
+    if start * slope >= 0:
         return ""
-    side, count = "above" if extra > 0 else "below", extra / saving
-    cheaper = f"{other.name} is cheaper than {chosen.name}"
-    if task.needs.volume_per_month is None:
-        return f"{side} about {rounded(count)} requests in all, fitting included, {cheaper}"
-    return f"{side} about {rounded(count / months)} requests a month {cheaper}"
+    side = "above" if (slope < 0) == (cheap is other) else "below"
+    words = "is over a tenth cheaper than" if cheap is other else "is no longer a tenth cheaper than"
+    return f"{side} about {rounded(-start / slope)} requests a month {cheap.name} {words} {dear.name}"
 
 
 def _price(task: TaskComparison, chosen: Arm, other: Arm) -> str:
-    price, now, volume = task.price(chosen), other.cost.per_1k_requests, task.needs.volume_per_month
+    """Return at which lower price of the other arm it would be chosen, as a sentence, or an empty string."""
+    price, now, months = task.price(chosen), other.cost.per_1k_requests, task.needs.refresh_months
     if price is None:
         return ""
     if now is None or other.cost.fit is None:
         return f"a known price of {other.name}, now unpriced"
-    months = task.needs.refresh_months
-    below = 1000 * (price - start_usd(other.cost, months=months) / months) / volume if volume else price
-    line = f"at less than {usd(below)} per 1,000 requests (now {usd(now)}) {other.name} is cheaper than {chosen.name}"
+    lower = _savers(task, chosen, other)[0] is other
+    target = price * (1 - CHEAPER) if lower else price / (1 - CHEAPER)
+    below = 1000 * (target - start_usd(other.cost, months=months) / months) / task.volume
+    words = (
+        f"{other.name} is over a tenth cheaper than {chosen.name}"
+        if lower
+        else f"{chosen.name} is no longer a tenth cheaper than {other.name}"
+    )
+    line = f"at less than {usd(below)} per 1,000 requests to {other.name} (now {usd(now)}) {words}"
     return line if 0 < below < now else ""
 
 
@@ -147,7 +158,8 @@ def _data(task: TaskComparison) -> str:
 
 
 def _price_words(task: TaskComparison, arm: Arm) -> str:
-    price, volume = task.price(arm), task.needs.volume_per_month
+    price = task.price(arm)
     if price is None:
         return "(unpriced)"
-    return f"at {usd(price)} " + ("per 1,000 requests" if volume is None else f"a month for {volume:,.0f} requests")
+    default = " (no volume is stated)" if task.needs.volume_per_month is None else ""
+    return f"at {usd(price)} a month for {task.volume:,.0f} requests{default}"

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from crossover.eval.analysis.arm import Arm
-from crossover.eval.analysis.cost import monthly_usd
+from crossover.eval.analysis.cost import monthly_usd, rounded
 from crossover.eval.analysis.learning import Crossover, Point, size_words
-from crossover.eval.analysis.rules import rounded
 from crossover.eval.analysis.saturation import REACH
 from crossover.eval.analysis.stats import Estimate
 from crossover.eval.analysis.sweep import VolumeVerdict

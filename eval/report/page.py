@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.learning import number_words
-from crossover.eval.analysis.rules import MARGIN
+from crossover.eval.analysis.rules import DEFAULT_VOLUME, MARGIN
 from crossover.eval.analysis.saturation import REACH
 from crossover.eval.analysis.stats import Estimate
 from crossover.eval.analysis.sweep import VolumeVerdict, verdicts_by_volume
@@ -190,7 +190,7 @@ def _bar(e: Estimate) -> Markup:
 
 def _volume_words(v: VolumeVerdict) -> str:
     if v.volume is None:
-        return "not stated: by the price of a request alone"
+        return f"not stated: {DEFAULT_VOLUME:,.0f} by default"
     return f"{v.volume:,.0f}" + (" (as the experiment file says)" if v.stated else "")
 
 

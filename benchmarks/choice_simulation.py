@@ -1,0 +1,63 @@
+"""Simulate what a verdict chooses and what a learning curve claims, for `simulation.py verdicts`."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from verdict_simulation import Line
+
+from crossover.eval.analysis.compare import compare
+from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.experiment.method import MethodSpec
+from crossover.eval.experiment.spec import Cell, Knowledge, Needs, Prices
+from crossover.eval.store.result import Latency, Result
+from crossover.models.spec import ModelSpec
+from crossover.models.usage import Usage
+from crossover.programs.score import Row
+
+Bools = NDArray[np.bool_]
+
+
+def arm(method: str, right: Bools, seconds: float = 10.0, *, size: int | None = None) -> Result:
+    """Return the result of one arm that ran here, by which examples it got right and the time that all of them took."""
+    rows = [Row(f"e{i}", float(r), "", 100, 0, 5, 1, 0.1, 0.0, {}) for i, r in enumerate(right)]
+    cell = Cell("invented", ModelSpec("invented"), MethodSpec(method), size, Knowledge("none"), 0)
+    return Result(f"{method}-{size}", cell, "ab" * 32, rows, seconds, Latency((), 1), Usage(), local=True)
+
+
+def verdict(*results: Result) -> Verdict:
+    """Return the verdict over the arms, without any needs."""
+    return compare(results, needs=Needs(), prices=Prices(), experiment="invented").verdicts[0]
+
+
+def chosen_for_a_cent(n: int = 100) -> Callable[[int], float]:
+    """Return how often an arm 8 points lower and 1 % cheaper is chosen, beside a third arm that is always wrong."""
+
+    def simulate(draws: int) -> float:
+        rng, found = np.random.default_rng(11), 0
+        for _ in range(draws):
+            best, cheap = arm("few_shot", rng.random(n) < 0.58), arm("zero_shot", rng.random(n) < 0.50, 9.9)
+            found += verdict(best, cheap, arm("many_shot", np.zeros(n, dtype=bool))).choose == "zero_shot"
+        return found / draws
+
+    return simulate
+
+
+def cheap_of_equals(n: int = 400) -> Callable[[int], float]:
+    """Return how often the arm of two equally good ones is chosen that is 50 times cheaper."""
+
+    def simulate(draws: int) -> float:
+        rng, found = np.random.default_rng(12), 0
+        for _ in range(draws):
+            both = rng.random(n) < 0.7
+            dear, cheap = (both ^ (rng.random(n) < 0.1) for _ in range(2))
+            found += verdict(arm("few_shot", dear, 50.0), arm("zero_shot", cheap, 1.0)).choose == "zero_shot"
+        return found / draws
+
+    return simulate
+
+
+LINES: tuple[Line, ...] = (
+    Line("8 points lower and 1 % cheaper, beside an arm of zeros: chosen", "83.8 %", "<= 5 %", chosen_for_a_cent()),
+    Line("equally good and 50 times cheaper: chosen", "98.5 %", ">= 97 %", cheap_of_equals()),
+)
