@@ -108,6 +108,18 @@ def test_an_arm_with_many_failed_rows_is_out() -> None:
     assert judge(zero(right(60, 300)), sft([None] * 15 + [1.0] * 285)).choose == "sft"
 
 
+def test_failed_rows_that_decide_the_verdict_leave_low_confidence() -> None:
+    cheap = demos(right(250, 300, shift=50), serve_seconds=5)
+    shaky = sft([*right(262, 285), *[None] * 15], serve_seconds=90)
+    v = judge(cheap, shaky)
+    assert (v.choose, v.confidence) == ("sft", "low")
+    assert v.because.endswith(
+        "But if the 15 failed rows counted as 0, retrieved_demos would be chosen: run again to fill them in."
+    )
+    # Against an arm far below, the failures decide nothing.
+    assert judge(zero(right(60, 300)), shaky).confidence == "moderate"
+
+
 def test_an_arm_that_scored_nothing_is_out() -> None:
     v = judge(zero([None] * 100), sft([None] * 100))
     assert (v.choose, v.confidence) == (None, "abstain")

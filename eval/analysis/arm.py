@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from crossover.eval.analysis.cost import Cost, RequestCosts, cost_of, mean_cost
 from crossover.eval.analysis.human import HumanCheck, human_check
@@ -61,6 +61,8 @@ class Arm:
     latency: LatencySummary
     tokens: Usage
     """Tokens of the accuracy pass, the mean over seeds; no other field of the record is filled."""
+    failed_ids: tuple[tuple[str, ...], ...] = ()
+    """Ids of the failed rows of each seed, in the order of `seeds`."""
     unparsed: int = 0
     """Rows over all seeds whose answer could not be parsed, was empty, or was none of the labels; they score 0."""
     charged: int = 0
@@ -209,6 +211,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         score=widen_estimate(_score(scores, clusters), by_seed),
         rows=rows,
         failed=failed,
+        failed_ids=tuple(tuple(i for i in t.ids if i not in s) for t, s in zip(tables, by_seed, strict=True)),
         unparsed=sum(t.unparsed for t in tables),
         charged=sum(t.charged for t in tables),
         endings=sum((t.endings for t in tables), Counter()),
@@ -234,6 +237,18 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         retrieval_ms=results[0].notes.get("retrieval_ms"),
         price_source=results[0].notes.get("prices", ""),
     )
+
+
+def with_failures_as_0(arm: Arm) -> Arm:
+    """Return the arm with a score of 0 for every failed row, the harshest reading of what was not measured."""
+    if not any(arm.failed_ids):
+        return arm
+    by_seed = tuple(
+        dict(sorted((scores | dict.fromkeys(failed, 0.0)).items()))
+        for scores, failed in zip(arm.by_seed, arm.failed_ids, strict=True)
+    )
+    scores = mean_scores(by_seed)
+    return replace(arm, scores=scores, by_seed=by_seed, score=widen_estimate(_score(scores, arm.clusters), by_seed))
 
 
 def mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import NamedTuple
 
-from crossover.eval.analysis.arm import Arm, arms_of, best_first
+from crossover.eval.analysis.arm import Arm, arms_of, best_first, with_failures_as_0
 from crossover.eval.analysis.cautions import cautions
 from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, difference_of
 from crossover.eval.analysis.cost import pareto_front
@@ -80,11 +81,40 @@ def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experime
         split_sha256={task: group[0].split_sha256 for task, group in tasks.items()},
         arms=tuple(arm for group in arms.values() for arm in group),
         contrasts=tuple(c for group in contrasts.values() for c in group),
-        verdicts=tuple(decide(arms[task], contrasts[task], needs) for task in tasks),
+        verdicts=tuple(decide_both(g, contrasts[task], needs, harsh_reading(g, needs)) for task, g in arms.items()),
         fronts={task: _front(group) for task, group in arms.items()},
         cautions={task: cautions(group, contrasts[task]) for task, group in arms.items()},
         learning={task: found for task, group in arms.items() if (found := learning_of(group)) is not None},
     )
+
+
+class HarshReading(NamedTuple):
+    """The arms of one task with failed rows counted as 0, and their contrasts."""
+
+    arms: Sequence[Arm]
+    contrasts: Sequence[Contrast]
+
+
+def harsh_reading(arms: Sequence[Arm], needs: Needs) -> HarshReading | None:
+    """Return the arms with failed rows counted as 0, or None where no row failed."""
+    if not any(a.failed for a in arms):
+        return None
+    zeroed = [with_failures_as_0(a) for a in arms]
+    return HarshReading(zeroed, contrasts_of(zeroed, needs))
+
+
+def decide_both(
+    arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, harsh: HarshReading | None
+) -> Verdict:
+    """Return the verdict with failed rows left out, of low confidence where counting them as 0 gives another choice."""
+    verdict = decide(arms, contrasts, needs)
+    other = decide(*harsh, needs).choose if harsh else verdict.choose
+    if verdict.choose in (None, other):
+        return verdict
+    choice = f"{other} would be chosen" if other else "there would be no verdict"
+    failed = sum(a.failed for a in arms)
+    because = f"{verdict.because} But if the {failed} failed rows counted as 0, {choice}: run again to fill them in."
+    return replace(verdict, confidence="low", because=because)
 
 
 def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from crossover.eval.analysis.arm import Arm, arms_of
 from crossover.eval.analysis.caching import TokenPrice, prefix_lines
-from crossover.eval.analysis.compare import Comparison
+from crossover.eval.analysis.compare import Comparison, decide_both, harsh_reading
 from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.cost import monthly_usd
 from crossover.eval.analysis.exclusion import eligible
@@ -43,10 +43,10 @@ def verdicts_by_volume(comparison: Comparison, verdict: Verdict, needs: Needs) -
     """Return the verdict of one task at each volume of a grid, the lowest first, `verdict` itself among them."""
     arms = [a for a in comparison.arms if a.task == verdict.task]
     contrasts = [c for c in comparison.contrasts if c.task == verdict.task]
-    verdicts = []
+    verdicts, harsh = [], harsh_reading(arms, needs)
     for volume in _volume_grid(verdict, needs):
         stated, needs_here = volume == needs.volume_per_month, replace(needs, volume_per_month=volume)
-        here = verdict if stated else decide(arms, contrasts, needs_here)
+        here = verdict if stated else decide_both(arms, contrasts, needs_here, harsh)
         chosen = next((a for a in arms if a.name == here.choose), None)
         usd = monthly_usd(chosen.cost, volume, months=needs.refresh_months) if chosen and volume is not None else None
         plain = _plain_reason(arms, chosen, here, needs_here) if chosen else ""
