@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from verdict_simulation import Line
 
+from crossover.eval.analysis.arm import arms_of
 from crossover.eval.analysis.compare import compare
+from crossover.eval.analysis.learning import learning_of
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge, Needs, Prices
@@ -18,11 +20,11 @@ from crossover.programs.score import Row
 Bools = NDArray[np.bool_]
 
 
-def arm(method: str, right: Bools, seconds: float = 10.0, *, size: int | None = None) -> Result:
+def arm(method: str, right: Bools, seconds: float = 10.0, *, size: int | None = None, seed: int = 0) -> Result:
     """Return the result of one arm that ran here, by which examples it got right and the time that all of them took."""
     rows = [Row(f"e{i}", float(r), "", 100, 0, 5, 1, 0.1, 0.0, {}) for i, r in enumerate(right)]
-    cell = Cell("invented", ModelSpec("invented"), MethodSpec(method), size, Knowledge("none"), 0)
-    return Result(f"{method}-{size}", cell, "ab" * 32, rows, seconds, Latency((), 1), Usage(), local=True)
+    cell = Cell("invented", ModelSpec("invented"), MethodSpec(method), size, Knowledge("none"), seed)
+    return Result(f"{method}-{size}-{seed}", cell, "ab" * 32, rows, seconds, Latency((), 1), Usage(), local=True)
 
 
 def verdict(*results: Result) -> Verdict:
@@ -57,7 +59,29 @@ def cheap_of_equals(n: int = 400) -> Callable[[int], float]:
     return simulate
 
 
+def crossing(n: int = 200, seeds: int = 2) -> Callable[[int], float]:
+    """Return how often the interval of a crossover holds the true one, of an S-shaped curve over four sizes."""
+    sizes, truth = (16, 64, 256, 1024), 150.0
+
+    def simulate(draws: int) -> float:
+        rng, held = np.random.default_rng(13), 0
+        for _ in range(draws):
+            results = [arm("zero_shot", rng.random(n) < 0.6)]
+            for size in sizes:
+                chance = 0.3 + 0.6 / (1 + (truth / size) ** 3)
+                results += [
+                    arm("sft", rng.random(n) < chance + rng.normal(0, 0.02), size=size, seed=s) for s in range(seeds)
+                ]
+            learning = learning_of(arms_of(results, Prices()), samples=200)
+            found = learning.crossovers[0].size if learning else None
+            held += found is not None and (found.low or np.inf) <= truth <= (found.high or np.inf)
+        return held / draws
+
+    return simulate
+
+
 LINES: tuple[Line, ...] = (
     Line("8 points lower and 1 % cheaper, beside an arm of zeros: chosen", "83.8 %", "<= 5 %", chosen_for_a_cent()),
     Line("equally good and 50 times cheaper: chosen", "98.5 %", ">= 97 %", cheap_of_equals()),
+    Line("interval of a crossover, S-shaped curve over four sizes", "0 %", ">= 93 %", crossing()),
 )

@@ -6,13 +6,22 @@ seeds of each arm; the curves are fitted again to every resample.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import difference_of
-from crossover.eval.analysis.saturation import NEVER, REACH, Curves, crossover_size, fit_curves, flat, saturation_size
+from crossover.eval.analysis.saturation import (
+    NEVER,
+    Array,
+    Curves,
+    crossover_size,
+    fit_curves,
+    flat,
+    saturation_size,
+)
 from crossover.eval.experiment.spec import Kind
 
 SAMPLES = 1000
@@ -50,30 +59,40 @@ class LearningCurve:
     kind: Kind
     sizes: tuple[int, ...]
     scores: tuple[float, ...]
-    limit: tuple[float, float, float]
-    """Asymptote, the score of endless examples: value, low, high."""
+    limit: tuple[float, float, float] | None
+    """Asymptote, the score of endless examples: value, low, high; None where the law does not fit."""
     drop: float
     power: float
     offset: float
-    enough: SizeEstimate
-    """Size from which another doubling buys less than `GAIN`."""
+    enough: SizeEstimate | None
+    """Size from which another doubling buys less than `GAIN`; None where the law does not fit."""
     line: tuple[Point, ...]
-    """Points of the curve from the smallest size measured to the largest."""
+    """Points of the curve from the smallest size measured to the largest; empty where the law does not fit."""
+    seeds: int
+    """Fewest seeds of any size; with one the intervals leave out what another seed would change."""
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """The train size from which a method in weights stays ahead of a method in context."""
+    """The train size from which a method in weights stays ahead of a method in context.
+
+    Within the sizes measured it is the first of them at which the measured scores say so; beyond, the fitted laws are
+    continued from the last measured difference.
+    """
 
     weights: str
     context: str
     size: SizeEstimate
+    after: int | None
+    """Largest size measured at which the method in weights was not ahead; None when it was ahead throughout."""
     score: float | None
-    """Score at which the curves cross; None when they do not."""
+    """Score of the method in weights at that size; None when the curves do not cross."""
     smallest: int
     """Smallest size at which either was measured: the crossover of a method that is ahead throughout."""
     measured: int
-    """Largest size at which the method in weights was measured; beyond it the curve is an extrapolation."""
+    """Largest size at which both were measured; beyond it the curve is an extrapolation."""
+    foretold: bool
+    """Whether both laws fit, so that sizes beyond the measured ones were searched."""
 
     @property
     def throughout(self) -> bool:
@@ -96,6 +115,18 @@ class Learning:
     """One sentence for each train size that made a model worse."""
 
 
+class _Family(NamedTuple):
+    """The scores of one method over train sizes, and the law fitted to them; row 0 is the original data."""
+
+    sizes: tuple[int, ...]
+    """Empty for a method that learns nothing from train."""
+    means: Array
+    """Mean scores, shape (samples, sizes), or (samples, 1) without sizes."""
+    law: Curves
+    fits: bool
+    """Whether the residuals of the law are within their standard errors, in the mean over the sizes."""
+
+
 def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | None:
     """Return the curves and crossovers of one task, or None unless a method was measured at three sizes or more."""
     groups: dict[tuple[str, str, str, str], dict[int, Arm]] = {}
@@ -107,17 +138,22 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
     # A fixed seed: the same results give the same bytes.
     rng = np.random.default_rng(0)
     weights = _resamples(arms, samples, rng)
-    fits = {k: _fit(g, weights, rng) for k, g in groups.items()}
+    families = {k: _family(g, weights, rng) for k, g in groups.items()}
     constants = [a for a in arms if not a.learns and a.score.n and not a.dropped]
     names = curve_names(arms)
     kinds = {k: next(iter(g.values())).kind for k, g in groups.items()}
-    rivals = {names[k]: (fits[k], list(groups[k])) for k in groups if kinds[k] == "context"}
-    rivals |= {names[a.family]: (flat(_means([a], weights, rng)[:, 0]), []) for a in constants}
-    crossovers = []
-    for k in (k for k in groups if kinds[k] == "weights"):
-        for name, (rival, sizes) in rivals.items():
-            crossovers.append(_crossover(names[k], name, fits[k], rival, list(groups[k]), sizes))
-    curves = tuple(_curve(names[k], kinds[k], groups[k], fits[k]) for k in groups)
+    rivals = {names[k]: families[k] for k in groups if kinds[k] == "context"}
+    for a in constants:
+        means = _means([a], weights, rng)
+        rivals[names[a.family]] = _Family((), means, flat(means[:, 0]), fits=True)
+    crossovers = [
+        found
+        for k in groups
+        if kinds[k] == "weights"
+        for name, rival in rivals.items()
+        if (found := _crossover(names[k], name, families[k], rival)) is not None
+    ]
+    curves = tuple(_curve(names[k], kinds[k], groups[k], families[k]) for k in groups)
     warnings = tuple(w for k in groups if kinds[k] == "weights" for w in _harm_warnings(names[k], groups[k], constants))
     return Learning(curves, tuple(crossovers), warnings)
 
@@ -159,23 +195,28 @@ def _means(
     return np.stack(columns, axis=1)
 
 
-def _fit(group: Mapping[int, Arm], weights: Mapping[str, NDArray[np.float64]], rng: np.random.Generator) -> Curves:
-    return fit_curves(list(group), _means(list(group.values()), weights, rng))
+def _family(group: Mapping[int, Arm], weights: Mapping[str, NDArray[np.float64]], rng: np.random.Generator) -> _Family:
+    means = _means(list(group.values()), weights, rng)
+    law = fit_curves(list(group), means)
+    residuals = (law.at(list(group))[0] - means[0]) / np.maximum(means[1:].std(0), 1e-9)
+    return _Family(tuple(group), means, law, fits=bool(np.mean(residuals**2) <= 1))
 
 
-def _curve(name: str, kind: Kind, group: Mapping[int, Arm], fit: Curves) -> LearningCurve:
-    low, high = np.quantile(fit.limit[1:], (0.025, 0.975))
+def _curve(name: str, kind: Kind, group: Mapping[int, Arm], family: _Family) -> LearningCurve:
+    law = family.law
+    low, high = np.quantile(law.limit[1:], (0.025, 0.975))
     return LearningCurve(
         name,
         kind,
         tuple(group),
         tuple(a.score.mean for a in group.values()),
-        (float(fit.limit[0]), float(low), float(high)),
-        float(fit.drop[0]),
-        float(fit.power[0]),
-        float(fit.offset[0]),
-        _size(saturation_size(fit, GAIN, list(group))),
-        _line(fit, min(group), max(group)),
+        (float(law.limit[0]), float(low), float(high)) if family.fits else None,
+        float(law.drop[0]),
+        float(law.power[0]),
+        float(law.offset[0]),
+        _size(*[saturation_size(law, GAIN, list(group))] * 2) if family.fits else None,
+        _line(law, min(group), max(group)) if family.fits else (),
+        min(len(a.seeds) for a in group.values()),
     )
 
 
@@ -188,19 +229,38 @@ def _line(fit: Curves, smallest: int, largest: int) -> tuple[Point, ...]:
     return tuple(Point(*map(float, row)) for row in table)
 
 
-def _crossover(
-    weights: str, context: str, fit: Curves, rival: Curves, sizes: Sequence[int], others: Sequence[int]
-) -> Crossover:
-    """Return where the curve of a method in weights, measured at `sizes`, passes the curve of a rival for good."""
-    size = _size(crossover_size(fit, rival, [*sizes, *others]))
-    score = None if size.value is None else float(fit.at([size.value])[0, 0])
-    return Crossover(weights, context, size, score, min(*sizes, *others), max(sizes))
+def _crossover(weights: str, context: str, family: _Family, rival: _Family) -> Crossover | None:
+    """Return where a method in weights passes a rival for good, or None where no size was measured of both."""
+    shared = [n for n in family.sizes if not rival.sizes or n in rival.sizes]
+    if not shared:
+        return None
+    own = family.means[:, [family.sizes.index(n) for n in shared]]
+    gaps = own - (rival.means[:, [rival.sizes.index(n) for n in shared]] if rival.sizes else rival.means)
+    behind = gaps <= 1e-9
+    # The last place at which it is not ahead, -1 where it is ahead throughout.
+    last = np.where(behind.any(1), len(shared) - 1 - behind[:, ::-1].argmax(1), -1)
+    low = np.array([shared[0], *shared], dtype=float)[last + 1]
+    high = np.array([*shared, NEVER], dtype=float)[last + 1]
+    beyond, foretold = last == len(shared) - 1, family.fits and rival.fits
+    if foretold:
+        reach = [shared[-1], max(*family.sizes, *rival.sizes, shared[-1])]
+        high[beyond] = crossover_size(family.law, rival.law, reach, gap=gaps[:, -1])[beyond]
+        low[beyond] = high[beyond]
+    size, after = _size(low, high), None if last[0] < 0 else shared[last[0]]
+    score = None if size.value is None else float(family.law.at([size.value])[0, 0])
+    if not beyond[0]:
+        score = float(own[0, last[0] + 1])
+    return Crossover(weights, context, size, after, score, shared[0], shared[-1], foretold)
 
 
-def _size(found: NDArray[np.float64]) -> SizeEstimate:
-    """Return the size found in the original data, with its interval over the resamples."""
-    low, high = np.quantile(found[1:], (0.025, 0.975), method="closest_observation")
-    return SizeEstimate(*(None if v == NEVER else float(v) for v in (found[0], low, high)))
+def _size(lower: Array, upper: Array) -> SizeEstimate:
+    """Return the upper size of the original data, with the interval from the lower to the upper over the resamples.
+
+    The interval holds both sizes of the original data.
+    """
+    low = min(lower[0], np.quantile(lower[1:], 0.025, method="closest_observation"))
+    high = max(upper[0], np.quantile(upper[1:], 0.975, method="closest_observation"))
+    return SizeEstimate(*(None if v == NEVER else float(v) for v in (upper[0], low, high)))
 
 
 def _harm_warnings(name: str, group: Mapping[int, Arm], constants: Sequence[Arm]) -> list[str]:
@@ -216,38 +276,3 @@ def _harm_warnings(name: str, group: Mapping[int, Arm], constants: Sequence[Arm]
                     f"[{d.low:+.3f}, {d.high:+.3f}]; train on more or not at all"
                 )
     return warnings
-
-
-def learning_sentences(learning: Learning) -> list[str]:
-    """Return one sentence for each fitted curve and each crossover."""
-    sentences = []
-    for c in learning.curves:
-        value, low, high = c.limit
-        pays = f"doubling buys less than a point from {size_words(c.enough)} examples on"
-        if c.enough.value is None:
-            pays = f"doubling buys a point up to {REACH:g} times the sizes measured {_interval(c.enough)}"
-        sentences.append(f"{c.name}: tends to {value:.3f} [{low:.3f}, {high:.3f}]; {pays}")
-    for x in learning.crossovers:
-        if x.size.value is None:
-            words = f"does not overtake {x.context} up to {REACH:g} times the sizes measured {_interval(x.size)}"
-        elif x.throughout:
-            words = f"is ahead of {x.context} from the smallest size on, {size_words(x.size)} examples"
-        else:
-            beyond = ", beyond what was measured" if x.beyond else ""
-            words = f"overtakes {x.context} at {size_words(x.size)} examples{beyond}"
-        sentences.append(f"{x.weights} {words}")
-    return sentences
-
-
-def size_words(size: SizeEstimate) -> str:
-    """Return a size with its interval as text."""
-    return f"{number_words(size.value)} {_interval(size)}"
-
-
-def _interval(size: SizeEstimate) -> str:
-    return f"[{number_words(size.low)}, {number_words(size.high)}]"
-
-
-def number_words(value: float | None) -> str:
-    """Return a number of examples as text, `never` for None."""
-    return "never" if value is None else f"{value:,.0f}"

@@ -88,13 +88,15 @@ def saturation_size(curves: Curves, gain: float, sizes: Sequence[float]) -> Arra
     return _stays_positive(grid, gain - (curves.at(2 * grid) - curves.at(grid)))
 
 
-def crossover_size(a: Curves, b: Curves, sizes: Sequence[float]) -> Array:
+def crossover_size(a: Curves, b: Curves, sizes: Sequence[float], *, gap: Array | None = None) -> Array:
     """Return the size of each sample from which `a` stays above `b`, or `NEVER`.
 
     The search runs from the smallest size, which is returned where `a` is always above, to `REACH` times the largest.
+    With `gap`, shape (samples,), the difference that was measured at the smallest size, the curves are shifted to it.
     """
     grid = _grid(sizes)
-    return _stays_positive(grid, a.at(grid) - b.at(grid))
+    gaps = a.at(grid) - b.at(grid)
+    return _stays_positive(grid, gaps if gap is None else gaps - gaps[:, :1] + gap[:, None])
 
 
 def _grid(sizes: Sequence[float]) -> Array:

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import monthly_usd, rounded
-from crossover.eval.analysis.learning import Crossover, Point, size_words
+from crossover.eval.analysis.learning import Crossover, Point
+from crossover.eval.analysis.learning_words import size_words
 from crossover.eval.analysis.saturation import REACH
 from crossover.eval.analysis.stats import Estimate
 from crossover.eval.analysis.sweep import VolumeVerdict

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import Contrast
-from crossover.eval.analysis.learning import number_words
+from crossover.eval.analysis.learning_words import number_words
 from crossover.eval.analysis.rules import DEFAULT_VOLUME, MARGIN
 from crossover.eval.analysis.saturation import REACH
 from crossover.eval.analysis.stats import Estimate

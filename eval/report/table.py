@@ -10,7 +10,7 @@ from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.cost import BreakEven
 from crossover.eval.analysis.human import HumanCheck
 from crossover.eval.analysis.labels import rare_and_frequent
-from crossover.eval.analysis.learning import learning_sentences
+from crossover.eval.analysis.learning_words import learning_sentences
 from crossover.eval.analysis.stats import Estimate
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.report.text import columns, money, p_value, wrapped
@@ -139,7 +139,9 @@ def break_even_line(b: BreakEven) -> str:
         return f"break-even: never, {b.run} does not get cheaper than {b.start}"
     low = "0" if b.low is None else f"{b.low:,.0f}"
     high = "never" if b.high is None else f"{b.high:,.0f}"
-    return f"break-even of {b.run} over {b.start}: {b.value:,.0f} requests ({low} to {high})"
+    # Equal ends know of no spread, and are no interval.
+    interval = "" if low == high else f" ({low} to {high})"
+    return f"break-even of {b.run} over {b.start}: {b.value:,.0f} requests{interval}"
 
 
 def render(comparison: Comparison) -> str:
