@@ -1,7 +1,7 @@
 """Demonstrations that the teacher answered and the metric accepted (DSPy's BootstrapFewShot, arXiv 2310.03714)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import dspy
@@ -41,6 +41,7 @@ class Bootstrap:
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
         order = drawn(train, seed)
         with search:
+            pool = order[: search.left]
             optimizer = dspy.BootstrapFewShot(
                 metric=search.metric,
                 metric_threshold=self.threshold,
@@ -50,8 +51,9 @@ class Bootstrap:
                 max_rounds=self.rounds,
                 max_errors=UNLIMITED_ERRORS,
             )
-            search.compiled = optimizer.compile(with_demos(program, []), trainset=search.examples(order[: search.left]))
+            search.compiled = optimizer.compile(with_demos(program, []), trainset=search.examples(pool))
         fitted = search.unselected()
+        fitted.facts = replace(fitted.facts, labels_used=len(pool))
         if not any(d.get("augmented") for p in (search.compiled or program).predictors() for d in p.demos):
             fitted.warnings.append(f"the metric accepted none of the teacher's answers to {len(order)} examples")
         return fitted

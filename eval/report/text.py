@@ -38,9 +38,11 @@ def field_text(value: object) -> str:
 
 
 def money(value: float | None) -> str:
-    """Return dollars with two significant digits or more; an unknown price is "unpriced", never 0."""
+    """Return dollars with two significant digits or more; an unknown price is "unpriced", an infinite one "never"."""
     if value is None:
         return "unpriced"
+    if math.isinf(value):
+        return "never"
     if value == 0:
         return "0"
     return f"{value:.0f}" if value >= 100 else f"{value:.{max(2, 1 - math.floor(math.log10(value)))}f}"
@@ -48,8 +50,8 @@ def money(value: float | None) -> str:
 
 def dollars(value: float | None) -> str:
     """Return dollars with their sign, as people write them."""
-    if value is None:
-        return "unpriced"
+    if value is None or math.isinf(value):
+        return money(value)
     return f"${value:,.0f}" if value >= 100 else f"${money(value)}"
 
 
