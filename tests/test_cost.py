@@ -4,6 +4,7 @@ import pytest
 from factories import make_cell, make_result, make_row
 
 from crossover.eval.analysis.cost import (
+    BreakEven,
     Cost,
     break_even_interval,
     break_even_requests,
@@ -15,6 +16,7 @@ from crossover.eval.analysis.cost import (
     request_costs,
 )
 from crossover.eval.experiment.spec import Prices
+from crossover.eval.report.table import break_even_line
 from crossover.models.usage import Usage
 
 PRICES = Prices(machine_hour_usd=3.60)
@@ -101,6 +103,17 @@ def test_the_interval_of_a_break_even_holds_its_value() -> None:
     assert (b.start, b.run) == ("few_shot", "sft")
     assert b.value == pytest.approx(10_000)
     assert 8_000 < b.low < 10_000 < b.high < 13_000
+
+
+def test_seeds_that_differ_in_price_widen_the_interval_of_a_break_even() -> None:
+    costs = {"few_shot": Cost(0.0, 2.0, None, seed_error=0.1), "sft": Cost(10.0, 1.0, None)}
+    b = break_even_interval(costs, {"few_shot": requests_of(0.002, 0.0), "sft": requests_of(0.001, 0.0)})
+    assert (b.low, b.high) == (pytest.approx(10 / 0.0012), pytest.approx(10 / 0.0008))
+
+
+def test_equal_ends_are_not_printed_as_an_interval() -> None:
+    assert break_even_line(BreakEven(1176.4, 1176.4, 1176.4, "few_shot", "sft")).endswith("1,176 requests")
+    assert break_even_line(BreakEven(1176.4, 1000.0, None, "few_shot", "sft")).endswith("requests (1,000 to never)")
 
 
 def test_a_break_even_that_may_never_come_has_no_upper_end() -> None:

@@ -47,9 +47,12 @@ def test_training_wins_where_the_answer_must_be_read_off() -> None:
     assert verdict.ties == ()
 
 
-@pytest.mark.parametrize("name", ["openings", "wanted"])
-def test_the_break_even_is_that_of_the_rows(name: str) -> None:
-    found, comparison, verdict = judge(name)
+def test_a_challenger_that_is_worse_has_no_break_even() -> None:
+    assert judge("openings")[2].break_even is None
+
+
+def test_the_break_even_is_that_of_the_rows() -> None:
+    found, comparison, verdict = judge("wanted")
     tuned, prompt = arm(comparison, "sft"), arm(comparison, "retrieved_demos")
     assert verdict.break_even is not None
     assert (verdict.break_even.start, verdict.break_even.run) == (prompt.name, tuned.name)

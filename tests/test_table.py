@@ -48,7 +48,7 @@ use sft
   +0.01, p = 0.5).
   confidence: moderate
   as good, as far as this test can tell: retrieved_demos
-  break-even of sft over retrieved_demos: 1,176 requests (1,176 to 1,176)
+  break-even of sft over retrieved_demos: 1,176 requests
   what would change this:
   - below about 87 requests a month retrieved_demos is over a tenth cheaper than sft
   - at less than $0.0057 per 1,000 requests to retrieved_demos (now $0.042) retrieved_demos is over a tenth

@@ -324,6 +324,7 @@ def test_break_even_is_between_the_best_arms_of_both_kinds() -> None:
     assert (v.break_even.start, v.break_even.run) == ("retrieved_demos", "sft")
     assert v.break_even.value == pytest.approx(10 / 0.00009, rel=1e-6)
     assert judge(zero(right(60, 300)), demos(right(240, 300))).break_even is None
+    assert judge(demos(right(240, 300), serve_seconds=30), sft(right(60, 300), serve_seconds=3)).break_even is None
 
 
 def test_arms_measured_on_different_splits_or_examples_are_refused() -> None:

@@ -35,8 +35,10 @@ class Cost:
     """Standard error of `per_1k_requests` over seeds; 0 for one seed, which shows no spread."""
 
     def per_1k_correct(self, score: float) -> float | None:
-        """Return dollars for 1,000 right answers at a mean score; None without a price or without right answers."""
-        return None if self.per_1k_requests is None or not score > 0 else self.per_1k_requests / score
+        """Return dollars for 1,000 right answers at a mean score; None without a price, infinite at score 0."""
+        if self.per_1k_requests is None:
+            return None
+        return self.per_1k_requests / score if score > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -169,19 +171,23 @@ def break_even_interval(
     """Return the break-even of two arms with a 95 % interval by bootstrap over requests, paired by example.
 
     Both mappings hold the same two names; `requests` has the dollars of each arm by example id. The interval covers the
-    lengths of the requests only; fitting costs and the speed of the machine are taken as measured.
+    lengths of the requests, and the price as it differs between seeds. Fitting costs are taken as measured, and so is
+    the speed of the machine with one seed.
     """
     starts = {name: start_usd(cost, months=months) for name, cost in costs.items()}
     start, run = sorted(costs, key=lambda name: (starts[name], -_known(costs[name].per_1k_requests)))
     extra = starts[run] - starts[start]
     saved = [usd - requests[run][i] for i, usd in requests[start].items() if i in requests[run]]
     saving = mean_interval(saved, seed=seed)
+    error = 2 * math.hypot(*(c.seed_error / 1000 for c in costs.values()))
+    low = saving.mean - math.hypot(saving.mean - saving.low, error)
+    high = saving.mean + math.hypot(saving.high - saving.mean, error)
 
     def count(each: float) -> float | None:
         return extra / each if each > 0 else None
 
     value = break_even_requests(costs[start], costs[run], months=months)
-    return BreakEven(value, count(saving.high), count(saving.low), start, run)
+    return BreakEven(value, count(high), count(low), start, run)
 
 
 def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class Ledger:
     discarded: float
     """Trials that were trained and thrown away."""
     hosting_per_month: float
-    """Due each month, at any traffic."""
+    """Due each month, at any traffic: for tuned weights, and for any model that runs here."""
 
     @property
     def fit(self) -> float | None:
@@ -78,7 +78,7 @@ def ledger_of(result: Result, prices: Prices) -> Ledger:
         teacher=facts.teacher_usd,
         training=trained,
         discarded=machine_usd(discarded, rate),
-        hosting_per_month=prices.tuned_hosting_usd_per_month if method.trains else 0.0,
+        hosting_per_month=prices.tuned_hosting_usd_per_month if method.trains or result.local else 0.0,
     )
 
 

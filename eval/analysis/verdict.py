@@ -36,13 +36,13 @@ class Verdict:
     flips: tuple[str, ...] = ()
     """One sentence for each change that would alter the choice."""
     break_even: BreakEven | None = None
-    """Of the best in-context and the best fine-tuned arm; None when one of them is missing or unpriced."""
+    """Of the best in-context and the best fine-tuned arm; None when one is missing, unpriced or no rival."""
 
 
 def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, margin: float = MARGIN) -> Verdict:
     """Choose among the arms of one task by the rules of `rules.py`, or abstain."""
     task = task_comparison(arms, contrasts, needs, margin)
-    name, break_even = arms[0].task, _break_even(arms, needs)
+    name, break_even = arms[0].task, _break_even(task)
     for _, reason_to_abstain in ABSTAIN:
         if reason := reason_to_abstain(task):
             return Verdict(name, None, reason, "abstain", flips=_flips(task), break_even=break_even)
@@ -55,15 +55,20 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     return Verdict(name, chosen.name, because, confidence, ties, flips, break_even)
 
 
-def _break_even(arms: Sequence[Arm], needs: Needs) -> BreakEven | None:
-    """Return the break-even between the best in-context and the best fine-tuned arm that passed the checks."""
-    sound = eligible(arms, Needs())
+def _break_even(task: TaskComparison) -> BreakEven | None:
+    """Return the break-even between the best in-context and the best fine-tuned arm that passed the checks.
+
+    None where the arm that costs more to start is significantly worse: nobody will wait for it to pay.
+    """
+    sound = eligible(task.arms, Needs())
     kinds: tuple[Kind, ...] = ("context", "weights")
     best = [a for kind in kinds for a in [b for b in sound if b.kind == kind][:1]]
     requests = {a.name: a.request_usd for a in best if a.request_usd and a.cost.fit is not None}
     if len(requests) < 2:
         return None
-    return break_even_interval({a.name: a.cost for a in best}, requests, months=needs.refresh_months)
+    found = break_even_interval({a.name: a.cost for a in best}, requests, months=task.needs.refresh_months)
+    contrast = task.contrasts.get((found.run, found.start))
+    return None if contrast is not None and contrast.finding == "worse" else found
 
 
 def _race_words(arms: Sequence[Arm]) -> str:

@@ -142,5 +142,5 @@ def _verdict_json(v: Verdict) -> dict[str, Any]:
         "flips": list(v.flips),
         "break_even_requests": None
         if b is None
-        else {"value": _finite(b.value), "low": _finite(b.low), "high": _finite(b.high)},
+        else {"a": b.run, "b": b.start, "value": _finite(b.value), "low": _finite(b.low), "high": _finite(b.high)},
     }
