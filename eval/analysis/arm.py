@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 from crossover.eval.analysis.cost import Cost, RequestCosts, cost_of, mean_cost
 from crossover.eval.analysis.human import HumanCheck, human_check
@@ -208,7 +208,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         mlflow_run_ids=tuple(r.mlflow_run_id for r in results),
         scores=scores,
         clusters=clusters,
-        score=widen_estimate(_score(scores, clusters), by_seed),
+        score=widen_estimate(mean_score(scores, clusters), by_seed),
         rows=rows,
         failed=failed,
         failed_ids=tuple(tuple(i for i in t.ids if i not in s) for t, s in zip(tables, by_seed, strict=True)),
@@ -239,18 +239,6 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
     )
 
 
-def with_failures_as_0(arm: Arm) -> Arm:
-    """Return the arm with a score of 0 for every failed row, the harshest reading of what was not measured."""
-    if not any(arm.failed_ids):
-        return arm
-    by_seed = tuple(
-        dict(sorted((scores | dict.fromkeys(failed, 0.0)).items()))
-        for scores, failed in zip(arm.by_seed, arm.failed_ids, strict=True)
-    )
-    scores = mean_scores(by_seed)
-    return replace(arm, scores=scores, by_seed=by_seed, score=widen_estimate(_score(scores, arm.clusters), by_seed))
-
-
 def mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     """Return the mean score of each example over the seeds that scored it."""
     if len(by_seed) == 1:
@@ -268,7 +256,7 @@ def _ranking(result: Result) -> Ranking | None:
     return Ranking(**{n: result.notes[n] for n in names}) if all(n in result.notes for n in names) else None
 
 
-def _score(scores: Mapping[str, float], clusters: Mapping[str, str]) -> Estimate:
+def mean_score(scores: Mapping[str, float], clusters: Mapping[str, str]) -> Estimate:
     """Return the mean of the scores with its interval."""
     return score_interval(list(scores.values()), clusters=[clusters[i] for i in scores] if clusters else None)
 
@@ -280,7 +268,7 @@ def _field_scores(tables: Sequence[Rows], clusters: Mapping[str, str]) -> dict[s
         by_seed = tuple(dict(sorted(t.scored_field(name).items())) for t in tables)
         scores = mean_scores(by_seed)
         if all(0 <= s <= 1 for s in scores.values()):
-            by_field[name] = widen_estimate(_score(scores, clusters), by_seed)
+            by_field[name] = widen_estimate(mean_score(scores, clusters), by_seed)
         else:
             # A number beside the score, such as a length, of which no interval is known.
             by_field[name] = Estimate(sum(scores.values()) / len(scores), math.nan, math.nan, len(scores))
@@ -290,7 +278,7 @@ def _field_scores(tables: Sequence[Rows], clusters: Mapping[str, str]) -> dict[s
 def _score_by_hit(scores: Mapping[str, float], result: Result, *, hit: bool) -> Estimate | None:
     """Return the score over the examples that retrieval hit, or over those it missed; None without retrieval."""
     chosen = {i: s for i, s in scores.items() if result.hits.get(i) is hit}
-    return _score(chosen, result.clusters) if result.hits else None
+    return mean_score(chosen, result.clusters) if result.hits else None
 
 
 def _mean_usage(results: Sequence[Result]) -> Usage:

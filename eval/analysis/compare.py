@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
 
-from crossover.eval.analysis.arm import Arm, arms_of, best_first, with_failures_as_0
+from crossover.eval.analysis.arm import Arm, arms_of, best_first, mean_score, mean_scores
 from crossover.eval.analysis.cautions import cautions
 from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, difference_of
 from crossover.eval.analysis.cost import pareto_front
 from crossover.eval.analysis.exclusion import eligible
 from crossover.eval.analysis.learning import Learning, learning_of
 from crossover.eval.analysis.rules import MARGIN
+from crossover.eval.analysis.seeds import widen_estimate
 from crossover.eval.analysis.verdict import Verdict, decide
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
@@ -86,6 +87,18 @@ def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experime
         cautions={task: cautions(group, contrasts[task]) for task, group in arms.items()},
         learning={task: found for task, group in arms.items() if (found := learning_of(group)) is not None},
     )
+
+
+def with_failures_as_0(arm: Arm) -> Arm:
+    """Return the arm with a score of 0 for every failed row, the harshest reading of what was not measured."""
+    if not any(arm.failed_ids):
+        return arm
+    by_seed = tuple(
+        dict(sorted((scores | dict.fromkeys(failed, 0.0)).items()))
+        for scores, failed in zip(arm.by_seed, arm.failed_ids, strict=True)
+    )
+    scores = mean_scores(by_seed)
+    return replace(arm, scores=scores, by_seed=by_seed, score=widen_estimate(mean_score(scores, arm.clusters), by_seed))
 
 
 class HarshReading(NamedTuple):
