@@ -94,7 +94,7 @@ def with_failures_as_0(arm: Arm) -> Arm:
     if not any(arm.failed_ids):
         return arm
     by_seed = tuple(
-        dict(sorted((scores | dict.fromkeys(failed, 0.0)).items()))
+        dict(sorted({**scores, **dict.fromkeys(failed, 0.0)}.items()))
         for scores, failed in zip(arm.by_seed, arm.failed_ids, strict=True)
     )
     scores = mean_scores(by_seed)
