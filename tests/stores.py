@@ -61,7 +61,7 @@ MADE = {
 SIZES = (64, 256, 1024)
 
 
-def write_experiment(folder: Path, *, test: int = 300) -> Path:
+def write_experiment(folder: Path, *, test: int = 600) -> Path:
     """Write the data and the experiment file, and return the file; every third question is hostile."""
     labels = [label for label, share in LABELS.items() for _ in range(share)]
     for name, count in (("train", 1100), ("val", 60), ("test", test)):

@@ -190,10 +190,10 @@ def test_a_baseline_that_does_not_compare_is_refused(
 def test_the_verdict_of_each_volume_is_that_of_the_rules(data: ReportData) -> None:
     verdict = data.comparison.verdicts[0]
     found = verdicts_by_volume(data.comparison, verdict, data.experiment.needs)
-    assert [s.volume for s in found][:2] == [None, 100.0]
+    assert [s.volume for s in found][:2] == [None, 1000.0]
     assert all(b.volume > a.volume for a, b in pairwise(found[1:]) if a.volume and b.volume)
     assert found[0].verdict == verdict
-    assert {s.verdict.choose for s in found} == {"sft rank=16, n=1024", "retrieved_demos demos=8, n=256"}
+    assert {s.verdict.choose for s in found} == {"sft rank=16, n=1024", "retrieved_demos demos=8, n=1024"}
     for s in found[1::6]:
         again = compare(
             data.finished.results, needs=Needs(volume_per_month=s.volume), prices=Prices(2.5), experiment="x"
@@ -255,8 +255,8 @@ def test_learning_curves_are_drawn_with_bands_and_the_sizes_where_one_overtakes(
 def test_labels_stand_beside_their_frequency(data: ReportData) -> None:
     arms = data.arms("intents")
     lines = label_lines(data, "intents", arms)
-    assert [(x.label, x.test) for x in lines[:2]] == [("card_lost", 125), ("refund_late", 75)]
-    weighted = [sum(x.test * (x.scores[n] or 0.0) for x in lines) / 300 for n in range(len(arms))]
+    assert [(x.label, x.test) for x in lines[:2]] == [("card_lost", 250), ("refund_late", 150)]
+    weighted = [sum(x.test * (x.scores[n] or 0.0) for x in lines) / 600 for n in range(len(arms))]
     assert weighted == pytest.approx([a.score.mean for a in arms])
 
 
