@@ -49,9 +49,8 @@ def split_notes(stored: Mapping[str, Any]) -> tuple[FitFacts, dict[str, Any]]:
 def _labels_from_notes(notes: Mapping[str, Any]) -> int | None:
     """Return the labels that an arm needed, from the notes of a version that wrote no `labels_used`.
 
-    `pool` was the number of examples chosen from, `demos` of those shown, `fixed` of a block
-    beside the pool; a search, which notes its `candidates`, read
-    all of train and val.
+    `pool` was the number of examples chosen from, `demos` of those shown, `fixed` of a block beside the
+    pool; a search, which notes its `candidates`, read all of train and val.
     """
     if "pool" in notes:
         return int(notes["pool"]) + int(notes.get("fixed", 0))
