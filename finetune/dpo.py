@@ -7,7 +7,7 @@ import dspy
 
 from crossover.finetune.training.options import TrainingOptions, check_local, without_demos
 from crossover.models.errors import UserError
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Dpo:
         """Refuse what cannot be trained, before anything is spent."""
         if self.adapter not in ("lora", "dora"):
             raise UserError(f"dpo adapter {self.adapter!r} is not one of lora, dora; set `adapter: lora`")
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(epochs=self.epochs, attempts=self.attempts)
 
     def fit(
         self,

@@ -10,7 +10,7 @@ import dspy
 from crossover.finetune.training.options import TrainingOptions, check_local, without_demos
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 if TYPE_CHECKING:
     from crossover.finetune.training.context import FitContext
@@ -50,6 +50,10 @@ class Head:
         for name, value, known in (("pooling", self.pooling, ("mean", "last")), ("base", self.base, BASES)):
             if value not in known:
                 raise UserError(f"head {name} {value!r} is not one of {', '.join(known)}; set `{name}: {known[0]}`")
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(epochs=1 if self.base == "frozen" else self.epochs)
 
     def fit(
         self,

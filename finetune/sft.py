@@ -10,7 +10,7 @@ import dspy
 from crossover.finetune.training.options import TrainingOptions, check_adapter, check_local, without_demos
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 if TYPE_CHECKING:
     from crossover.finetune.training.checkpoints import TrainingRun
@@ -80,6 +80,15 @@ class Sft:
             from crossover.finetune.training.hyperparameters import plan_of
 
             plan_of(self.search)
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        epochs = float(self.epochs)
+        if self.search is not None:
+            from crossover.finetune.training.hyperparameters import plan_of
+
+            epochs *= plan_of(self.search).whole_trainings
+        return Workload(epochs=epochs, attempts=0 if self.targets == "gold" else self.attempts)
 
     def fit(
         self,

@@ -8,7 +8,7 @@ import dspy
 
 from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Bootstrap:
     """Attempts at each example."""
     threshold: float = 1.0
     """Score from which an answer is accepted; DSPy's own default takes any score above 0, such as an F1 of 0.1."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=max(self.bootstrapped, self.labelled))
 
     def fit(
         self,

@@ -8,7 +8,7 @@ import dspy
 
 from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class BootstrapSearch:
     """Attempts at each example."""
     threshold: float = 1.0
     """Lowest score of an answer that is accepted; DSPy's own default takes any score above 0."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=max(self.bootstrapped, self.labelled))
 
     def fit(
         self,

@@ -7,7 +7,7 @@ from typing import ClassVar
 import dspy
 
 from crossover.optimizers.common.search import Search
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class Copro:
     """Rounds."""
     temperature: float = 1.4
     """Sampling temperature of the proposals."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload()
 
     def fit(
         self,

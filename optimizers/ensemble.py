@@ -11,7 +11,7 @@ from dspy.utils.exceptions import AdapterParseError
 from crossover.models.usage import Usage
 from crossover.programs.demos import last_output, with_demos
 from crossover.programs.splits import fold
-from crossover.programs.task import Budget, FitFacts, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 
 class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
@@ -48,6 +48,10 @@ class Ensemble:
     """Programs that vote."""
     demos: int = 4
     """Demonstrations of each member."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=self.demos, calls=self.members)
 
     def fit(
         self,

@@ -7,7 +7,7 @@ import dspy
 
 from crossover.models.usage import Usage
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, FitFacts, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,10 @@ class FewShot:
 
     demos: int = 4
     """Demonstrations to show."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=self.demos)
 
     def fit(
         self,

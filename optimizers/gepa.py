@@ -10,7 +10,7 @@ from dspy.teleprompt.gepa import InstructionProposer
 from crossover.models.errors import UserError
 from crossover.optimizers.common.search import Search
 from crossover.programs.fields import answers_of
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 SIZES = ("light", "medium", "heavy")
 
@@ -36,6 +36,10 @@ class Gepa:
         """
         if self.auto not in SIZES:
             raise UserError(f"gepa auto {self.auto!r} is not one of {', '.join(SIZES)}; set `auto: light`")
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload()
 
     def fit(
         self,

@@ -10,7 +10,7 @@ from crossover.models.usage import Usage
 from crossover.optimizers.common.context import fits_context, leading_that_fit
 from crossover.optimizers.common.nearest import NearestDemos, demo_index
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, FitFacts, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 BLOCK = 0.75
 """Share of the context that the block may fill: the rest is for the demonstrations of each question."""
@@ -36,6 +36,10 @@ class Hybrid:
             UserError: there is no such index, or it has no such option.
         """
         demo_index(self.index, self.index_options)
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=self.fixed + self.demos)
 
     def fit(
         self,

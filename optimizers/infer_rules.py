@@ -9,7 +9,7 @@ import dspy
 
 from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class InferRules:
     """Demonstrations at most in all; labelled examples fill the rest."""
     threshold: float = 1.0
     """Lowest score of an answer that is accepted; DSPy's own default takes any score above 0."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=max(self.bootstrapped, self.labelled))
 
     def fit(
         self,

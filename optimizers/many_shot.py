@@ -11,7 +11,7 @@ from crossover.models.usage import Usage
 from crossover.optimizers.common.context import fits_context, leading_that_fit
 from crossover.optimizers.common.nearest import NearestDemos
 from crossover.programs.demos import drawn, last_output, with_demos
-from crossover.programs.task import Budget, FitFacts, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 ORDERS = ("shuffled", "label_sorted", "similarity")
 
@@ -35,6 +35,10 @@ class ManyShot:
         """
         if self.order not in ORDERS:
             raise UserError(f"many_shot order {self.order!r} is not one of {', '.join(ORDERS)}; set `order: shuffled`")
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=self.demos or train)
 
     def fit(
         self,

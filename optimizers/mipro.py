@@ -9,7 +9,7 @@ import dspy
 
 from crossover.optimizers.common.search import UNLIMITED_ERRORS, Search
 from crossover.programs.demos import drawn, with_demos
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 MINIBATCH_FROM = 50
 """With more val examples than this, trials are scored on 35 of them and only the most promising on all (DSPy's)."""
@@ -33,6 +33,10 @@ class Mipro:
     """Lowest score of an answer that is accepted; DSPy's own default takes any score above 0."""
     temperature: float = 1.0
     """Sampling temperature of the proposals."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=max(self.bootstrapped, self.labelled))
 
     def fit(
         self,

@@ -10,7 +10,7 @@ from crossover.models.usage import Usage
 from crossover.optimizers.common.context import fits_context
 from crossover.optimizers.common.nearest import NearestDemos, demo_index
 from crossover.programs.demos import with_demos
-from crossover.programs.task import Budget, FitFacts, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class RetrievedDemos:
             UserError: there is no such index, or it has no such option.
         """
         demo_index(self.index, self.index_options)
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=self.demos)
 
     def fit(
         self,

@@ -8,7 +8,7 @@ import dspy
 
 from crossover.optimizers.common.search import Search
 from crossover.programs.demos import drawn
-from crossover.programs.task import Budget, Fitted, Metric
+from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Simba:
     """Steps at most; fewer if the budget is too small."""
     demos: int = 4
     """Demonstrations at most; 0 for rules alone."""
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload(demos=self.demos)
 
     def fit(
         self,

@@ -8,7 +8,7 @@ import dspy
 
 from crossover.models.usage import Usage
 from crossover.programs.demos import with_demos
-from crossover.programs.task import Budget, FitFacts, Fitted, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,10 @@ class ZeroShot:
     """Zero-shot has no options."""
 
     learns: ClassVar[bool] = False
+
+    def workload(self, train: int) -> Workload:
+        """Return what `train` examples make of these options."""
+        return Workload()
 
     def fit(
         self,

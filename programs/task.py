@@ -197,6 +197,20 @@ class Budget:
     """Called with a one-line progress message."""
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What a method's options make of a run, as upper bounds; the forecast turns them into calls, tokens and time."""
+
+    demos: int = 0
+    """Demonstrations in a prompt."""
+    calls: int = 1
+    """Calls of the program to a question."""
+    epochs: float = 0.0
+    """Passes over train of all trainings together."""
+    attempts: int = 0
+    """Answers to each train example that are asked for before the training."""
+
+
 class Method(Protocol):
     """One way to adapt a program. A method is a frozen dataclass whose fields are its options and their defaults.
 
@@ -205,6 +219,10 @@ class Method(Protocol):
     are searched, so that the method has a budget and a teacher. Methods in finetune/ adapt weights, those in
     optimizers/ prompts. eval/experiment/catalog.py reads all of this from the file, without importing it.
     """
+
+    def workload(self, train: int) -> Workload:
+        """Return the most that fitting to `train` examples, and answering afterwards, takes."""
+        ...
 
     def fit(
         self,

@@ -6,12 +6,13 @@ starts from these and the last one's weights stand without the others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import dspy
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.models.usage import Usage, add_usd
-from crossover.programs.task import Budget, FitFacts, Fitted, Method, Metric
+from crossover.programs.task import Budget, FitFacts, Fitted, Method, Metric, Workload
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,16 @@ class Chain:
 
     steps: tuple[tuple[str, Method], ...]
     """Name and method of each step."""
+
+    def workload(self, train: int) -> Workload:
+        """Return the sum of the steps; a question meets the demonstrations of the last step that shows any."""
+        steps = [method.workload(train) for _, method in self.steps]
+        return Workload(
+            demos=next((w.demos for w in reversed(steps) if w.demos), 0),
+            calls=prod(w.calls for w in steps),
+            epochs=sum(w.epochs for w in steps),
+            attempts=sum(w.attempts for w in steps),
+        )
 
     def fit(
         self,

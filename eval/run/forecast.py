@@ -8,11 +8,10 @@ own. A local model is timed on one prompt; an API is not called, and its seconds
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import dspy
 
@@ -123,23 +122,17 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     predictors = len(task.program().predictors())
     warm, cold = latency_requests()
     requests = warm + (cold if model.local else 0)
-    calls, extra, shown, trained = len(test) + requests, 0, 0, 0.0
     bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
+    work = method_of(cell.method.name, cell.method.options).workload(len(train))
+    trained = round(work.epochs * len(train) * predictors * (bare + cell.model.max_tokens))
+    calls = (len(test) + requests) * work.calls + len(train) * work.attempts + round(val * work.epochs)
     for step in cell.method.steps:
-        has = vars(method_of(step.name, step.options))
         if step.searches:
-            extra += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
-        if step.trains:
-            trained += _epochs(has) * len(train) * predictors * (bare + cell.model.max_tokens)
-            extra += round(val * _epochs(has)) + len(train) * _attempts(step.name, has)
-        else:
-            shown = _shown(step.name, has, len(train))
-            calls *= has.get("members", 1)
-    calls += extra
-    program = with_demos(task.program(), [_with_passages(e, task, cell) for e in train[:shown]])
+            calls += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
+    program = with_demos(task.program(), [_with_passages(e, task, cell) for e in train[: work.demos]])
     longest = room(model.lm) or float("inf")
     length = mean(min(prompt_tokens(program, e, model.lm), longest) for e in questions)
-    return _priced(cell, cell.title, calls * predictors, length, experiment, pace, trained=round(trained))
+    return _priced(cell, cell.title, calls * predictors, length, experiment, pace, trained=trained)
 
 
 def _of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
@@ -164,31 +157,6 @@ def _priced(
     seconds = (read + TRAINING_STEP * trained) * pace.read + written * pace.written
     usd = machine_usd(seconds, experiment.prices.machine_hour_usd)
     return Forecast(name, calls, read, written, trained, seconds, usd)
-
-
-def _shown(name: str, has: Mapping[str, Any], train: int) -> int:
-    """Return the most demonstrations that a method with these options shows."""
-    if name == "many_shot" and not has["demos"]:
-        return train  # it fills the context
-    kinds = ("demos", "fixed", "labelled", "bootstrapped")
-    demos, fixed, labelled, bootstrapped = (int(has.get(kind, 0)) for kind in kinds)
-    return max(demos + fixed, labelled, bootstrapped)
-
-
-def _epochs(has: Mapping[str, Any]) -> float:
-    """Return the passes over the training rows, those of every trial of a search included."""
-    epochs = float(has.get("epochs", 1))
-    if has.get("search") is None:
-        return epochs
-    from crossover.finetune.training.hyperparameters import plan_of
-
-    plan = plan_of(has["search"])
-    return epochs * (plan.trials * plan.early + plan.finish * (1 - plan.early))
-
-
-def _attempts(name: str, has: Mapping[str, Any]) -> int:
-    """Return the answers to each train example that a training needs first, for pairs or for targets."""
-    return int(has["attempts"]) if name == "dpo" or has.get("targets", "gold") != "gold" else 0
 
 
 def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:

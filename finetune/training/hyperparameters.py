@@ -48,6 +48,11 @@ class Plan:
             given = f"trials {self.trials}, early {self.early:g}, finish {self.finish}"
             raise UserError(f"sft search: {given}; write 1 <= finish <= trials and 0 < early < 1")
 
+    @property
+    def whole_trainings(self) -> float:
+        """Trainings from beginning to end that the search amounts to."""
+        return self.trials * self.early + self.finish * (1 - self.early)
+
 
 def plan_of(given: Mapping[str, Any]) -> Plan:
     """Return the plan of an experiment file's `search`.
