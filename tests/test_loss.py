@@ -1,4 +1,4 @@
-"""The completion loss of finetune/loss.py is TRL's."""
+"""The completion loss of finetune/training/loss.py is TRL's, joined rows or not."""
 
 from pathlib import Path
 
@@ -6,10 +6,16 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from trl import SFTTrainer
 
-from crossover.finetune.training.loss import CompletionLossTrainer
+from crossover.finetune.training.loss import (
+    CompletionLossTrainer,
+    join,
+    joined_loss,
+    padded_loss,
+    same_loss,
+)
 from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
 from crossover.finetune.training.settings import sft_config
@@ -19,8 +25,8 @@ TEXT = "a card that was lost on the way to the bank and never came back"
 WORDS = TEXT.split()
 
 
-def trained(trainer_class: type[SFTTrainer], folder: Path) -> tuple[list[float], torch.Tensor]:
-    """Train three steps and return the losses and the embeddings after them."""
+def trained(trainer_class: type[SFTTrainer], folder: Path) -> tuple[list[float], SFTTrainer]:
+    """Train three steps and return the losses and the trainer."""
     rows = [
         {
             "prompt": [{"role": "user", "content": f"text: {' '.join(WORDS[: n % 13 + 1])}"}],
@@ -39,13 +45,70 @@ def trained(trainer_class: type[SFTTrainer], folder: Path) -> tuple[list[float],
         )
         trainer.train()
     losses = [float(h["loss"]) for h in trainer.state.log_history if "loss" in h]
-    return losses, trainer.model.get_input_embeddings().weight.detach().cpu()
+    return losses, trainer
+
+
+def batch(shared: int, own: tuple[int, ...], *, labels: int = 2) -> dict[str, torch.Tensor]:
+    """Return a batch of rows that begin alike and end with so many labels."""
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randint(5, 500, (shared,), generator=draw)
+    rows = [torch.cat([start, torch.randint(5, 500, (n,), generator=draw)]) for n in own]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=2)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
+    expected = torch.full_like(ids, -100)
+    for n, row in enumerate(rows):
+        expected[n, len(row) - labels : len(row)] = row[-labels:]
+    return {"input_ids": ids, "attention_mask": mask, "labels": expected}
 
 
 def test_the_loss_and_its_steps_are_those_of_trl(tmp_path: Path) -> None:
-    losses, weights = trained(CompletionLossTrainer, tmp_path / "ours")
-    expected, told = trained(SFTTrainer, tmp_path / "theirs")
+    losses, ours = trained(CompletionLossTrainer, tmp_path / "ours")
+    expected, theirs = trained(SFTTrainer, tmp_path / "theirs")
+    assert ours.joins
     assert losses == pytest.approx(expected, rel=1e-4)
     assert len(losses) == 3
     # AdamW's first steps have the size of the rate whatever the gradient's, so rounding shows where it is near zero.
+    weights, told = (t.model.get_input_embeddings().weight.detach().cpu() for t in (ours, theirs))
     assert (weights - told).abs().mean() < 1e-5
+
+
+def test_joined_rows_have_the_loss_and_the_gradients_of_padded_ones() -> None:
+    model = LlamaForCausalLM.from_pretrained(tiny.FOLDER, dtype=torch.float32)
+    given = batch(40, (6, 3, 11, 4))
+    joined = join(given, 0.0)
+    assert joined is not None
+    assert joined.inputs["input_ids"].shape == (1, 40 + 6 + 3 + 11 + 4)
+    found = []
+    for loss, _ in (padded_loss(model, given), joined_loss(model, joined)):
+        model.zero_grad()
+        loss.backward()
+        found.append((float(loss.detach()), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (apart, expected), (together, gradients) = found
+    assert together == pytest.approx(apart, rel=1e-5)
+    for gradient, other in zip(gradients, expected, strict=True):
+        assert (gradient - other).norm() <= 1e-4 * other.norm() + 1e-7
+
+
+def test_rows_are_joined_where_that_saves_work_and_never_beyond_the_first_label() -> None:
+    assert join(batch(0, (6, 7)), 0.0) is None
+    assert join(batch(8, (6,)), 0.0) is None
+    # All of the row is alike but its last two tokens, which are labelled: the one before them predicts the first.
+    joined = join(batch(10, (2, 2)), 0.0)
+    assert joined is not None
+    assert joined.inputs["position_ids"].tolist() == [[*range(9), 9, 10, 11, 9, 10, 11]]
+    assert len(joined.targets) == 4
+    # Attention over one row of all is dear where the rows have little in common.
+    assert join(batch(2, (200,) * 8), 0.0) is not None
+    assert join(batch(2, (200,) * 8), 0.01) is None
+
+
+def test_a_model_whose_attention_has_a_window_is_found_out() -> None:
+    sizes = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    given = batch(20, (6, 7, 8))
+    joined = join(given, 0.0)
+    assert joined is not None
+    torch.manual_seed(0)
+    for window, same in ((None, True), (4, False)):
+        model = MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=window, initializer_range=0.5))
+        assert same_loss(model, given, joined) is same
