@@ -42,6 +42,8 @@ def convert(gguf: Path, folder: Path, *, digits_apart: bool = False) -> None:
         # A chat model ends its turn with the token that its template writes there.
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+        # How the file was looked for is no part of the tokenizer: the folder's hash must be the same, offline or not.
+        tokenizer.init_kwargs.pop("local_files_only", None)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

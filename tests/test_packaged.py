@@ -95,6 +95,8 @@ def test_a_gguf_file_is_read_back_as_it_was_written(tmp_path: Path, monkeypatch:
     assert torch.allclose(engine.logits(ids), expected, atol=1e-4)
     assert engine.model.generation_config.eos_token_id == engine.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert isinstance(model.lm("hello")[0], str)
+    # The folder's hash is part of every cell's key, and a file converted offline is the same model.
+    assert "local_files_only" not in (engine.folder / "tokenizer_config.json").read_text()
 
 
 def test_a_package_with_another_file_is_refused(
