@@ -30,7 +30,8 @@ def test_one_verdict_ranges_over_an_api_and_a_local_model(tmp_path: Path, capsys
         *((tiny.NAME, method) for method in ("zero_shot", "few_shot", "sft")),
     ]
     assert len(data["verdict"]) == 1
-    assert data["verdict"][0]["choose"] in {a["name"] for a in data["arms"]}
+    # Sixty examples of a model without training may not tell any two arms apart.
+    assert data["verdict"][0]["choose"] in {None, *(a["name"] for a in data["arms"])}
     # Every pair of arms, across the models too.
     assert len(data["contrasts"]) == 10
     prices = [a["cost_usd"]["per_1k_requests"] for a in data["arms"]]
