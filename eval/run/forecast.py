@@ -17,7 +17,7 @@ from typing import Any
 import dspy
 
 from crossover.eval.analysis.ledger import machine_usd
-from crossover.eval.experiment.spec import Cell, Experiment, plan
+from crossover.eval.experiment.spec import Cell, Experiment, families_with_variants, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.text import columns, money
 from crossover.eval.run.context import READINGS_OF_VAL, Models
@@ -119,11 +119,13 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     """Return the forecast of one cell."""
     test, train = sample(task.test, experiment.limit), train_pool(task, cell.train_size, cell.seed)
     val = len(sample_val(task.val, experiment.limit))
+    last = cell.method.steps[-1]
+    chosen_on_val = cell.family in families_with_variants(experiment) and not (last.searches or last.trains)
     questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
     predictors = len(task.program().predictors())
     warm, cold = latency_requests()
     requests = warm + (cold if model.local else 0)
-    calls, extra, shown, trained = len(test) + requests, 0, 0, 0.0
+    calls, extra, shown, trained = len(test) + val * chosen_on_val + requests, 0, 0, 0.0
     bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
     for step in cell.method.steps:
         has = vars(method_of(step.name, step.options))
