@@ -10,7 +10,7 @@ import dspy
 from crossover.finetune.training.options import TrainingOptions, check_local, without_demos
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
-from crossover.programs.task import Budget, Fitted, Metric, Workload
+from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 if TYPE_CHECKING:
     from crossover.finetune.training.context import FitContext
@@ -84,7 +84,8 @@ class Head:
         # A training that was killed and went on took time before this process began.
         spent.seconds = max(spent.seconds, time.perf_counter() - context.begun)
         notes |= {"labels": len(data.answers), "rows": len(data.rows), "dropped_too_long": data.dropped}
-        fitted = Fitted(program=context.program, lm=tuned, spent=spent, artifact=folder, notes=notes)
+        facts = FitFacts(val_score=max(notes["val_scores"], default=None))
+        fitted = Fitted(program=context.program, lm=tuned, spent=spent, artifact=folder, facts=facts, notes=notes)
         if data.dropped:
             fitted.warnings.append(f"{data.dropped} training rows exceed the context and were left out")
         if 2 * len(set(data.labels)) > len(data.rows):

@@ -114,6 +114,9 @@ class FitFacts:
     """Size of the train pool; the run fills it in."""
     val_examples: int = 0
     """Size of val; the run fills it in."""
+    val_score: float | None = None
+    """Mean score on val, by which a variant of the method is chosen; None where fitting did not read val, and the run
+    fills it in."""
     teacher: str = ""
     """Name of the teacher; empty without one."""
     teacher_calls: int = 0
@@ -141,6 +144,7 @@ class FitFacts:
             labels_used=None if None in labels else max(n for n in labels if n is not None),
             train_examples=self.train_examples if later.train_examples is None else later.train_examples,
             val_examples=max(self.val_examples, later.val_examples),
+            val_score=later.val_score,
             teacher=self.teacher or later.teacher,
             teacher_calls=self.teacher_calls + later.teacher_calls,
             teacher_usd=add_usd(self.teacher_usd, later.teacher_usd),

@@ -1,6 +1,7 @@
 """Build real results with chosen numbers, for tests of what is computed from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dspy
 import tiny
@@ -10,7 +11,7 @@ from crossover.eval.experiment.spec import Cell, Knowledge
 from crossover.eval.store.result import Latency, Result
 from crossover.models.usage import Usage
 from crossover.programs.score import Row
-from crossover.programs.task import Passage, Task
+from crossover.programs.task import FitFacts, Passage, Task
 
 
 def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | None = 0.0) -> Row:
@@ -18,11 +19,18 @@ def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | Non
     return Row(f"e{i}", score, failure, tokens, 0, 5, 1, 0.1, usd, {"label": "x"})
 
 
-def make_cell(method: str = "zero_shot", *, size: int | None = None, seed: int = 0, knowledge: str = "none") -> Cell:
+def make_cell(
+    method: str = "zero_shot",
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    knowledge: str = "none",
+    options: Mapping[str, Any] | None = None,
+) -> Cell:
     return Cell(
         "intents",
         tiny.SPEC,
-        MethodSpec(method),
+        MethodSpec(method, options or {}),
         size,
         Knowledge(knowledge, knowledge),
         seed,
@@ -38,13 +46,15 @@ def make_result(
     usd: float | None = 0.0,
     ms: float = 40.0,
     local: bool = True,
+    val: float | None = None,
 ) -> Result:
     """Return the result of a cell with one row a score."""
     rows = [make_row(i, s, usd=usd) for i, s in enumerate(scores)]
     latency = Latency(tuple((ms + i % 10) / 1000 for i in range(100)), 1)
-    return Result(
-        f"key-{cell.method.name}-{cell.seed}", cell, "ab" * 32, rows, serve_seconds, latency, fit or Usage(), local
-    )
+    size = "" if cell.train_size is None else f"-n{cell.train_size}"
+    key = f"key-{cell.method.label.replace(' ', '-')}{size}-{cell.seed}"
+    facts = FitFacts(val_score=val)
+    return Result(key, cell, "ab" * 32, rows, serve_seconds, latency, fit or Usage(), local, facts)
 
 
 def right(n: int, of: int, *, shift: int = 0) -> list[float]:

@@ -39,6 +39,7 @@ methods:
   - sft: {rank: 16}
 train_sizes: [64, 256, 1024]
 prices: {machine_hour_usd: 2.50}
+compare: all
 """
 
 

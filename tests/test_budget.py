@@ -34,7 +34,7 @@ def test_arms_share_a_budget_and_pay_for_what_they_spent(tmp_path: Path, capsys:
         store = tmp_path / "mlruns"
         assert main(["run", str(file), "--store", str(store), "-q", "-j", "2", "--json", *UNTRACKED]) == 0
     arms = json.loads(capsys.readouterr().out)["arms"]
-    results = [json.loads((store / "cells" / a["cell"] / "result.json").read_text()) for a in arms]
+    results = [json.loads((store / "cells" / a["id"] / "result.json").read_text()) for a in arms]
     spent = [(r["cell"]["method"]["options"].get("metric_calls", 20), r["fit"]["metric_calls"]) for r in results]
     assert spent[1:] == [(20, 20), (9, 9)]
     assert 6 <= spent[0][1] <= 20

@@ -176,7 +176,7 @@ def test_a_chain_of_one_step_costs_what_the_step_costs(
     monkeypatch.chdir(tmp_path)
     alone = ledger(MethodSpec(name), step.facts, step.spent)
     assert ledger_of_chain((name, step)) == alone
-    assert alone.hosting_per_month == (20.0 if name == "sft" else 0.0)
+    assert alone.hosting_per_month == 20.0
 
 
 def test_a_chain_is_charged_for_every_second_and_dollar_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

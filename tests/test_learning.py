@@ -100,7 +100,7 @@ def test_curves_stand_in_the_table_and_in_the_json() -> None:
     assert "sft does not overtake many_shot up to 4 times the sizes measured" in " ".join(render(comparison).split())
     data = json.loads(json.dumps(to_json(comparison)))["learning"]["intents"]
     assert {c["name"] for c in data["curves"]} == {"many_shot", "sft"}
-    assert next(o for o in data["overtakings"] if o["context"] == "many_shot")["size"]["value"] is None
+    assert next(o for o in data["crossovers"] if o["context"] == "many_shot")["size"]["value"] is None
     assert len(learning_sentences(comparison.learning["intents"])) == 4
 
 

@@ -24,13 +24,14 @@ def test_one_verdict_ranges_over_an_api_and_a_local_model(tmp_path: Path, capsys
     assert "--set models: openai/gpt-4o-mini runs elsewhere, and its weights cannot be trained here; " in captured.err
     assert "left out: sft epochs=1 rank=4; all else is compared" in captured.err
     data = json.loads(captured.out)
-    assert [(a["model"], a["method"].split()[0]) for a in data["arms"]] == [
+    assert [(a["model"], a["method"]) for a in data["arms"]] == [
         ("openai/gpt-4o-mini", "zero_shot"),
         ("openai/gpt-4o-mini", "few_shot"),
         *((tiny.NAME, method) for method in ("zero_shot", "few_shot", "sft")),
     ]
     assert len(data["verdict"]) == 1
-    assert data["verdict"][0]["choose"] in {a["name"] for a in data["arms"]}
+    # Sixty examples of a model without training may not tell any two arms apart.
+    assert data["verdict"][0]["choose"] in {None, *(a["id"] for a in data["arms"])}
     # Every pair of arms, across the models too.
     assert len(data["contrasts"]) == 10
     prices = [a["cost_usd"]["per_1k_requests"] for a in data["arms"]]

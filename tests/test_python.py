@@ -18,7 +18,7 @@ def test_the_lines_of_the_document_run(tmp_path: Path, monkeypatch: pytest.Monke
     names: dict[str, Any] = {}
     exec(code.replace('"smollm2"', tiny.model(max_tokens=8)), names)
     assert names["choice"] == "retrieved_demos demos=3"
-    assert list(names["table"]["method"]) == ["zero_shot", "retrieved_demos demos=3"]
+    assert list(names["table"]["method"]) == ["zero_shot", "retrieved_demos"]
     assert "<pre>" in names["result"]._repr_html_()
     assert names["answer"].label == "billing"
     assert (tmp_path / "report.html").exists()

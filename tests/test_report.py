@@ -51,7 +51,9 @@ def data(folder: Path) -> ReportData:
 
 def data_of(folder: Path, experiment: Experiment) -> ReportData:
     found = finished(experiment, store=folder / "mlruns")
-    comparison = compare(found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name)
+    comparison = compare(
+        found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name, unit="all"
+    )
     return ReportData(experiment, comparison, found, "crossover run support.yaml")
 
 
@@ -172,7 +174,7 @@ def test_a_baseline_in_the_store_is_compared_by_example(data: ReportData, folder
     ("change", "message"),
     [
         ({"split_sha256": {"intents": "f" * 64}}, "intents had split ffffffffffff, now "),
-        ({"schema_version": 7}, "schema_version 7 is not 1"),
+        ({"schema_version": 7}, "schema_version 7 is not 1 or 2"),
         ({"arms": [{"task": "intents"}]}, "not a comparison (KeyError: 'score')"),
         ({"arms": []}, "no arm of this comparison"),
     ],

@@ -55,7 +55,7 @@ def run(file: Path, capsys: pytest.CaptureFixture[str], code: int = 0) -> list[d
 
 
 def rows(file: Path, arm: dict[str, Any]) -> list[Any]:
-    return sorted(read_table(file.parent / "mlruns" / "cells" / arm["cell"] / "rows.jsonl"), key=lambda r: r.id)
+    return sorted(read_table(file.parent / "mlruns" / "cells" / arm["id"] / "rows.jsonl"), key=lambda r: r.id)
 
 
 def tokens(row: Any) -> dict[str, int]:
@@ -115,7 +115,7 @@ def test_a_run_through_faults_completes_and_pays_for_nothing_twice(
     assert (arm["score"]["n"], arm["score"]["failed"]) == (15, 1)
     # Streams are asked for latency alone; all else that was answered in full is charged, and once. What broke off or
     # could not be read may have been paid for, and is charged as an estimate.
-    fit = json.loads((file.parent / "mlruns" / "cells" / arm["cell"] / "result.json").read_text())["fit"]
+    fit = json.loads((file.parent / "mlruns" / "cells" / arm["id"] / "result.json").read_text())["fit"]
     assert len(proxy.usages) == fit["calls"] + 15
     for name in ("prompt_tokens", "completion_tokens"):
         answered = sum(u[name] for u in proxy.usages)

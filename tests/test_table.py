@@ -116,26 +116,49 @@ def test_the_json_has_the_keys_of_the_interface(comparison: Comparison) -> None:
         "schema_version",
         "methodology_version",
         "experiment",
+        "complete",
         "partial",
         "split_sha256",
+        "compare",
         "arms",
         "contrasts",
         "learning",
         "failures",
-        "cautions",
         "verdict",
     ]
     arm = data["arms"][1]
-    assert {"cell", "task", "model", "method", "train_size", "knowledge", "seed", "mlflow_run_id"} <= set(arm)
+    assert {"id", "name", "task", "model", "method", "options", "kind", "train_size", "knowledge", "seeds"} <= set(arm)
+    assert {"cells", "prompt_format", "mlflow_run_id"} <= set(arm)
     assert set(arm["score"]) == {"mean", "low", "high", "n", "unparsed", "failed"}
     assert (arm["score"]["n"], arm["score"]["failed"]) == (190, 10)
     first = {"first_token_p50", "cold_p50", "cold_first_token_p50"}
-    assert set(arm["latency_ms"]) == {"p50", "p95", "p99", "n", "concurrency"} | first
+    assert set(arm["latency_ms"]) == {"p50", "p95", "p99", "p95_low", "p95_high", "n", "concurrency"} | first
     assert set(arm["tokens"]) == {"prompt", "cached", "completion"}
-    assert set(arm["cost_usd"]) == {"fit", "per_1k_requests", "paid", "per_1k_correct", "hosting_per_month", "judge"}
-    keys = {"task", "a", "b", "delta", "low", "high", "p", "p_holm", "detectable", "verdict"}
+    assert set(arm["cost_usd"]) == {
+        *("fit", "per_1k_requests", "per_1k_low", "per_1k_high", "paid", "per_1k_correct", "hosting_per_month", "judge")
+    }
+    keys = {"task", "a", "b", "delta", "low", "high", "p", "p_adjusted", "detectable", "verdict"}
     assert all(set(c) == keys for c in data["contrasts"])
-    assert {"task", "choose", "because", "confidence", "break_even_requests"} <= set(data["verdict"][0])
+    verdict, ids = data["verdict"][0], {a["id"] for a in data["arms"]}
+    assert {"task", "choose", "because", "confidence", "cautions", "break_even"} <= set(verdict)
+    assert {verdict["choose"], *verdict["ties"], *(c[x] for c in data["contrasts"] for x in "ab")} <= ids
+
+
+def test_an_arm_has_a_bare_method_and_the_options_that_differ_from_its_defaults() -> None:
+    steps = [{"name": "gepa", "options": {}}, {"name": "sft", "options": {"rank": 8}}]
+    cells = [
+        make_cell("few_shot", options={"demos": 4}),
+        make_cell("retrieved_demos", options={"demos": 3, "index": "bm25"}),
+        make_cell("chain", options={"steps": steps}),
+    ]
+    data = to_json(
+        compare([make_result(c, right(5, 10)) for c in cells], needs=Needs(), prices=Prices(), experiment="x")
+    )
+    assert [(a["name"], a["method"], a["options"], a["kind"]) for a in data["arms"]] == [
+        ("few_shot demos=4", "few_shot", {}, "in_context"),
+        ("retrieved_demos demos=3 index=bm25", "retrieved_demos", {"demos": 3}, "in_context"),
+        ("gepa > sft rank=8", "chain", {"steps": steps}, "mixed"),
+    ]
 
 
 def test_numbers_that_json_cannot_hold_are_null() -> None:

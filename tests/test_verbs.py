@@ -47,8 +47,8 @@ def recorded(store: Path) -> Path:
 
 def choice(capsys: pytest.CaptureFixture[str], store: Path, *flags: str) -> str | None:
     assert main(["recommend", "--store", str(store), "--json", *flags]) == 0
-    chosen: str | None = json.loads(capsys.readouterr().out)["verdict"][0]["choose"]
-    return chosen
+    data = json.loads(capsys.readouterr().out)
+    return next((str(a["name"]) for a in data["arms"] if a["id"] == data["verdict"][0]["choose"]), None)
 
 
 def test_other_needs_change_the_recommendation(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,8 +137,28 @@ def test_files_of_other_tools_are_compared_pair_by_pair(tmp_path: Path, capsys: 
         ("new", 99, 1),
     ]
     (contrast,) = data["contrasts"]
-    assert (contrast["a"], contrast["b"], contrast["verdict"]) == ("new", "old", "better")
+    assert (contrast["a"], contrast["b"], contrast["verdict"]) == ("new-0", "old-0", "better")
     assert data["arms"][0]["cost_usd"]["per_1k_requests"] is None
+
+
+def test_documents_of_both_versions_name_the_arm_that_they_chose(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recommend", "--store", str(recorded), "--json"]) == 0
+    now = json.loads(capsys.readouterr().out)
+    arm = next(a for a in now["arms"] if a["id"] == now["verdict"][0]["choose"])
+    # The first version named arms by their names.
+    then = {"schema_version": 1, "arms": [{"name": arm["name"], "cells": arm["cells"]}]}
+    then["verdict"] = [{"task": "intents", "choose": arm["name"]}]
+    files = [tmp_path / "now.json", tmp_path / "then.json"]
+    for file, document in zip(files, (now, then), strict=True):
+        file.write_text(json.dumps(document))
+        other = next(a["id"] for a in now["arms"] if a is not arm)
+        assert main(["compare", str(file), other, "--store", str(recorded), "--json"]) == 0
+        assert {a["id"] for a in json.loads(capsys.readouterr().out)["arms"]} == {arm["id"], other}
+    files[0].write_text(json.dumps(now | {"verdict": []}))
+    assert main(["compare", *map(str, files), "--store", str(recorded)]) == 2
+    assert "its verdicts choose 0 arms; name one cell of it by its key" in capsys.readouterr().err
 
 
 def test_seeds_and_clusters_of_a_file_count(tmp_path: Path) -> None:

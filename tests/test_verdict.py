@@ -385,7 +385,7 @@ def test_another_best_arm_among_many_has_its_contrasts() -> None:
     cells = [make_cell("sft", size=n) for n in range(1, 11)]
     results = [make_result(c, right(10 * i, 100), serve_seconds=1 + 99 * (i == 9)) for i, c in enumerate(cells)]
     comparison = compare(results, needs=Needs(), prices=PRICES, experiment="x")
-    assert choices(results, comparison.contrasts, Needs(max_usd_per_month=1000), PRICES)[10_000_000, 1.0] == "sft, n=9"
+    assert choices(results, comparison, Needs(max_usd_per_month=1000), PRICES)[10_000_000, 1.0] == "sft, n=9"
     needs = Needs(max_usd_per_month=1, volume_per_month=10_000_000)
     assert decide(comparison.arms, comparison.contrasts, needs).choose is None
 

@@ -3,8 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
+from crossover.eval.analysis.arm_names import arm_names, family_names, retrieval_label
 from crossover.eval.analysis.cost import Cost, RequestCosts, cost_of, mean_cost
 from crossover.eval.analysis.human import HumanCheck, human_check
 from crossover.eval.analysis.labels import LabelScore, mean_labels
@@ -12,11 +13,11 @@ from crossover.eval.analysis.latency import LatencySummary, summarize_latency
 from crossover.eval.analysis.secondary_metrics import mean_secondary_metrics
 from crossover.eval.analysis.seeds import widen_estimate
 from crossover.eval.analysis.stats import Estimate, score_interval
-from crossover.eval.experiment.spec import Cell, Kind, Prices
+from crossover.eval.experiment.method import MethodSpec
+from crossover.eval.experiment.spec import Compare, Kind, Prices
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 from crossover.models.errors import UserError
-from crossover.models.spec import differing_settings
 from crossover.models.usage import Usage
 from crossover.programs.retrieval.ranking import Ranking
 
@@ -34,8 +35,12 @@ class Arm:
     model: str
     method: str
     """The method with its options."""
+    spec: MethodSpec
+    """The method as the experiment file gives it."""
     kind: Kind
     """Whether the method adapts in context or in weights."""
+    family: str
+    """Name of what all variants of the method share; the arm's own name where every variant is compared."""
     train_size: int | None
     """None for the whole pool."""
     knowledge: str
@@ -61,6 +66,10 @@ class Arm:
     latency: LatencySummary
     tokens: Usage
     """Tokens of the accuracy pass, the mean over seeds; no other field of the record is filled."""
+    variants: int = 1
+    """Arms of the family."""
+    val: float | None = None
+    """Mean score on val over the seeds, by which one variant of a method is chosen; None where val was not read."""
     failed_ids: tuple[tuple[str, ...], ...] = ()
     """Ids of the failed rows of each seed, in the order of `seeds`."""
     unparsed: int = 0
@@ -112,7 +121,12 @@ class Arm:
     """Table and date of the API prices; empty for a local model."""
 
     @property
-    def family(self) -> tuple[str, str, str, str]:
+    def id(self) -> str:
+        """Return the key of the first seed's cell, which names the arm in JSON and on the command line."""
+        return self.cells[0]
+
+    @property
+    def curve(self) -> tuple[str, str, str, str]:
         """Return the fields that all arms of one learning curve share: all but the train size."""
         return self.method, self.model, self.knowledge, self.retrieval
 
@@ -122,21 +136,19 @@ def best_first(arms: Sequence[Arm]) -> list[Arm]:
     return sorted(arms, key=lambda a: (not a.score.n, -a.score.mean if a.score.n else 0.0, a.name))
 
 
-def arms_of(results: Sequence[Result], prices: Prices) -> list[Arm]:
+def arms_of(results: Sequence[Result], prices: Prices, compare: Compare = "methods") -> list[Arm]:
     """Return the arms of one task, in the order of their first results."""
     _same_examples(results)
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         cell = result.cell
-        facts = (cell.model, cell.method.label, cell.train_size, cell.knowledge, _retrieval_label(cell))
+        facts = (cell.model, cell.method.label, cell.train_size, cell.knowledge, retrieval_label(cell))
         groups.setdefault(facts, []).append(result)
     cells = [group[0].cell for group in groups.values()]
-    return [_arm(group, name, prices) for group, name in zip(groups.values(), _names(cells), strict=True)]
-
-
-def _retrieval_label(cell: Cell) -> str:
-    """Return the backend, k and options of the cell's retrieval, or an empty string without retrieval."""
-    return cell.retrieval.label if cell.retrieval else ""
+    names = arm_names(cells)
+    families = names if compare == "all" else family_names(cells)
+    arms = [_arm(g, n, f, prices) for g, n, f in zip(groups.values(), names, families, strict=True)]
+    return [replace(a, variants=families.count(a.family)) for a in arms]
 
 
 def _same_examples(results: Sequence[Result]) -> None:
@@ -158,26 +170,7 @@ def _same_examples(results: Sequence[Result]) -> None:
             raise UserError(f"{what}; run both on the same data")
 
 
-def _names(cells: Sequence[Cell]) -> list[str]:
-    """Return a unique label for each cell: its method, and every other setting that varies among the cells."""
-    models = differing_settings(c.model for c in cells)
-    several_sizes = len({c.train_size for c in cells if c.method.learns}) > 1
-    several_knowledge = len({c.knowledge for c in cells}) > 1
-    several_retrievals = len({_retrieval_label(c) for c in cells} - {""}) > 1
-    names: list[str] = []
-    for c in cells:
-        parts = [c.method.label]
-        if several_sizes and c.method.learns:
-            parts.append("all" if c.train_size is None else f"n={c.train_size}")
-        parts += models[c.model]
-        parts += [c.knowledge.label] * several_knowledge
-        parts += [_retrieval_label(c)] * (several_retrievals and c.retrieval is not None)
-        name = ", ".join(parts)
-        names.append(name if name not in names else f"{name} #{names.count(name) + 1}")
-    return names
-
-
-def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
+def _arm(results: Sequence[Result], name: str, family: str, prices: Prices) -> Arm:
     """Return the arm of these results, one for each seed."""
     cell, tables = results[0].cell, [Rows.of(r.rows) for r in results]
     # Rows stand in the order in which they were answered, and that must not decide what a bootstrap draws.
@@ -196,6 +189,8 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         task=cell.task,
         model=cell.model.name,
         method=cell.method.label,
+        spec=cell.method,
+        family=family,
         kind="weights" if cell.method.trains else "context",
         prompt_format=results[0].notes.get("prompt_format", ""),
         format_choice=results[0].notes.get("prompt_format_choice", ""),
@@ -211,6 +206,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         score=widen_estimate(mean_score(scores, clusters), by_seed),
         rows=rows,
         failed=failed,
+        val=_mean_val(results),
         failed_ids=tuple(tuple(i for i in t.ids if i not in s) for t, s in zip(tables, by_seed, strict=True)),
         unparsed=sum(t.unparsed for t in tables),
         charged=sum(t.charged for t in tables),
@@ -228,7 +224,7 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         fields={columns.get(n, n): score for n, score in _field_scores(tables, clusters).items()},
         labels=mean_labels([r.notes for r in results]),
         by_seed=by_seed,
-        retrieval=_retrieval_label(cell),
+        retrieval=retrieval_label(cell),
         ranking=_ranking(results[0]),
         hit=_score_by_hit(scores, results[0], hit=True),
         miss=_score_by_hit(scores, results[0], hit=False),
@@ -237,6 +233,13 @@ def _arm(results: Sequence[Result], name: str, prices: Prices) -> Arm:
         retrieval_ms=results[0].notes.get("retrieval_ms"),
         price_source=results[0].notes.get("prices", ""),
     )
+
+
+def _mean_val(results: Sequence[Result]) -> float | None:
+    """Return the mean score on val over the seeds; None where one of them has none."""
+    scores = [r.facts.val_score for r in results]
+    known = [s for s in scores if s is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None
 
 
 def mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:

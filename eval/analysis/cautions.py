@@ -1,9 +1,11 @@
 """State the doubts about a comparison that a reader must see, such as too few examples; `CAUTIONS` lists them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import Contrast
+from crossover.eval.analysis.families import families_of
 from crossover.eval.analysis.rules import MARGIN
 from crossover.eval.analysis.stats import ALPHA, FEW
 
@@ -75,10 +77,11 @@ def _restless_seeds(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
 
 
 def _many_arms(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    if len(arms) < MANY_ARMS:
+    # The variants that val chose were not chosen on test.
+    if (count := len(families_of(arms))) < MANY_ARMS:
         return ""
     return (
-        f"{len(arms)} arms were read on one test set: the differences are adjusted for it, the best arm's own score "
+        f"{count} arms were read on one test set: the differences are adjusted for it, the best arm's own score "
         "is not, and is likely to be a little lower on new data"
     )
 
@@ -119,6 +122,28 @@ def _broken_answers(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     return "; ".join(counts) + (": a higher `max_tokens` lets them end" if cut else "")
 
 
+def _unread_val(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    families = families_of(arms)
+    apart = Counter(f[0].family for f in families if len(f) == 1)
+    names = ", ".join(name for name, count in apart.items() if count > 1)
+    if not names:
+        return ""
+    return (
+        f"the variants of {names} have no scores on val to choose by, and each is compared as an arm; `crossover run` "
+        "again reads val"
+    )
+
+
+def _variants(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
+    counts = [f"{len(f)} of {f[0].family}" for f in families_of(arms) if len(f) > 1]
+    if not counts:
+        return ""
+    return (
+        f"variants of one method: {', '.join(counts)}. The one that scores best on val stands for its method; the "
+        "others are shown, and not tested. `compare: all` compares every variant"
+    )
+
+
 CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], ...] = (
     ("too few examples for the margin", _few_examples),
     ("too few clusters", _few_clusters),
@@ -129,5 +154,7 @@ CAUTIONS: tuple[tuple[str, Callable[[Sequence[Arm], Sequence[Contrast]], str]], 
     ("many answers could not be parsed", _unparsed_answers),
     ("answers are not whole", _broken_answers),
     ("arms were dropped in a race", _dropped_arms),
+    ("variants without scores on val", _unread_val),
+    ("variants stand back for the one that val chose", _variants),
 )
 """Each doubt and the function that words it, or returns an empty string when the doubt does not apply."""

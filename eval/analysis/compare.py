@@ -11,11 +11,12 @@ from crossover.eval.analysis.cautions import cautions
 from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, difference_of
 from crossover.eval.analysis.cost import pareto_front
 from crossover.eval.analysis.exclusion import eligible
+from crossover.eval.analysis.families import representatives
 from crossover.eval.analysis.learning import Learning, learning_of
 from crossover.eval.analysis.rules import MARGIN
 from crossover.eval.analysis.seeds import widen_estimate
 from crossover.eval.analysis.verdict import Verdict, decide
-from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.experiment.spec import Compare, Needs, Prices
 from crossover.eval.store.result import Result
 
 MOST_PAIRS = 30
@@ -47,7 +48,10 @@ class Comparison:
     """Task to the hash of its splits."""
     arms: tuple[Arm, ...]
     """By task, in the order of the results."""
+    compared: Mapping[str, tuple[str, ...]]
+    """Task to the names of the arms that the verdict compares: of each method the variant that val chose."""
     contrasts: tuple[Contrast, ...]
+    """Of all pairs of compared arms."""
     verdicts: tuple[Verdict, ...]
     """One for each task."""
     fronts: Mapping[str, tuple[str, ...]]
@@ -58,6 +62,8 @@ class Comparison:
     """How far a run came that was stopped; None for a whole one."""
     learning: Mapping[str, Learning] = field(default_factory=dict)
     """Task to its learning curves, for tasks whose train sizes vary."""
+    unit: Compare = "methods"
+    """Whether each method has one arm in the verdict, or each of its variants."""
     failures: tuple[str, ...] = ()
     """One sentence for each cell that could not be fitted and each arm with failed rows, with the reason."""
 
@@ -66,8 +72,10 @@ class Comparison:
         return next((a for a in self.arms if (a.task, a.name) == (verdict.task, verdict.choose)), None)
 
 
-def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str) -> Comparison:
-    """Compare every arm of every task.
+def compare(
+    results: Sequence[Result], *, needs: Needs, prices: Prices, experiment: str, unit: Compare = "methods"
+) -> Comparison:
+    """Compare the methods of every task, each by the variant that val chose, or under `unit` "all" every variant.
 
     Raises:
         UserError: the arms of a task were scored on different examples.
@@ -75,18 +83,44 @@ def compare(results: Sequence[Result], *, needs: Needs, prices: Prices, experime
     tasks: dict[str, list[Result]] = {}
     for result in results:
         tasks.setdefault(result.cell.task, []).append(result)
-    arms = {task: arms_of(group, prices) for task, group in tasks.items()}
-    contrasts = {task: contrasts_of(group, needs) for task, group in arms.items()}
+    arms = {task: arms_of(group, prices, unit) for task, group in tasks.items()}
+    compared = {task: representatives(group, needs) for task, group in arms.items()}
+    contrasts = {task: contrasts_of(group, needs) for task, group in compared.items()}
     return Comparison(
         experiment,
         split_sha256={task: group[0].split_sha256 for task, group in tasks.items()},
         arms=tuple(arm for group in arms.values() for arm in group),
+        compared={task: tuple(a.name for a in group) for task, group in compared.items()},
         contrasts=tuple(c for group in contrasts.values() for c in group),
-        verdicts=tuple(decide_both(g, contrasts[task], needs, harsh_reading(g, needs)) for task, g in arms.items()),
+        verdicts=tuple(decide_both(g, contrasts[task], needs, harsh_reading(g, needs)) for task, g in compared.items()),
         fronts={task: _front(group) for task, group in arms.items()},
         cautions={task: cautions(group, contrasts[task]) for task, group in arms.items()},
         learning={task: found for task, group in arms.items() if (found := learning_of(group)) is not None},
+        unit=unit,
     )
+
+
+class Verdicts:
+    """Reach the verdict over the arms of one task again under other needs and prices.
+
+    Where the same variants are compared as before, so are their contrasts: scores do not change.
+    """
+
+    def __init__(self, comparison: Comparison, task: str) -> None:
+        """Take the contrasts that the comparison has made."""
+        contrasts = [c for c in comparison.contrasts if c.task == task]
+        self._contrasts = {comparison.compared[task]: contrasts}
+        self._harsh: dict[tuple[str, ...], HarshReading | None] = {}
+
+    def under(self, arms: Sequence[Arm], needs: Needs) -> Verdict:
+        """Return the verdict over all arms of the task."""
+        compared = representatives(arms, needs)
+        names = tuple(a.name for a in compared)
+        if names not in self._contrasts:
+            self._contrasts[names] = contrasts_of(compared, needs)
+        if names not in self._harsh:
+            self._harsh[names] = harsh_reading(compared, needs)
+        return decide_both(compared, self._contrasts[names], needs, self._harsh[names])
 
 
 def with_failures_as_0(arm: Arm) -> Arm:

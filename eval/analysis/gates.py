@@ -13,10 +13,8 @@ from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import holm
 from crossover.eval.analysis.stats import ALPHA, paired_difference
 from crossover.eval.store.cells import load_result
+from crossover.eval.store.document import check_version
 from crossover.models.errors import UserError
-
-SCHEMA_VERSION = 1
-"""Version of the JSON document of a comparison, which `--json` writes and `--baseline` reads."""
 
 
 class Outcome(NamedTuple):
@@ -101,8 +99,7 @@ def read_baseline(file: Path) -> Baseline:
     remedy = "give a file that `crossover run --json` or `crossover report -o FILE.json` wrote"
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        if (version := document["schema_version"]) != SCHEMA_VERSION:
-            raise UserError(f"--baseline {file}: schema_version {version!r} is not {SCHEMA_VERSION}; {remedy}")
+        check_version(document, f"--baseline {file}", remedy)
         arms = {
             (str(a["task"]), str(a["name"])): BaselineArm(
                 mean=float(a["score"]["mean"]),

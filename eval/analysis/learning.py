@@ -131,7 +131,7 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
     """Return the curves and crossovers of one task, or None unless a method was measured at three sizes or more."""
     groups: dict[tuple[str, str, str, str], dict[int, Arm]] = {}
     for arm in (a for a in arms if a.score.n and not a.dropped and a.learns and a.train_examples):
-        groups.setdefault(arm.family, {})[arm.train_examples or 0] = arm
+        groups.setdefault(arm.curve, {})[arm.train_examples or 0] = arm
     groups = {k: dict(sorted(g.items())) for k, g in groups.items() if len(g) >= 3}
     if not groups:
         return None
@@ -145,7 +145,7 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
     rivals = {names[k]: families[k] for k in groups if kinds[k] == "context"}
     for a in constants:
         means = _means([a], weights, rng)
-        rivals[names[a.family]] = _Family((), means, flat(means[:, 0]), fits=True)
+        rivals[names[a.curve]] = _Family((), means, flat(means[:, 0]), fits=True)
     crossovers = [
         found
         for k in groups
@@ -160,7 +160,7 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
 
 def curve_names(arms: Sequence[Arm]) -> dict[tuple[str, str, str, str], str]:
     """Return a name for each family of arms of one task: the method, and every other setting that varies."""
-    families = list(dict.fromkeys(a.family for a in arms))
+    families = list(dict.fromkeys(a.curve for a in arms))
     vary = [len({f[n] for f in families} - {""}) > 1 for n in (1, 2, 3)]
     return {f: ", ".join([f[0], *(x for x, varies in zip(f[1:], vary, strict=True) if varies and x)]) for f in families}
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from crossover.eval.analysis.arm import Arm, arms_of
 from crossover.eval.analysis.caching import TokenPrice, prefix_lines
-from crossover.eval.analysis.compare import Comparison, decide_both, harsh_reading
-from crossover.eval.analysis.contrast import Contrast
+from crossover.eval.analysis.compare import Comparison, Verdicts
 from crossover.eval.analysis.cost import monthly_usd
 from crossover.eval.analysis.exclusion import eligible
-from crossover.eval.analysis.verdict import Verdict, decide
+from crossover.eval.analysis.families import representatives
+from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
 
@@ -42,11 +42,10 @@ class VolumeVerdict:
 def verdicts_by_volume(comparison: Comparison, verdict: Verdict, needs: Needs) -> list[VolumeVerdict]:
     """Return the verdict of one task at each volume of a grid, the lowest first, `verdict` itself among them."""
     arms = [a for a in comparison.arms if a.task == verdict.task]
-    contrasts = [c for c in comparison.contrasts if c.task == verdict.task]
-    verdicts, harsh = [], harsh_reading(arms, needs)
+    verdicts, again = [], Verdicts(comparison, verdict.task)
     for volume in _volume_grid(verdict, needs):
         stated, needs_here = volume == needs.volume_per_month, replace(needs, volume_per_month=volume)
-        here = verdict if stated else decide_both(arms, contrasts, needs_here, harsh)
+        here = verdict if stated else again.under(arms, needs_here)
         chosen = next((a for a in arms if a.name == here.choose), None)
         usd = monthly_usd(chosen.cost, volume, months=needs.refresh_months) if chosen and volume is not None else None
         plain = _plain_reason(arms, chosen, here, needs_here) if chosen else ""
@@ -74,22 +73,24 @@ def _plain_reason(arms: Sequence[Arm], chosen: Arm, verdict: Verdict, needs: Nee
         return f"{count} equally well, as far as this test can tell; this one costs the least{where}."
     if verdict.ties:
         return "Other arms do equally well, as far as this test can tell, and their prices are not known."
-    left = len(eligible(arms, needs))
+    compared = representatives(arms, needs)
+    left = len(eligible(compared, needs))
     if left == 1:
         return f"It is the only arm that can be recommended{where}."
-    others = "every other arm" if left == len(arms) else "every other arm that could be recommended"
+    others = "every other arm" if left == len(compared) else "every other arm that could be recommended"
     return f"It scores better than {others}, by more than chance explains."
 
 
 def choices(
-    results: Sequence[Result], contrasts: Sequence[Contrast], needs: Needs, prices: Prices
+    results: Sequence[Result], comparison: Comparison, needs: Needs, prices: Prices
 ) -> dict[tuple[float, float], str | None]:
     """Return the chosen arm of one task by volume and price factor, None for an abstention; scores do not change."""
     chosen: dict[tuple[float, float], str | None] = {}
+    again = Verdicts(comparison, results[0].cell.task)
     for factor in PRICE_FACTORS:
-        arms = arms_of(results, replace(prices, machine_hour_usd=factor * prices.machine_hour_usd))
+        arms = arms_of(results, replace(prices, machine_hour_usd=factor * prices.machine_hour_usd), comparison.unit)
         for volume in VOLUMES:
-            chosen[volume, factor] = decide(arms, contrasts, replace(needs, volume_per_month=volume)).choose
+            chosen[volume, factor] = again.under(arms, replace(needs, volume_per_month=volume)).choose
     return chosen
 
 
@@ -98,7 +99,7 @@ def sensitivity_lines(
 ) -> list[str]:
     """Return a table of the choices of a task, volumes down and prices across, and a table of prefix caching."""
     results = [r for r in results if r.cell.task == task]
-    chosen = choices(results, [c for c in comparison.contrasts if c.task == task], needs, prices)
+    chosen = choices(results, comparison, needs, prices)
     lines = [["requests a month", *(f"machine hour x {f:g}" for f in PRICE_FACTORS)]]
     lines += [[f"{v:,}", *(chosen[v, f] or "no verdict" for f in PRICE_FACTORS)] for v in VOLUMES]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -50,7 +50,7 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(task)), "high")
     ties = tuple(a.name for a in others)
     lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
-    because = _because(task) + lost + _race_words(arms)
+    because = _because(task) + _val_words(chosen) + lost + _race_words(arms)
     flips = (*_flips(task), *filter(None, [_data(task)]))
     return Verdict(name, chosen.name, because, confidence, ties, flips, break_even)
 
@@ -69,6 +69,13 @@ def _break_even(task: TaskComparison) -> BreakEven | None:
     found = break_even_interval({a.name: a.cost for a in best}, requests, months=task.needs.refresh_months)
     contrast = task.contrasts.get((found.run, found.start))
     return None if contrast is not None and contrast.finding == "worse" else found
+
+
+def _val_words(arm: Arm) -> str:
+    """Return that val chose the arm among the variants of its method, as a sentence with a space before it, if so."""
+    if arm.variants == 1 or arm.val is None:
+        return ""
+    return f" Val chose it among {arm.variants} variants of {arm.family}, with {arm.val:.2f}."
 
 
 def _race_words(arms: Sequence[Arm]) -> str:

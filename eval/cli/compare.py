@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     """Compare finished cells, or files of scores that other tools wrote, pair by pair on the same examples.
 
-    A cell is named by its key, or the start of it, as `crossover ls runs` shows it. A file has one JSON object a line:
-    `id`, `score` from 0 to 1, and where there are any `seed`, `cluster`, `split`, `seconds`, `usd`.
+    A cell is named by its key, or the start of it, as `crossover ls runs` shows it; what `run --json` wrote to a .json
+    file names the arm that it chose. Another file has one JSON object a line: `id`, `score` from 0 to 1, and where
+    there are any `seed`, `cluster`, `split`, `seconds`, `usd`.
 
     Example: crossover compare old.jsonl new.jsonl
     """
@@ -37,7 +38,8 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     from crossover.eval.store.foreign import read_operands
 
     results = read_operands(runs, store)
-    comparison = compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs))
+    # Who names two runs wants these two compared.
+    comparison = compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs), unit="all")
     text = render(comparison) if as_json is None else json.dumps(to_json(comparison), indent=1) + "\n"
     click.echo(text, nl=False, file=as_json)
     return 0
@@ -72,7 +74,9 @@ def recommend(
     wanted = replace(found.needs, **given)
     if wanted.max_usd_per_month is not None and wanted.volume_per_month is None:
         raise UserError(f"--max-usd-per-month {wanted.max_usd_per_month:g} without a volume; add --volume")
-    comparison = compare_results(found.results, needs=wanted, prices=found.prices, experiment=found.experiment)
+    comparison = compare_results(
+        found.results, needs=wanted, prices=found.prices, experiment=found.experiment, unit=found.compare
+    )
     print_comparison(comparison, as_json=as_json, details=details, store=store)
     if details and as_json is None:
         for task in comparison.split_sha256:

@@ -48,7 +48,13 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
     from crossover.eval.run.loading import finished
 
     found = finished(experiment, store=store)
-    comparison = compare(found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name)
+    comparison = compare(
+        found.results,
+        needs=experiment.needs,
+        prices=experiment.prices,
+        experiment=experiment.name,
+        unit=experiment.compare,
+    )
     if (count := len(found.results)) < found.planned:
         click.echo(f"warning: {count} of {found.planned} cells are finished: the table is partial", err=True)
     if not options.outputs:

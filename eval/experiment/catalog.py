@@ -120,6 +120,12 @@ def described_options(method: Entry) -> list[Option]:
     return found
 
 
+def option_defaults(method: str) -> dict[str, object]:
+    """Return the defaults of a method's options; empty for a method without a file."""
+    entry = next((m for m in methods() if m.name == method), None)
+    return {o.name: ast.literal_eval(o.default) for o in described_options(entry) if o.default} if entry else {}
+
+
 def backend_options(backend: Entry) -> dict[str, str]:
     """Return a retrieval backend's options with their types as written; where it keeps its index is not one."""
     return {k: v for k, v in _options(backend, "search", RETRIEVAL).items() if k != "folder" and not k.startswith("_")}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossover.eval.experiment.catalog import MethodKind, traits
+from crossover.eval.experiment.catalog import MethodKind, option_defaults, traits
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,17 @@ class MethodSpec:
         if self.name == "chain":
             return " > ".join(step.label for step in self.steps)
         return " ".join([self.name, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
+
+    @property
+    def base_name(self) -> str:
+        """Return the name without options, which all variants of the method share: `many_shot`, `gepa > sft`."""
+        return " > ".join(step.name for step in self.steps)
+
+    @property
+    def changed_options(self) -> dict[str, Any]:
+        """Return the options that differ from the method's defaults."""
+        defaults = option_defaults(self.name)
+        return {k: v for k, v in self.options.items() if k not in defaults or v != defaults[k]}
 
     @property
     def kind(self) -> MethodKind:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -17,6 +17,7 @@ from crossover.eval.experiment.read_method import read_method
 from crossover.eval.experiment.read_model import absolute_path, field_types, read_model
 from crossover.eval.experiment.read_retrieval import read_retrieval
 from crossover.eval.experiment.spec import (
+    Compare,
     Experiment,
     Knowledge,
     Limits,
@@ -100,6 +101,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         tasks=each("tasks", _task),
         models=each("models", read_model),
         methods=_kept(doc, each("methods", read_method), overrides.only),
+        compare=_compare(doc, sections["compare"]) if "compare" in sections else "methods",
         train_sizes=tuple(sorted(set(each("train_sizes", lambda d, n: _at_least_one(d, n, "train_sizes"))))),
         knowledge=each("knowledge", _knowledge),
         retrieval=read_retrieval(doc, sections["retrieval"]) if "retrieval" in sections else (Retrieval(),),
@@ -191,6 +193,13 @@ def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...])
         if name not in known | {m.label for m in methods}:
             doc.unknown(None, "method of this experiment in --only", name, known)
     return tuple(m for m in methods if not only or m.name in only or m.label in only)
+
+
+def _compare(doc: Document, node: yaml.Node) -> Compare:
+    value = doc.value(node)
+    if value not in get_args(Compare):
+        doc.unknown(node, "value of `compare`", str(value), get_args(Compare))
+    return "all" if value == "all" else "methods"
 
 
 def _at_least_one(doc: Document, node: yaml.Node, what: str) -> int | None:

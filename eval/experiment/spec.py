@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from crossover.programs.spec import TaskSpec
 
 Kind = Literal["context", "weights"]
 """The side of the comparison that an arm stands on: a chain that trains weights stands on theirs."""
+Compare = Literal["methods", "all"]
+"""What the arms of a verdict are: `methods`, each by the variant that val chose, or `all` variants."""
 METHODOLOGY_VERSION = 6
 """Raised whenever a change of ours can change a number; part of every cell key."""
 
@@ -122,6 +124,8 @@ class Experiment:
     tasks: tuple[TaskSpec, ...]
     models: tuple[ModelSpec, ...]
     methods: tuple[MethodSpec, ...]
+    compare: Compare = "methods"
+    """`methods`: the variants of one method are a family, whose member is chosen on val; `all`: each is an arm."""
     train_sizes: tuple[int, ...] = ()
     """Nested sizes of the train pool; empty for all of it."""
     knowledge: tuple[Knowledge, ...] = ()
@@ -151,6 +155,9 @@ def params_of(experiment: Experiment) -> dict[str, Any]:
     return dict(json.loads(json.dumps(params, default=str)))
 
 
+Family = tuple[str, ModelSpec, str, Knowledge]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One point of the experiment."""
@@ -164,6 +171,11 @@ class Cell:
     seed: int
     retrieval: Retrieval | None = None
     """None where no backend decides what is read."""
+
+    @property
+    def family(self) -> Family:
+        """Return the task, model, method without options, and knowledge that all variants of one method share."""
+        return self.task, self.model, self.method.base_name, self.knowledge
 
     @property
     def title(self) -> str:
@@ -225,6 +237,19 @@ def plan(experiment: Experiment) -> list[Cell]:
                         cell = Cell(task.name, model, method, size, reads, seed, found)
                         cells.setdefault((task.name, model, cell.title), cell)
     return list(cells.values())
+
+
+def families_with_variants(experiment: Experiment) -> set[Family]:
+    """Return the families of which several variants are measured and one is chosen on val; empty under `compare: all`.
+
+    Train sizes, options of the method and retrieval make variants; seeds do not.
+    """
+    if experiment.compare == "all":
+        return set()
+    variants: dict[Family, set[str]] = {}
+    for cell in plan(experiment):
+        variants.setdefault(cell.family, set()).add(replace(cell, seed=0).title)
+    return {family for family, titles in variants.items() if len(titles) > 1}
 
 
 def _read(experiment: Experiment, task: TaskSpec) -> list[tuple[Knowledge, Retrieval | None]]:

@@ -34,7 +34,7 @@ def learning_curves(data: ReportData, task: str) -> list[Curve]:
         return []
     families: dict[tuple[str, ...], list[Arm]] = {}
     for arm in sorted(learning, key=lambda a: _size(a, pool)):
-        families.setdefault(arm.family, []).append(arm)
+        families.setdefault(arm.curve, []).append(arm)
     names, fitted = curve_names(arms), data.comparison.learning.get(task)
     lines = {c.name: c.line for c in fitted.curves} if fitted else {}
     curves = [
@@ -42,7 +42,7 @@ def learning_curves(data: ReportData, task: str) -> list[Curve]:
         for name, family in ((names[f], families[f]) for f in names if f in families)
     ]
     level = [a for a in arms if not a.learns]
-    return curves + [Curve(names[a.family], a.kind, (sizes[0], sizes[-1]), (a, a), True) for a in level]
+    return curves + [Curve(names[a.curve], a.kind, (sizes[0], sizes[-1]), (a, a), True) for a in level]
 
 
 def _size(arm: Arm, pool: int) -> int:

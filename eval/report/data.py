@@ -45,8 +45,9 @@ class ReportData:
         return [r for r in self.finished.results if r.key in arm.cells]
 
     def reference_arm(self, verdict: Verdict) -> Arm:
-        """Return the arm that the others are compared with: the chosen one, or else the one with the best score."""
-        return self.comparison.chosen(verdict) or self.arms(verdict.task)[0]
+        """Return the arm that the others are compared with: the chosen one, or else the best of those compared."""
+        compared = self.comparison.compared[verdict.task]
+        return self.comparison.chosen(verdict) or next(a for a in self.arms(verdict.task) if a.name in compared)
 
 
 class LedgerLine(NamedTuple):

@@ -21,7 +21,7 @@ def csv_table(data: ReportData) -> str:
     """Return one CSV line for each arm: the numbers of `--json` save those by label, nested keys joined by `_`."""
     lines = []
     for arm in data.comparison.arms:
-        nested = arm_json(arm) | {"kind": arm.kind}
+        nested = arm_json(arm)
         del nested["labels"]
         nested["fields"] = {name: e["mean"] for name, e in nested["fields"].items()}
         flat: dict[str, object] = {}

@@ -1,18 +1,18 @@
-"""Write a comparison as the JSON document of `run --json` and `report -o FILE.json`, schema version 1."""
+"""Write a comparison as the JSON document of `run --json` and `report -o FILE.json`, schema version 2."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import Contrast
-from crossover.eval.analysis.gates import SCHEMA_VERSION
 from crossover.eval.analysis.latency import LatencySummary
-from crossover.eval.analysis.learning import Learning
-from crossover.eval.analysis.stats import Estimate
+from crossover.eval.analysis.stats import Estimate, mean_interval
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment.spec import METHODOLOGY_VERSION
+from crossover.eval.store.document import SCHEMA_VERSION
 
 
 def _finite(value: float | None) -> float | None:
@@ -22,19 +22,22 @@ def _finite(value: float | None) -> float | None:
 
 def arm_json(arm: Arm) -> dict[str, Any]:
     """Return one arm with its seeds pooled, and their cells and MLflow runs listed."""
-    t, human = arm.tokens, arm.human
+    t, human, (cheap, dear) = arm.tokens, arm.human, _price_range(arm)
     return {
-        "cell": arm.cells[0],
-        "cells": list(arm.cells),
+        "id": arm.id,
         "name": arm.name,
         "task": arm.task,
         "model": arm.model,
-        "method": arm.method,
-        "prompt_format": arm.prompt_format,
+        "method": arm.spec.name,
+        "options": arm.spec.changed_options,
+        "kind": arm.spec.kind,
+        "family": arm.family,
         "train_size": arm.train_size,
         "knowledge": arm.knowledge,
-        "seed": arm.seeds[0],
         "seeds": list(arm.seeds),
+        "cells": list(arm.cells),
+        "prompt_format": arm.prompt_format,
+        "val": _finite(arm.val),
         "score": {**_estimate_json(arm.score), "unparsed": arm.unparsed, "failed": arm.failed},
         "endings": dict(arm.endings),
         "fields": {name: _estimate_json(e) for name, e in arm.fields.items()},
@@ -44,6 +47,8 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "cost_usd": {
             "fit": _finite(arm.cost.fit),
             "per_1k_requests": _finite(arm.cost.per_1k_requests),
+            "per_1k_low": _finite(cheap),
+            "per_1k_high": _finite(dear),
             "paid": _finite(arm.cost.paid),
             "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
             "judge": _finite(arm.cost.judge),
@@ -73,6 +78,18 @@ def arm_json(arm: Arm) -> dict[str, Any]:
     }
 
 
+def _price_range(arm: Arm) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95 % interval of the price of 1,000 requests, over requests and seeds.
+
+    None without a price, and for one seed of a model that runs here, whose speed at another time is not known.
+    """
+    price, each = arm.cost.per_1k_requests, arm.request_usd
+    if price is None or not each or (not arm.price_source and len(arm.seeds) == 1):
+        return None, None
+    over, seeds = mean_interval([1000 * usd for usd in each.values()]), 2 * arm.cost.seed_error
+    return price - math.hypot(over.mean - over.low, seeds), price + math.hypot(over.high - over.mean, seeds)
+
+
 def _latency_json(ms: LatencySummary) -> dict[str, Any]:
     def mean(e: Estimate | None) -> float | None:
         return None if e is None else _finite(e.mean)
@@ -81,6 +98,8 @@ def _latency_json(ms: LatencySummary) -> dict[str, Any]:
         "p50": mean(ms.p50),
         "p95": mean(ms.p95),
         "p99": mean(ms.p99),
+        "p95_low": _finite(ms.p95.low),
+        "p95_high": _finite(ms.p95.high),
         "n": ms.n,
         "concurrency": ms.concurrency,
         "first_token_p50": mean(ms.first_token),
@@ -94,53 +113,57 @@ def _estimate_json(e: Estimate) -> dict[str, Any]:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Return the whole comparison."""
+    """Return the whole comparison; arms are named by their ids."""
+    ids = {(a.task, a.name): a.id for a in comparison.arms}
     return {
         "schema_version": SCHEMA_VERSION,
         "methodology_version": METHODOLOGY_VERSION,
         "experiment": comparison.experiment,
+        "complete": comparison.partial is None,
         "partial": None if comparison.partial is None else asdict(comparison.partial),
         "split_sha256": dict(comparison.split_sha256),
+        "compare": comparison.unit,
         "arms": [arm_json(a) for a in comparison.arms],
-        "contrasts": [_contrast_json(c) for c in comparison.contrasts],
-        "learning": {task: _learning_json(learning) for task, learning in comparison.learning.items()},
+        "contrasts": [_contrast_json(c, ids) for c in comparison.contrasts],
+        "learning": {task: asdict(learning) for task, learning in comparison.learning.items()},
         "failures": list(comparison.failures),
-        "cautions": {task: list(sentences) for task, sentences in comparison.cautions.items()},
-        "verdict": [_verdict_json(v) for v in comparison.verdicts],
+        "verdict": [_verdict_json(v, comparison, ids) for v in comparison.verdicts],
     }
 
 
-def _contrast_json(c: Contrast) -> dict[str, Any]:
+def _contrast_json(c: Contrast, ids: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     return {
         "task": c.task,
-        "a": c.a,
-        "b": c.b,
+        "a": ids[c.task, c.a],
+        "b": ids[c.task, c.b],
         "delta": _finite(c.difference.delta),
         "low": _finite(c.difference.low),
         "high": _finite(c.difference.high),
         "p": _finite(c.difference.p),
-        "p_holm": _finite(c.p_holm),
+        "p_adjusted": _finite(c.p_holm),
         "detectable": _finite(c.detectable),
         "verdict": c.finding,
     }
 
 
-def _learning_json(learning: Learning) -> dict[str, Any]:
-    """Return the curves and crossovers of one task, the latter under the key that schema version 1 gave them."""
-    data = asdict(learning)
-    return {"curves": data["curves"], "overtakings": data["crossovers"], "warnings": data["warnings"]}
-
-
-def _verdict_json(v: Verdict) -> dict[str, Any]:
+def _verdict_json(v: Verdict, comparison: Comparison, ids: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     b = v.break_even
     return {
         "task": v.task,
-        "choose": v.choose,
+        "choose": None if v.choose is None else ids[v.task, v.choose],
         "because": v.because,
         "confidence": v.confidence,
-        "ties": list(v.ties),
+        "compared": [ids[v.task, name] for name in comparison.compared[v.task]],
+        "ties": [ids[v.task, name] for name in v.ties],
         "flips": list(v.flips),
-        "break_even_requests": None
+        "cautions": list(comparison.cautions.get(v.task, ())),
+        "break_even": None
         if b is None
-        else {"a": b.run, "b": b.start, "value": _finite(b.value), "low": _finite(b.low), "high": _finite(b.high)},
+        else {
+            "a": ids[v.task, b.run],
+            "b": ids[v.task, b.start],
+            "requests": _finite(b.value),
+            "low": _finite(b.low),
+            "high": _finite(b.high),
+        },
     }

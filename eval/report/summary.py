@@ -120,8 +120,9 @@ def _figures(arms: Sequence[Arm], titles: Sequence[str]) -> list[str]:
 
 
 def _extra_titles(arms: Sequence[Arm], width: int) -> list[str]:
-    """Return the columns to add to `FIGURES`, the most telling first: counts that differ, and the bar."""
+    """Return the columns to add to `FIGURES`, the most telling first: val, counts that differ, and the bar."""
     shown = {
+        "val": any(a.val is not None for a in arms),
         "failed": len({a.failed for a in arms}) > 1,
         "unparsed": any(a.unparsed for a in arms),
         "n": len({a.score.n for a in arms}) > 1,
@@ -148,6 +149,7 @@ FIGURES: dict[str, Callable[[Arm], str]] = {
 }
 """Title and text of each column that every table has."""
 EXTRAS: dict[str, Callable[[Arm], str]] = {
+    "val": lambda a: "–" if a.val is None else f"{a.val:.3f}",
     "failed": lambda a: str(a.failed),
     "unparsed": lambda a: str(a.unparsed),
     "n": lambda a: str(a.score.n),

@@ -57,9 +57,10 @@ def contrast_table(chosen: str, contrasts: Sequence[Contrast]) -> list[str]:
 
 
 def details_table(arms: Sequence[Arm]) -> list[str]:
-    """Return the lines of a second table: unparsed answers, other metrics, rare labels, first tokens, cold starts."""
+    """Return the lines of a second table: scores on val, unparsed answers, other metrics, labels, first tokens."""
     halves = {a.name: rare_and_frequent(a.labels) for a in arms}
     texts: dict[str, Callable[[Arm], str]] = {
+        "val": lambda a: "" if a.val is None else f"{a.val:.3f}",
         "unparsed": lambda a: str(a.unparsed) if any(b.unparsed for b in arms) else "",
         **{m: partial(_secondary, m) for m in sorted({m for a in arms for m in a.secondary})},
         **{f: partial(_field, f) for f in dict.fromkeys(f for a in arms for f in a.fields)},

@@ -22,6 +22,7 @@ from crossover.eval.run.latency import Probe, measure_latency
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.retention import retention_report
+from crossover.eval.run.validation import score_on_val
 from crossover.eval.store.cells import cell_folder, reopen, save_fitted, save_result
 from crossover.eval.store.faults import refusal
 from crossover.eval.store.result import Latency, Result
@@ -191,6 +192,11 @@ def fit_cell(context: RunContext, cell: Cell, folder: Path) -> Fitted:
     context.allowance.check()
     context.report_spending()
     fitted.lm = context.allowance.limited(fitted.lm)
+    if fitted.facts.val_score is None and cell.family in context.chosen_on_val:
+        with dspy.context(adapter=model.prompt_format, rm=passages.live(cell.knowledge.test)):
+            score_on_val(context, fitted, task, val, answers=folder / "val.jsonl")
+        context.allowance.check()
+        context.report_spending()
     fitted.spent.seconds = max(fitted.spent.seconds, time.perf_counter() - start)
     if judge:
         # The judge of the metric is paid by the fit that asks it.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dspy
 
-from crossover.eval.experiment.spec import Cell, Experiment
+from crossover.eval.experiment.spec import Cell, Experiment, Family, families_with_variants
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.run.cell_keys import CellKeys
 from crossover.eval.run.formats import DEMOS, FormatChoice, choose_format, only_format
@@ -17,6 +17,8 @@ from crossover.eval.run.loading import check_cells, prepare, raise_errors
 from crossover.eval.run.passages import Passages
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.retention import Retention
+from crossover.eval.store.result import Result
+from crossover.eval.store.rows import Rows
 from crossover.models.jsonl import write_json
 from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel, load_model
@@ -100,6 +102,16 @@ class RunContext:
     def tasks(self) -> Mapping[str, Task]:
         """Return the experiment's tasks by name."""
         return self.keys.tasks
+
+    @cached_property
+    def chosen_on_val(self) -> set[Family]:
+        """Return the families of cells whose variants are scored on val, so that one can be chosen."""
+        return families_with_variants(self.experiment)
+
+    def is_whole(self, result: Result) -> bool:
+        """Return whether a finished cell has no failed row, and a score on val where one is needed."""
+        unread = result.facts.val_score is None and result.cell.family in self.chosen_on_val
+        return not unread and not Rows.of(result.rows).failed
 
     @cached_property
     def retention(self) -> Retention:

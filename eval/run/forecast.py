@@ -16,7 +16,7 @@ from statistics import mean
 import dspy
 
 from crossover.eval.analysis.ledger import machine_usd
-from crossover.eval.experiment.spec import Cell, Experiment, plan
+from crossover.eval.experiment.spec import Cell, Experiment, families_with_variants, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.text import columns, money
 from crossover.eval.run.context import READINGS_OF_VAL, Models
@@ -118,6 +118,8 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     """Return the forecast of one cell."""
     test, train = sample(task.test, experiment.limit), train_pool(task, cell.train_size, cell.seed)
     val = len(sample_val(task.val, experiment.limit))
+    last = cell.method.steps[-1]
+    chosen_on_val = cell.family in families_with_variants(experiment) and not (last.searches or last.trains)
     questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
     predictors = len(task.program().predictors())
     warm, cold = latency_requests()
@@ -125,7 +127,11 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
     work = method_of(cell.method.name, cell.method.options).workload(len(train))
     trained = round(work.epochs * len(train) * predictors * (bare + cell.model.max_tokens))
-    calls = (len(test) + requests) * work.calls + len(train) * work.attempts + round(val * work.epochs)
+    calls = (
+        (len(test) + requests + val * chosen_on_val) * work.calls
+        + len(train) * work.attempts
+        + round(val * work.epochs)
+    )
     for step in cell.method.steps:
         if step.searches:
             calls += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val

@@ -17,7 +17,6 @@ from crossover.eval.store.faults import refusal, storing
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import changed_tasks, record
 from crossover.eval.store.result import Result
-from crossover.eval.store.rows import Rows
 from crossover.eval.tracking.background import BackgroundSync
 from crossover.eval.tracking.pending import pending_cells
 from crossover.models.errors import UserError
@@ -56,7 +55,7 @@ def run_experiment(
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
     track = BackgroundSync(store, tracking_uri, progress.note)
     unsent = pending_cells(store, cells, track.uri)
-    if pending := [k for k in cells if k not in results or k in unsent or Rows.of(results[k].rows).failed]:
+    if pending := [k for k in cells if k not in results or k in unsent or not context.is_whole(results[k])]:
         context.check([cells[k] for k in pending])
         with holding(store, pending, experiment.name), interruptible(context.allowance.stop), storing(store):
             for key in cells if fresh else ():
@@ -76,8 +75,8 @@ def run_experiment(
 def measure_missing(
     context: RunContext, cells: Mapping[str, Cell], results: dict[str, Result], track: BackgroundSync
 ) -> None:
-    """Measure the cells that have no result or failed rows, group by group, until a limit or Ctrl-C ends it."""
-    again = {k for k, r in results.items() if Rows.of(r.rows).failed}
+    """Measure the cells that are not finished, or not whole, group by group, until a limit or Ctrl-C ends it."""
+    again = {k for k, r in results.items() if not context.is_whole(r)}
     missing, racing = [c for k, c in cells.items() if k not in results or k in again], context.experiment.racing
     context.progress.total_cells = len(missing)
     for group in groups_of(missing, racing=racing):
@@ -136,6 +135,7 @@ def conclude(
         needs=experiment.needs,
         prices=experiment.prices,
         experiment=experiment.name,
+        unit=experiment.compare,
     )
     comparison = replace(comparison, failures=(*context.failures, *failed_rows(comparison.arms)))
     if stopped and not all(is_finished(context.store, k) for k in cells):

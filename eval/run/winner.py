@@ -21,7 +21,7 @@ def cell_named(store: Path, name: str) -> Result:
     if name != WINNER and not name.startswith(f"{WINNER}."):
         return find_cell(store, name)
     run = read_recorded(store)
-    found = compare(run.results, needs=run.needs, prices=run.prices, experiment=run.experiment)
+    found = compare(run.results, needs=run.needs, prices=run.prices, experiment=run.experiment, unit=run.compare)
     wanted = name.removeprefix(WINNER).removeprefix(".")
     verdicts = [v for v in found.verdicts if wanted in ("", v.task)]
     if len(verdicts) != 1:

@@ -11,6 +11,8 @@ def flat_notes(facts: FitFacts, notes: Mapping[str, Any]) -> dict[str, Any]:
     stored: dict[str, Any] = {"labels_used": facts.labels_used}
     if facts.train_examples is not None:
         stored |= {"train_examples": facts.train_examples, "val_examples": facts.val_examples}
+    if facts.val_score is not None:
+        stored["val_score"] = facts.val_score
     if facts.teacher or facts.teacher_usd != 0:
         stored["teacher"] = {"model": facts.teacher, "calls": facts.teacher_calls, "usd": facts.teacher_usd}
     if facts.discarded_seconds:
@@ -34,6 +36,7 @@ def split_notes(stored: Mapping[str, Any]) -> tuple[FitFacts, dict[str, Any]]:
         labels_used=notes.pop("labels_used") if "labels_used" in notes else _labels_from_notes(notes),
         train_examples=None if pool is None else int(pool),
         val_examples=int(notes.pop("val_examples", 0)),
+        val_score=notes.pop("val_score", None),
         teacher=str(teacher.get("model", "")),
         teacher_calls=int(teacher.get("calls", 0)),
         teacher_usd=teacher.get("usd") if teacher else 0.0,

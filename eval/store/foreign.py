@@ -14,6 +14,7 @@ from typing import Any
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge
+from crossover.eval.store.document import chosen_cells
 from crossover.eval.store.recorded import find_cell
 from crossover.eval.store.result import Latency, Result
 from crossover.models.errors import UserError
@@ -27,13 +28,15 @@ TEST_SPLITS = ("", "test")
 def read_operands(operands: Sequence[str], store: Path) -> list[Result]:
     """Return the results that files and keys of finished cells name, each an arm of its own, all of one task.
 
+    A `.json` file is a document of `--json`, and names the arm that its verdict chose.
+
     Raises:
         UserError: one cannot be read, two are the same, or finished cells are of different tasks.
     """
     if len(set(operands)) < len(operands):
         raise UserError(f"{' '.join(operands)}: one stands twice; name different runs or files")
-    read = {o: read_scores(Path(o)) if Path(o).is_file() else [find_cell(store, o)] for o in operands}
-    cells = {o: r[0] for o, r in read.items() if not Path(o).is_file()}
+    read = {o: _read(o, store) for o in operands}
+    cells = {o: r[0] for o, r in read.items() if r[0].split_sha256}
     tasks = sorted({r.cell.task for r in cells.values()})
     if len(tasks) > 1:
         raise UserError(f"{' '.join(operands)}: cells of different tasks ({', '.join(tasks)}); name cells of one task")
@@ -48,6 +51,14 @@ def read_operands(operands: Sequence[str], store: Path) -> list[Result]:
             task = tasks[0] if tasks else r.cell.task
             results.append(replace(r, cell=replace(r.cell, task=task, method=method)))
     return _with_one_split(results)
+
+
+def _read(operand: str, store: Path) -> list[Result]:
+    """Return the results that one operand names, one a seed; those of a file of scores have no split."""
+    file = Path(operand)
+    if file.is_file() and file.suffix == ".json":
+        return [find_cell(store, key) for key in chosen_cells(file)]
+    return read_scores(file) if file.is_file() else [find_cell(store, operand)]
 
 
 def read_scores(file: Path) -> list[Result]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.eval.experiment.method import MethodSpec
-from crossover.eval.experiment.spec import Experiment, Needs, Prices, params_of
+from crossover.eval.experiment.spec import Compare, Experiment, Needs, Prices, params_of
 from crossover.eval.store.cells import load_result
 from crossover.eval.store.names import file_name
 from crossover.eval.store.result import Result
@@ -27,6 +27,11 @@ class Recorded:
     prices: Prices
     params: dict[str, Any] = field(default_factory=dict)
     """All that file and flags said; empty in a record of an older version."""
+
+    @property
+    def compare(self) -> Compare:
+        """Return what the experiment compares, `methods` in a record of an older version."""
+        return "all" if self.params.get("compare") == "all" else "methods"
 
 
 def record(store: Path, experiment: Experiment, keys: Sequence[str], splits: Mapping[str, str] | None = None) -> None:

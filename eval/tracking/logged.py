@@ -52,7 +52,7 @@ def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
     families: dict[tuple[str, ...], list[Arm]] = {}
     for arm in arms:
         if arm.train_size is not None and arm.score.n:
-            families.setdefault((arm.task, *arm.family), []).append(arm)
+            families.setdefault((arm.task, *arm.curve), []).append(arm)
     return [sorted(family, key=lambda a: a.train_size or 0) for family in families.values() if len(family) > 1]
 
 

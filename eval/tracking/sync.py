@@ -145,7 +145,9 @@ def _recorded(store: Path, run: PendingRun) -> Conclusion | None:
         return None
     if last.params != run.params:
         return None
-    comparison = compare(last.results, needs=last.needs, prices=last.prices, experiment=last.experiment)
+    comparison = compare(
+        last.results, needs=last.needs, prices=last.prices, experiment=last.experiment, unit=last.compare
+    )
     tasks = {v.task: recorded_task(last.params, v.task) for v in comparison.verdicts if v.choose}
     return Conclusion(last.params, comparison, {name: task for name, task in tasks.items() if task is not None})
 

@@ -212,7 +212,7 @@ class Search:
             "val_start": start,
             "val_best": best_score,
         }
-        facts = FitFacts(zero_shot=zero_shot)
+        facts = FitFacts(zero_shot=zero_shot, val_score=best_score)
         return self._charged(Fitted(_clean(best), self.lm, Usage(), None, facts, notes, list(self.warnings)))
 
     def unselected(self) -> Fitted:
