@@ -1,6 +1,8 @@
 """The interface of the engines that answer DSPy's requests, and the wrapper that counts, limits or times calls."""
 
+import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import dspy
@@ -64,6 +66,23 @@ class Streams(Protocol):
     def stream(self, request: lm15.Request) -> Iterator[Any]:
         """Yield the events of one answer as they come."""
         ...
+
+
+class States(Protocol):
+    """States that an engine keeps of the beginnings of prompts."""
+
+    def belonging_to(self, owner: object, *, briefly: bool = False) -> AbstractContextManager[None]:
+        """Find only the states of `owner` inside the context, and keep new ones for it, or only until its end."""
+        ...
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """An engine that reads the common beginning of prompts once."""
+
+    @property
+    def prefixes(self) -> States:
+        """The states that it keeps."""
 
 
 class Hook(Protocol):
@@ -160,3 +179,11 @@ def innermost(lm: dspy.LM) -> Any:
     while isinstance(engine, WrappedEngine):
         engine = engine.inner
     return engine
+
+
+def states_of(lm: dspy.LM, owner: object, *, briefly: bool = False) -> AbstractContextManager[None]:
+    """Keep apart what the model keeps of prompts: inside, it finds only states of `owner`; see `States`."""
+    engine = innermost(lm)
+    if isinstance(engine, KeepsStates):
+        return engine.prefixes.belonging_to(owner, briefly=briefly)
+    return contextlib.nullcontext()

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -164,42 +164,71 @@ def shared_tokens(a: np.ndarray, b: np.ndarray) -> int:
     return int(differ[0]) if len(differ) else n
 
 
+class Kept(NamedTuple):
+    """States in a store."""
+
+    owner: object
+    brief: bool
+    """Whether they are dropped where the context ends that they were kept in."""
+    prefix: Prefix
+
+
 class PrefixStore:
     """Prefixes within a bound of bytes; the least recently used is dropped first."""
 
     def __init__(self, max_bytes: int) -> None:
         """Keep at most `max_bytes` of states; 0 keeps nothing."""
         self.max_bytes = max_bytes
-        self._prefixes: list[Prefix] = []
+        self._owner: object = None
+        self._brief = False
+        self._kept: list[Kept] = []
         """Least recently used first."""
+
+    @contextlib.contextmanager
+    def belonging_to(self, owner: object, *, briefly: bool = False) -> Iterator[None]:
+        """Find only the states of `owner` inside the context, and keep new ones for it, or only until its end."""
+        outer = self._owner, self._brief
+        self._owner, self._brief = owner, briefly
+        try:
+            yield
+        finally:
+            self._owner, self._brief = outer
+            self._kept = [k for k in self._kept if not k.brief]
 
     def longest(self, ids: np.ndarray, adapter: str) -> Prefix | None:
         """Return the states of the longest known beginning of the prompt, at least one token, or None."""
-        scored = [(shared_tokens(p.ids, ids), n) for n, p in enumerate(self._prefixes) if p.adapter == adapter]
+        scored = [
+            (shared_tokens(k.prefix.ids, ids), n)
+            for n, k in enumerate(self._kept)
+            if k.owner == self._owner and k.prefix.adapter == adapter
+        ]
         tokens, n = max(scored, default=(0, 0))
         if tokens == 0:
             return None
-        prefix = self._prefixes.pop(n)
-        self._prefixes.append(prefix)
-        return prefix.head(tokens)
+        self._kept.append(self._kept.pop(n))
+        return self._kept[-1].prefix.head(tokens)
 
     def keep(self, prefix: Prefix) -> None:
         """Add a prefix in place of those it contains, unless it is too large by itself."""
         if prefix.nbytes > self.max_bytes:
             return
-        self._prefixes = [
-            p for p in self._prefixes if p.adapter != prefix.adapter or shared_tokens(p.ids, prefix.ids) < len(p)
-        ]
-        self._prefixes.append(prefix)
-        while sum(p.nbytes for p in self._prefixes) > self.max_bytes:
-            self._prefixes.pop(0)
+        new = Kept(self._owner, self._brief, prefix)
+        self._kept = [k for k in self._kept if not _replaces(new, k)] + [new]
+        while sum(p.nbytes for p in self) > self.max_bytes:
+            self._kept.pop(0)
 
     def __iter__(self) -> Iterator[Prefix]:
-        """Iterate over the prefixes, the least recently used first."""
-        return iter(self._prefixes)
+        """Iterate over the prefixes of all owners, the least recently used first."""
+        return (k.prefix for k in self._kept)
 
     def clear(self) -> bool:
-        """Drop all prefixes, to free memory or for a cold measurement, and return whether there were any."""
-        had_any = len(self._prefixes) > 0
-        self._prefixes.clear()
+        """Drop all prefixes, to free memory, and return whether there were any."""
+        had_any = len(self._kept) > 0
+        self._kept.clear()
         return had_any
+
+
+def _replaces(new: Kept, old: Kept) -> bool:
+    """Return whether all that the old states are good for, the new ones are."""
+    alike = (new.owner, new.brief, new.prefix.adapter) == (old.owner, old.brief, old.prefix.adapter)
+    return alike and shared_tokens(old.prefix.ids, new.prefix.ids) == len(old.prefix)

@@ -7,6 +7,8 @@ takes 580 us a call, this 3 us.
 
 import hashlib
 import importlib.metadata
+import re
+from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,9 @@ TokenCounts = dict[str, dict[str, Any]]
 
 ANTHROPIC_WRITE, ANTHROPIC_READ = 1.25, 0.1
 """Anthropic's rates for a prompt written to and read from its five-minute cache, as multiples of the input rate."""
+
+TIER = re.compile(r"(?P<key>.+)_above_(?P<thousands>\d+)k_tokens")
+"""Name of a rate in LiteLLM's table that replaces another for prompts of more tokens."""
 
 
 def api_price(usage: TokenCounts) -> float | None:
@@ -35,9 +40,13 @@ def call_price(name: str, counts: dict[str, Any]) -> float | None:
 
     (prompt - read - written) x input + read x cache read + written x cache write + completion x output. LiteLLM's
     prompt count includes the cached tokens for every provider. Where the table has no cache rate, Anthropic's are its
-    published multiples, and for any other provider a cached token costs as much as a fresh one: never too low.
+    published multiples, and for any other provider a cached token costs as much as a fresh one: never too low. The
+    whole call is charged at the rates of the table's tier that the length of the prompt falls in.
     """
+    prompt = int(counts.get("prompt_tokens") or 0)
     rates = table_entry(name)
+    for tokens, tier in _tiers(rates):
+        rates |= tier if prompt > tokens else {}
     price_in, price_out = rates.get("input_cost_per_token"), rates.get("output_cost_per_token")
     if price_in is None or price_out is None or (not price_in and not price_out):
         return None
@@ -50,9 +59,32 @@ def call_price(name: str, counts: dict[str, Any]) -> float | None:
         price_read = price_in * (ANTHROPIC_READ if anthropic else 1.0)
     if price_write is None:
         price_write = price_in * (ANTHROPIC_WRITE if anthropic else 1.0)
-    fresh = max(0, int(counts.get("prompt_tokens") or 0) - read - written)
+    fresh = max(0, prompt - read - written)
     completion = int(counts.get("completion_tokens") or 0)
     return float(fresh * price_in + read * price_read + written * price_write + completion * price_out)
+
+
+def token_rates(name: str) -> list[tuple[int, float, float]]:
+    """Return for each tier of prompts the tokens above which it begins, and dollars of a prompt and of an answer token.
+
+    Caching apart. Empty where the price is unknown.
+    """
+    found = []
+    for tokens in (0, *(tokens for tokens, _ in _tiers(table_entry(name)))):
+        prompt, answer = tokens + 1, 1_000_000
+        read, both = (call_price(name, {"prompt_tokens": prompt, "completion_tokens": n}) for n in (0, answer))
+        if read is not None and both is not None:
+            found.append((tokens, read / prompt, (both - read) / answer))
+    return found
+
+
+def _tiers(rates: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the tokens above which each tier begins, ascending, and the rates that change there."""
+    tiers: dict[int, dict[str, Any]] = {}
+    for key, rate in rates.items():
+        if rate is not None and (match := TIER.fullmatch(key)):
+            tiers.setdefault(1000 * int(match["thousands"]), {})[match["key"]] = rate
+    return sorted(tiers.items())
 
 
 def table_entry(name: str) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def score_example(
         completion_tokens=used.completion_tokens,
         calls=used.calls,
         seconds=seconds,
-        usd=price(tracker.get_total_tokens()),
+        # Call by call: a long prompt has rates of its own.
+        usd=add_usd(*(price({name: call}) for name, calls in tracker.usage_data.items() for call in calls)),
         output=output,
         unparsed=unparsed,
         raw=answers.text or "",

@@ -159,6 +159,19 @@ def test_the_store_keeps_what_was_used_last_within_its_bound() -> None:
     assert [len(p) for p in store] == [10, 11]  # longer than before, so the one unused for longest went
 
 
+def test_states_belong_to_one_owner_and_those_kept_briefly_end_with_their_context() -> None:
+    store, ids = PrefixStore(10 * kept([1] * 10).nbytes), np.array([1] * 10)
+    with store.belonging_to("a"):
+        store.keep(kept([1] * 4))
+    with store.belonging_to("b"):
+        assert store.longest(ids, "") is None
+    for _ in range(2):
+        with store.belonging_to("a", briefly=True):
+            assert len(store.longest(ids, "") or ()) == 4
+            store.keep(kept([1] * 8))
+            assert len(store.longest(ids, "") or ()) == 8
+
+
 def test_prompts_that_begin_alike_are_grouped() -> None:
     rng = random.Random(6)
     block, other = tokens(rng, 100), tokens(rng, 100)

@@ -12,7 +12,7 @@ import torch
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
-from crossover.models.price import api_price
+from crossover.models.price import api_price, token_rates
 from crossover.models.prompt import engine_of
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
@@ -123,6 +123,16 @@ def test_an_unknown_price_is_unpriced_never_zero() -> None:
     known = {"openai/gpt-4o-mini": {"prompt_tokens": 1000, "completion_tokens": 1000}}
     assert api_price(known) == pytest.approx(0.00075)
     assert api_price({"openai/no-such-model": {"prompt_tokens": 5, "completion_tokens": 5}}) is None
+
+
+def test_a_long_prompt_has_the_rates_of_its_tier_for_the_whole_call() -> None:
+    short, long = ({"prompt_tokens": n, "completion_tokens": 1000} for n in (200_000, 200_001))
+    name = "gemini/gemini-2.5-pro"
+    assert api_price({name: short}) == pytest.approx(200_000 * 1.25e-6 + 1000 * 1e-5)
+    assert api_price({name: long}) == pytest.approx(200_001 * 2.5e-6 + 1000 * 1.5e-5)
+    tiers = [(0, 1.25e-6, 1e-5), (200_000, 2.5e-6, 1.5e-5)]
+    assert [pytest.approx(t) for t in token_rates(name)] == tiers
+    assert token_rates("openai/no-such-model") == []
 
 
 def test_prompt_formats_have_names() -> None:

@@ -11,11 +11,11 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from crossover.eval.store.result import Latency
+from crossover.models.engine import KeepsStates, innermost, states_of
 from crossover.models.errors import UserError
 from crossover.models.first_token import timing_first_token
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.load import LoadedModel
-from crossover.models.prompt import engine_of
 from crossover.programs.task import Fitted
 
 REQUESTS = "CROSSOVER_LATENCY_REQUESTS"
@@ -64,7 +64,7 @@ class Timings:
             self.answered.append(timing)
 
 
-@dataclass
+@dataclass(eq=False)
 class Probe:
     """One fitted arm, ready to answer single requests."""
 
@@ -95,10 +95,17 @@ class Probe:
             line = {"cold": cold} | ({} if timing is None else asdict(timing))
             append_lines(self.file, [line])
 
+    def warm_up(self, example: dspy.Example) -> None:
+        """Ask one request without timing it; what the model keeps of it is all that later requests find."""
+        with states_of(self.fitted.lm, self):
+            self._ask(example)
+
     def ask(self, example: dspy.Example, *, cold: bool = False) -> Timing | None:
-        """Time one request, None when it fails; a cold one empties the prefix store first."""
-        if cold:
-            engine_of(self.fitted.lm).prefixes.clear()
+        """Time one request, None when it fails; a cold one finds no states, another those of the warm-up alone."""
+        with states_of(self.fitted.lm, object() if cold else self, briefly=True):
+            return self._ask(example)
+
+    def _ask(self, example: dspy.Example) -> Timing | None:
         with dspy.context(lm=self._lm, adapter=self.model.prompt_format, rm=self.rm):
             start = time.perf_counter()
             try:
@@ -140,17 +147,17 @@ def measure_latency(probes: Sequence[Probe], *, requests: int, cold_requests: in
     """Time single requests, one at a time, uncached, the arms interleaved so that a slow minute hurts all alike.
 
     The first `warm_up` requests of each arm are not timed; an arm that has all its timings is not asked at all. Cold
-    requests come last, to each local model, whose prefix store can be emptied.
+    requests come last, to each model that keeps states of prompts here.
     """
     waiting = [p for p in probes if p.warm.asked < requests]
     for n in range(-warm_up, requests):
         for p in waiting:
             example = p.examples[(n + warm_up) % len(p.examples)]
             if n < 0:
-                p.ask(example)
+                p.warm_up(example)
             elif n >= p.warm.asked:
                 p.keep(None if p.hopeless else p.ask(example), cold=False)
-    forgetful = [p for p in probes if hasattr(engine_of(p.fitted.lm), "prefixes")]
+    forgetful = [p for p in probes if isinstance(innermost(p.fitted.lm), KeepsStates)]
     for n in range(cold_requests):
         for p in forgetful:
             if n >= p.cold.asked:

@@ -12,7 +12,7 @@ from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import append_rows, read_rows
 from crossover.eval.store.rows import Rows, read_table
 from crossover.models.api_keys import redact, redact_all
-from crossover.models.engine import innermost
+from crossover.models.engine import innermost, states_of
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.last_answer import recorded
 from crossover.models.load import LoadedModel
@@ -51,7 +51,9 @@ def measure_accuracy(
     lm = recorded(fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm))
     try:
         # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
-        with dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None):
+        # And what the model keeps of another arm's prompts would make this one look cheaper than it is.
+        context = dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None)
+        with context, states_of(fitted.lm, file):
             scored = score_examples(fitted.program, left, task.metric, price=model.price, threads=threads)
             for row in until_outage(scored, left, progress.note):
                 if row.failure or not model.local:
