@@ -7,6 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from crossover.models.errors import UserError
+from crossover.models.model_folder import stored_bytes
+
 
 def device_name() -> str:
     """Return torch's name of the device: a GPU if there is one."""
@@ -49,17 +52,30 @@ def load_weights(folder: str | Path, *, trust_remote_code: bool) -> tuple[Any, A
     """Return model, ready to serve on the device, and tokenizer.
 
     `folder` may be a hub id. Weights are read from safetensors only.
+
+    Raises:
+        UserError: configuration and weights are not of one model.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     device = device_name()
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(
+    parameters = parameters_of(folder, trust_remote_code=trust_remote_code)
+    # Transformers would make room for all that the configuration says; no format stores a weight in less than a bit.
+    if Path(folder).is_dir() and parameters > 8 * stored_bytes(Path(folder)):
+        raise UserError(f"{folder}: config.json describes {parameters:.2g} weights, far more than the files hold")
+    model, found = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=serving_dtype(parameters_of(folder, trust_remote_code=trust_remote_code)),
+        dtype=serving_dtype(parameters),
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
+    # Transformers would make up what is not there.
+    if wrong := {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}:
+        what = f"{len(wrong)} weights are missing or of another shape, such as {min(wrong)}"
+        raise UserError(f"{folder}: {what}; config.json and the weights are not of one model")
     return model.to(device).eval(), tokenizer
 
 

@@ -10,7 +10,7 @@ from tokenizers import decoders, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, one_line
 
 CARD = """# {name}
 
@@ -57,8 +57,9 @@ def _read(gguf: Path) -> tuple[Any, Any]:
             gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=plain
         )
         return model, tokenizer
-    except (ValueError, KeyError, IndexError, NotImplementedError, OSError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+    # Its readers raise errors of every kind for a file that is cut off or of an unknown kind.
+    except Exception as e:
+        reason = f"{type(e).__name__}: {one_line(e, 200)}"
         raise UserError(f"{gguf}: transformers cannot read this GGUF file: {reason}; give safetensors instead") from e
 
 

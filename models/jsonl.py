@@ -7,10 +7,37 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
+
+
+class LineWriter:
+    """Append JSON lines without secrets to a file; what was written outlives the process that wrote it."""
+
+    def __init__(self, file: Path, default: Callable[[Any], Any] = str) -> None:
+        """Open the file; `default` converts a value that JSON cannot represent."""
+        # One encoder for all: `json.dumps` with options builds a new one for every record.
+        self._encode = json.JSONEncoder(ensure_ascii=False, default=default).encode
+        self._file = file.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def write(self, records: Iterable[Any]) -> None:
+        """Append each record as one line, and hand all of them to the system."""
+        self._file.writelines(redact(self._encode(record)) + "\n" for record in records)
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk, so that it outlives the machine as well."""
+        os.fsync(self._file.fileno())
 
 
 def append_lines(
@@ -20,13 +47,10 @@ def append_lines(
 
     `default` converts a value that JSON cannot represent.
     """
-    # One encoder for all: `json.dumps` with options builds a new one for every record.
-    encode = json.JSONEncoder(ensure_ascii=False, default=default).encode
-    with file.open("a", encoding="utf-8") as f:
-        f.writelines(redact(encode(record)) + "\n" for record in records)
+    with LineWriter(file, default) as writer:
+        writer.write(records)
         if fsync:
-            f.flush()
-            os.fsync(f.fileno())
+            writer.sync()
 
 
 def read_lines(

@@ -9,7 +9,7 @@ import dspy
 
 from crossover.models.api_keys import expanded
 from crossover.models.engine import Engine, OutermostEngine
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, one_line
 from crossover.models.limits import limited_like
 from crossover.models.price import TokenCounts, api_price
 from crossover.models.prompt import engine_of
@@ -56,8 +56,11 @@ def load_model(spec: ModelSpec) -> LoadedModel:
     source = source_of(spec)
     try:
         engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
-    except OSError as e:
-        raise UserError(f"{spec.name} cannot be loaded from {source}: {str(e).strip().splitlines()[0]}") from e
+    except UserError:
+        raise
+    # Transformers, tokenizers and the code of a model raise errors of every kind for files that do not fit each other.
+    except Exception as e:
+        raise UserError(f"{spec.name} cannot be loaded: {type(e).__name__}: {one_line(e, 200)}") from e
     name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
     lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
     chosen = _format(_first_format(spec), spec, engine)

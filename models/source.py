@@ -1,18 +1,18 @@
 """Find the weights that a model's name stands for: a folder, a hub id, a GGUF file or a package."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from crossover.models.cache import build_once, cache_folder, is_whole
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, one_line
+from crossover.models.model_folder import check_model_folder
 from crossover.models.packaged import PACKAGED, fetch
 
 GGUF_MAGIC = b"GGUF"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
-"""Files of which every tokenizer that transformers reads has at least one."""
 
 
 class Fault(NamedTuple):
@@ -42,9 +42,9 @@ def weights_source(name: str, note: Callable[[str], None] = to_stderr) -> Path |
         raise UserError(f"{name}: {fault.what}; {fault.remedy}")
     place = name.removeprefix("local:")
     if place.endswith(".gguf"):
-        return _converted(Path(place).expanduser(), note)
+        return _converted(Path(os.path.expanduser(place)), note)
     if _is_path(place):
-        return Path(place).expanduser()
+        return Path(os.path.expanduser(place))
     if not _in_hub_cache(place):
         _reach(place)
     return place
@@ -60,9 +60,9 @@ def source_fault(name: str) -> Fault | None:
         return Fault("warning", what, f"or fetch it ahead: crossover fetch {name}")
     place = name.removeprefix("local:")
     if place.endswith(".gguf"):
-        return _gguf_fault(Path(place).expanduser())
+        return _gguf_fault(Path(os.path.expanduser(place)))
     if _is_path(place):
-        return _folder_fault(Path(place).expanduser())
+        return _folder_fault(Path(os.path.expanduser(place)))
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE and not _in_hub_cache(place):
@@ -86,17 +86,11 @@ def _gguf_fault(file: Path) -> Fault | None:
 
 
 def _folder_fault(folder: Path) -> Fault | None:
-    if not folder.is_dir():
-        return Fault("error", "no such folder", "check the path, which starts at the experiment file")
-    if (folder / "adapter_config.json").exists():
-        return Fault("error", "an adapter, which names a base model elsewhere", "merge it and give that folder")
-    if not any(folder.glob("*.safetensors")):
-        found = "; a GGUF file is given by its own name" if any(folder.glob("*.gguf")) else ""
-        return Fault("error", "no weights (*.safetensors) here", f"give a model's folder{found}")
-    if not (folder / "config.json").exists():
-        return Fault("error", "no config.json here", "give a folder that transformers saved")
-    if not any((folder / f).exists() for f in TOKENIZERS):
-        return Fault("error", "no tokenizer (tokenizer.json) here", "save the model's tokenizer into the same folder")
+    try:
+        check_model_folder(folder)
+    except UserError as e:
+        what, _, remedy = str(e).partition("; ")
+        return Fault("error", what, remedy)
     return None
 
 
@@ -142,6 +136,6 @@ def _reach(repository: str) -> None:
     try:
         hf_hub_download(repository, "config.json")
     except (OSError, ValueError) as e:
-        reason = str(e).strip().splitlines()[0].rstrip(".")
+        reason = one_line(e, 200).rstrip(".")
         remedy = "check the name and the connection, or give the folder of a model"
         raise UserError(f"local:{repository}: cannot be had from the hub: {reason}; {remedy}") from e

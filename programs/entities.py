@@ -1,9 +1,10 @@
 """Entities as text: one `type: words` a line, `none` when there is nothing to extract."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from crossover.programs.records import parsed_json
 
 Entity = tuple[str, str]
 """Type and words, the words verbatim from the text."""
@@ -36,7 +37,7 @@ def entities_of(value: Any) -> str:
         ValueError: the value is none of these.
     """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        value = json.loads(value)
+        value = parsed_json(value)
     if isinstance(value, dict):
         raise ValueError("one JSON object, not a list of {type, text}; its keys are fields of `program: record`")
     if isinstance(value, str):

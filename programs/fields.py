@@ -184,7 +184,7 @@ def _ids(value: Any) -> list[Any]:
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             return [value]
     return answers_of(value)
 

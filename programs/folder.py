@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, one_line
 from crossover.programs.readers import encoding_of
-from crossover.programs.records import fault, few, one_line
+from crossover.programs.records import fault, few
 from crossover.programs.task import Passage, Problem
 
 PASSAGE_WORDS = 120

@@ -7,9 +7,10 @@ import dspy
 from dspy.adapters.utils import parse_value
 
 from crossover.models.answer_types import is_text
+from crossover.models.errors import one_line
 from crossover.programs.demos import is_list
 from crossover.programs.kinds import Kind, kind_of
-from crossover.programs.records import fault, few, one_line
+from crossover.programs.records import fault, few
 from crossover.programs.task import Problem
 
 Reader = Callable[[Any], Any]

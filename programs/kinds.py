@@ -1,6 +1,5 @@
 """The kinds of a record's fields: told from the values of train, and read from the cells of a data file."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -10,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from crossover.models.errors import UserError
 from crossover.programs.entities import NONE
 from crossover.programs.load import unknown
-from crossover.programs.records import Record
+from crossover.programs.records import Record, parsed_json
 from crossover.programs.spec import TaskSpec
 
 KINDS = ("text", "number", "boolean", "one of", "list")
@@ -126,7 +125,7 @@ def _object(value: Any) -> dict[str, Any] | None:
     """Return a JSON object, also of one written as text; None for anything else."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
+            value = parsed_json(value)
         except ValueError:
             return None
     return value if isinstance(value, dict) else None
@@ -135,7 +134,7 @@ def _object(value: Any) -> dict[str, Any] | None:
 def _items(cell: Any) -> list[str]:
     """Return the items of a list, of one written as JSON, or of a text with semicolons or commas between them."""
     if isinstance(cell, str) and cell.strip().startswith("["):
-        cell = json.loads(cell)
+        cell = parsed_json(cell)
     text = "" if cell is None else str(cell)
     parts = cell if isinstance(cell, list) else text.split(";" if ";" in text else ",")
     return [text for part in parts if (text := str(part).strip()) and text != NONE]

@@ -16,8 +16,7 @@ import dspy
 
 import crossover.programs.modules
 import crossover.programs.tasks
-from crossover.models.errors import UserError
-from crossover.programs.records import one_line
+from crossover.models.errors import UserError, one_line
 from crossover.programs.task import Task
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from crossover.models.errors import UserError
-from crossover.programs.records import Record, fault
+from crossover.programs.records import Record, fault, parsed_json
 from crossover.programs.task import Problem
 
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -84,6 +84,7 @@ def delimiter_of(text: str) -> str:
 
 def _cells(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank with the line on which it starts."""
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # documents may be longer than its 131,072 characters
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     for cells in reader:
@@ -150,7 +151,7 @@ def read_jsonl(data: bytes, shown: str) -> Rows:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = parsed_json(line)
         except json.JSONDecodeError as e:
             yield fault(where, f"not valid JSON: {e.msg} at column {e.colno}", "fix or delete the line")
             continue
@@ -164,7 +165,7 @@ def read_json(data: bytes, shown: str) -> Rows:
     """Yield the objects of a list, or of the longest list of objects in an object; JSON lines are read as such."""
     text, doubt = _decoded(data, shown)
     try:
-        whole = json.loads(text)
+        whole = parsed_json(text)
     except json.JSONDecodeError as e:
         if e.msg == "Extra data":
             yield from read_jsonl(data, shown)

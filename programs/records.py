@@ -1,10 +1,14 @@
 """Rows of the user's data, each with its file and line, and the problems of those that cannot be read."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crossover.programs.task import Problem
+
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,22 @@ def few(problems: Sequence[Problem], limit: int = 5) -> list[Problem]:
     ]
 
 
-def one_line(error: Exception, most: int) -> str:
-    """Return the start of an error's text on one line."""
-    return " ".join(str(error).split())[:most]
+def parsed_json(text: str) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        JSONDecodeError: it is no JSON, or holds half of a character, thousands of digits, or thousands of brackets.
+    """
+    try:
+        value = json.loads(text)
+        if HALF_CHARACTER.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError:
+        raise
+    except UnicodeEncodeError as e:
+        raise json.JSONDecodeError(f"half of a character, \\u{ord(e.object[e.start]):x},", text, 0) from e
+    except RecursionError as e:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from e
+    except ValueError as e:
+        raise json.JSONDecodeError("a number with thousands of digits", text, 0) from e
+    return value

@@ -1,15 +1,13 @@
 """Read the rows of a source that an experiment file names: a file, or a dataset of the Hugging Face hub."""
 
-import csv
 import gzip
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, one_line
 from crossover.programs.readers import READERS
-from crossover.programs.records import Read, Record, fault, few, one_line
+from crossover.programs.records import Read, Record, fault, few
 from crossover.programs.task import Problem
 
 HF_KEYS = ("hf", "name", "split", "revision")
@@ -56,8 +54,8 @@ def read_file(path: Path, *, shown: str = "", key: str = "data") -> Read:
                 records.append(row)
             else:
                 problems.append(row)
-    # openpyxl and zlib raise errors of their own for a file that is not what its suffix says.
-    except (OSError, EOFError, csv.Error, ValueError, KeyError, BadZipFile, UserError) as e:
+    # pyarrow, openpyxl and what they unpack with raise errors of every kind for a file that is damaged.
+    except Exception as e:
         problems.append(fault(shown, f"cannot be read: {one_line(e, 120)}", "save it again, text as UTF-8"))
     if not records and not any(p.level == "error" for p in problems):
         problems.append(fault(shown, f"{key} has no rows", "give it at least one"))

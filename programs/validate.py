@@ -6,12 +6,12 @@ from itertools import islice, pairwise, zip_longest
 
 import dspy
 
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, one_line
 from crossover.programs.demos import question_key
 from crossover.programs.fields import answers_of, text_of
 from crossover.programs.gold import list_outputs
 from crossover.programs.modules.classify import Classify
-from crossover.programs.records import fault, few, one_line
+from crossover.programs.records import fault, few
 from crossover.programs.task import Problem, Task
 
 FEWEST_TEST = 50

@@ -4,8 +4,10 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from factories import make_row
-from openai_server import Served, openai_server
+from openai_server import Messages, Served, openai_server
 from openings import write_openings
-from processes import FORKS, UNTRACKED, command, ended, start
+from processes import FORKS, UNTRACKED, command, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
@@ -74,6 +76,35 @@ def test_a_full_disk_is_named_and_costs_nothing_twice(tmp_path: Path, served: Se
     whole = len(served.bodies) - first - rest
     # Of what was answered before the disk was full, one answer was not kept: the one that did not fit.
     assert whole <= first + rest <= whole + 1
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_a_run_that_is_ended_has_kept_every_row_that_was_answered(tmp_path: Path, signals: list[int]) -> None:
+    """One answer never comes, so that no later row could have carried the earlier ones to the disk."""
+    released = threading.Event()
+
+    def answer(model: str, messages: Messages) -> str:
+        if "of 205" in messages[-1]["content"]:
+            released.wait()
+        return first_word(model, messages)
+
+    def answered() -> list[str]:
+        return [line for file in tmp_path.glob("mlruns/cells/*/rows.jsonl") for line in file.open()]
+
+    with openai_server(answer) as served:
+        file = write_remote(tmp_path, served.url, methods="[zero_shot]")
+        process = start(tmp_path, tmp_path / "said", "run", str(file), "-q", "-j", "2", *UNTRACKED)
+        wait_for(lambda: len(answered()) == 11)
+        for n, number in enumerate(signals):
+            assert process.pid is not None
+            os.kill(process.pid, number)
+            wait_for(lambda n=n: n or "Ctrl-C" in (tmp_path / "said.err").read_text() or not process.is_alive())
+        process.join()
+        assert len(answered()) == 11
+        before = len(served.bodies)
+        released.set()
+        assert run(file) == 0
+        assert len(served.bodies) - before == 1 + 2 + latency_requests()[0]
 
 
 def test_a_report_and_a_starter_find_no_room_and_leave_what_was_there(done: Path) -> None:

@@ -86,11 +86,10 @@ def test_a_call_waits_for_those_under_way_to_cost_less_than_their_worst() -> Non
     limits.enter(Usage(1, 90))
     waiting = threading.Thread(target=limits.enter, args=(Usage(1, 60),))
     waiting.start()
-    time.sleep(0.05)
+    time.sleep(0.05)  # in which a call that does not wait would be let in
     assert waiting.is_alive()
     limits.leave(Usage(1, 90), Usage(1, 40))
-    waiting.join(5)
-    assert not waiting.is_alive()
+    wait_for(lambda: not waiting.is_alive())
     limits.leave(Usage(1, 60), Usage(1, 60))
     with pytest.raises(Stopped, match="100 tokens"):
         limits.enter(Usage(1, 1))
@@ -131,24 +130,27 @@ def test_refused_calls_cost_nothing_but_are_calls() -> None:
     assert (limits.used.calls, limits.used.usd) == (1, 0.0)
 
 
-def slowly(model: str, messages: Messages) -> str:
-    time.sleep(0.3)
-    return first_word(model, messages)
-
-
 def test_ctrl_c_finishes_what_is_under_way(tmp_path: Path) -> None:
-    with openai_server(slowly) as served:
+    go_on = threading.Event()
+
+    def held(model: str, messages: Messages) -> str:
+        if len(served.bodies) > 4:
+            go_on.wait()
+        return first_word(model, messages)
+
+    with openai_server(held) as served:
         file = write_remote(tmp_path, served.url)
         process = start(tmp_path, tmp_path / "said", "run", str(file), "-j", "2", "-q", *UNTRACKED)
-        wait_for(lambda: len(served.bodies) >= 4)
+        wait_for(lambda: len(served.bodies) > 5 and len(served.bodies) - served.answered == 2)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGINT)
-        assert ended(process) == 130
+        wait_for(lambda: "finishing what is under way" in (tmp_path / "said.err").read_text())
         asked = len(served.bodies)
         assert asked < 12
+        go_on.set()
+        assert ended(process) == 130
         (rows,) = tmp_path.glob("mlruns/cells/*/rows.jsonl")
         assert rows.read_text().count("\n") == asked == served.answered
-    assert "finishing what is under way" in (tmp_path / "said.err").read_text()
 
 
 def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
 
     def never(model: str, messages: Messages) -> str:
         if len(served.bodies) > 2:
-            let_go.wait(120)
+            let_go.wait()
         return first_word(model, messages)
 
     with openai_server(never) as served:

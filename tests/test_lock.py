@@ -2,8 +2,9 @@
 
 import json
 import os
+import signal
 import socket
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,23 @@ from crossover.models.errors import UserError
 
 def hold(store: str) -> None:
     with holding(Path(store), ["a", "b"], "held"):
-        time.sleep(600)
+        signal.pause()
 
 
 def test_the_second_run_says_who_holds_the_cells(tmp_path: Path) -> None:
-    def slow(model: str, messages: Messages) -> str:
-        time.sleep(0.1)
+    refused = threading.Event()
+
+    def held(model: str, messages: Messages) -> str:
+        refused.wait()
         return first_word(model, messages)
 
-    with openai_server(slow) as served:
+    with openai_server(held) as served:
         file = write_remote(tmp_path, served.url)
         first = start(tmp_path, tmp_path / "first", "run", str(file), "-j", "2", "-q", *UNTRACKED)
         wait_for(lambda: served.bodies)
         second = start(tmp_path, tmp_path / "second", "run", str(file), "--only", "zero_shot", "-q", *UNTRACKED)
         assert ended(second) == 2
+        refused.set()
         said = (tmp_path / "second.err").read_text()
         who = f"(pid {first.pid} on {socket.gethostname()}, since "
         assert f"error: 'words' is being run already {who}" in said

@@ -157,7 +157,8 @@ def test_a_list_of_retrievals_is_read(tmp_path: Path) -> None:
     assert len(plan(experiment)) == 4
 
 
-def test_found_passages_are_kept_as_json(tmp_path: Path) -> None:
+def test_found_passages_are_kept_as_json_lines(tmp_path: Path) -> None:
     passages_of(tmp_path).attach(task_with_corpus().test, "retrieved")
-    (file,) = (tmp_path / "passages").glob("bm25-k2-*.json")
-    assert set(json.loads(file.read_text())) == {"what is beta?", "what is gamma?", "what is delta?"}
+    (file,) = (tmp_path / "passages").glob("bm25-k2-*.jsonl")
+    lines = map(json.loads, file.read_text().splitlines())
+    assert {question for question, _ in lines} == {"what is beta?", "what is gamma?", "what is delta?"}

@@ -1,7 +1,8 @@
 """Kill -9 in the middle of a search: it goes on where it was, to the same end at the same price."""
 
 import json
-import time
+import math
+import threading
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -24,8 +25,7 @@ IDEAS = ("Answer with the first word of the text.", "Answer with the first lette
 
 
 def proposing(model: str, messages: Messages) -> str:
-    """Answer as a teacher whose ideas follow from what it is shown, and as a student that needs some time."""
-    time.sleep(0.02)
+    """Answer as a teacher whose ideas follow from what it is shown, and as a student."""
     if model != "gpt-4o":
         return first_word(model, messages)
     idea = IDEAS[zlib.crc32(question({"messages": messages}).encode()) % len(IDEAS)]
@@ -34,7 +34,14 @@ def proposing(model: str, messages: Messages) -> str:
 
 @pytest.mark.parametrize("name", sorted(SEARCHES))
 def test_a_search_that_is_killed_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
-    with openai_server(proposing) as served:
+    most, killed_now = math.inf, threading.Event()
+
+    def held(model: str, messages: Messages) -> str:
+        if len(served.bodies) > most:
+            killed_now.wait()
+        return proposing(model, messages)
+
+    with openai_server(held) as served:
         teacher = f'teacher: {{name: openai/gpt-4o, api_base: "{served.url}", max_tokens: 300}}\n'
         budget = f"budget: {{metric_calls: {METRIC_CALLS[name]}}}"
         file = write_remote(tmp_path, served.url, methods=f"[{SEARCHES[name]}]", more=teacher + budget)
@@ -54,10 +61,12 @@ def test_a_search_that_is_killed_goes_on_where_it_was(name: str, tmp_path: Path)
         said, fit = results("whole")
         assert fit["calls"] > 14
         before = len(served.bodies)
+        most = before + fit["calls"] // 2
         killed = run("killed")
-        wait_for(lambda: len(served.bodies) - before > fit["calls"] // 2)
+        wait_for(lambda: len(served.bodies) > most)
         killed.kill()
         killed.join()
+        killed_now.set()
         (answers,) = (tmp_path / "killed").glob("mlruns/cells/*/answers.jsonl")
         assert 0 < answers.read_text().count("\n") < fit["calls"]
         assert ended(run("killed")) == 0, (tmp_path / "killed" / "said.err").read_text()

@@ -113,7 +113,7 @@ def read_baseline(file: Path) -> Baseline:
         return Baseline(file, {str(k): str(v) for k, v in document["split_sha256"].items()}, arms)
     except FileNotFoundError:
         raise UserError(f"--baseline {file}: no such file; {remedy}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"--baseline {file}: not a comparison ({type(e).__name__}: {e}); {remedy}") from None
 
 

@@ -51,7 +51,7 @@ def sheet(task: Task, results: Sequence[Result], criteria: Sequence[str], exampl
         e = by_id[key]
         reference = " | or: ".join(text_of(v) for v in answers_of(e[task.outputs[0]]))
         shown = [*(text_of(e[i]) for i in task.inputs), reference, answer]
-        writer.writerow([item_of(key, answer), *map(_inert, shown), *("" for _ in criteria)])
+        writer.writerow([item_of(key, answer), *map(inert, shown), *("" for _ in criteria)])
     return text.getvalue()
 
 
@@ -122,6 +122,6 @@ def _answer(task: Task, output: Mapping[str, object]) -> str:
     return text_of(output.get(task.outputs[0]))
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Return the text quoted where a spreadsheet would take it for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from crossover.eval.cli.options import STORE, details_option, json_option, store_option
+from crossover.eval.cli.output import echo
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
@@ -35,12 +36,14 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     from crossover.eval.experiment.spec import Needs, Prices
     from crossover.eval.report.schema import to_json
     from crossover.eval.report.table import render
+    from crossover.eval.report.text import visible
     from crossover.eval.store.foreign import read_operands
 
     results = read_operands(runs, store)
     # Who names two runs wants these two compared.
     comparison = compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs), unit="all")
-    text = render(comparison) if as_json is None else json.dumps(to_json(comparison), indent=1) + "\n"
+    text = visible(render(comparison)) if as_json is None else json.dumps(to_json(comparison), indent=1) + "
+"
     click.echo(text, nl=False, file=as_json)
     return 0
 
@@ -81,7 +84,7 @@ def recommend(
     if details and as_json is None:
         for task in comparison.split_sha256:
             lines = sensitivity_lines(task, comparison, found.results, needs=wanted, prices=found.prices)
-            click.echo("\n" + "\n".join(lines))
+            echo("\n" + "\n".join(lines))
     return 0
 
 

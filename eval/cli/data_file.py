@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from crossover.eval.cli.options import CellFlags, Decorated, MeasuringFlags, gathered
+from crossover.eval.cli.output import echo
 
 if TYPE_CHECKING:
     from crossover.eval.experiment.guess import Guess
@@ -103,15 +104,15 @@ def experiment_of_data(source: str, guessing: GuessFlags) -> Path:
     file = experiment_file_of(source)
     if not file.exists():
         draft = Draft.of(source, guessing, file)
-        click.echo(draft.shown(), err=True)
+        echo(draft.shown(), err=True)
         draft.write()
-        click.echo(f"wrote {file}", err=True)
+        echo(f"wrote {file}", err=True)
         return file
     first = file.read_text(encoding="utf-8").partition("\n")[0]
     if guessing.words() and first != f"# {_command(source, guessing)}":
         flags = " ".join(w for w in guessing.words() if w.startswith("--"))
         raise UserError(f"{file}: already there, written without these {flags}; edit it, or delete it to guess again")
-    click.echo(f"using {file}", err=True)
+    echo(f"using {file}", err=True)
     return file
 
 
@@ -209,9 +210,9 @@ class Draft:
                 column.role = click.prompt(f"{column.name} is", type=click.Choice(ROLES), default=column.role)
                 chosen = Choices(docs=self.guess.docs, model=self.guess.model, metric=self.guessing.metric or "")
                 self.guess = settled(list(columns.values()), self.records, chosen)
-                click.echo(f"{self.shown()}\n{self.checked()}")
+                echo(f"{self.shown()}\n{self.checked()}")
             else:
-                click.echo(f"no column {answer!r}; answer y, n or one of {', '.join(c.name for c in columns.values())}")
+                echo(f"no column {answer!r}; answer y, n or one of {', '.join(c.name for c in columns.values())}")
         return True
 
     def write(self) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from crossover.eval.cli.options import store_option
+from crossover.eval.cli.output import echo
 
 
 @click.command()
@@ -24,4 +25,4 @@ def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
     from crossover.eval.tracking.package import export_cell
 
     for line in export_cell(store, cell_named(store, cell), folder, dtype=dtype):
-        click.echo(line)
+        echo(line)

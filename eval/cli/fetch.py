@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from crossover.eval.cli.output import echo
+
 
 @click.command()
 @click.argument("model")
@@ -27,4 +29,4 @@ def fetch(model: str, quiet: bool) -> None:
         folder = weights_source(model, progress.note)
     finally:
         progress.close()
-    click.echo(f"{model}: {size_of(Path(folder)) / 1e6:.0f} MB in {folder}")
+    echo(f"{model}: {size_of(Path(folder)) / 1e6:.0f} MB in {folder}")

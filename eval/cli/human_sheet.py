@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from crossover.eval.cli.options import CellFlags, experiment_of, experiment_options, store_option
+from crossover.eval.cli.options import CellFlags, check_readable, experiment_of, experiment_options, store_option
+from crossover.eval.cli.output import echo
 
 
 @click.command("human-sheet")
@@ -23,6 +24,8 @@ def human_sheet(cells: CellFlags, store: Path, examples: int, output: Path | Non
     """
     if (output is None) == (filled is None):
         raise click.UsageError("give either -o SHEET.csv to export or --import SHEET.csv")
+    if filled is not None:
+        check_readable(filled)
     experiment = experiment_of(cells)
     from crossover.eval.analysis.human import import_sheet, sheet
     from crossover.eval.run.loading import finished
@@ -39,9 +42,9 @@ def human_sheet(cells: CellFlags, store: Path, examples: int, output: Path | Non
     if output is not None:
         text = sheet(task, results, criteria, examples)
         write_text(output, text)
-        click.echo(f"{output}: fill {', '.join(criteria)} with no, partly or yes; then --import {output}")
+        echo(f"{output}: fill {', '.join(criteria)} with no, partly or yes; then --import {output}")
         return 0
     assert filled is not None
     count = import_sheet(store, filled, task, results, criteria)
-    click.echo(f"{count} graded answers are kept with the runs; `crossover report` shows what they change")
+    echo(f"{count} graded answers are kept with the runs; `crossover report` shows what they change")
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from crossover.eval.cli.options import store_option
+from crossover.eval.cli.output import echo
 
 
 @click.command()
@@ -30,4 +31,4 @@ def index(file: Path, backend: str, settings: tuple[str, ...], chunk_words: int,
         )
     finally:
         progress.close()
-    click.echo(line)
+    echo(line)

@@ -10,6 +10,7 @@ import click
 
 from crossover.eval.cli.data_file import Draft, GuessFlags, experiment_file_of, guess_options, is_data
 from crossover.eval.cli.options import EXIT_CANNOT_RUN
+from crossover.eval.cli.output import echo
 
 STARTER = ("crossover.yaml", "train.jsonl", "test.jsonl")
 
@@ -32,32 +33,34 @@ def init(source: str, guessing: GuessFlags, file: Path | None) -> int:
     file = file or experiment_file_of(source)
     _refuse_to_overwrite([file], "give another by -o, or run it")
     draft = Draft.of(source, guessing, file)
-    click.echo(f"{draft.shown()}\n{draft.checked()}")
+    echo(f"{draft.shown()}\n{draft.checked()}")
     if not guessing.yes:
         if not sys.stdin.isatty():
-            click.echo("error: nobody to ask: add --yes to take the guess as it is; nothing was written", err=True)
+            echo("error: nobody to ask: add --yes to take the guess as it is; nothing was written", err=True)
             return EXIT_CANNOT_RUN
         if not draft.ask():
-            click.echo("nothing was written", err=True)
+            echo("nothing was written", err=True)
             return EXIT_CANNOT_RUN
     draft.write()
-    click.echo(
-        f"wrote {file}\nnext: crossover validate {shlex.quote(str(file))} && crossover run {shlex.quote(source)}"
-    )
+    echo(f"wrote {file}\nnext: crossover validate {shlex.quote(str(file))} && crossover run {shlex.quote(source)}")
     return 0
 
 
 def _init_folder(folder: Path) -> int:
     """Write the sample experiment and its data into a folder."""
+    from crossover.models.errors import UserError
     from crossover.models.jsonl import write_text
+    from crossover.programs.readers import READERS
 
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: neither a folder nor one of {', '.join(READERS)}; name either")
     _refuse_to_overwrite([folder / name for name in STARTER], "give another DIR, `crossover init DIR`")
     folder.mkdir(parents=True, exist_ok=True)
     for name in STARTER:
         write_text(folder / name, (files("crossover.eval.experiment") / "starter" / name).read_text(encoding="utf-8"))
-        click.echo(f"wrote {folder / name}")
-    go = "" if folder == Path() else f"cd {folder} && "
-    click.echo(f"next: {go}crossover validate crossover.yaml && crossover run")
+        echo(f"wrote {folder / name}")
+    go = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
+    echo(f"next: {go}crossover validate crossover.yaml && crossover run")
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from crossover.eval.cli.options import store_option
+from crossover.eval.cli.output import echo
 
 if TYPE_CHECKING:
     from crossover.eval.experiment import catalog
@@ -28,25 +29,25 @@ def ls(what: str | None, markdown: bool, store: Path) -> None:
     from crossover.eval.experiment import catalog
 
     if markdown:
-        click.echo(reference(), nl=False)
+        echo(reference(), nl=False)
         return
     if what is not None and what not in LISTS:
         for line in _method_lines(what):
-            click.echo(line)
+            echo(line)
         return
     for title, read in {"tasks": catalog.tasks, "methods": catalog.methods, "programs": catalog.modules}.items():
         if what in (None, title):
             if what is None:
-                click.echo(f"{title}:")
+                echo(f"{title}:")
             for e in read():
-                click.echo(f"  {e.name:<16} {e.summary}")
+                echo(f"  {e.name:<16} {e.summary}")
     if what in (None, "models"):
         _list_models(title=what is None)
     if what == "runs":
         from crossover.eval.store.recorded import finished_cell_lines
 
         for line in finished_cell_lines(store):
-            click.echo(line)
+            echo(line)
 
 
 def _list_models(*, title: bool) -> None:
@@ -54,11 +55,11 @@ def _list_models(*, title: bool) -> None:
     from crossover.models.packaged import PACKAGED, status
 
     if title:
-        click.echo("models:")
+        echo("models:")
     for name, model in PACKAGED.items():
-        click.echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
-    click.echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
-    click.echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
+        echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
+    echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
+    echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
 
 
 def _method_lines(name: str) -> list[str]:

@@ -32,6 +32,7 @@ from crossover.eval.cli.options import (
     measuring_options,
     store_option,
 )
+from crossover.eval.cli.output import echo
 from crossover.eval.cli.report import deliver, report, report_options
 from crossover.eval.cli.schema import schema
 from crossover.eval.cli.show import show
@@ -39,6 +40,7 @@ from crossover.eval.cli.stages import compile_, finetune
 from crossover.eval.cli.sync import sync
 from crossover.eval.cli.validate import validate
 from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
+from crossover.models.errors import shortened
 
 if TYPE_CHECKING:
     from crossover.eval.experiment.spec import Experiment
@@ -50,6 +52,10 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+LONGEST_ERROR = 1000
+"""Characters of a line; a value that somebody pasted may be longer."""
 
 
 class _Verbs(click.Group):
@@ -83,10 +89,10 @@ def main(argv: list[str] | None = None) -> int:
         code = crossover.main(args=argv, prog_name="crossover", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as e:
-        click.echo(f"error: {e.format_message()}", err=True)
+        echo(f"error: {shortened(e.format_message(), LONGEST_ERROR)}", err=True)
         return EXIT_CANNOT_RUN
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: what was measured is kept; the same command goes on from there", err=True)
+        echo("interrupted: what was measured is kept; the same command goes on from there", err=True)
         return EXIT_INTERRUPTED
     except Exception as e:
         from crossover.eval.report.text import visible
@@ -97,12 +103,13 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(e, UserError):
             refused = refusal(e)
             if refused is None:
-                click.echo(visible(_fault_line(e)), err=True)
+                echo(_fault_line(e), err=True)
                 return EXIT_FAULT
             remedy = "free some space" if refused.errno in FULL else "name a place that can be written"
             e = UserError(f"{refused.filename or 'the disk'}: {refused.strerror}; {remedy}, and run again")
-        for line in visible(redact(str(e))).splitlines():
-            click.echo(line if line.startswith(("error: ", "warning: ")) else f"error: {line}", err=True)
+        for whole in visible(redact(str(e))).splitlines():
+            line = shortened(whole, LONGEST_ERROR)
+            echo(line if line.startswith(("error: ", "warning: ")) else f"error: {line}", err=True)
         return EXIT_CANNOT_RUN
 
 
@@ -222,13 +229,12 @@ def _measure(
 
 def _dry_run(experiment: "Experiment", store: Path) -> int:
     """Print the forecast of the missing cells."""
-    from crossover.eval.report.text import visible
     from crossover.eval.run.forecast import forecast, forecast_table
 
     cells, finished = forecast(experiment, store=store)
     for line in forecast_table(cells):
-        click.echo(visible(line))
-    click.echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)
+        echo(line)
+    echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)
     return 0
 
 
@@ -258,7 +264,7 @@ def doctor(store: Path) -> int:
     bad = 0
     for name, ok, text in checks(store):
         bad += not ok
-        click.echo(f"{'ok ' if ok else 'BAD'}  {name:<18} {text}")
+        echo(f"{'ok ' if ok else 'BAD'}  {name:<18} {text}")
     return EXIT_CANNOT_RUN if bad else 0
 
 

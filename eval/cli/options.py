@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from crossover.eval.cli.output import echo
+
 if TYPE_CHECKING:
     from crossover.eval.experiment.read import Overrides
     from crossover.eval.experiment.spec import Experiment
@@ -237,6 +239,18 @@ def numbers(text: str | None, flag: str) -> tuple[int, ...]:
         raise click.UsageError(f"{flag} {text}: not whole numbers; write {flag} 0,1,2") from None
 
 
+def check_readable(file: Path) -> None:
+    """Refuse a pipe, a device or a folder, of which the first would keep a reader waiting for ever.
+
+    Raises:
+        UserError: it is one of these.
+    """
+    from crossover.models.errors import UserError
+
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file}: no regular file; give another path")
+
+
 def file_of(cells: CellFlags, limits: LimitFlags | None = None) -> "tuple[Path, Overrides]":
     """Return the experiment file and what the flags change of it.
 
@@ -264,5 +278,5 @@ def experiment_of(cells: CellFlags, limits: LimitFlags | None = None) -> "Experi
     if experiment is None:
         raise UserError("\n".join(str(p) for p in problems))
     for p in problems:
-        click.echo(str(p), err=True)
+        echo(str(p), err=True)
     return experiment

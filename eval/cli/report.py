@@ -10,11 +10,13 @@ from crossover.eval.cli.options import (
     EXIT_GATE,
     CellFlags,
     GateFlags,
+    check_readable,
     experiment_of,
     experiment_options,
     gate_options,
     store_option,
 )
+from crossover.eval.cli.output import echo
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
@@ -56,9 +58,9 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
         unit=experiment.compare,
     )
     if (count := len(found.results)) < found.planned:
-        click.echo(f"warning: {count} of {found.planned} cells are finished: the table is partial", err=True)
+        echo(f"warning: {count} of {found.planned} cells are finished: the table is partial", err=True)
     if not options.outputs:
-        click.echo(render(comparison), nl=False)
+        echo(render(comparison), nl=False)
     return deliver(experiment, comparison, store=store, options=options, found=found)
 
 
@@ -72,7 +74,7 @@ def _experiment_of_run(cells: CellFlags, store: Path) -> "Experiment | None":
     from crossover.eval.store.recorded import read_recorded
 
     run = read_recorded(store, None if cells.file is None else str(cells.file))
-    click.echo(f"run {run.experiment}", err=True)
+    echo(f"run {run.experiment}", err=True)
     return TypeAdapter(Experiment).validate_python(run.params)
 
 
@@ -99,6 +101,7 @@ def report_options(cells: CellFlags, flags: GateFlags, output: tuple[Path, ...])
     for path in output:
         check_suffix(path)
     if flags.baseline is not None:
+        check_readable(flags.baseline)
         read_baseline(flags.baseline)
     gates = Gates(flags.fail_under, flags.baseline, flags.fail_on_inconclusive)
     return ReportOptions(output, gates, cells.command_line("run"))
@@ -128,8 +131,8 @@ def deliver(
         data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
         for path in options.outputs:
             write_report(data, path)
-            click.echo(f"wrote {path}", err=True)
+            echo(f"wrote {path}", err=True)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
-        click.echo(f"gate failed: {o.task}: {o.detail}", err=True)
+        echo(f"gate failed: {o.task}: {o.detail}", err=True)
     return EXIT_GATE if failed else 0

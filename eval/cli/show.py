@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from crossover.eval.cli.options import store_option
+from crossover.eval.cli.output import echo
 
 
 @click.command()
@@ -19,9 +20,8 @@ def show(cell: str, example: str | None, store: Path) -> None:
 
     Example: crossover show winner
     """
-    from crossover.eval.report.text import visible
     from crossover.eval.run.show import question_lines
     from crossover.eval.run.winner import cell_named
 
     for line in question_lines(store, cell_named(store, cell), example):
-        click.echo(visible(line))
+        echo(line)

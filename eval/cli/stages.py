@@ -15,6 +15,7 @@ from crossover.eval.cli.options import (
     limit_options,
     store_option,
 )
+from crossover.eval.cli.output import echo
 from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def _stage(name: str, kind: "Kind", text: str) -> click.Command:
     @store_option
     def verb(cells: CellFlags, limits: LimitFlags, store: Path, threads: int, no_progress: bool) -> int:
         experiment = experiment_of(cells, limits)
-        from crossover.eval.report.text import visible
         from crossover.eval.run.fitting import fit_experiment, summary_lines
         from crossover.eval.run.progress import Progress
 
@@ -42,12 +42,12 @@ def _stage(name: str, kind: "Kind", text: str) -> click.Command:
         finally:
             progress.close()
         for line in summary_lines(summary):
-            click.echo(visible(line))
+            echo(line)
         for line in summary.failures:
-            click.echo(visible(f"error: {line}"), err=True)
+            echo(f"error: {line}", err=True)
         if summary.missing:
             left = f"{summary.missing} cells are left for the next time"
-            click.echo(f"warning: stopped by {summary.stopped}; {left}", err=True)
+            echo(f"warning: stopped by {summary.stopped}; {left}", err=True)
         if summary.stopped == INTERRUPTED:
             return EXIT_INTERRUPTED
         return EXIT_CANNOT_RUN if summary.failures or (summary.missing and not summary.fitted) else 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from crossover.eval.cli.options import store_option
+from crossover.eval.cli.output import echo
 
 
 @click.command()
@@ -20,8 +21,8 @@ def sync(store: Path, tracking_uri: str | None) -> int:
     from crossover.models.errors import UserError
 
     try:
-        sent = tracking.sync(store, tracking_uri, note=lambda line: click.echo(line, err=True))
+        sent = tracking.sync(store, tracking_uri, note=lambda line: echo(line, err=True))
     except TrackingError as e:
         raise UserError(f"MLflow: {e}; `crossover sync` again when it answers") from e
-    click.echo(f"{store}: nothing is waiting to be sent" if sent is None else f"{sent} cells sent to MLflow")
+    echo(f"{store}: nothing is waiting to be sent" if sent is None else f"{sent} cells sent to MLflow")
     return 0

@@ -5,6 +5,7 @@ import logging
 import click
 
 from crossover.eval.cli.options import EXIT_CANNOT_RUN, CellFlags, experiment_options, file_of
+from crossover.eval.cli.output import echo
 
 
 @click.command()
@@ -32,10 +33,10 @@ def validate(cells: CellFlags) -> int:
         sizes = ", ".join(f"{k} {len(v)}" for k, v in task.splits().items())
         corpus = f", corpus {len(task.corpus)}" if task.corpus else ""
         metric = task.metric_name.partition("@")[0]
-        click.echo(f"{name}: {sizes}{corpus}, metric {metric}, split {task.split_sha256()[:12]}")
+        echo(f"{name}: {sizes}{corpus}, metric {metric}, split {task.split_sha256()[:12]}")
     for p in problems:
-        click.echo(str(p), err=True)
+        echo(str(p), err=True)
     errors = sum(p.level == "error" for p in problems)
     warnings = sum(p.level == "warning" for p in problems)
-    click.echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+    echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     return EXIT_CANNOT_RUN if errors else 0

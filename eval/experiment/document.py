@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from crossover.eval.experiment.yaml_nodes import below, composed, read_text
 from crossover.models.api_keys import expanded
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, shortened
 from crossover.programs.task import Problem
 
 OTHER_NAMES = {
@@ -37,6 +38,7 @@ EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "Mapping": dict}
 WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false", "Mapping": "mapping"}
 SET = "--set "
+COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 class Document:
@@ -51,9 +53,7 @@ class Document:
         self.file = file
         self.problems: list[Problem] = []
         try:
-            root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except FileNotFoundError:
-            raise UserError(f"{file}: no such file; give the path of an experiment file") from None
+            root = composed(read_text(file), file.name)
         except yaml.MarkedYAMLError as e:
             line = e.problem_mark.line + 1 if e.problem_mark else 1
             raise UserError(f"{file.name}:{line}: not valid YAML: {e.problem}; correct the line") from e
@@ -74,7 +74,7 @@ class Document:
 
     def fault(self, node: yaml.Node | None, what: str, remedy: str, level: str = "error") -> None:
         """Keep one problem; each only once."""
-        problem = Problem(level, self.where(node), what, remedy)
+        problem = Problem(level, self.where(node), shortened(what), remedy)
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -88,6 +88,8 @@ class Document:
 
     def value(self, node: yaml.Node) -> Any:
         """Return the node's plain value, `${VAR}` expanded from the environment."""
+        if isinstance(node, yaml.CollectionNode) and node.tag not in COLLECTIONS:
+            self.fault(node, f"the tag {node.tag} means nothing here", "remove the tag")
         if isinstance(node, yaml.MappingNode):
             return {str(self.value(k)): self.value(v) for k, v in node.value}
         if isinstance(node, yaml.SequenceNode):
@@ -106,7 +108,13 @@ class Document:
         if isinstance(node, yaml.ScalarNode) and not node.style and EXPONENT.fullmatch(text):
             number = float(text)
             return int(number) if number.is_integer() else number
-        return loader.construct_object(yaml.ScalarNode(tag, text, node.start_mark))  # type: ignore[no-untyped-call]
+        try:
+            return loader.construct_object(yaml.ScalarNode(tag, text, node.start_mark))  # type: ignore[no-untyped-call]
+        except yaml.YAMLError:
+            self.fault(node, f"the tag {tag} means nothing here", "remove the tag")
+        except (ValueError, TypeError, AttributeError, LookupError):  # 2020-13-45 looks like a date, and is none
+            pass
+        return text
 
     def mapping(self, node: yaml.Node, what: str, known: Iterable[str]) -> dict[str, yaml.Node]:
         """Return the node's entries; unknown and repeated keys are faults."""
@@ -166,7 +174,7 @@ class Document:
         if not sign or not path:
             raise UserError(f"--set {setting}: no `=`; write --set prices.machine_hour_usd=2.5")
         try:
-            value = yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode("tag:yaml.org,2002:null", "")
+            value = composed(text, f"--set {path}") or yaml.ScalarNode("tag:yaml.org,2002:null", "")
         except yaml.YAMLError as e:
             raise UserError(f"--set {setting}: the value is not valid YAML; quote it") from e
         mark = yaml.Mark(f"{SET}{path}", 0, 0, 0, None, 0)
@@ -186,9 +194,8 @@ def is_empty(node: yaml.Node) -> bool:
 def _mark(node: yaml.Node, mark: yaml.Mark) -> None:
     """Make a node and all below it say where they came from."""
     node.start_mark = mark
-    for child in node.value if not isinstance(node, yaml.ScalarNode) else ():
-        for part in child if isinstance(child, tuple) else (child,):
-            _mark(part, mark)
+    for part in below(node):
+        _mark(part, mark)
 
 
 def _text(text: str, mark: yaml.Mark) -> yaml.ScalarNode:
@@ -201,7 +208,7 @@ def _mapping(pairs: list[tuple[yaml.Node, yaml.Node]], mark: yaml.Mark) -> yaml.
 
 def _index(place: yaml.SequenceNode, key: str, setting: str) -> int:
     """Return which entry of a list the key names."""
-    if key.isdecimal() and int(key) < len(place.value):
+    if key.isdecimal() and len(key) < 6 and int(key) < len(place.value):
         return int(key)
     for n, item in enumerate(place.value):
         pairs = {str(k.value): v.value for k, v in item.value} if isinstance(item, yaml.MappingNode) else {}

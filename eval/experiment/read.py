@@ -97,7 +97,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
 
     limits: Limits = part("limits", Limits)
     experiment = Experiment(
-        name=str(doc.value(sections["name"]) or doc.file.stem) if "name" in sections else doc.file.stem,
+        name=(doc.typed(sections["name"], "name", "str") if "name" in sections else None) or doc.file.stem,
         tasks=each("tasks", _task),
         models=each("models", read_model),
         methods=_kept(doc, each("methods", read_method), overrides.only),

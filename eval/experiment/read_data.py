@@ -1,5 +1,6 @@
 """Read which files and columns a task of an experiment file takes its rows from."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def read_data(doc: Document, node: yaml.Node, split: yaml.Node | None) -> tuple[
 def named_columns(doc: Document, node: yaml.Node, what: str) -> dict[str, str]:
     """Return the columns of `input` or `output`, a name or a list of names, each with its kind if `output` gives it."""
     if isinstance(node, yaml.MappingNode) and what == "output":
-        return {k.value: str(doc.typed(n, f"output.{k.value}", "str") or "") for k, n in node.value}
+        return {str(k.value): str(doc.typed(n, f"output.{k.value}", "str") or "") for k, n in node.value}
     names = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if bad := next((n for n in names if not isinstance(n, yaml.ScalarNode) or is_empty(n)), None):
         doc.fault(bad, f"`{what}` holds no name of a column", f"write `{what}: [Column, Other column]`")
@@ -60,7 +61,7 @@ def data_file(doc: Document, section: yaml.Node, value: Any, *, folder: bool = F
     """Return the absolute path of a data file, or of a corpus, which may be a folder; it must exist."""
     if not isinstance(value, str):
         return value
-    path = (doc.file.parent / Path(value).expanduser()).resolve()
+    path = (doc.file.parent / Path(os.path.expanduser(value))).resolve()
     if not path.is_file() and not (folder and path.is_dir()):
         inner = [n for _, n in section.value if n.value == value] if isinstance(section, yaml.MappingNode) else []
         doc.fault(

@@ -1,5 +1,6 @@
 """Read a model of an experiment file; a key is named, never held."""
 
+import os
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -60,7 +61,8 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
 def _address(node: yaml.Node) -> dict[str, str]:
     """Return the model's address as it is written, references included; empty where it has none of its own."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-    return {k.value: v.value for k, v in pairs if k.value == "api_base" and REFERENCE.search(str(v.value))}
+    texts = {k.value: v.value for k, v in pairs if isinstance(v, yaml.ScalarNode) and k.value == "api_base"}
+    return {k: v for k, v in texts.items() if REFERENCE.search(v)}
 
 
 def _without_key(doc: Document, node: yaml.Node) -> tuple[yaml.Node, str]:
@@ -87,6 +89,6 @@ def field_types(cls: Any) -> dict[str, str]:
 def absolute_path(doc: Document, text: str) -> str:
     """Return a path of the file made absolute; a name that is no path stays as it is."""
     if text.startswith("~"):
-        return str(Path(text).expanduser())
+        return os.path.expanduser(text)
     path_like = text.startswith(".") or re.search(r"\.\w+(:\w+)?$", text)
     return str((doc.file.parent / text).resolve()) if path_like else text

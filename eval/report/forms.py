@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+from crossover.eval.analysis.human import inert
 from crossover.eval.report.data import ReportData, checks
 from crossover.eval.report.markdown import markdown
 from crossover.eval.report.schema import arm_json, to_json
@@ -31,6 +32,7 @@ def csv_table(data: ReportData) -> str:
             else:
                 flat[key] = "; ".join(map(str, value)) if isinstance(value, list) else value
         verdict = next(v for v in data.comparison.verdicts if v.task == arm.task)
+        flat = {key: inert(value) if isinstance(value, str) else value for key, value in flat.items()}
         lines.append(flat | {"chosen": arm.name == verdict.choose})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")

@@ -16,12 +16,17 @@ SMALLEST_MONEY = 0.001
 def visible(text: object) -> str:
     """Return the text with each control, format and lone surrogate character as its code; line ends and tabs stay.
 
-    A right-to-left override would turn the rest of the page around, a zero-width space would hide a difference.
+    A right-to-left override would turn the rest of the page around, a zero-width space would hide a difference. U+FFFE
+    and U+FFFF, which XML forbids, become codes too.
     """
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"⟨U+{ord(c):04X}⟩"
-        for c in str(text)
-    )
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c in "\n\t" or not _hidden(c) else f"⟨U+{ord(c):04X}⟩" for c in shown)
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs") or ord(character) & 0xFFFE == 0xFFFE
 
 
 def cut(text: object, most: int = LONGEST) -> str:

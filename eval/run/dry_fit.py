@@ -12,13 +12,12 @@ import dspy
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.run.methods import method_of
-from crossover.models.errors import UserError
+from crossover.models.errors import UserError, one_line
 from crossover.models.scripted import example_value, load_tokenizer, scripted_lm
 from crossover.models.source import source_fault, weights_source
 from crossover.models.spec import ModelSpec
 from crossover.programs.fields import answers_of
 from crossover.programs.judge import Judge
-from crossover.programs.records import one_line
 from crossover.programs.score import score_examples
 from crossover.programs.task import Budget, Metric, Problem, Task
 

@@ -60,7 +60,7 @@ def _options(backend: str, settings: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {setting}: {backend} has no option {key!r}; its options: {known}")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as e:
+        except (yaml.YAMLError, ValueError, RecursionError) as e:
             raise UserError(f"--set {setting}: the value is not valid YAML; quote it") from e
         kind = types[key]
         if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):

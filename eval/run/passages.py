@@ -1,11 +1,12 @@
 """Retrieve the passages of every question once, for all arms alike."""
 
+import contextlib
 import hashlib
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import dspy
 
 from crossover.eval.experiment.spec import Retrieval
 from crossover.eval.experiment.splits import question_text
-from crossover.models.jsonl import write_json
+from crossover.models.jsonl import append_lines
 from crossover.programs.retrieval.base import Hits, Retriever, silent
 from crossover.programs.retrieval.chunks import chunked
 from crossover.programs.retrieval.load import load_retriever
@@ -111,12 +112,15 @@ class Passages:
         with self._lock:
             file = self._file(depth)
             if file not in self._found:
-                self._found[file] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+                self._found[file] = dict(_stored_hits(file))
             found = self._found[file]
             missing = sorted({q for q in questions if q not in found})
             if missing:
-                found |= dict(zip(missing, self.search(missing, depth), strict=True))
-                write_json(file, found)
+                hits = list(zip(missing, self.search(missing, depth), strict=True))
+                found |= dict(hits)
+                # A program that searches by itself asks one question at a time: the file is added to, not rewritten.
+                self.folder.mkdir(parents=True, exist_ok=True)
+                append_lines(file, hits)
             return [found[q] for q in questions]
 
     def _file(self, depth: int) -> Path:
@@ -126,7 +130,7 @@ class Passages:
         facts: dict[str, Any] = {} if self._retrieval is None else self._retrieval.facts()
         facts |= {"k": depth, "identity": identity_of(self.index), "corpus": sorted(self.texts.items())}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-        self._files[depth] = self.folder / f"{facts.get('backend', 'none')}-k{depth}-{digest[:16]}.json"
+        self._files[depth] = self.folder / f"{facts.get('backend', 'none')}-k{depth}-{digest[:16]}.jsonl"
         return self._files[depth]
 
     def ids(self, examples: Sequence[dspy.Example], knowledge: str) -> list[list[str]]:
@@ -194,6 +198,14 @@ class Passages:
             return [dspy.Prediction(long_text=self.texts[i]) for i in find([query], k)[0]]
 
         return search
+
+
+def _stored_hits(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the questions of a file with the ids of their passages; a line that a kill tore is searched for again."""
+    for line in file.read_bytes().splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError, TypeError):
+            question, ids = json.loads(line)
+            yield str(question), [str(i) for i in ids]
 
 
 def _gold(example: dspy.Example) -> list[str]:

@@ -48,7 +48,7 @@ class Progress:
         with self._lock:
             if not self._cell:
                 self._started = self._clock()
-            self._cell, self._name, self._doing = index, name, ""
+            self._cell, self._name, self._doing = index, visible(name), ""
             self._done = self._total = 0
             self._show(force=True)
 

@@ -12,7 +12,7 @@ from crossover.models.limits import Stopped
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-BROKEN = (errno.EIO, errno.ENOTDIR)
+BROKEN = (errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 TORN = "inline_container.cc"
 """What torch says when a file came out shorter than it was written, with no word of the system's."""
 

@@ -5,7 +5,6 @@ A line holds `id` and `score` (0 to 1, true or false, or null for a failure), an
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +19,12 @@ from crossover.eval.store.result import Latency, Result
 from crossover.models.errors import UserError
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
+from crossover.programs.records import parsed_json
 from crossover.programs.score import Row
 
 TEST_SPLITS = ("", "test")
+MOST_TOKENS = 2**31 - 1
+"""Tokens that a row can hold."""
 
 
 def read_operands(operands: Sequence[str], store: Path) -> list[Result]:
@@ -107,7 +109,10 @@ def read_scores(file: Path) -> list[Result]:
 
 def _object(where: str, line: str) -> Mapping[str, Any]:
     try:
-        data = json.loads(line)
+        line.encode()  # bytes that are no UTF-8 came as halves of characters
+        data = parsed_json(line)
+    except UnicodeEncodeError as e:
+        raise UserError(f"{where}: not UTF-8; save the file again in it") from e
     except ValueError as e:
         raise UserError(f"{where}: not JSON ({e}); write one JSON object a line") from e
     if not isinstance(data, dict) or "id" not in data or "score" not in data:
@@ -131,9 +136,9 @@ def _row(where: str, data: Mapping[str, Any]) -> Row:
         id=str(data["id"]),
         score=score,
         failure="" if score is not None else str(data.get("failure") or "no score"),
-        prompt_tokens=int(_number(where, data, "prompt_tokens") or 0),
-        cached_tokens=int(_number(where, data, "cached_tokens") or 0),
-        completion_tokens=int(_number(where, data, "completion_tokens") or 0),
+        prompt_tokens=_tokens(where, data, "prompt_tokens"),
+        cached_tokens=_tokens(where, data, "cached_tokens"),
+        completion_tokens=_tokens(where, data, "completion_tokens"),
         calls=1,
         seconds=_number(where, data, "seconds") or 0.0,
         usd=_number(where, data, "usd"),
@@ -148,6 +153,13 @@ def _number(where: str, data: Mapping[str, Any], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise UserError(f"{where}: {key} {value!r} is not a number from 0 up; correct it or leave it out")
     return float(value)
+
+
+def _tokens(where: str, data: Mapping[str, Any], key: str) -> int:
+    number = _number(where, data, key) or 0
+    if number > MOST_TOKENS:
+        raise UserError(f"{where}: {key} {number:g} is more than a request can have; correct it or leave it out")
+    return int(number)
 
 
 def _seed(where: str, data: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.store.facts import flat_notes
-from crossover.models.jsonl import append_lines, read_lines, replacing
+from crossover.models.jsonl import LineWriter, read_lines, replacing
 from crossover.models.usage import Usage
 from crossover.programs.retrieval.base import silent
 from crossover.programs.score import Row
@@ -95,8 +95,15 @@ def _plain(value: object) -> object:
 
 def append_rows(file: Path, rows: list[Row]) -> None:
     """Append rows as JSON lines and make sure they are on the disk."""
-    # Not `asdict`, which copies every row in depth before it is written.
-    append_lines(file, map(vars, rows), fsync=True, default=_plain)
+    with row_writer(file) as writer:
+        # Not `asdict`, which copies every row in depth before it is written.
+        writer.write(map(vars, rows))
+        writer.sync()
+
+
+def row_writer(file: Path) -> LineWriter:
+    """Return what appends `vars(row)` of each row to a file of rows."""
+    return LineWriter(file, _plain)
 
 
 def read_rows(file: Path, note: Callable[[str], None] = silent) -> Iterator[Row]:

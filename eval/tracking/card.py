@@ -1,6 +1,7 @@
 """The model card of an exported arm, and the command that serves it."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,24 @@ def serving_command(result: Result, folder: Path, place: Path) -> str:
     if (folder / HEAD).is_dir():
         return '# vLLM serves no such head; load it with models/heads.py: HeadEngine.load("head", engine)'
     if not result.cell.model.runs_here:
-        return f"# the model is served by its provider: {result.cell.model.name}"
+        return f"# the model is served by its provider: {shlex.quote(' '.join(result.cell.model.name.split()))}"
     if (folder / ADAPTER).is_dir():
         config = json.loads((folder / ADAPTER / "adapter_config.json").read_text(encoding="utf-8"))
         if config.get("use_dora") and not (folder / MERGED).is_dir():
             return "# vLLM serves no DoRA adapter; `crossover export` writes merged weights"
         if not config.get("use_dora"):
             rank = next((r for r in RANKS if r >= int(config["r"])), int(config["r"]))
-            return (
-                f"vllm serve {base_of(result)} --host 127.0.0.1 --enable-lora --max-lora-rank {rank} "
-                f"--lora-modules tuned={place / ADAPTER} --chat-template {place / ADAPTER / 'chat_template.jinja'}"
-            )
+            lora = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"tuned={place / ADAPTER}"]
+            return _vllm(base_of(result), *lora, "--chat-template", str(place / ADAPTER / "chat_template.jinja"))
     if (folder / MERGED).is_dir():
         chat = place / MERGED / "chat_template.jinja"
-        return f"vllm serve {place / MERGED} --host 127.0.0.1 --served-model-name tuned --chat-template {chat}"
-    return f"vllm serve {base_of(result)} --host 127.0.0.1"
+        return _vllm(place / MERGED, "--served-model-name", "tuned", "--chat-template", str(chat))
+    return _vllm(base_of(result))
+
+
+def _vllm(model: str | Path, *flags: str) -> str:
+    """Return the command that serves a model, quoted for a shell."""
+    return shlex.join(["vllm", "serve", str(model), "--host", "127.0.0.1", *flags])
 
 
 def card(result: Result, arm: Arm, notes: Mapping[str, Any], folder: Path, difference: float | None) -> str:

@@ -1,0 +1,16 @@
+"""Print text that may hold names and data of any origin."""
+
+import sys
+
+import click
+
+from crossover.eval.report.text import visible
+
+
+def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text with its control characters as codes: one of them could command the terminal.
+
+    What the terminal's encoding lacks is printed as `?`.
+    """
+    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
+    click.echo(visible(text).encode(encoding, "replace").decode(encoding), err=err, nl=nl)
