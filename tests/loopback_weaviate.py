@@ -8,6 +8,7 @@ usecases/auth (errors). Not read there: the wording of a search that fails insid
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -155,13 +156,13 @@ class Grpc(weaviate_pb2_grpc.WeaviateServicer):
         query = getattr(request, kind)
         if kind == "bm25_search" and not query.query:
             context.abort(grpc.StatusCode.UNKNOWN, "keyword search (bm25) must have query set")
-        words = set(query.query.lower().split()) if kind != "near_vector" else set()
+        words = _words(query.query) if kind != "near_vector" else set()
         alpha = {"hybrid_search": query.alpha_param or query.alpha if kind == "hybrid_search" else 0, "near_vector": 1}
         weight = alpha.get(kind, 0)
         vector = _vector(query) if kind != "bm25_search" else np.zeros(0)
         scored = []
         for i, o in held.items():
-            shared = len(words & set(o["text"].lower().split()))
+            shared = len(words & _words(o["text"]))
             cosine = float(vector @ o["vector"]) if len(vector) and len(o["vector"]) else 0.0
             score = weight * cosine + (1 - weight) * shared
             if shared or weight:
@@ -190,6 +191,11 @@ class Grpc(weaviate_pb2_grpc.WeaviateServicer):
             for name in request.properties.non_ref_properties:
                 result.properties.non_ref_props.fields[name].text_value = held[i][name]
         return reply
+
+
+def _words(text: str) -> set[str]:
+    """Return the words as the tokenization `word` cuts them: runs of letters and digits in lower case."""
+    return set(re.findall(r"[^\W_]+", text.lower()))
 
 
 def _vector(query: Any) -> Any:
