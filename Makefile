@@ -1,4 +1,4 @@
-.PHONY: demo test check nightly clean
+.PHONY: demo test check nightly test-weaviate clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,8 +19,14 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(PYTEST)
 
+# Every attack of docs/reliability.md, whose table it writes anew.
 nightly: .venv/dev
-	$(BIN)/pytest -m nightly
+	$(BIN)/python -m benchmarks.reliability
+
+# The contract of retrieval backends against a real server, such as WEAVIATE_URL=http://localhost:8080.
+test-weaviate: .venv/dev
+	@test -n "$$WEAVIATE_URL" || { echo "error: WEAVIATE_URL is not set; export it with the address of a server" >&2; exit 2; }
+	$(BIN)/pytest -m weaviate tests/test_retrieval_contract.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

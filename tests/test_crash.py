@@ -5,7 +5,7 @@ import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,10 +74,13 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(scene: Scene, tmp_path: Pa
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(30))
-def test_kills_by_the_dozen(scene: Scene, tmp_path: Path, seed: int) -> None:
+def test_kills_by_the_dozen(
+    scene: Scene, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
     draw, before = random.Random(seed), len(scene.served.bodies)
     drawn = [draw.choice(list(moments(scene, draw).values())) for _ in range(2)]
     kills = sum(scene.killed(tmp_path, *moment) for moment in drawn)
+    record_property("tries", kills)
     scene.held(tmp_path, before, kills)
 
 

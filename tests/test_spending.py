@@ -92,7 +92,9 @@ def paid(served: Served) -> float:
 
 
 @pytest.mark.parametrize("usage", ["honest", None])
-def test_no_limit_is_exceeded_by_the_providers_count_through_faults(tmp_path: Path, usage: str | None) -> None:
+def test_no_limit_is_exceeded_by_the_providers_count_through_faults(
+    tmp_path: Path, usage: str | None, record_property: Callable[[str, object], None]
+) -> None:
     draw = random.Random(3)
     faults = [draw.choice(["429", "500", "half", "garbage"]) if draw.random() < 0.3 else "" for _ in range(600)]
     shaped: Callable[[dict[str, Any]], dict[str, Any]] = (lambda body: body) if usage else with_usage(None)
@@ -103,6 +105,7 @@ def test_no_limit_is_exceeded_by_the_providers_count_through_faults(tmp_path: Pa
         before = len(served.bodies)
         assert run(file, "--max-calls", "50", "-j", "16") in (2, 4)
         assert len(served.bodies) - before == 50
+        record_property("tries", len(served.bodies))
 
 
 def test_estimated_tokens_are_marked_and_priced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,10 @@
 """The Weaviate backend through the real client: faults in one line, imports that resume, searches that are retried."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,13 +16,14 @@ from processes import UNTRACKED
 
 from crossover.eval.cli.main import main
 from crossover.models.errors import UserError
+from crossover.programs.retrieval import asking
 from crossover.programs.retrieval import weaviate as backend
 from crossover.programs.retrieval.base import Indexed, RetrievalFailed
 from crossover.programs.retrieval.weaviate import Weaviate
 from crossover.programs.task import Passage
 
 CORPUS = [Passage(f"p{n}", f"fact number{n} about the {w}") for n, w in enumerate(("sea", "sun", "moon", "wind"))]
-DOCKER = "docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:1.30.5"
+DOCKER = "docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:1.39.0"
 Start = Callable[..., Loopback]
 
 
@@ -29,6 +33,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WEAVIATE_URL", "WEAVIATE_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(backend, "PAUSE", 0.01)
+    monkeypatch.setattr(asking, "PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -127,7 +132,7 @@ def test_an_embedded_server_without_its_binary(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("weaviate.connect.helpers.DEFAULT_BINARY_PATH", str(tmp_path), raising=False)
     message = fault(Weaviate(embedded=True, query="bm25", folder=tmp_path))
     assert message.startswith("embedded Weaviate did not start: ")
-    assert message.endswith(f"give the client its binary of 1.30.5, or run a server and set `url`: {DOCKER}")
+    assert message.endswith(f"give the client its binary of 1.39.0, or run a server and set `url`: {DOCKER}")
 
 
 def test_a_second_import_imports_nothing(start: Start, opened: Open) -> None:
@@ -170,9 +175,62 @@ def test_a_search_is_tried_again_and_fails_as_data_when_the_server_stays_silent(
     retriever.index(CORPUS)
     server.fail_searches = 1
     assert retriever.search(["about the moon"], 1)[0][0][0] == "p2"
-    server.fail_searches = 1000
-    with pytest.raises(RetrievalFailed, match="shard is being moved"):
+    server.fail_searches, retriever.timeout = 10**6, 0.3
+    with pytest.raises(RetrievalFailed, match=r"no answer for 0\.3 s: .*shard is being moved"):
         retriever.search(["about the moon"], 1)
+
+
+def test_a_server_that_restarts_is_waited_for_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "QUIET", 0.1)
+    with ExitStack() as first, ExitStack() as second:
+        server = first.enter_context(serve(Loopback()))
+        notes: list[str] = []
+
+        def note(line: str) -> None:
+            notes.append(line)
+            if "does not answer" in line:
+                second.enter_context(serve(server))
+
+        retriever = Weaviate(url=server.url, grpc_port=server.grpc_port, query="bm25", collection="t")
+        retriever.index(CORPUS, note)
+        # Its first search fails, and the second meets nobody.
+        first.close()
+        assert retriever.search([f"number{n}" for n in range(4)], 1) == [[(f"p{n}", 1.0)] for n in range(4)]
+        retriever.close()
+    lines = [n for n in notes if n.startswith("warning: ")]
+    assert lines == [f"warning: Weaviate at {server.url}: it does not answer; waiting for it up to 60 s"]
+
+
+def test_an_import_goes_on_when_the_server_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "QUIET", 0.1)
+    with ExitStack() as first, ExitStack() as second:
+        server = first.enter_context(serve(Loopback()))
+        retriever = Weaviate(url=server.url, grpc_port=server.grpc_port, query="bm25", collection="t")
+        retriever.index(CORPUS)
+        first.close()
+
+        def note(line: str) -> None:
+            if "does not answer" in line:
+                second.enter_context(serve(server))
+
+        assert retriever.index([*CORPUS, Passage("p9", "one more")], note) == Indexed(added=1, kept=4)
+        retriever.close()
+
+
+def test_a_server_that_stays_away_is_waited_for_once(tmp_path: Path) -> None:
+    with serve(Loopback()) as server:
+        retriever = Weaviate(url=server.url, grpc_port=server.grpc_port, query="bm25", collection="t", timeout=0.5)
+        retriever.index(CORPUS)
+    with pytest.raises(RetrievalFailed, match=r"no answer for 0\.5 s"):
+        retriever.search(["about the moon"], 1)
+    with pytest.raises(RetrievalFailed, match="cannot be reached; set `url`"):
+        retriever.search(["about the moon"], 1)
+
+
+def test_a_question_without_a_word_has_no_hits(start: Start, opened: Open) -> None:
+    retriever = opened(start())
+    retriever.index(CORPUS)
+    assert [len(hits) for hits in retriever.search(["", "number1", "?!", " \n"], 1)] == [0, 1, 0, 0]
 
 
 def test_many_questions_keep_their_order(start: Start, opened: Open) -> None:
@@ -195,24 +253,89 @@ def test_options_are_checked_before_anything_is_connected(option: dict[str, obje
         Weaviate(**option)  # type: ignore[arg-type]
 
 
-def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
-    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server = start(fail_searches=10**6)
+def write_rag(folder: Path, server: Loopback, more: str = "") -> Path:
+    """Write data, a corpus and an experiment that retrieves by the server, and return the experiment."""
     for split in ("train", "val", "test"):
         rows = [
             {"id": f"{split}{n}", "question": f"what of {split} {n}?", "answer": "x", "gold_passage_ids": ["p0"]}
             for n in range(4)
         ]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"id": p.id, "text": p.text}) for p in CORPUS))
-    (tmp_path / "x.yaml").write_text(
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "corpus.jsonl").write_text("\n".join(json.dumps({"id": p.id, "text": p.text}) for p in CORPUS))
+    file = folder / "x.yaml"
+    file.write_text(
         "version: 1\ntasks: [{name: t, program: rag, corpus: corpus.jsonl, "
         "data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}}]\n"
         f"models: [{tiny.model(max_tokens=2)}]\nmethods: [zero_shot]\nretrieval:\n"
-        f"  - {{backend: weaviate, query: bm25, url: '{server.url}', grpc_port: {server.grpc_port}}}\n  - {{k: 1}}\n"
+        f"  - {{backend: weaviate, query: bm25, url: '{server.url}', grpc_port: {server.grpc_port}{more}}}\n"
+        "  - {k: 1}\n"
     )
-    assert main(["run", str(tmp_path / "x.yaml"), "--store", str(tmp_path / "s"), "--json", *UNTRACKED]) == 4
+    return file
+
+
+def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_rag(tmp_path, start(fail_searches=10**6), ", timeout: 0.5")
+    assert main(["run", str(file), "--store", str(tmp_path / "s"), "--json", *UNTRACKED]) == 4
     shown = capsys.readouterr()
     assert [arm["retrieval"] for arm in json.loads(shown.out)["arms"]] == ["bm25 k=1"]
     assert "could not be fitted: RetrievalFailed: Weaviate at" in shown.err
+
+
+def command(folder: Path, *argv: str, warn: str = "default") -> "subprocess.CompletedProcess[str]":
+    """Run the command line in a process of its own, as a person does; `warn` is what `-W` gets."""
+    flags = () if warn == "default" else ("-W", warn)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    words = [sys.executable, *flags, "-m", "crossover.eval.cli.main", *argv]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("warn", ["default", "error::ResourceWarning"])
+def test_index_closes_its_connection_and_shows_no_warning(start: Start, tmp_path: Path, warn: str) -> None:
+    server = start()
+    write_rag(tmp_path, server)
+    options = ["--set", f"url={server.url}", "--set", f"grpc_port={server.grpc_port}", "--set", "query=bm25"]
+    done = command(tmp_path, "index", "corpus.jsonl", "--backend", "weaviate", *options, "-q", warn=warn)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 passages in weaviate: 4 indexed" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_closes_its_connections(start: Start, tmp_path: Path) -> None:
+    server = start()
+    file = write_rag(tmp_path, server)
+    place = f"url: '{server.url}', grpc_port: {server.grpc_port}, query: bm25"
+    demos = f"retrieved_demos: {{demos: 1, index: weaviate, index_options: {{{place}}}}}"
+    file.write_text(file.read_text().replace("[zero_shot]", f"[zero_shot, {demos}]"))
+    done = command(tmp_path, "run", file.name, "--no-progress", *UNTRACKED, warn="error::ResourceWarning")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert len(server.schemas) == 2
+
+
+def test_collections_are_listed_and_removed(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = start()
+    monkeypatch.setenv("WEAVIATE_URL", server.url)
+    assert main(["ls", "collections"]) == 0
+    assert capsys.readouterr() == ("", f"no collection of crossover on Weaviate at {server.url}\n")
+    for name in ("faq", "demos_1a2b", "demos_3c4d"):
+        retriever = Weaviate(grpc_port=server.grpc_port, query="bm25", collection=name)
+        retriever.index(CORPUS)
+        retriever.close()
+    server.schemas["Mine"] = server.schemas["Crossover_v1_faq_words"] | {"class": "Mine"}
+    assert main(["ls", "collections"]) == 0
+    assert capsys.readouterr().out.split() == [
+        *("Crossover_v1_demos_1a2b_words", "Demonstrations."),
+        *("Crossover_v1_demos_3c4d_words", "Demonstrations."),
+        *("Crossover_v1_faq_words", "Passages."),
+    ]
+    assert main(["index", "--remove", "Crossover_v1_demos_*"]) == 0
+    assert capsys.readouterr().out == "removed Crossover_v1_demos_1a2b_words\nremoved Crossover_v1_demos_3c4d_words\n"
+    assert list(server.schemas) == ["Crossover_v1_faq_words", "Mine"]
+    assert main(["index", "--remove", "Mine"]) == 2
+    assert "has no collection 'Mine'; `crossover ls collections` lists them" in capsys.readouterr().err
+    assert main(["index"]) == 2
+    assert "give either the FILE of a corpus, or --remove" in capsys.readouterr().err

@@ -42,8 +42,7 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     results = read_operands(runs, store)
     # Who names two runs wants these two compared.
     comparison = compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs), unit="all")
-    text = visible(render(comparison)) if as_json is None else json.dumps(to_json(comparison), indent=1) + "
-"
+    text = visible(render(comparison)) if as_json is None else json.dumps(to_json(comparison), indent=1) + "\n"
     click.echo(text, nl=False, file=as_json)
     return 0
 

@@ -12,17 +12,19 @@ from crossover.eval.cli.output import echo
 if TYPE_CHECKING:
     from crossover.eval.experiment import catalog
 
-LISTS = ("tasks", "methods", "models", "programs", "runs")
+LISTS = ("tasks", "methods", "models", "programs", "runs", "collections")
 BUDGET = {"metric_calls": "int | None", "usd": "float | None"}
 """Fields of `SearchBudget`, whose module would load DSPy."""
 
 
 @click.command()
-@click.argument("what", required=False, metavar="[tasks|methods|models|programs|runs|METHOD]")
+@click.argument("what", required=False, metavar=f"[{'|'.join(LISTS)}|METHOD]")
 @click.option("--markdown", is_flag=True, help="Print every method with its options, as in docs/reference.md.")
 @store_option
 def ls(what: str | None, markdown: bool, store: Path) -> None:
     """List tasks, methods, models, programs or the finished runs; of one METHOD its options, defaults and meaning.
+
+    `collections` lists what crossover has stored on the Weaviate server of WEAVIATE_URL.
 
     Example: crossover ls sft
     """
@@ -48,6 +50,21 @@ def ls(what: str | None, markdown: bool, store: Path) -> None:
 
         for line in finished_cell_lines(store):
             echo(line)
+    if what == "collections":
+        _list_collections()
+
+
+def _list_collections() -> None:
+    """Print the collections on the Weaviate server, with what they hold."""
+    from crossover.programs.retrieval.weaviate import Weaviate
+    from crossover.programs.retrieval.weaviate_requests import DEMOS, list_collections
+
+    address = Weaviate().address
+    names = list_collections(address)
+    for name in names:
+        echo(f"  {name:<40} {'Demonstrations.' if name.startswith(DEMOS) else 'Passages.'}")
+    if not names:
+        echo(f"no collection of crossover on {address}", err=True)
 
 
 def _list_models(*, title: bool) -> None:

@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Warnings of libraries are lines of the log, which `-v` shows.
+    logging.captureWarnings(True)
     try:
         code = crossover.main(args=argv, prog_name="crossover", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -58,7 +58,8 @@ class Retrieval:
     def facts(self) -> dict[str, Any]:
         """Return all that can change what is found, in the order of the experiment file."""
         chunks = {"chunk_words": self.chunk_words} if self.chunk_words else {}
-        return {"backend": self.backend, "k": self.k, **chunks, **dict(sorted(self.options.items()))}
+        options = {k: v for k, v in sorted(self.options.items()) if k != "timeout"}
+        return {"backend": self.backend, "k": self.k, **chunks, **options}
 
 
 @dataclass(frozen=True)

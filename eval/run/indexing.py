@@ -45,6 +45,18 @@ def index_corpus(
     return f"{file}: {len(passages)} passages in {backend}: {counts}, {seconds:.1f} s"
 
 
+def remove_indexed(pattern: str, settings: Sequence[str]) -> list[str]:
+    """Delete the collections of a Weaviate server whose names match a pattern, and return the names.
+
+    Raises:
+        UserError: an option is wrong, the server cannot be used, or no collection matches.
+    """
+    from crossover.programs.retrieval.weaviate import Weaviate
+    from crossover.programs.retrieval.weaviate_requests import remove_collections
+
+    return remove_collections(Weaviate(**_options("weaviate", settings)).address, pattern)
+
+
 def _options(backend: str, settings: Sequence[str]) -> dict[str, Any]:
     """Return the backend's options, each `key=value` checked as in an experiment file."""
     entries = {e.name: e for e in catalog.backends()}

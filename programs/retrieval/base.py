@@ -1,5 +1,6 @@
 """The interface of a retrieval backend."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 Hits = list[tuple[str, float]]
 """Passage ids with their scores, best first."""
+
+
+WORD = re.compile(r"[^\W_]")
 
 
 class RetrievalFailed(Exception):
@@ -31,6 +35,13 @@ class Indexed:
 
 def silent(line: str) -> None:
     """Discard a progress message."""
+
+
+def hits_of_worded(questions: Sequence[str], search: Callable[[list[str]], list[Hits]]) -> list[Hits]:
+    """Return the hits of each question; one without a letter or digit has none, and is not searched for."""
+    worded = [q for q in questions if WORD.search(q)]
+    hits = iter(search(worded) if worded else [])
+    return [next(hits) if WORD.search(q) else [] for q in questions]
 
 
 def best_hits(ids: Sequence[str], scores: "np.ndarray", k: int) -> Hits:
@@ -54,7 +65,10 @@ class Retriever(Protocol):
         ...
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
-        """Return, for each question, up to `k` passage ids with their scores, best first."""
+        """Return, for each question, up to `k` passage ids with their scores, best first.
+
+        A question without a letter or digit has no hits.
+        """
         ...
 
     def identity(self) -> str:

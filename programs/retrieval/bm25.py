@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.models.jsonl import replacing
-from crossover.programs.retrieval.base import Hits, Indexed, best_hits, silent
+from crossover.programs.retrieval.base import Hits, Indexed, best_hits, hits_of_worded, silent
 from crossover.programs.task import Passage
 
 RECORD = "index.sha256"
@@ -74,13 +74,16 @@ class Bm25:
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """Return, for each question, up to `k` passage ids with their scores, best first.
 
-        A question without a known word scores every passage 0.0.
+        A question without a letter or digit has no hits; one without a known word scores every passage 0.0.
         """
-        import numpy as np
-
         k = min(k, len(self._ids))
         if k < 1:
             return [[] for _ in questions]
+        return hits_of_worded(questions, lambda worded: self._search(worded, k))
+
+    def _search(self, questions: Sequence[str], k: int) -> list[Hits]:
+        import numpy as np
+
         hits = []
         for words in _words([_spaced(q) for q in questions]):
             known = self._scorer.get_tokens_ids(words) if self._scorer is not None else []

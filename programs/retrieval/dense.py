@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossover.programs.retrieval.base import Hits, Indexed, best_hits, silent
+from crossover.programs.retrieval.base import Hits, Indexed, best_hits, hits_of_worded, silent
 from crossover.programs.retrieval.embedding import Embedder
 from crossover.programs.task import Passage
 
@@ -49,10 +49,13 @@ class Dense:
         self.index_vectors(ids, np.frombuffer(data, dtype="<f4").reshape(len(ids), -1))
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
-        """Return, for each question, up to `k` passage ids with their cosines, best first."""
-        if not questions or min(k, len(self._ids)) < 1:
+        """Return, for each question, up to `k` passage ids with their cosines, best first.
+
+        A question without a letter or digit has no hits.
+        """
+        if min(k, len(self._ids)) < 1:
             return [[] for _ in questions]
-        return self.search_vectors(self._embedder.encode(questions), k)
+        return hits_of_worded(questions, lambda worded: self.search_vectors(self._embedder.encode(worded), k))
 
     def search_vectors(self, asked: Any, k: int) -> list[Hits]:
         """Return the hits of question vectors of length 1."""

@@ -1,7 +1,10 @@
 """Connect to a Weaviate server, and explain failures in one line."""
 
+import json
+import logging
 import os
 import socket
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,21 @@ from urllib.parse import urlsplit
 
 from crossover.models.errors import UserError
 
-OLDEST, EMBEDDED_VERSION = "1.27", "1.30.5"
-"""The oldest server version that the client supports, and the version that it embeds."""
-DOCKER = f"docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:{EMBEDDED_VERSION}"
+OLDEST, SERVER_VERSION = "1.27", "1.39.0"
+"""The oldest server version that the client supports, and the newest one that version 4.23 of it was tested with.
+
+Source: `.github/workflows/main.yaml` and `docs/changelog.rst` of weaviate/weaviate-python-client, August 2026.
+"""
+DOCKER = f"docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:{SERVER_VERSION}"
 CLOUD = (".weaviate.cloud", ".weaviate.network")
 KEY = "WEAVIATE_API_KEY"
 TIMEOUT = 5.0
 """Seconds to wait for a connection."""
+CHANNEL = [
+    # A request waits for a server that restarts, in place of the client's own retries, which pause up to 32 s.
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,16 @@ class ServerAddress:
         return "embedded Weaviate" if self.embedded else f"Weaviate at {self.url_or_default}"
 
 
-def connect(address: ServerAddress) -> Any:
-    """Return a connected client.
+def connect(address: ServerAddress, *, grpc: bool = True) -> Any:
+    """Return a connected client; without `grpc` it reads and changes the schema alone, and needs no gRPC port.
 
     Raises:
         UserError: the server is not there, refuses the key, is too old, or its gRPC port is closed.
     """
     try:
         client = _connect(address)
+        if grpc and not address.embedded:
+            _check_grpc(address, client)
     except UserError:
         raise
     # The client raises its own errors, httpx's and urllib's; the user needs one line for any.
@@ -57,14 +70,21 @@ def connect(address: ServerAddress) -> Any:
 
 
 def _connect(address: ServerAddress) -> Any:
-    import weaviate
-    from weaviate.classes.init import AdditionalConfig, Auth, Timeout
+    # The client shows every warning of every library from its import on.
+    with warnings.catch_warnings():
+        import weaviate
+        from weaviate.classes.init import AdditionalConfig, Auth, Timeout
+        from weaviate.config import GrpcConfig
 
-    config = AdditionalConfig(timeout=Timeout(init=TIMEOUT, query=30, insert=120))
+    # Its own lines repeat what is raised.
+    logging.getLogger("weaviate-client").addHandler(logging.NullHandler())
+    config = AdditionalConfig(
+        timeout=Timeout(init=TIMEOUT, query=30, insert=120), grpc_config=GrpcConfig(channel_options=CHANNEL)
+    )
     if address.embedded:
         data = str((address.folder or Path()) / "weaviate")
         return weaviate.connect_to_embedded(
-            version=EMBEDDED_VERSION, persistence_data_path=data, additional_config=config
+            version=SERVER_VERSION, persistence_data_path=data, additional_config=config
         )
     key, parts = os.environ.get(KEY, ""), urlsplit(address.url_or_default)
     host = parts.hostname or ""
@@ -75,7 +95,7 @@ def _connect(address: ServerAddress) -> Any:
             address.url_or_default, auth_credentials=Auth.api_key(key), additional_config=config, skip_init_checks=True
         )
     secure = parts.scheme == "https"
-    client = weaviate.connect_to_custom(
+    return weaviate.connect_to_custom(
         http_host=host,
         http_port=parts.port or (443 if secure else 80),
         http_secure=secure,
@@ -87,20 +107,41 @@ def _connect(address: ServerAddress) -> Any:
         additional_config=config,
         skip_init_checks=True,
     )
+
+
+def _check_grpc(address: ServerAddress, client: Any) -> None:
+    """Close the client of a server whose gRPC port does not answer.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    host = urlsplit(address.url_or_default).hostname or ""
+    if host.endswith(CLOUD):
+        return
     try:
         socket.create_connection((host, address.grpc_port), timeout=TIMEOUT).close()
     except OSError as e:
         client.close()
         what = f"{address} answers, but its gRPC port {address.grpc_port} does not ({e})"
         raise UserError(f"{what}; open it (docker: -p {address.grpc_port}:50051) or set `grpc_port`") from e
-    return client
+
+
+def temporary(error: Exception) -> bool:
+    """Return whether a server may answer the same request later: it is away, starting or busy."""
+    from httpx import TransportError
+    from weaviate import exceptions
+
+    if isinstance(error, exceptions.UnexpectedStatusCodeError):
+        return bool(error.status_code >= 500)
+    kinds = (exceptions.WeaviateQueryError, exceptions.WeaviateConnectionError, exceptions.WeaviateTimeoutError)
+    return isinstance(error, (TransportError, *kinds))
 
 
 def explain(error: Exception, address: ServerAddress) -> UserError:
     """Return an error of one line with the failure and the next step."""
     kind, text = type(error).__name__, " ".join(str(error).split())
     if address.embedded and kind in ("URLError", "ConnectError", "WeaviateStartUpError", "HTTPError", "OSError"):
-        remedy = f"give the client its binary of {EMBEDDED_VERSION}, or run a server and set `url`: {DOCKER}"
+        remedy = f"give the client its binary of {SERVER_VERSION}, or run a server and set `url`: {DOCKER}"
         return UserError(f"{address} did not start: {text[:120]}; {remedy}")
     if "401" in text or kind == "AuthenticationFailedError":
         given = f"refuses the key in {KEY}" if os.environ.get(KEY) else "asks for a key"
