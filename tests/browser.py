@@ -75,15 +75,15 @@ class Page:
                 self.complaints.append(f"request to {url}")
 
     def open(self, file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Open a file at a width and in a colour scheme, and wait until its figures are drawn."""
+        """Open a file at a width and in a colour scheme, and wait until it is loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=file.resolve().as_uri())
         deadline = time.monotonic() + 300
-        while not self.run("document.documentElement?.dataset.drawn"):
+        while not self.run("document.readyState === 'complete' && location.protocol === 'file:'"):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{file} was not drawn: {self.complaints}")
+                raise RuntimeError(f"{file} was not loaded: {self.complaints}")
             time.sleep(0.05)
 
     def visit(self, url: str, until: str, *, width: int = 1500, height: int = 950, seconds: float = 60) -> None:
@@ -106,9 +106,9 @@ class Page:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def screenshot(self, file: Path) -> None:
-        """Write the whole page as a picture."""
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+    def screenshot(self, file: Path, *, whole: bool = True) -> None:
+        """Write the page, or what the window shows of it, as a picture."""
+        data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         file.write_bytes(base64.b64decode(data))
 
 

@@ -1,6 +1,13 @@
 """The progress line says how far a run is, and is quiet when asked."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import termios
+
+import pytest
 
 from crossover.eval.run.progress import Progress, duration
 
@@ -53,6 +60,24 @@ def test_a_terminal_gets_one_line_that_goes_away() -> None:
     progress.start_cell(1, "a")
     progress.close()
     assert stream.getvalue() == "\rcell 1 of 1: a\r" + " " * 14 + "\r"
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_no_line_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(theirs, "w", encoding="utf-8") as terminal:
+        progress = Progress(8, stream=terminal, clock=Clock())
+        progress.start_cell(7, "stdlib_rag retrieved_demos demos=4, n=64, retrieved, bm25 k=2, seed=0")
+        progress.note("reading passages")
+        shown = os.read(ours, 4096).decode()
+        line = progress.line(columns - 1)
+    os.close(ours)
+    assert "\n" not in shown
+    assert max(map(len, shown.split("\r"))) < columns
+    assert line.startswith("cell 7 of 8: stdlib_rag retrieved_demos")
+    assert line.endswith(", reading passages")
 
 
 def test_a_warning_stays_on_a_terminal() -> None:

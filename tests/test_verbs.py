@@ -186,7 +186,7 @@ def test_seeds_and_clusters_of_a_file_count(tmp_path: Path) -> None:
         ("[1]", r"a.jsonl:1: no `id` and `score` \(list\)"),
         ("not json", "a.jsonl:1: not JSON"),
         ("", "a.jsonl: no rows"),
-        ("\udcff\udcfe", "a.jsonl:1: not JSON"),
+        ("\udcff\udcfe", "a.jsonl:1: not UTF-8"),
         ('{"id": 1, "score": 1, "seed": "a"}', "a.jsonl:1: seed 'a' is not a whole number"),
         ('{"id": 1, "score": 1, "usd": -1}', "a.jsonl:1: usd -1 is not a number from 0 up"),
         ('{"id": 1, "score": 1}\n{"id": 2, "score": 1, "seed": 1}', "seed 1 has other ids than the first seed"),

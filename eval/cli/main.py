@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ from crossover.eval.cli.options import (
     store_option,
 )
 from crossover.eval.cli.output import echo
-from crossover.eval.cli.report import deliver, report, report_options
+from crossover.eval.cli.report import deliver, page_beside, report, report_options
 from crossover.eval.cli.schema import schema
 from crossover.eval.cli.show import show
 from crossover.eval.cli.stages import compile_, finetune
@@ -222,6 +223,7 @@ def _measure(
     finally:
         progress.close()
     print_comparison(comparison, as_json=flags.as_json, details=flags.details, store=flags.store)
+    options = replace(options, outputs=options.outputs or (page_beside(flags.store, experiment.name),))
     code = deliver(experiment, comparison, store=flags.store, options=options)
     if comparison.partial is not None and comparison.partial.stopped == INTERRUPTED:
         return EXIT_INTERRUPTED

@@ -1,6 +1,8 @@
 """The verb `report`, and the part that `run` shares with it: files to write and gates to hold."""
 
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +109,13 @@ def report_options(cells: CellFlags, flags: GateFlags, output: tuple[Path, ...])
     return ReportOptions(output, gates, cells.command_line("run"))
 
 
+def page_beside(store: Path, experiment: str) -> Path:
+    """Return where a run writes its page: beside the store, or in it where files beside it are not allowed."""
+    folder = store.parent if os.access(store.parent, os.W_OK) else store
+    name = re.sub(r"[^\w.-]+", "-", experiment).strip("-.")
+    return folder / f"{name or 'report'}.html"
+
+
 def deliver(
     experiment: "Experiment",
     comparison: "Comparison",
@@ -126,12 +135,15 @@ def deliver(
         from crossover.eval.report.data import ReportData
         from crossover.eval.report.forms import write_report
         from crossover.eval.run.loading import finished
+        from crossover.eval.run.prompts import prompts_of
 
         found = found or finished(experiment, store=store)
         data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
+        if any(path.suffix == ".html" for path in options.outputs):
+            data = replace(data, prompts=prompts_of(store, data))
         for path in options.outputs:
             write_report(data, path)
-            echo(f"wrote {path}", err=True)
+            echo(f"wrote {path}{': open it in a browser' * (path.suffix == '.html')}", err=True)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
         echo(f"gate failed: {o.task}: {o.detail}", err=True)

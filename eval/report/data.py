@@ -1,8 +1,11 @@
 """Gather what a report shows: the data of every form, the ledger, the checks of a fair comparison, the versions."""
 
 import importlib.metadata
+import os
 import platform
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from crossover.eval.analysis.arm import MOST_FAILED, Arm, best_first
@@ -12,6 +15,8 @@ from crossover.eval.analysis.cost import Cost
 from crossover.eval.analysis.gates import Outcome
 from crossover.eval.analysis.ledger import Ledger, ledger_of, mean_ledger
 from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.experiment import catalog
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import METHODOLOGY_VERSION, Experiment, plan
 from crossover.eval.store.result import Finished, Result
 from crossover.models.usage import Usage
@@ -31,6 +36,8 @@ class ReportData:
     """The command line that repeats the measurement."""
     outcomes: tuple[Outcome, ...] = ()
     """Outcomes of the gates that were asked for."""
+    prompts: Mapping[tuple[str, str], Sequence[tuple[str, str]]] = field(default_factory=dict)
+    """Cell key and example id to the messages that the model was sent, each with its role."""
 
     def arms(self, task: str) -> list[Arm]:
         """Return the arms of a task, best score first, unscored ones last."""
@@ -133,6 +140,19 @@ def merged(found: list[Check]) -> list[tuple[str, Check]]:
         for (name, failure), subjects in groups.items()
     ]
     return sorted(lines, key=lambda line: not line[1].failure)
+
+
+def method_words(method: MethodSpec) -> str:
+    """Return what a method does, in a plain sentence that says whether anything is trained."""
+    summaries = {entry.name: entry.summary for entry in catalog.methods()}
+    # Sources and abbreviations in brackets are for those who choose methods.
+    plain = [re.sub(r" \([^)]*\)", "", summaries.get(step.name, step.name)).rstrip(".") for step in method.steps]
+    return f"{'; then: '.join(plain)}. {'Weights are trained.' if method.trains else 'Nothing is trained.'}"
+
+
+def machine() -> str:
+    """Return system, processor and cores of this machine."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
 def versions() -> list[tuple[str, str]]:

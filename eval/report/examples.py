@@ -3,19 +3,34 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.labels import are_labels, gold_of
+from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment.splits import sample
 from crossover.eval.report.data import ReportData
 from crossover.eval.report.text import field_text
 from crossover.programs.score import Row
 from crossover.programs.task import Task
 
-MOST_DISAGREEMENTS = 12
-"""Examples of disagreement that a report shows of one task."""
+MOST_DISAGREEMENTS = 24
+"""Examples of disagreement that a report shows, shared among its tasks."""
+FEWEST = 6
+"""Examples of disagreement shown of each task, however many there are."""
+MOST_COLUMNS = 6
+"""Arms shown in the table of labels and in the grid of examples."""
+
+
+def shown_arms(data: ReportData, verdict: Verdict) -> list[Arm]:
+    """Return the chosen or best arm, the best of the other kind, the best of each method and the next best."""
+    shown = data.reference_arm(verdict)
+    scored = [shown] + [a for a in data.arms(verdict.task) if a.score.n and a is not shown]
+    rivals = [a for a in scored if a.kind != shown.kind][:1]
+    best = [next(a for a in scored if a.method == m) for m in dict.fromkeys(a.method for a in scored)]
+    names = dict.fromkeys(a.name for a in [shown, *rivals, *best, *scored])
+    return [next(a for a in scored if a.name == name) for name in names][:MOST_COLUMNS]
 
 
 class LabelLine(NamedTuple):
@@ -53,9 +68,12 @@ class Answer(NamedTuple):
     """Answer of one arm to one example."""
 
     arm: str
+    cell: str
     text: str
     """The output, the raw text of an unparsed answer, or the reason of a failure."""
     score: float | None
+    raw: str
+    """The text of the model's last answer as it came; empty where it was not recorded."""
 
 
 class Disagreement(NamedTuple):
@@ -63,8 +81,10 @@ class Disagreement(NamedTuple):
 
     id: str
     inputs: tuple[tuple[str, str], ...]
+    """Name and text of each input field, passages apart."""
     gold: str
-    answers: tuple[Answer, ...]
+    answers: Mapping[str, Answer]
+    """Arm to answer; an arm that a race dropped may have none."""
 
 
 def disagreements(data: ReportData, task: str, arms: Sequence[Arm]) -> tuple[list[Disagreement], int]:
@@ -75,23 +95,19 @@ def disagreements(data: ReportData, task: str, arms: Sequence[Arm]) -> tuple[lis
     source, limit = data.finished.tasks[task], data.experiment.limit
     examples = {str(e["id"]): e for e in sample(source.test, limit)}
     split = [i for i in examples if _spread(i, arms) >= 0.5]
-    chosen = sorted(split, key=lambda i: hashlib.sha256(i.encode()).hexdigest())[:MOST_DISAGREEMENTS]
-    wanted = set(chosen)
-    # Answers have no mean over seeds, so the first seed stands for the arm.
-    rows = {a.name: {r.id: r for r in data.results(a)[0].rows if r.id in wanted} for a in arms}
+    most = max(FEWEST, MOST_DISAGREEMENTS // len(data.comparison.verdicts))
+    chosen = sorted(split, key=lambda i: hashlib.sha256(i.encode()).hexdigest())[:most]
+    answers: dict[str, dict[str, Answer]] = {i: {} for i in chosen}
+    for arm in arms:
+        # Answers have no mean over seeds, so the first seed stands for the arm.
+        result = data.results(arm)[0]
+        for row in (r for r in result.rows if r.id in answers):
+            answers[row.id][arm.name] = Answer(arm.name, result.key, _answer(source, row), row.score, row.raw)
     found = []
     for i in chosen:
-        e = examples[i]
-        inputs = tuple((k, field_text(v)) for k, v in e.inputs().items() if k != "passages")
-        answers = [(a, rows[a.name][i]) for a in arms if i in rows[a.name]]
-        found.append(
-            Disagreement(
-                i,
-                inputs,
-                gold_of(source, e),
-                tuple(Answer(a.name, _answer(source, r), r.score) for a, r in answers),
-            )
-        )
+        fields = {k: v for k, v in examples[i].inputs().items() if k != "passages"}
+        inputs = tuple((source.columns.get(k, k), field_text(v)) for k, v in fields.items())
+        found.append(Disagreement(i, inputs, gold_of(source, examples[i]), answers[i]))
     return found, len(split)
 
 

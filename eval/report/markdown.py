@@ -99,7 +99,7 @@ def _details(data: ReportData, v: Verdict) -> list[tuple[str, str]]:
         lines = [f"- {_text(name)}: {_code(value)}" for name, value in d.inputs] + [f"- gold: {_code(d.gold)}"]
         lines += [
             f"    - {_text(a.arm)} ({'failed' if a.score is None else f'{a.score:.2g}'}): {_code(a.text)}"
-            for a in d.answers
+            for a in d.answers.values()
         ]
         blocks.append("\n".join(lines))
     if blocks:

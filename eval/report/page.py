@@ -2,12 +2,11 @@
 
 import base64
 import hashlib
-import json
 import re
+import shlex
 from importlib.resources import files
 from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -21,13 +20,15 @@ from crossover.eval.analysis.sweep import VolumeVerdict, verdicts_by_volume
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.report import figures
 from crossover.eval.report.curves import learning_curves
-from crossover.eval.report.data import ReportData, checks, ledger, merged, versions
-from crossover.eval.report.examples import disagreements, label_lines
+from crossover.eval.report.data import ReportData, checks, ledger, machine, merged, method_words, versions
+from crossover.eval.report.examples import disagreements, label_lines, shown_arms
+from crossover.eval.report.markdown import markdown
+from crossover.eval.report.summary import next_command
 from crossover.eval.report.table import break_even_line, format_choices, human_words
-from crossover.eval.report.text import cut, dollars, visible
+from crossover.eval.report.text import cut, dollars, figure, small_money, visible
 
-MOST_COLUMNS = 6
-"""Arms shown in the table of labels and in the examples of disagreement."""
+MOST_BARS = 5
+"""Arms shown as bars on the first screen."""
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Content security policy of the page, which loads nothing."""
@@ -41,7 +42,7 @@ CONFIDENCE = {
 
 
 def html_page(data: ReportData) -> str:
-    """Return the whole page, the same bytes for the same data."""
+    """Return the whole page, the same bytes for the same data on the same machine."""
     environment = Environment(
         loader=PackageLoader("crossover.eval.report", "template"),
         autoescape=True,  # names, answers and labels come from data
@@ -52,11 +53,14 @@ def html_page(data: ReportData) -> str:
     )
     environment.filters |= {
         "usd": dollars,
+        "price": _price,
+        "ms": lambda x: f"{figure(x)} ms",
         "human": human_words,
         "cut": cut,
         "percent": _percent,
         "bar": _bar,
         "breakable": _breakable,
+        "quoted": shlex.quote,
         "score": lambda x: f"{x:.3f}",
         "signed": lambda x: f"{x:+.3f}",
         "count": lambda x: f"{x:,.0f}",
@@ -64,7 +68,6 @@ def html_page(data: ReportData) -> str:
     }
     source = files("crossover.eval.report") / "template"
     script = (source / "page.js").read_text(encoding="utf-8")
-    plotly = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         data=data,
         tasks=[_task(data, v, number) for number, v in enumerate(data.comparison.verdicts, 1)],
@@ -72,12 +75,13 @@ def html_page(data: ReportData) -> str:
         margin=MARGIN,
         reach=REACH,
         months=data.experiment.needs.refresh_months,
+        machine=machine(),
         versions=versions(),
         file=_file(data),
+        markdown=markdown(data),
         style=Markup((source / "page.css").read_text(encoding="utf-8")),
-        plotly=Markup(plotly),
         script=Markup(script),
-        policy=f"{POLICY}; script-src {_hash(plotly)} {_hash(script)}",
+        policy=f"{POLICY}; script-src {_hash(script)}",
     )
 
 
@@ -102,34 +106,36 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
     task, arms, shown = verdict.task, data.arms(verdict.task), data.reference_arm(verdict)
     needs, front = data.experiment.needs, data.comparison.fronts[task]
     volumes = verdicts_by_volume(data.comparison, verdict, needs)
-    curves, few = learning_curves(data, task), _few(arms, shown)
-    learning = data.comparison.learning.get(task)
+    few, learning = shown_arms(data, verdict), data.comparison.learning.get(task)
     samples, disagreeing = disagreements(data, task, few)
     forest, hues = _forest(data.contrasts(task), shown), figures.hue_names(arms)
-    charts = {
-        "usd": figures.pareto_figure(arms, front, by="usd"),
-        "p95": figures.pareto_figure(arms, front, by="p95"),
-        "learning": figures.learning_figure(curves, hues, learning.crossovers if learning else ()) if curves else None,
-        "breakeven": figures.break_even_figure(arms, volumes, spread=needs.refresh_months),
-    }
+    cost = figures.cost_figure(arms, front, volumes, spread=needs.refresh_months)
+    curves = learning_curves(data, task)
     return {
         "number": number,
         "name": task,
+        "metric": data.finished.tasks[task].metric_name,
+        "date": max(r.finished_on for a in arms for r in data.results(a)),
+        "models": list(dict.fromkeys(a.model for a in arms)),
         "verdict": verdict,
         "arms": arms,
         "shown": shown,
+        "bars": [a for n, a in enumerate(arms) if a.score.n and (n < MOST_BARS or a is shown)],
+        "plain": {a.name: method_words(data.results(a)[0].cell.method) for a in arms},
+        "next": next_command(data.comparison, verdict),
         "ranks": {a.name: rank for rank, a in enumerate(arms, 1)},
-        "legends": {key: _legend(c) for key, c in charts.items() if c is not None},
         "by_name": {a.name: a for a in arms},
         "hues": hues,
         "states": volumes,
         "at": next(i for i, v in enumerate(volumes) if v.stated),
-        "volumes": [v.volume for v in volumes],
+        "places": [None if v.volume is None or cost is None else cost.x.at(v.volume) for v in volumes],
         "words": [_volume_words(v) for v in volumes],
         "ends": ["not stated" if v.volume is None else f"{v.volume:,.0f}" for v in (volumes[0], volumes[-1])],
         "break_even": break_even_line(verdict.break_even) if verdict.break_even else "",
         "learning": learning,
-        "charts": {k: _json(c) for k, c in charts.items() if c is not None},
+        "pareto": figures.pareto_figure(arms, front),
+        "cost": cost,
+        "curves": figures.learning_figure(curves, hues, learning.crossovers if learning else ()) if curves else None,
         "forest": forest,
         "span": _span(forest),
         "columns": few,
@@ -147,15 +153,6 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
     }
 
 
-def _few(arms: list[Arm], shown: Arm) -> list[Arm]:
-    """Return the shown arm, the best of the other kind, the best of each method and the next best."""
-    scored = [shown] + [a for a in arms if a.score.n and a is not shown]
-    rivals = [a for a in scored if a.kind != shown.kind][:1]
-    best = [next(a for a in scored if a.method == m) for m in dict.fromkeys(a.method for a in scored)]
-    names = dict.fromkeys(a.name for a in [shown, *rivals, *best, *scored])
-    return [next(a for a in scored if a.name == name) for name in names][:MOST_COLUMNS]
-
-
 def _forest(contrasts: list[Contrast], shown: Arm) -> list[Contrast]:
     """Return the contrasts of the shown arm, each as the shown arm minus another, the largest first."""
     turned = [c if c.a == shown.name else c.reversed() for c in contrasts if shown.name in (c.a, c.b)]
@@ -167,15 +164,15 @@ def _span(forest: list[Contrast]) -> float:
     return 1.05 * max([2.5 * MARGIN, *(abs(x) for c in forest for x in (c.difference.low, c.difference.high))])
 
 
+def _price(value: float | None) -> str:
+    """Return dollars with their sign, `–` for next to nothing, and "unpriced" for None."""
+    text = small_money(value)
+    return f"${text}" if text[0].isdigit() else text
+
+
 def _breakable(name: str) -> Markup:
     """Return a name that may break after its punctuation in a narrow column."""
     return Markup(re.sub(r"([_/-])(?=\w)", r"\1<wbr>", str(escape(visible(name)))))
-
-
-def _legend(figure: go.Figure) -> list[dict[str, str]]:
-    """Return name, colour and dash of each line of a figure."""
-    lines = [t for t in figure.data if t.meta]
-    return [{"name": t.meta, "hue": t.line.color[len("var(--") : -1], "dash": t.line.dash} for t in lines]
 
 
 def _percent(x: float, span: float) -> str:
@@ -192,8 +189,3 @@ def _volume_words(v: VolumeVerdict) -> str:
     if v.volume is None:
         return f"not stated: {DEFAULT_VOLUME:,.0f} by default"
     return f"{v.volume:,.0f}" + (" (as the experiment file says)" if v.stated else "")
-
-
-def _json(figure: go.Figure) -> Markup:
-    """Return a figure as JSON that is safe inside a script element."""
-    return Markup(json.dumps(figure.to_plotly_json(), ensure_ascii=True, allow_nan=False).replace("<", "\\u003c"))

@@ -37,7 +37,7 @@ def summary(comparison: Comparison, *, width: int, colored: bool, store_flag: st
     lines = wrapped(visible(comparison.partial), "", width) if comparison.partial else []
     for v in comparison.verdicts:
         lines += ["", *_heading(v, width=width, colored=colored), *_task_lines(comparison, v, width)]
-        lines += ["", _next_command(comparison, v) + store_flag]
+        lines += ["", f"next: {next_command(comparison, v)}{store_flag}"]
     failures = comparison.failures
     shown = [*failures[:MOST_CAUTIONS], *_more(len(failures) - MOST_CAUTIONS, "failures")]
     lines += ["", *(x for failure in shown for x in wrapped(visible(failure), "! ", width))] if failures else []
@@ -158,8 +158,8 @@ EXTRAS: dict[str, Callable[[Arm], str]] = {
 """Title and text of each column that some tables have."""
 
 
-def _next_command(comparison: Comparison, v: Verdict) -> str:
+def next_command(comparison: Comparison, v: Verdict) -> str:
     """Return the command that writes the chosen arm, or without one shows an answer that the best arm got wrong."""
     arm = comparison.chosen(v) or best_first([a for a in comparison.arms if a.task == v.task])[0]
     key = arm.cells[0][:12]
-    return f"next: crossover export {key} ./model" if v.choose else f"next: crossover show {key}"
+    return f"crossover export {key} ./model" if v.choose else f"crossover show {key}"

@@ -1,5 +1,6 @@
 """Show the progress of a run on stderr: cell n of m, examples a second, dollars so far, time left."""
 
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,16 @@ PLAIN_EVERY = 10.0
 """Seconds between lines on a stream that is not a terminal."""
 REDRAW_EVERY = 0.1
 """Seconds between redraws on a terminal."""
+SHORTEST_NAME = 16
+"""Characters of a cell's name that every line shows."""
+
+
+def columns_of(stream: TextIO) -> int:
+    """Return the columns of a terminal, or $COLUMNS where it is set; 80 where neither is known."""
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns) or 80
+    except (ValueError, OSError):
+        return 80
 
 
 class Progress:
@@ -25,12 +36,11 @@ class Progress:
         stream: TextIO | None = None,
         enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        width: int = 110,
     ) -> None:
         """Start the clock; `stream` is stderr unless given; a disabled progress writes nothing."""
         self.total_cells = total_cells
         self._stream = stream or sys.stderr
-        self._enabled, self._clock, self._width = enabled, clock, width
+        self._enabled, self._clock = enabled, clock
         self._terminal = self._stream.isatty()
         self._lock = threading.RLock()
         self._started = clock()
@@ -92,19 +102,20 @@ class Progress:
         with self._lock:
             self._erase()
 
-    def line(self) -> str:
-        """Return the line in its current state."""
+    def line(self, width: int | None = None) -> str:
+        """Return the line in its current state; the cell's name is cut where `width` has no room for the figures."""
         with self._lock:
-            parts = [f"cell {self._cell} of {max(self.total_cells, self._cell)}: {self._name}"]
-            if self._doing:
-                parts.append(self._doing)
+            parts = [self._doing] if self._doing else []
             if self._total:
                 parts.append(f"{self._done}/{self._total} examples{self._rate()}")
             if self._usd:
                 parts.append(f"${self._usd:.2f} so far")
             if left := self._left():
                 parts.append(f"about {left} left")
-            return ", ".join(parts)
+            head, rest = f"cell {self._cell} of {max(self.total_cells, self._cell)}: ", ", ".join(["", *parts])
+            room = len(self._name) if width is None else max(width - len(head) - len(rest), SHORTEST_NAME)
+            name = self._name if len(self._name) <= room else f"{self._name[: room - 1]}…"
+            return f"{head}{name}{rest}"[:width]
 
     def _rate(self) -> str:
         seconds, count = self._clock() - self._examples_started, self._done - self._first_done
@@ -126,7 +137,8 @@ class Progress:
         if not self._terminal:
             self._write(self.line() + "\n")
             return
-        text = self.line()[: self._width]
+        # The last column stays free: a full line would move the cursor to the next one.
+        text = self.line(columns_of(self._stream) - 1)
         self._write("\r" + text + " " * max(0, self._drawn - len(text)))
         self._drawn = len(text)
 

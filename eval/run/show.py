@@ -1,40 +1,18 @@
 """Show one test example as the model of a finished cell saw it: messages, answer, gold and score."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import dspy
-from dspy import lm15
 
 from crossover.eval.report.text import field_text
-from crossover.eval.run.passages import Indexes, Passages
-from crossover.eval.store.cells import cell_folder
+from crossover.eval.run.prompts import CellPrompts
 from crossover.eval.store.recorded import params_with
 from crossover.eval.store.result import Result
-from crossover.eval.tracking.package import recorded_task, shaped
-from crossover.models.engine import Engine, wrapped
+from crossover.eval.tracking.package import recorded_task
 from crossover.models.errors import UserError
-from crossover.models.load import load_model
-from crossover.models.prompt import messages_of
-from crossover.models.prompt_formats import prompt_format
-from crossover.models.scripted import answered, load_tokenizer, scripted_lm
-from crossover.models.source import weights_source
-from crossover.models.spec import ModelSpec
 from crossover.programs.score import Row
 from crossover.programs.task import Task
-
-
-class _Replay:
-    """A hook that records the messages of each request, and gives the recorded answer in place of the model."""
-
-    def __init__(self, answer: str) -> None:
-        self.answer, self.requests = answer, list[list[dict[str, str]]]()
-
-    def complete(self, request: lm15.Request, inner: Engine) -> lm15.Response:
-        """Record one request."""
-        self.requests.append(messages_of(request))
-        return answered(request, self.answer or " ")
 
 
 def question_lines(store: Path, result: Result, example: str | None) -> list[str]:
@@ -82,42 +60,15 @@ def _row(result: Result, example: str | None) -> Row:
 
 def _messages(store: Path, result: Result, task: Task, question: dspy.Example, row: Row) -> list[str]:
     """Return the passages and the messages of the first request, and how many more requests the program makes."""
-    cell, lines = result.cell, list[str]()
-    passages = Passages(task, cell.retrieval, Indexes(store))
-    (shown,) = passages.attach([question], cell.knowledge.test)
-    if shown.get("passages"):
-        lines += ["", "passages:", *_indented("\n".join(shown["passages"]))]
-    lm, adapter = _model(result)
-    replay = _Replay(row.raw)
-    state = json.loads((cell_folder(store, result.key) / "program.json").read_text(encoding="utf-8"))
-    program = shaped(task.program, state, lm)
-    program.load_state(state)
-    with dspy.context(lm=wrapped(lm, replay), adapter=adapter, rm=passages.live(cell.knowledge.test)):
-        try:
-            program(**shown.inputs())
-        # An answer that cannot be parsed ends a program in many ways; its messages were recorded before.
-        except Exception as e:
-            lines += [] if replay.requests else ["", f"messages: cannot be rendered again: {type(e).__name__}: {e}"]
-    for message in replay.requests[0] if replay.requests else ():
+    prompt, lines = CellPrompts(store, result, task).of(question, row.raw), list[str]()
+    if prompt.passages:
+        lines += ["", "passages:", *_indented("\n".join(prompt.passages))]
+    lines += ["", f"messages: cannot be rendered again: {prompt.fault}"] if prompt.fault else []
+    for message in prompt.messages:
         lines += ["", f"{message['role']} (rendered again from the saved program):", *_indented(message["content"])]
     if len(task.program().predictors()) > 1:
         lines += ["", "the later steps of the program are not shown: their messages hold answers that are not stored"]
     return lines
-
-
-def _model(result: Result) -> tuple[dspy.LM, dspy.Adapter]:
-    """Return the cell's model without its weights, and its prompt format."""
-    spec: ModelSpec = result.cell.model
-    name = str(result.notes.get("prompt_format") or spec.prompt_format)
-    if not spec.runs_here:
-        model = load_model(spec)
-        return model.lm, model.in_format(name).prompt_format
-    from crossover.models.text import FALLBACK_TEMPLATE
-
-    tokenizer, context = load_tokenizer(weights_source(spec.name), trust_remote_code=spec.trust_remote_code)
-    lm = scripted_lm({}, tokenizer, context).copy(max_tokens=spec.max_tokens)
-    instruct = tokenizer.chat_template != FALLBACK_TEMPLATE
-    return lm, prompt_format(name, decode=spec.decode, instruct=instruct)
 
 
 def _indented(text: Any) -> list[str]:

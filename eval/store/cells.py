@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def save_result(store: Path, result: Result) -> None:
     """Write the summary; from then on the cell is finished."""
     folder = cell_folder(store, result.key)
     result.rows_sha256 = _file_sha256(folder / "rows.jsonl")
+    result.finished_on = date.today().isoformat()
     # What MLflow holds of an earlier measurement, such as of an arm that left a race, is not this one.
     (folder / TRACKED).unlink(missing_ok=True)
     write_json(folder / "result.json", result.summary())

@@ -62,6 +62,8 @@ class Result:
     """Hash of the file of rows, by which a changed one is found out."""
     human: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Example id to what people graded its answer, by criterion; kept in a file of its own."""
+    finished_on: str = ""
+    """Day on which the result was saved, such as `2026-11-27`; empty in results of earlier versions."""
     dropped: dict[str, Any] | None = None
     """Set when the arm left a race: `after` so many examples `of` so many, beaten `by` the cells of the arm in lead."""
 
