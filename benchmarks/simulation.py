@@ -199,7 +199,7 @@ def decisions(draws: int) -> str:
 
 def verdicts(draws: int, lines: Sequence[Line] = LINES) -> str:
     """Return what the verdict is built on, before its mending and now."""
-    rows = [(x.what, x.bar, x.before, f"{100 * x.simulate(draws):.1f} %") for x in lines]
+    rows = [(x.what, x.bar, x.before, f"{100 * x.simulate(draws):.1f} {x.unit}") for x in lines]
     return markdown_table(("simulated", "wanted", "before", "now"), rows)
 
 
@@ -208,12 +208,18 @@ def choices(draws: int) -> str:
     return verdicts(draws, choice_simulation.LINES)
 
 
+def families(draws: int) -> str:
+    """Return what choosing the variants of a method on val is worth, beside reading all of them on test."""
+    return verdicts(draws, choice_simulation.FAMILIES)
+
+
 TABLES = {
     "coverage": coverage,
     "false-positives": false_positives,
     "decisions": decisions,
     "verdicts": verdicts,
     "choices": choices,
+    "families": families,
 }
 
 

@@ -25,7 +25,8 @@ class Line(NamedTuple):
     """The figure of the audited version, of the same simulation or of the audit."""
     bar: str
     simulate: Callable[[int], float]
-    """Return the share of so many draws."""
+    """Return the share of so many draws, or a difference of scores."""
+    unit: str = "%"
 
 
 def equal_arms(rng: np.random.Generator, arms: int, n: int) -> Floats:

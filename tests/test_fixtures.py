@@ -93,3 +93,31 @@ def test_cells_of_both_kinds_are_compared_by_key(capsys: pytest.CaptureFixture[s
     keys = [r.key for r in read_recorded(FIXTURES / "wanted").results]
     assert main(["compare", keys[0], keys[2], "--store", str(FIXTURES / "wanted")]) == 0
     assert "split 8e1905d83774, 150 test examples" in capsys.readouterr().out
+
+
+EVALTRUST = {
+    ("openings", "few_shot", "retrieved_demos"): (0.5667, 5.1e-20),
+    ("openings", "few_shot", "sft"): (-0.14, 0.0238),
+    ("openings", "retrieved_demos", "sft"): (-0.7067, 6.7e-31),
+    ("wanted", "few_shot", "retrieved_demos"): (0.1, 0.0041),
+    ("wanted", "few_shot", "sft"): (0.2333, 1.0e-08),
+    ("wanted", "retrieved_demos", "sft"): (0.1333, 0.0105),
+}
+"""Difference and p of each recorded pair, as EvalTrust 0.7.0 finds them (`evaltrust.audit` of a list of records)."""
+
+
+@pytest.mark.parametrize("pair", EVALTRUST, ids=" ".join)
+def test_two_files_of_records_are_compared_as_evaltrust_does(
+    pair: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment, *methods = pair
+    rows = {r.cell.method.name: r.rows for r in read_recorded(FIXTURES / experiment).results}
+    files = [tmp_path / f"{m}.jsonl" for m in methods]
+    for method, file in zip(methods, files, strict=True):
+        lines = [{"id": r.id, "model": method, "score": r.score} for r in rows[method]]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["compare", *map(str, files), "--json"]) == 0
+    (contrast,) = json.loads(capsys.readouterr().out)["contrasts"]
+    delta, p = EVALTRUST[pair]
+    assert contrast["delta"] == pytest.approx(delta, abs=0.01)
+    assert contrast["p"] == pytest.approx(p, rel=0.02, abs=1e-6)

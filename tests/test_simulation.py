@@ -21,3 +21,11 @@ def test_equal_arms_are_seldom_called_different(simulated: Any, arms: int, worse
 
 def test_a_bad_third_arm_makes_no_cheap_arm_chosen(simulated: Any) -> None:
     assert importlib.import_module("choice_simulation").chosen_for_a_cent()(20) <= 0.05
+
+
+def test_variants_chosen_on_val_do_not_flatter_their_method(simulated: Any) -> None:
+    choice = importlib.import_module("choice_simulation")
+    assert choice.flattery(1, 18, "all")(100) > 0.04
+    assert choice.leader_coverage(1, 18, "all")(100) < 0.9
+    assert abs(choice.flattery(1, 18)(100)) < 0.01
+    assert choice.leader_coverage(1, 18)(100) >= 0.9
