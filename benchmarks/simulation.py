@@ -8,14 +8,16 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 
 import choice_simulation
+import latency_simulation
 import numpy as np
 from section import markdown_table, write_section
 from verdict_simulation import LINES, Line
 
 from crossover.eval.analysis.contrast import classify_difference, holm
+from crossover.eval.analysis.latency import quantile_interval
 from crossover.eval.analysis.racing import replay
 from crossover.eval.analysis.seeds import difference_error, widen_difference
-from crossover.eval.analysis.stats import Difference, paired_difference, quantile_interval, score_interval
+from crossover.eval.analysis.stats import Difference, paired_difference, score_interval
 
 Draw = Callable[[np.random.Generator], tuple[bool, bool]]
 """Returns whether the interval held the truth, and whether a true null was rejected."""
@@ -213,6 +215,11 @@ def families(draws: int) -> str:
     return verdicts(draws, choice_simulation.FAMILIES)
 
 
+def latencies(draws: int) -> str:
+    """Return how often the intervals of a p95 and of a break-even hold the truth, before their mending and now."""
+    return verdicts(draws, latency_simulation.LINES)
+
+
 TABLES = {
     "coverage": coverage,
     "false-positives": false_positives,
@@ -220,6 +227,7 @@ TABLES = {
     "verdicts": verdicts,
     "choices": choices,
     "families": families,
+    "latency": latencies,
 }
 
 

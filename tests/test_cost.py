@@ -1,13 +1,13 @@
 """Dollars, break-even and the Pareto front."""
 
+from dataclasses import replace
+
 import pytest
 from factories import make_cell, make_result, make_row
 
+from crossover.eval.analysis.break_even import BreakEven, break_even_interval, break_even_requests
 from crossover.eval.analysis.cost import (
-    BreakEven,
     Cost,
-    break_even_interval,
-    break_even_requests,
     cost_of,
     machine_usd,
     mean_cost,
@@ -17,6 +17,7 @@ from crossover.eval.analysis.cost import (
 )
 from crossover.eval.experiment.spec import Prices
 from crossover.eval.report.table import break_even_line
+from crossover.eval.store.result import Latency
 from crossover.models.usage import Usage
 
 PRICES = Prices(machine_hour_usd=3.60)
@@ -57,6 +58,42 @@ def test_machine_time_is_shared_out_by_tokens() -> None:
     result = make_result(make_cell(), [1.0, 1.0], serve_seconds=10)
     result.rows[:] = [make_row(0, 1.0, tokens=95), make_row(1, None, tokens=295)]
     assert request_costs(result, PRICES) == pytest.approx({"e0": 0.0025, "e1": 0.0075})
+
+
+def test_a_local_price_is_that_of_the_blocks_and_another_one_at_a_time() -> None:
+    result = make_result(make_cell("sft"), [1.0] * 100, serve_seconds=99)
+    result.latency = Latency((0.5, 0.7), 1, batched=(0.1, 0.2, 0.3), batch=16)
+    c = cost_of(result, PRICES)
+    assert (c.per_1k_requests, c.per_1k_alone) == pytest.approx((0.2, 0.6))
+    assert c.blocks == pytest.approx((0.1, 0.2, 0.3))
+    assert c.spread == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
+    assert c.basis == "16 at once, the common prefix kept"
+    assert not c.measured_once
+    assert cost_of(make_result(make_cell("sft"), [1.0] * 100), PRICES).measured_once
+
+
+def test_the_price_of_an_api_is_that_of_its_tokens_whatever_its_cache_held() -> None:
+    result = make_result(make_cell(), [1.0] * 10, usd=0.003, local=False)
+    result.notes["token_rates"] = [[0, 1e-6, 1e-5], [50, 2e-6, 2e-5]]
+    c = cost_of(result, PRICES)
+    assert (c.per_1k_requests, c.paid) == pytest.approx((1000 * (100 * 2e-6 + 5 * 2e-5), 0.03))
+    assert not c.measured_once
+
+
+def test_a_break_even_holds_the_speed_of_the_machine_or_no_interval() -> None:
+    few, tuned = cost(0.0, 0.002), cost(10.0, 0.001)
+    same = {"few_shot": requests_of(0.002, 0.0), "sft": requests_of(0.001, 0.0)}
+    blocks = {"few_shot": replace(few, blocks=(1.9, 2.0, 2.1)), "sft": replace(tuned, blocks=(1.0, 1.0, 1.0))}
+    b = break_even_interval(blocks, same)
+    half = 4.303 * 0.1 / 3**0.5
+    assert (b.low, b.high) == pytest.approx((10_000 / (1 + half), 10_000 / (1 - half)), rel=1e-3)
+    # A slow minute that both arms share says nothing about what one saves.
+    alike = {"few_shot": replace(few, blocks=(1.9, 2.0, 2.1)), "sft": replace(tuned, blocks=(0.9, 1.0, 1.1))}
+    assert break_even_interval(alike, same).low == pytest.approx(10_000)
+    once = {"few_shot": replace(few, blocks=()), "sft": replace(tuned, blocks=())}
+    b = break_even_interval(once, same)
+    assert (b.low, b.high) == (None, None)
+    assert break_even_line(b).endswith("10,000 requests")
 
 
 def test_a_result_without_rows_has_no_price() -> None:

@@ -62,9 +62,8 @@ def test_the_break_even_is_that_of_the_rows() -> None:
     extra = rate * (trained.fit.seconds - shown.fit.seconds)
     saving = rate * (shown.serve_seconds - trained.serve_seconds) / 150
     assert verdict.break_even.value == pytest.approx(extra / saving)
-    assert verdict.break_even.low is not None
-    assert verdict.break_even.high is not None
-    assert verdict.break_even.low < verdict.break_even.value < verdict.break_even.high
+    # It was served in one piece, so that nothing is known of how the machine's speed varies.
+    assert (verdict.break_even.low, verdict.break_even.high) == (None, None)
 
 
 @pytest.mark.parametrize(("name", "winner"), [("openings", "retrieved_demos"), ("wanted", "sft")])

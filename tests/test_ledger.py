@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from factories import make_cell, make_result, make_row, right
 
+from crossover.eval.analysis.break_even import break_even_requests
 from crossover.eval.analysis.caching import SECONDS_A_MONTH, RequestTokens, TokenPrice, hit_rate, request_usd, tokens_of
 from crossover.eval.analysis.compare import compare
-from crossover.eval.analysis.cost import Cost, break_even_requests, cost_of, monthly_usd
+from crossover.eval.analysis.cost import Cost, cost_of, monthly_usd
 from crossover.eval.analysis.ledger import Ledger, ledger_of
 from crossover.eval.analysis.sweep import choices, sensitivity_lines
 from crossover.eval.experiment.spec import Needs, Prices

@@ -14,13 +14,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from crossover.eval.analysis.contrast import Contrast, classify_difference, examples_needed, holm
+from crossover.eval.analysis.latency import quantile_interval
 from crossover.eval.analysis.shares import paired_share_bound
 from crossover.eval.analysis.stats import (
     Difference,
     mean_interval,
     paired_difference,
     power_factor,
-    quantile_interval,
     score_interval,
 )
 from crossover.models.errors import UserError
@@ -316,6 +316,15 @@ def test_quantile_interval_is_that_of_order_statistics() -> None:
 def test_a_tail_quantile_of_few_latencies_has_no_upper_bound() -> None:
     assert quantile_interval([0.1] * 49 + [0.9], 0.99).high == math.inf
     assert quantile_interval([], 0.5).n == 0
+
+
+def test_a_p95_has_an_upper_end_from_72_questions_on_however_many_seeds_ask_them() -> None:
+    seconds = [float(i) for i in range(72)]
+    assert quantile_interval(seconds[:71], 0.95).high == math.inf
+    once = quantile_interval(seconds, 0.95)
+    assert once.high == 71
+    thrice = quantile_interval(seconds * 3, 0.95, questions=72)
+    assert (thrice.low, thrice.high) == (once.low, once.high)
 
 
 def test_mean_interval_of_too_few_values_has_no_bound() -> None:

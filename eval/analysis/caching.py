@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from crossover.eval.analysis.arm import Arm
-from crossover.eval.analysis.cost import Cost, break_even_requests
+from crossover.eval.analysis.break_even import break_even_requests
+from crossover.eval.analysis.cost import Cost
 from crossover.programs.score import Row
 
 SECONDS_A_MONTH = 365.25 / 12 * 86_400

@@ -1,7 +1,7 @@
-"""Price fitting and serving in dollars, and find the traffic at which a higher fitting cost pays for itself.
+"""Price fitting and serving in dollars.
 
-A local model costs machine time: the measured throughput of this machine on the accuracy pass, as if nothing were
-cached. An API model costs what the API charged. An unknown price is None, never 0.
+A local model costs machine time: that of batches of requests, served in several blocks with the arm's own prefix kept.
+An API model costs what its tokens do, with nothing read from the provider's cache. An unknown price is None, never 0.
 """
 
 import math
@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from scipy import stats
+
 from crossover.eval.analysis.ledger import ledger_of, machine_usd, mean_usd
-from crossover.eval.analysis.stats import mean_interval
-from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.analysis.stats import ALPHA, Floats
+from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 
@@ -33,6 +36,31 @@ class Cost:
     """Paid to a judge model for grading the test, part of `paid`; its charges during fitting are part of `fit`."""
     seed_error: float = 0.0
     """Standard error of `per_1k_requests` over seeds; 0 for one seed, which shows no spread."""
+    blocks: tuple[float, ...] | None = None
+    """Dollars of 1,000 requests in each block of a local model, the mean over seeds; None for an API."""
+    batch: int = 0
+    """Requests that a local model was asked at once in a block; 0 where the price is that of the accuracy pass."""
+    per_1k_alone: float | None = None
+    """As `per_1k_requests`, of a local model that is asked one request at a time, retrieval included."""
+
+    @property
+    def spread(self) -> float:
+        """Return the half-width of the 95 % interval of `per_1k_requests` over blocks and seeds; 0 where unknown."""
+        return math.hypot(2 * self.seed_error, half_width(self.blocks or ()))
+
+    @property
+    def measured_once(self) -> bool:
+        """Return whether the price holds a speed of which no spread is known, over blocks or seeds."""
+        return self.blocks is not None and len(self.blocks) < 2 and not self.seed_error
+
+    @property
+    def basis(self) -> str:
+        """Return in words for which use of machine or API `per_1k_requests` holds."""
+        if self.blocks is None:
+            return "tokens at list prices, none read from a cache"
+        if self.batch:
+            return f"{self.batch} at once, the common prefix kept"
+        return "the pace of the accuracy pass"
 
     def per_1k_correct(self, score: float) -> float | None:
         """Return dollars for 1,000 right answers at a mean score; None without a price, infinite at score 0."""
@@ -41,34 +69,33 @@ class Cost:
         return self.per_1k_requests / score if score > 0 else math.inf
 
 
-@dataclass(frozen=True)
-class BreakEven:
-    """Requests after which the arm that costs more to start has paid for itself; None is never."""
-
-    value: float | None
-    low: float | None
-    """Lower end of the 95 % interval over requests of other lengths; None is never."""
-    high: float | None
-    """Upper end; None is never."""
-    start: str
-    """The arm that costs less to start."""
-    run: str
-    """The arm that costs more to start, and less to run unless `value` is None."""
-
-
 def cost_of(result: Result, prices: Prices) -> Cost:
     """Return the cost of fitting and serving one cell."""
-    ledger = ledger_of(result, prices)
+    ledger, timed = ledger_of(result, prices), result.latency
     fit, hosting = ledger.fit, ledger.hosting_per_month
     rows, judge = Rows.of(result.rows), judge_usd(result)
     if rows.unpriced:
         return Cost(fit, None, None, hosting, judge)
-    machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
-    served = sum(rows.usd) + machine
+    each = request_dollars(result, prices)
     # A call that failed is no request that was cheap to serve.
-    per_1k = 1000 * (sum(rows.usd) / rows.charged + machine / len(rows)) if rows.charged else None
-    paid = None if fit is None or judge is None else fit - ledger.labels + served + judge
-    return Cost(fit, per_1k, paid, hosting, judge)
+    per_1k = 1000 * float(each.sum()) / (len(rows) if result.local else rows.charged) if rows.charged else None
+    paid = None
+    if fit is not None and judge is not None:
+        measuring = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
+        paid = fit - ledger.labels + sum(rows.usd) + measuring + judge
+    if not result.local:
+        return Cost(fit, per_1k, paid, hosting, judge)
+    rate = 1000 * machine_usd(1.0, prices.machine_hour_usd)
+    return Cost(
+        fit,
+        per_1k,
+        paid,
+        hosting,
+        judge,
+        blocks=tuple(rate * s for s in timed.batched),
+        batch=timed.batch if timed.batched else 0,
+        per_1k_alone=rate * statistics.fmean(timed.seconds) if timed.seconds else None,
+    )
 
 
 def judge_usd(result: Result) -> float | None:
@@ -77,20 +104,32 @@ def judge_usd(result: Result) -> float | None:
     return None if usd is None else float(usd)
 
 
-def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
-    """Return the dollars of each request by example id, or None when a price is unknown.
+def request_dollars(result: Result, prices: Prices) -> Floats:
+    """Return the dollars of serving each row, NaN where unknown; shape (rows,).
 
-    A local model is batched, so no request has seconds of its own: the wall time of the accuracy pass is divided in
-    proportion to the prompt and answer tokens of each request.
+    A request to a local model has no seconds of its own: those of all rows at the pace of the batches, or without them
+    of the accuracy pass, are divided in proportion to the tokens of each. The tokens of an API are priced as read anew,
+    whatever the provider's cache held while they were measured.
     """
     rows = Rows.of(result.rows)
-    if rows.unpriced:
-        return None
-    machine = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
-    tokens = [p + c for p, c in zip(rows.counts["prompt_tokens"], rows.counts["completion_tokens"], strict=True)]
-    total = sum(tokens)
-    shares = (count / total for count in tokens) if total else (1 / len(tokens) for _ in tokens)
-    return {i: usd + machine * share for i, usd, share in zip(rows.ids, rows.usd, shares, strict=True)}
+    read, written = (np.asarray(rows.counts[kind], float) for kind in ("prompt_tokens", "completion_tokens"))
+    if result.local:
+        batched = result.latency.batched
+        seconds = statistics.fmean(batched) * len(rows) if batched else result.serve_seconds
+        tokens = read + written
+        shares = tokens / tokens.sum() if tokens.sum() else np.full(len(rows), 1 / max(1, len(rows)))
+        return np.asarray(rows.usd) + machine_usd(seconds, prices.machine_hour_usd) * shares
+    usd: Floats = np.asarray(rows.usd)
+    a_call = read / np.maximum(1, np.asarray(rows.counts["calls"]))
+    for tokens, price_in, price_out in result.notes.get("token_rates", ()):
+        usd = np.where(a_call > tokens, read * price_in + written * price_out, usd)
+    return usd
+
+
+def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
+    """Return the dollars of each request by example id, or None when a price is unknown."""
+    rows = Rows.of(result.rows)
+    return None if rows.unpriced else dict(zip(rows.ids, request_dollars(result, prices).tolist(), strict=True))
 
 
 class RequestCosts(Mapping[str, float]):
@@ -126,6 +165,7 @@ class RequestCosts(Mapping[str, float]):
 def mean_cost(costs: Sequence[Cost]) -> Cost:
     """Return the mean over seeds; one unknown price makes the mean unknown."""
     served = [c.per_1k_requests for c in costs if c.per_1k_requests is not None]
+    blocks = [c.blocks for c in costs if c.blocks is not None]
     return Cost(
         mean_usd([c.fit for c in costs]),
         mean_usd([c.per_1k_requests for c in costs]),
@@ -133,7 +173,19 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
         max(c.hosting_per_month for c in costs),
         mean_usd([c.judge for c in costs]),
         statistics.stdev(served) / math.sqrt(len(served)) if len(served) > 1 else 0.0,
+        # Seeds may have been timed in runs of their own, one of which may have broken off.
+        tuple(statistics.fmean(block) for block in zip(*blocks, strict=False)) if blocks else None,
+        min(c.batch for c in costs),
+        mean_usd([c.per_1k_alone for c in costs]),
     )
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return the half-width of the 95 % t interval of the mean; 0 for fewer than two values, which show no spread."""
+    if len(values) < 2:
+        return 0.0
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return float(stats.t.isf(ALPHA / 2, len(values) - 1)) * error
 
 
 def monthly_usd(cost: Cost, volume: float, *, months: float) -> float | None:
@@ -145,49 +197,7 @@ def monthly_usd(cost: Cost, volume: float, *, months: float) -> float | None:
 
 def start_usd(cost: Cost, *, months: float) -> float:
     """Return the cost of an arm without any request: fitting, and hosting over `months`."""
-    return _known(cost.fit) + cost.hosting_per_month * months
-
-
-def break_even_requests(
-    cheap_to_start: Cost, cheap_to_run: Cost, *, months: float = Needs.refresh_months
-) -> float | None:
-    """Return the number of requests after which the second arm costs no more in all than the first; None is never.
-
-    (start of second - start of first) / (price of a request to the first - to the second), where start is fitting and
-    hosting over `months`. 0 when the second costs no more to start. Both arms must be priced.
-    """
-    saving = (_known(cheap_to_start.per_1k_requests) - _known(cheap_to_run.per_1k_requests)) / 1000
-    extra = max(0.0, start_usd(cheap_to_run, months=months) - start_usd(cheap_to_start, months=months))
-    return extra / saving if saving > 0 else None
-
-
-def break_even_interval(
-    costs: Mapping[str, Cost],
-    requests: Mapping[str, Mapping[str, float]],
-    *,
-    months: float = Needs.refresh_months,
-    seed: int = 0,
-) -> BreakEven:
-    """Return the break-even of two arms with a 95 % interval by bootstrap over requests, paired by example.
-
-    Both mappings hold the same two names; `requests` has the dollars of each arm by example id. The interval covers the
-    lengths of the requests, and the price as it differs between seeds. Fitting costs are taken as measured, and so is
-    the speed of the machine with one seed.
-    """
-    starts = {name: start_usd(cost, months=months) for name, cost in costs.items()}
-    start, run = sorted(costs, key=lambda name: (starts[name], -_known(costs[name].per_1k_requests)))
-    extra = starts[run] - starts[start]
-    saved = [usd - requests[run][i] for i, usd in requests[start].items() if i in requests[run]]
-    saving = mean_interval(saved, seed=seed)
-    error = 2 * math.hypot(*(c.seed_error / 1000 for c in costs.values()))
-    low = saving.mean - math.hypot(saving.mean - saving.low, error)
-    high = saving.mean + math.hypot(saving.high - saving.mean, error)
-
-    def count(each: float) -> float | None:
-        return extra / each if each > 0 else None
-
-    value = break_even_requests(costs[start], costs[run], months=months)
-    return BreakEven(value, count(high), count(low), start, run)
+    return known_usd(cost.fit) + cost.hosting_per_month * months
 
 
 def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]]) -> tuple[str, ...]:
@@ -199,7 +209,7 @@ def pareto_front(points: Mapping[str, tuple[float, float | None, float | None]])
     def beats(x: tuple[float, float | None, float | None], y: tuple[float, float | None, float | None]) -> bool:
         if None in (*x, *y) or x == y:
             return False
-        return x[0] >= y[0] and _known(x[1]) <= _known(y[1]) and _known(x[2]) <= _known(y[2])
+        return x[0] >= y[0] and known_usd(x[1]) <= known_usd(y[1]) and known_usd(x[2]) <= known_usd(y[2])
 
     return tuple(name for name, y in points.items() if not any(beats(x, y) for x in points.values()))
 
@@ -214,8 +224,12 @@ def rounded(count: float) -> str:
     return f"{float(f'{count:.2g}'):,.0f}"
 
 
-def _known(value: float | None) -> float:
-    """Return a price that the caller has checked to be known."""
+def known_usd(value: float | None) -> float:
+    """Return a price that must be known.
+
+    Raises:
+        ValueError: it is unknown.
+    """
     if value is None:
         raise ValueError("an unpriced arm has no break-even")
     return value

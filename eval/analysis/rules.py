@@ -85,7 +85,8 @@ class TaskComparison:
     def saves(self, arm: Arm, other: Arm) -> bool:
         """Return whether the arm is cheaper by more than `CHEAPER` and by more than the noise of both prices.
 
-        The noise is two standard errors of the difference in price: over the requests, paired, and over the seeds.
+        The noise is half of the 95 % interval of the difference in price: over the requests, paired, over the seeds,
+        and over the blocks in which the arms were served.
         """
         cheap, dear = self.price(arm), self.price(other)
         if cheap is None or dear is None or dear - cheap <= CHEAPER * dear:
@@ -93,7 +94,7 @@ class TaskComparison:
         a, b = arm.request_usd or {}, other.request_usd or {}
         saved = [b[i] - usd for i, usd in a.items() if i in b]
         error = float(np.std(saved)) / math.sqrt(len(saved)) if saved else 0.0
-        noise = 2 * self.volume * math.hypot(error, arm.cost.seed_error / 1000, other.cost.seed_error / 1000)
+        noise = self.volume * math.hypot(2 * error, arm.cost.spread / 1000, other.cost.spread / 1000)
         return dear - cheap > noise
 
     def ties(self) -> list[Contrast]:

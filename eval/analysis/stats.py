@@ -169,19 +169,6 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Estimate:
     return Estimate(mean, low, high, len(x))
 
 
-def quantile_interval(seconds: Sequence[float], q: float) -> Estimate:
-    """Return the quantile `q` of latencies with its 95 % interval from order statistics.
-
-    A bound that the sample is too small for is 0 below and infinite above.
-    """
-    if not seconds:
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    interval = stats.quantile_test(seconds, p=q).confidence_interval(1 - ALPHA)
-    low = 0.0 if math.isnan(interval.low) else float(interval.low)
-    high = math.inf if math.isnan(interval.high) else float(interval.high)
-    return Estimate(float(np.quantile(seconds, q)), low, high, len(seconds))
-
-
 def _totals(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
     """Return the total of each cluster over the mean cluster size; their mean is the mean of the values."""
     x = np.asarray(values, dtype=float)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.break_even import BreakEven, break_even_interval
 from crossover.eval.analysis.contrast import Contrast
-from crossover.eval.analysis.cost import BreakEven, break_even_interval, rounded, start_usd, usd
+from crossover.eval.analysis.cost import rounded, start_usd, usd
 from crossover.eval.analysis.exclusion import eligible
 from crossover.eval.analysis.rules import (
     ABSTAIN,

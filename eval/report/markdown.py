@@ -8,7 +8,7 @@ from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.report.data import ReportData, checks, ledger, merged, versions
 from crossover.eval.report.examples import disagreements
 from crossover.eval.report.table import break_even_line
-from crossover.eval.report.text import cut, dollars, p_value, visible
+from crossover.eval.report.text import cut, dollars, p95_words, p_value, visible
 
 MOST = 65_000
 """Characters of a comment, a little below the limit of GitHub, 65,536."""
@@ -71,7 +71,7 @@ def _verdict(data: ReportData, v: Verdict) -> list[str]:
         name = f"**{_text(a.name)}**" if a.name == v.choose else _text(a.name)
         score = [f"{a.score.mean:.3f}", f"{a.score.low:.3f} to {a.score.high:.3f}"] if a.score.n else ["–", "–"]
         prices = [dollars(x) for x in (a.cost.fit, a.cost.per_1k_requests)]
-        speed = f"{a.latency.p95.mean:.0f}" if a.latency.n else "–"
+        speed = p95_words(a.latency) or "–"
         counts = [str(a.score.n), str(a.unparsed), str(a.failed)]
         lines.append(_row([name + " (barred)" * bool(a.integrity), *score, *counts, speed, *prices]))
     cautions = [f"- {_text(caution)}" for caution in data.comparison.cautions.get(v.task, ())]

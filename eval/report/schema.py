@@ -49,6 +49,8 @@ def arm_json(arm: Arm) -> dict[str, Any]:
             "per_1k_requests": _finite(arm.cost.per_1k_requests),
             "per_1k_low": _finite(cheap),
             "per_1k_high": _finite(dear),
+            "per_1k_basis": arm.cost.basis,
+            "per_1k_alone": _finite(arm.cost.per_1k_alone),
             "paid": _finite(arm.cost.paid),
             "per_1k_correct": _finite(arm.cost.per_1k_correct(arm.score.mean)),
             "judge": _finite(arm.cost.judge),
@@ -79,15 +81,15 @@ def arm_json(arm: Arm) -> dict[str, Any]:
 
 
 def _price_range(arm: Arm) -> tuple[float, float] | tuple[None, None]:
-    """Return the 95 % interval of the price of 1,000 requests, over requests and seeds.
+    """Return the 95 % interval of the price of 1,000 requests, over requests, seeds and blocks.
 
-    None without a price, and for one seed of a model that runs here, whose speed at another time is not known.
+    None without a price, and for a model that runs here and was served once, whose speed at another time is not known.
     """
     price, each = arm.cost.per_1k_requests, arm.request_usd
-    if price is None or not each or (not arm.price_source and len(arm.seeds) == 1):
+    if price is None or not each or arm.cost.measured_once:
         return None, None
-    over, seeds = mean_interval([1000 * usd for usd in each.values()]), 2 * arm.cost.seed_error
-    return price - math.hypot(over.mean - over.low, seeds), price + math.hypot(over.high - over.mean, seeds)
+    over, spread = mean_interval([1000 * usd for usd in each.values()]), arm.cost.spread
+    return max(0.0, price - math.hypot(over.mean - over.low, spread)), price + math.hypot(over.high - over.mean, spread)
 
 
 def _latency_json(ms: LatencySummary) -> dict[str, Any]:

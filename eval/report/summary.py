@@ -9,7 +9,7 @@ from crossover.eval.analysis.arm import Arm, best_first
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.report.table import break_even_line, marked_name
-from crossover.eval.report.text import columns, figure, small_money, visible, wrapped
+from crossover.eval.report.text import columns, figure, p95_words, small_money, visible, wrapped
 
 NARROWEST, WIDEST, UNKNOWN = 60, 120, 100
 """Least and most columns of the summary, and those of an output that is no terminal."""
@@ -143,7 +143,7 @@ BAR_TITLE = "0        1"
 FIGURES: dict[str, Callable[[Arm], str]] = {
     "score": lambda a: f"{a.score.mean:.3f}" if a.score.n else "–",
     "95 %": lambda a: f"{a.score.low:.3f}-{a.score.high:.3f}" if a.score.n else "–",
-    "p95 ms": lambda a: figure(a.latency.p95.mean) if a.latency.n else "–",
+    "p95 ms": lambda a: p95_words(a.latency, figure) or "–",
     "$ per 1k": lambda a: "~" * a.tokens_estimated + small_money(a.cost.per_1k_requests),
     "fit $": lambda a: small_money(a.cost.fit),
 }

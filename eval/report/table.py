@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from crossover.eval.analysis.arm import Arm, best_first
+from crossover.eval.analysis.break_even import BreakEven
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import Contrast
-from crossover.eval.analysis.cost import BreakEven
 from crossover.eval.analysis.human import HumanCheck
 from crossover.eval.analysis.labels import rare_and_frequent
 from crossover.eval.analysis.learning_words import learning_sentences
 from crossover.eval.analysis.stats import Estimate
 from crossover.eval.analysis.verdict import Verdict
-from crossover.eval.report.text import columns, money, p_value, wrapped
+from crossover.eval.report.text import columns, money, p95_words, p_value, wrapped
 
 HEADER = ("arm", "score", "95 % interval", "n", "failed", "p50 ms", "p95 ms", "fit $", "$ per 1k", "tokens")
 
@@ -34,7 +34,7 @@ def _arm_cells(arm: Arm) -> tuple[str, ...]:
         str(s.n),
         str(arm.failed),
         f"{ms.p50.mean:.0f}" if ms.n else "-",
-        f"{ms.p95.mean:.0f}" if ms.n else "-",
+        p95_words(ms) or "-",
         money(arm.cost.fit),
         money(arm.cost.per_1k_requests),
         "~" * arm.tokens_estimated + str(round(tokens.tokens / answered)),
@@ -68,6 +68,7 @@ def details_table(arms: Sequence[Arm]) -> list[str]:
         "other labels": lambda a: f"{h[1]:.3f}" if (h := halves[a.name]) else "",
         "first token ms": lambda a: _milliseconds(a.latency.first_token),
         "cold ms": lambda a: _milliseconds(a.latency.cold),
+        "$ per 1k alone": lambda a: "" if a.cost.per_1k_alone is None else money(a.cost.per_1k_alone),
         "cold first token ms": lambda a: _milliseconds(a.latency.cold_first_token),
     }
     ranked = best_first(arms)
@@ -129,9 +130,10 @@ def verdict_lines(v: Verdict) -> list[str]:
 
 
 def price_lines(arms: Sequence[Arm]) -> list[str]:
-    """Return the table and date that the prices of API models come from."""
-    sources = dict.fromkeys(a.price_source for a in arms if a.price_source)
-    return [line for source in sources for line in wrapped(f"prices: {source}", "")]
+    """Return for which use the prices of serving hold, and the table and date that those of API models come from."""
+    sources = dict.fromkeys(f"prices: {a.price_source}" for a in arms if a.price_source)
+    bases = dict.fromkeys(f"$ per 1k: {a.cost.basis}" for a in arms if a.cost.per_1k_requests is not None)
+    return [line for sentence in (*sources, *bases) for line in wrapped(sentence, "")]
 
 
 def break_even_line(b: BreakEven) -> str:
@@ -141,7 +143,7 @@ def break_even_line(b: BreakEven) -> str:
     low = "0" if b.low is None else f"{b.low:,.0f}"
     high = "never" if b.high is None else f"{b.high:,.0f}"
     # Equal ends know of no spread, and are no interval.
-    interval = "" if low == high else f" ({low} to {high})"
+    interval = "" if low == high or b.low is None else f" ({low} to {high})"
     return f"break-even of {b.run} over {b.start}: {b.value:,.0f} requests{interval}"
 
 

@@ -3,7 +3,9 @@
 import math
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from crossover.eval.analysis.latency import LatencySummary
 
 LONGEST = 1200
 """Characters of one field of an example that a report shows."""
@@ -63,6 +65,17 @@ def dollars(value: float | None) -> str:
 def figure(value: float) -> str:
     """Return a positive number with three significant digits, and its thousands separated."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def p95_words(latency: LatencySummary, number: Callable[[float], str] = "{:.0f}".format) -> str:
+    """Return the p95 in milliseconds, as `≥` the lower end of its interval where too few requests bound it from above.
+
+    Empty without timings.
+    """
+    if not latency.n:
+        return ""
+    p95 = latency.p95
+    return number(p95.mean) if p95.high < math.inf else f"≥{number(p95.low or latency.p50.mean)}"
 
 
 def small_money(value: float | None) -> str:

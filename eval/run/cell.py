@@ -13,12 +13,12 @@ import dspy
 from crossover.eval.analysis.labels import label_notes
 from crossover.eval.analysis.secondary_metrics import near_miss_warning, secondary_metrics
 from crossover.eval.analysis.single_answer import single_answer_warning
-from crossover.eval.experiment.spec import Cell
+from crossover.eval.experiment.spec import Cell, plan
 from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.judging import judge_notes, without_judge
-from crossover.eval.run.latency import Probe, measure_latency
+from crossover.eval.run.latency import Probe, batches_of, measure_latency, timed_questions
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.retention import retention_report
@@ -31,7 +31,7 @@ from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
 from crossover.models.load import LoadedModel
-from crossover.models.price import price_source
+from crossover.models.price import price_source, token_rates
 from crossover.models.usage import Usage, add_usd
 from crossover.programs.judge import Judge
 from crossover.programs.task import Fitted, Task
@@ -130,7 +130,7 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     choice = context.prompt_format(cell)
     measures["prompt_format"] = choice.name
     measures |= {"prompt_format_choice": choice.reason} if choice.tried else {}
-    measures |= {} if model.local else {"prices": price_source()}
+    measures |= {} if model.local else {"prices": price_source(), "token_rates": token_rates(cell.model.name)}
     if (judge := context.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)
         seconds = without_judge(seconds, rows)
@@ -163,7 +163,22 @@ def probe_of(context: RunContext, fitted_cell: FittedCell, rows: Rows) -> Probe 
     searches = knowledge in ("retrieved", "noisy") and fitted_cell.task.corpus
     retrieve = (lambda e: passages.search([question_text(e)])) if searches else None
     rm, file = passages.live(knowledge, kept=False), fitted_cell.folder / "latency.jsonl"
-    return Probe(fitted_cell.fitted, fitted_cell.model, fitted_cell.test, retrieve, rm=rm, file=file)
+    cell = fitted_cell.cell
+    seeds = [c.seed for c in plan(context.experiment) if replace(c, seed=cell.seed) == cell]
+    requests, _ = context.latency_requests
+    timed, warm_up = timed_questions(fitted_cell.test, requests, seed=cell.seed, seeds=seeds)
+    batches = batches_of(fitted_cell.test, requests, threads=context.threads) if fitted_cell.model.local else []
+    return Probe(
+        fitted_cell.fitted,
+        fitted_cell.model,
+        timed,
+        warm_up,
+        retrieve,
+        rm=rm,
+        batches=batches,
+        bounded=context.experiment.needs.max_p95_ms is not None,
+        file=file,
+    )
 
 
 def fit_cell(context: RunContext, cell: Cell, folder: Path) -> Fitted:
@@ -214,18 +229,18 @@ def finish_group(context: RunContext, measured: Sequence[Measured]) -> None:
     """Time the group's arms side by side, then write the results of those that have all their timings."""
     if not measured:
         return
-    requests, cold_requests = context.latency_requests
-    context.progress.note("latency, one request at a time, arms interleaved")
+    _, cold_requests = context.latency_requests
+    context.progress.note("latency, one request at a time and in batches, arms interleaved")
     with contextlib.suppress(Stopped):
         probes = [p for _, p in measured if p is not None]
-        measure_latency(probes, requests=requests, cold_requests=cold_requests)
+        measure_latency(probes, cold_requests=cold_requests)
     for result, probe in measured:
         if probe is not None:
             result.latency = probe.latency()
             result.warnings = [*result.warnings, *probe.remarks]
             if probe.retrieve is not None and probe.warm.answered:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
-        if probe is None or probe.warm.asked >= requests:
+        if probe is None or probe.done:
             save_result(context.store, result)
             # A training goes on from its checkpoints when the next run asks for failed rows again.
             if not Rows.of(result.rows).failed:

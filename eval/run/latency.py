@@ -1,6 +1,7 @@
-"""Time single uncached requests, the arms interleaved; every timing is written as it comes."""
+"""Time uncached requests, alone and in batches, in blocks in which all arms take turns; each timing is kept at once."""
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,30 +11,69 @@ from pathlib import Path
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from crossover.eval.analysis.latency import quantile_interval
 from crossover.eval.store.result import Latency
 from crossover.models.engine import KeepsStates, innermost, states_of
 from crossover.models.errors import UserError
 from crossover.models.first_token import timing_first_token
 from crossover.models.jsonl import append_lines, read_lines
 from crossover.models.load import LoadedModel
+from crossover.programs.score import score_examples
+from crossover.programs.splits import fraction
 from crossover.programs.task import Fitted
 
 REQUESTS = "CROSSOVER_LATENCY_REQUESTS"
-"""Environment variable: how many requests time an arm, in place of 30; results show the number as `n`."""
+"""Environment variable: how many requests time an arm, in place of 80; results show the number as `n`."""
+DEFAULT_REQUESTS = 80
+"""The 95 % interval of a p95 has an upper end from 72 on; some may fail."""
+COLD_REQUESTS = 6
+"""The fewest whose range is a 95 % interval of the median."""
+BLOCKS = 5
+"""Blocks in which all arms take turns; how the machine's speed differs between them is part of every price."""
+FEWEST_AT_ONCE = 8
+"""A smaller batch says little of what a request costs in a full one."""
+WARM_UP = 2
+"""Requests to each arm that are not timed; all states that later ones find are theirs."""
 
 
 def latency_requests() -> tuple[int, int]:
-    """Return how many requests time an arm with prefixes cached, and how many, a third of these, with none.
+    """Return how many requests time an arm with prefixes cached, and how many, at most `COLD_REQUESTS`, with none.
 
     Raises:
         UserError: the environment variable is no positive whole number.
     """
-    text = os.environ.get(REQUESTS, "30")
+    text = os.environ.get(REQUESTS, str(DEFAULT_REQUESTS))
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{REQUESTS}={text}: not a positive whole number; leave it out for 30")
-    return int(text), max(1, int(text) // 3)
+        raise UserError(f"{REQUESTS}={text}: not a positive whole number; leave it out for {DEFAULT_REQUESTS}")
+    return int(text), max(1, min(COLD_REQUESTS, int(text) // 3))
 
 
+def timed_questions(
+    test: Sequence[dspy.Example], requests: int, *, seed: int, seeds: Sequence[int]
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """Return the questions that time one seed of an arm, and those that warm it up, in an order that a hash decides.
+
+    The seeds share the requests: the same questions asked again would tell little more of how long others take. No
+    seed asks a question twice.
+    """
+    ordered, share = sorted(test, key=lambda e: fraction(str(e["id"]))), math.ceil(requests / len(seeds))
+    start = seeds.index(seed) * share % len(ordered)
+    turned = ordered[start:] + ordered[:start]
+    return turned[: max(1, min(share, len(turned) - WARM_UP))], turned[-WARM_UP:]
+
+
+def batches_of(test: Sequence[dspy.Example], requests: int, *, threads: int) -> list[list[dspy.Example]]:
+    """Return a batch of different questions for each block, at most `threads`, and together at most `requests`.
+
+    None where a batch would have fewer than `FEWEST_AT_ONCE`: a hurried run takes its price from the accuracy pass.
+    """
+    ordered = sorted(test, key=lambda e: fraction(str(e["id"])))
+    size = min(threads, requests // BLOCKS, len(ordered) // BLOCKS)
+    return [ordered[n * size : (n + 1) * size] for n in range(BLOCKS)] if size >= FEWEST_AT_ONCE else []
+
+
+FEWEST_SETTLED, MEDIAN_WITHIN, SLOWEST_WITHIN = 16, 0.05, 0.25
+"""An arm is asked no further once so many requests know its median to within 5 %, and none took over 25 % longer."""
 FIRST_REQUESTS = 3
 """An arm whose first requests all fail is not timed."""
 
@@ -47,6 +87,8 @@ class Timing:
     """Seconds of it that retrieval took."""
     first_token: float | None
     """Seconds until the last answer began; None for a model that does not stream."""
+    id: str = ""
+    """Id of the example; empty in files of earlier versions."""
 
 
 @dataclass
@@ -71,19 +113,31 @@ class Probe:
     fitted: Fitted
     model: LoadedModel
     examples: Sequence[dspy.Example]
+    """Questions to time, in the order asked."""
+    warm_up: Sequence[dspy.Example]
+    """Questions asked before, untimed."""
     retrieve: Callable[[dspy.Example], object] | None
     """Retrieves the passages of a question; timed with the answer, because a user waits for both."""
     rm: Callable[..., object] | None = None
     """Retriever of programs that write their own queries."""
+    batches: Sequence[Sequence[dspy.Example]] = ()
+    """Questions asked all at once, one batch a block; none for an API, whose price no speed decides."""
+    bounded: bool = False
+    """The needs bound p95, so that every question is asked: fewer would leave its interval without an upper end."""
     file: Path | None = None
     """File of the timings, so that a run that was killed pays for none of them twice."""
     warm: Timings = field(default_factory=Timings)
     cold: Timings = field(default_factory=Timings)
     """Timed with an empty prefix store."""
+    batched: list[float | None] = field(default_factory=list)
+    """Seconds a request of each batch; None for a batch with failures."""
 
     def __post_init__(self) -> None:
         """Read earlier timings from the file, and stream the model's answers from now on."""
         for line in read_lines(self.file) if self.file else ():
+            if "batched" in line:
+                self.batched.append(line["batched"])
+                continue
             timings = self.cold if line.pop("cold") else self.warm
             timings.count(Timing(**line) if line else None)
         self._lm, self._timer = timing_first_token(self.fitted.lm)
@@ -91,14 +145,17 @@ class Probe:
     def keep(self, timing: Timing | None, *, cold: bool) -> None:
         """Count one request; None for one that failed."""
         (self.cold if cold else self.warm).count(timing)
+        self._write({"cold": cold} | ({} if timing is None else asdict(timing)))
+
+    def _write(self, line: dict[str, object]) -> None:
         if self.file is not None:
-            line = {"cold": cold} | ({} if timing is None else asdict(timing))
             append_lines(self.file, [line])
 
-    def warm_up(self, example: dspy.Example) -> None:
-        """Ask one request without timing it; what the model keeps of it is all that later requests find."""
+    def prepare(self) -> None:
+        """Ask the questions of the warm-up; what the model keeps of them is all that later requests find."""
         with states_of(self.fitted.lm, self):
-            self._ask(example)
+            for example in self.warm_up:
+                self._ask(example)
 
     def ask(self, example: dspy.Example, *, cold: bool = False) -> Timing | None:
         """Time one request, None when it fails; a cold one finds no states, another those of the warm-up alone."""
@@ -118,7 +175,38 @@ class Probe:
             except Exception:  # the accuracy pass counts failures
                 return None
             began = self._timer.began
-            return Timing(time.perf_counter() - start, retrieved - start, None if began is None else began - start)
+            first = None if began is None else began - start
+            return Timing(time.perf_counter() - start, retrieved - start, first, str(example["id"]))
+
+    def serve(self, batch: Sequence[dspy.Example]) -> None:
+        """Time a batch of requests, all at once, without retrieval."""
+        lm = self.fitted.lm
+        context = dspy.context(lm=lm, adapter=self.model.prompt_format, rm=self.rm, disable_history=True, trace=None)
+        with context, states_of(lm, self, briefly=True):
+            start = time.perf_counter()
+            rows = list(score_examples(self.fitted.program, batch, lambda *_: 1.0, threads=len(batch)))
+            seconds = time.perf_counter() - start
+        self.batched.append(None if any(r.failure for r in rows) else seconds / len(batch))
+        self._write({"batched": self.batched[-1]})
+
+    @property
+    def done(self) -> bool:
+        """Return whether nothing is left to ask, cold requests aside."""
+        return self.timed and (self.hopeless or len(self.batched) >= len(self.batches))
+
+    @property
+    def timed(self) -> bool:
+        """Return whether all single requests were made, or those made say enough."""
+        return self.warm.asked >= len(self.examples) or (not self.bounded and self._settled)
+
+    @property
+    def _settled(self) -> bool:
+        seconds = [t.seconds for t in self.warm.answered]
+        if len(seconds) < FEWEST_SETTLED:
+            return False
+        median = quantile_interval(seconds, 0.5)
+        near = max(median.high - median.mean, median.mean - median.low) <= MEDIAN_WITHIN * median.mean
+        return near and max(seconds) <= (1 + SLOWEST_WITHIN) * median.mean
 
     @property
     def hopeless(self) -> bool:
@@ -137,26 +225,33 @@ class Probe:
         return Latency(
             tuple(t.seconds for t in warm),
             1,
+            ids=tuple(t.id for t in warm if t.id),
             first_token=tuple(t.first_token for t in warm if t.first_token is not None),
             cold=tuple(t.seconds for t in cold),
             cold_first_token=tuple(t.first_token for t in cold if t.first_token is not None),
+            batched=tuple(s for s in self.batched if s is not None),
+            batch=len(self.batches[0]) if self.batches else 0,
         )
 
 
-def measure_latency(probes: Sequence[Probe], *, requests: int, cold_requests: int = 0, warm_up: int = 2) -> None:
-    """Time single requests, one at a time, uncached, the arms interleaved so that a slow minute hurts all alike.
+def measure_latency(probes: Sequence[Probe], *, cold_requests: int = 0) -> None:
+    """Time requests, uncached, in blocks: each arm in turn is asked one request at a time, then a whole batch.
 
-    The first `warm_up` requests of each arm are not timed; an arm that has all its timings is not asked at all. Cold
-    requests come last, to each model that keeps states of prompts here.
+    So a slow minute hurts all arms alike. An arm that has all its timings is not asked at all, and after a block that
+    settles it no single request more. Cold requests come last, to each model that keeps states of prompts here.
     """
-    waiting = [p for p in probes if p.warm.asked < requests]
-    for n in range(-warm_up, requests):
+    waiting = [p for p in probes if not p.done]
+    for p in waiting:
+        p.prepare()
+    for block in range(BLOCKS):
+        ends = [0 if p.timed else math.ceil(len(p.examples) * (block + 1) / BLOCKS) for p in waiting]
+        for n in range(max(ends, default=0)):
+            for p, end in zip(waiting, ends, strict=True):
+                if p.warm.asked <= n < end:
+                    p.keep(None if p.hopeless else p.ask(p.examples[n]), cold=False)
         for p in waiting:
-            example = p.examples[(n + warm_up) % len(p.examples)]
-            if n < 0:
-                p.warm_up(example)
-            elif n >= p.warm.asked:
-                p.keep(None if p.hopeless else p.ask(example), cold=False)
+            if len(p.batched) <= block < len(p.batches) and not p.hopeless:
+                p.serve(p.batches[block])
     forgetful = [p for p in probes if isinstance(innermost(p.fitted.lm), KeepsStates)]
     for n in range(cold_requests):
         for p in forgetful:

@@ -139,8 +139,7 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
 
 
 def _latency(data: dict[str, Any]) -> Latency:
-    timed = {k: tuple(v) for k, v in data.items() if k != "concurrency"}
-    return Latency(concurrency=data["concurrency"], **timed)
+    return Latency(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
 
 def _read_human(file: Path) -> dict[str, dict[str, str]]:

@@ -26,11 +26,17 @@ class Latency:
     seconds: tuple[float, ...]
     """One a request, in the order asked."""
     concurrency: int
+    ids: tuple[str, ...] = ()
+    """Example id of each of `seconds`; empty in results of earlier versions, whose seeds asked the same questions."""
     first_token: tuple[float, ...] = ()
     """Seconds until the answer began, of the requests whose model streams."""
     cold: tuple[float, ...] = ()
     """As `seconds`, with no state of any prompt kept; only models that run here can be made to forget."""
     cold_first_token: tuple[float, ...] = ()
+    batched: tuple[float, ...] = ()
+    """Seconds a request in batches, one number a block, all arms in turn; empty for an API and in earlier results."""
+    batch: int = 0
+    """Requests in each batch, asked all at once with the arm's own prefix kept."""
 
 
 @dataclass

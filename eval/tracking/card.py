@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.eval.analysis.arm import Arm
+from crossover.eval.report.text import p95_words
 from crossover.eval.store.result import Result
 from crossover.models.load import source_of
 
@@ -58,7 +59,7 @@ def card(result: Result, arm: Arm, notes: Mapping[str, Any], folder: Path, diffe
         "task": result.cell.task,
         "method": arm.method,
         "score": f"{s.mean:.3f}, 95 % interval {s.low:.3f} to {s.high:.3f}, n {s.n}, {counts}",
-        "latency": f"p50 {ms.p50.mean:.0f} ms, p95 {ms.p95.mean:.0f} ms, one request at a time" if ms.n else "-",
+        "latency": f"p50 {ms.p50.mean:.0f} ms, p95 {p95_words(ms)} ms, one request at a time" if ms.n else "-",
         "train examples": notes.get("train_examples", "-"),
         "seed": result.cell.seed,
         "fitting": f"{result.fit.seconds:.0f} seconds, {result.fit.train_tokens:,} training tokens",

@@ -9,7 +9,8 @@ from typing import Any
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost
-from crossover.eval.analysis.stats import quantile_interval, score_interval
+from crossover.eval.analysis.latency import quantile_interval
+from crossover.eval.analysis.stats import score_interval
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 from crossover.programs.score import Row
