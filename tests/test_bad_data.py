@@ -119,6 +119,18 @@ def test_odd_lines(folder: Path, capsys: Capture, kind: str) -> None:
         )
 
 
+def test_what_unpacks_to_more_than_memory_holds_is_refused(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossover.programs.sources.MOST_BYTES", 10**6)
+    monkeypatch.setattr("crossover.programs.readers.MOST_UNPACKED", 10**6)
+    (folder / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a,b\n" * 10**6))
+    with zipfile.ZipFile(folder / "bomb.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", "x" * 10**7)
+    for name in ("bomb.csv.gz", "bomb.xlsx"):
+        assert "once it is unpacked" in refused(capsys, "init", name, "--yes")
+
+
 ODD_TYPES: dict[str, Any] = {
     "bytes": [b"\xff\x00a"] * 40,
     "decimal": [Decimal(n) / 7 for n in range(40)],
