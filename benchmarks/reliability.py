@@ -38,12 +38,21 @@ ATTACKS = (
         "lost doubled",
         ("test_crash::test_killed_trainings", "test_crash::test_a_killed_training"),
     ),
+    Attack(
+        "kill -9, SIGTERM or Ctrl-C twice while a slow row is waited for",
+        "lost doubled",
+        ("test_faults::test_a_run_that_is_ended",),
+    ),
     Attack("kill -9 in a MIPRO or GEPA search", "lost doubled", ("test_search_crash",)),
     Attack("kill -9 of an export", "lost untyped", ("test_export::test_a_killed_export",)),
     Attack(
         "a full or read-only disk",
         "lost doubled untyped",
-        ("test_faults::test_a_full_disk", "test_faults::test_a_report_and_a_starter", "test_faults::test_a_read_only"),
+        (
+            "test_faults::test_a_full_disk",
+            "test_faults::test_a_verb_that_finds_no_room",
+            "test_faults::test_a_read_only",
+        ),
     ),
     Attack(
         "stored rows, results, adapters that are torn or changed",
@@ -85,10 +94,14 @@ ATTACKS = (
         "leaked",
         (
             *("test_hostile::test_an_answer", "test_hostile::test_data_opens", "test_hostile::test_nothing_is"),
-            *("test_hostile::test_control", "test_hostile::test_a_folder"),
+            *("test_hostile::test_control", "test_hostile::test_a_folder", "test_hostile::test_names_and_data"),
         ),
     ),
-    Attack("MLflow deleted, moved, copied, refusing, killed", "lost doubled untyped", ("test_sync",)),
+    Attack(
+        "MLflow deleted, moved, copied, refusing, killed",
+        "lost doubled untyped",
+        ("test_sync", "test_tracking::test_a_database_that"),
+    ),
     Attack(
         "a Weaviate server that restarts, refuses objects, goes away",
         "lost doubled unbounded",
@@ -98,6 +111,9 @@ ATTACKS = (
         ),
     ),
     Attack("made-up experiment files, rows and data", "untyped", ("test_fuzz",)),
+    Attack("experiment files, settings and arguments of every bad kind", "untyped unbounded", ("test_bad_files",)),
+    Attack("data and score files of every bad kind", "untyped unbounded", ("test_bad_data",)),
+    Attack("damaged folders of models", "untyped unbounded leaked", ("test_bad_models",)),
 )
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ LEGACY_ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "gb18030", "shift_ji
 DELIMITERS = ",;\t|"
 ROWS_LOOKED_AT = 100
 """Rows from which the delimiter is told."""
+
+MOST_UNPACKED = 1_000_000_000
+"""Bytes of the parts of a workbook, which may be packed a thousand times as small."""
 
 Rows = Iterator[Record | Problem]
 
@@ -113,6 +117,9 @@ def read_xlsx(data: bytes, shown: str) -> Rows:
     """Yield one record for each row below the header of the first sheet that has rows; `file:row` as Excel counts."""
     import openpyxl
 
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if (size := sum(part.file_size for part in archive.infolist())) > MOST_UNPACKED:
+            raise ValueError(f"{size / 1e9:.1f} GB once it is unpacked")
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
     sheets = [s for s in book.worksheets if any(any(v is not None for v in r) for r in s.iter_rows(values_only=True))]
     for other in sheets[1:]:

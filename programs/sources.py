@@ -12,6 +12,8 @@ from crossover.programs.task import Problem
 
 HF_KEYS = ("hf", "name", "split", "revision")
 """Keys of a Hugging Face source: the repository, its configuration, the split and the revision."""
+MOST_BYTES = 4_000_000_000
+"""Largest data file; its rows take several times as much memory."""
 HIDDEN = -1
 """Class number that datasets give to rows whose labels are kept secret."""
 
@@ -48,8 +50,7 @@ def read_file(path: Path, *, shown: str = "", key: str = "data") -> Read:
         return [], [fault(shown, f"{key}: no such file", "check the path, which starts at the experiment file")]
     records, problems = list[Record](), list[Problem]()
     try:
-        data = path.read_bytes()
-        for row in READERS[suffix](gzip.decompress(data) if path.name.lower().endswith(".gz") else data, shown):
+        for row in READERS[suffix](_unpacked(path), shown):
             if isinstance(row, Record):
                 records.append(row)
             else:
@@ -60,6 +61,20 @@ def read_file(path: Path, *, shown: str = "", key: str = "data") -> Read:
     if not records and not any(p.level == "error" for p in problems):
         problems.append(fault(shown, f"{key} has no rows", "give it at least one"))
     return records, few(problems)
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the bytes of a file, those that `.gz` stands for where that is its suffix.
+
+    Raises:
+        ValueError: they are more than `MOST_BYTES`.
+    """
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if packed else path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES / 1e9:g} GB{' once it is unpacked' if packed else ''}")
+    return data
 
 
 def _read_hf(source: Mapping[str, Any], key: str) -> Read:

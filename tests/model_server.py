@@ -17,7 +17,7 @@ PRICED, UNPRICED = "gpt-4o-mini", "house-model"
 
 
 @contextmanager
-def model_server(folder: Path, seconds: float = 120) -> Iterator[str]:
+def model_server(folder: Path, seconds: float = 600) -> Iterator[str]:
     """Serve the small model and yield the address; a model's name is its folder, seen from the server's."""
     for name in (PRICED, UNPRICED):
         (folder / name).symlink_to(tiny.FOLDER, target_is_directory=True)

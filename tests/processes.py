@@ -58,7 +58,7 @@ def start(folder: Path, output: Path, *argv: str, **environment: str) -> BasePro
     return process
 
 
-def ended(process: BaseProcess, seconds: float = 120) -> int:
+def ended(process: BaseProcess, seconds: float = 600) -> int:
     """Wait for a process, killed if it does not end, and return its exit code."""
     process.join(seconds)
     if process.is_alive():
@@ -69,7 +69,7 @@ def ended(process: BaseProcess, seconds: float = 120) -> int:
     return process.exitcode
 
 
-def wait_for(seen: Any, seconds: float = 60) -> None:
+def wait_for(seen: Any, seconds: float = 600) -> None:
     """Wait until `seen()` is true."""
     deadline = time.monotonic() + seconds
     while not seen():

@@ -119,6 +119,18 @@ def test_odd_lines(folder: Path, capsys: Capture, kind: str) -> None:
         )
 
 
+def test_what_unpacks_to_more_than_memory_holds_is_refused(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossover.programs.sources.MOST_BYTES", 10**6)
+    monkeypatch.setattr("crossover.programs.readers.MOST_UNPACKED", 10**6)
+    (folder / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a,b\n" * 10**6))
+    with zipfile.ZipFile(folder / "bomb.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", "x" * 10**7)
+    for name in ("bomb.csv.gz", "bomb.xlsx"):
+        assert "once it is unpacked" in refused(capsys, "init", name, "--yes")
+
+
 ODD_TYPES: dict[str, Any] = {
     "bytes": [b"\xff\x00a"] * 40,
     "decimal": [Decimal(n) / 7 for n in range(40)],
@@ -200,47 +212,3 @@ def test_odd_ids_of_scores(folder: Path, capsys: Capture, row: str | bytes) -> N
         line = (row if isinstance(row, bytes) else row.encode()) + b"\n"
         (folder / name).write_bytes(line + b'{"id": "b", "score": ' + score + b', "seed": 0}\n')
     refused(capsys, "compare", "old.jsonl", "new.jsonl", codes=(0, 2))
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["validate", "x" * 5000],
-        ["validate", "."],
-        ["validate", "pipe"],
-        ["run", "pipe"],
-        ["run", "x" * 5000 + ".csv"],
-        ["init", "pipe.csv", "--yes"],
-        ["init", "x" * 5000],
-        ["init", "x" * 5000 + ".csv", "--yes"],
-        ["init", "x.yaml"],
-        ["compare", "pipe", "pipe2"],
-        ["compare", "x" * 5000, "y" * 5000],
-        ["compare", "a\x1b[31m", "b"],
-        ["index", "pipe"],
-        ["index", "a.jsonl", "--backend", "\x1b[31m"],
-        ["index", "a.jsonl", "--set", "k=2020-13-45"],
-        ["index", "x" * 5000],
-        ["show", "x" * 5000],
-        ["show", "../../etc"],
-        ["export", "winner", "x" * 5000],
-        ["report", "x" * 5000],
-        ["report", "x.yaml", "-o", "x" * 5000 + ".html"],
-        ["recommend", "\x1b[31m"],
-        ["run", "x.yaml", "--only", "\x1b[31m"],
-        ["run", "x.yaml", "--seeds", "9" * DEEP],
-        ["run", "x.yaml", "--store", "x" * 5000],
-        ["run", "x.yaml", "--store", "a.jsonl"],
-        ["run", "x.yaml", "--baseline", "pipe"],
-        ["human-sheet", "x.yaml", "--import", "pipe"],
-        ["ls", "\x1b[31m"],
-        ["\x1b[31m"],
-        ["fetch", "\x1b[31m"],
-        ["fetch", "local:pipe.gguf"],
-    ],
-    ids=lambda argv: " ".join(argv)[:40].encode("unicode_escape").decode(),
-)
-def test_bad_arguments(folder: Path, capsys: Capture, argv: list[str]) -> None:
-    for name in ("pipe", "pipe2", "pipe.csv", "pipe.gguf"):
-        os.mkfifo(folder / name)
-    refused(capsys, *argv)

@@ -1,5 +1,6 @@
 """Experiment files and settings that cannot be run end with exit 2 and lines that begin with `error: `."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,47 @@ def test_a_value_that_looks_like_another_is_a_text_where_a_text_belongs(
     folder: Path, capsys: Capture, value: str
 ) -> None:
     assert main(["plan", "x.yaml", "--set", f"name={value}"]) == 0
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["validate", "x" * 5000],
+        ["validate", "."],
+        ["validate", "pipe"],
+        ["run", "pipe"],
+        ["run", "x" * 5000 + ".csv"],
+        ["init", "pipe.csv", "--yes"],
+        ["init", "x" * 5000],
+        ["init", "x" * 5000 + ".csv", "--yes"],
+        ["init", "x.yaml"],
+        ["compare", "pipe", "pipe2"],
+        ["compare", "x" * 5000, "y" * 5000],
+        ["compare", "a\x1b[31m", "b"],
+        ["index", "pipe"],
+        ["index", "a.jsonl", "--backend", "\x1b[31m"],
+        ["index", "a.jsonl", "--set", "k=2020-13-45"],
+        ["index", "x" * 5000],
+        ["show", "x" * 5000],
+        ["show", "../../etc"],
+        ["export", "winner", "x" * 5000],
+        ["report", "x" * 5000],
+        ["report", "x.yaml", "-o", "x" * 5000 + ".html"],
+        ["recommend", "\x1b[31m"],
+        ["run", "x.yaml", "--only", "\x1b[31m"],
+        ["run", "x.yaml", "--seeds", "9" * DEEP],
+        ["run", "x.yaml", "--store", "x" * 5000],
+        ["run", "x.yaml", "--store", "a.jsonl"],
+        ["run", "x.yaml", "--baseline", "pipe"],
+        ["human-sheet", "x.yaml", "--import", "pipe"],
+        ["ls", "\x1b[31m"],
+        ["\x1b[31m"],
+        ["fetch", "\x1b[31m"],
+        ["fetch", "local:pipe.gguf"],
+    ],
+    ids=lambda argv: " ".join(argv)[:40].encode("unicode_escape").decode(),
+)
+def test_bad_arguments(folder: Path, capsys: Capture, argv: list[str]) -> None:
+    for name in ("pipe", "pipe2", "pipe.csv", "pipe.gguf"):
+        os.mkfifo(folder / name)
+    refused(capsys, *argv)

@@ -18,7 +18,7 @@ HEAVY = ("torch", "transformers", "trl", "dspy", "mlflow", "datasets", "litellm"
 def test_help_and_ls_load_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
     loaded = f"', '.join({{*{HEAVY}}} & set(sys.modules))"
     code = f"import sys, crossover.eval.cli.main as cli; cli.main({argv}); sys.exit({loaded} or 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
 
@@ -235,7 +235,7 @@ verb()
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_json_stands_alone_on_stdout_whatever_a_library_prints(flags: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-c", NOISY, *flags], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", NOISY, *flags], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     silent = done.stderr if flags else done.stdout
     assert all(word in silent for word in ("a library", "its process", "a thread", "a late word"))

@@ -107,20 +107,45 @@ def test_a_run_that_is_ended_has_kept_every_row_that_was_answered(tmp_path: Path
         assert len(served.bodies) - before == 1 + 2 + latency_requests()[0]
 
 
-def test_a_report_and_a_starter_find_no_room_and_leave_what_was_there(done: Path) -> None:
-    page, folder = done.parent / "report.html", done.parent
-    page.write_text("the old report")
-    store = str(folder / "mlruns")
-    for argv in (["report", str(done), "--store", store, "-o", str(page)], ["init", str(folder / "new")]):
-        process = FORKS.Process(target=short_of_room, args=(400, str(folder), argv))
-        process.start()
-        assert ended(process) == 2
-        said = (folder / "said.err").read_text()
-        assert "File too large" in said
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("verb", ["report", "init", "init of data", "index", "export"])
+def test_a_verb_that_finds_no_room_leaves_what_was_there(
+    done: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    folder, store = done.parent, str(done.parent / "mlruns")
+    (folder / "corpus.jsonl").write_text("".join(f'{{"id": "{n}", "text": "fact {n}"}}\n' for n in range(99)))
+    (folder / "rows.csv").write_text("text,label\n" + "".join(f"question {n} of it,kind{n % 2}\n" for n in range(40)))
+    (folder / "report.html").write_text("the old report")
+    argv = {
+        "report": ["report", str(done), "--store", store, "-o", str(folder / "report.html")],
+        "init": ["init", str(folder / "new")],
+        "init of data": ["init", str(folder / "rows.csv"), "--yes"],
+        "index": ["index", str(folder / "corpus.jsonl"), "--store", str(folder / "other")],
+        "export": ["export", "winner", str(folder / "out"), "--store", store],
+    }[verb]
+    if verb == "export":
+        argv[1] = next((folder / "mlruns" / "cells").iterdir()).name
+    capsys.readouterr()
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    for size in (0, 100, 400):
+        with room(size):
+            assert main(argv) == 2
+        said = capsys.readouterr().err
+        assert "File too large" in said or "No space left" in said
         assert said.startswith("error: ")
         assert said.count("\n") == 1
-    assert page.read_text() == "the old report"
-    assert not list(folder.rglob("*.part")) + list((folder / "new").iterdir())
+        assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+    assert main(argv) == 0
 
 
 TRAINED = "[sft: {epochs: 2, rank: 4, bf16: false, checkpoint_minutes: 0}]"

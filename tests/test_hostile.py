@@ -1,11 +1,17 @@
 """Data is data: a prompt format's markers, fields and braces inside an example break neither prompt nor answer."""
 
 import ast
+import csv
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import dspy
 import pytest
+from openai_server import openai_server
+from processes import UNTRACKED
+from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
 from crossover.models.errors import UserError
@@ -99,6 +105,55 @@ def test_control_characters_reach_no_terminal(tmp_path: Path, capsys: pytest.Cap
     err = capsys.readouterr().err
     assert "\x1b" not in err
     assert "⟨U+001B⟩" in err
+
+
+ODD = r"=1\u001b[31m\uffff\u202e\u0007"
+"""A formula to a spreadsheet, colours and a bell to a terminal, and what XML forbids; as JSON and YAML write it."""
+
+
+def test_names_and_data_command_no_terminal_spreadsheet_or_parser(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with openai_server(first_word) as served:
+        file = write_remote(tmp_path, served.url)
+        file.write_text(file.read_text().replace("name: words", f'name: "{ODD}"'))
+        for part in tmp_path.glob("*.jsonl"):
+            part.write_text(
+                part.read_text().replace('"text": "', f'"text": "{ODD} ').replace('"id": "', f'"id": "{ODD}')
+            )
+        lines = [f'{{"{ODD}text": "{ODD} {n}", "{ODD}label": "{ODD}kind{n % 2}"}}\n' for n in range(40)]
+        (tmp_path / "data.jsonl").write_text("".join(lines))
+        (tmp_path / "corpus.jsonl").write_text(f'{{"id": "{ODD}", "text": "{ODD}"}}\n' * 2)
+        forms = [word for suffix in ("html", "md", "json", "csv", "xml", "txt") for word in ("-o", f"r.{suffix}")]
+        verbs = [
+            ["validate", "remote.yaml"],
+            ["plan", "remote.yaml"],
+            ["run", "remote.yaml", *UNTRACKED],
+            ["run", "remote.yaml", "--details", *UNTRACKED],
+            ["report", "remote.yaml"],
+            ["report", "remote.yaml", *forms],
+            ["recommend", "--details"],
+            ["ls", "runs"],
+            ["init", "data.jsonl", "--yes"],
+            ["validate", "data.crossover.yaml"],
+            ["index", "corpus.jsonl"],
+        ]
+        printed = []
+        for argv in verbs:
+            assert main(argv) in (0, 2), argv
+            printed.append("".join(capsys.readouterr()))
+        cells = [f.parent.name for f in tmp_path.glob("mlruns/cells/*/result.json")]
+        for argv in (["show", cells[0]], ["compare", *cells], ["export", cells[0], "out"]):
+            assert main(argv) == 0
+            printed.append("".join(capsys.readouterr()))
+    for text in [*printed, *((tmp_path / f"r.{s}").read_text() for s in ("md", "json", "csv", "xml", "txt"))]:
+        assert not re.search("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202e\\uffff]", text)
+    assert any("⟨U+001B⟩" in text for text in printed)
+    ElementTree.parse(tmp_path / "r.xml")
+    cells = [cell for row in csv.reader((tmp_path / "r.csv").open()) for cell in row]
+    assert any(cell.startswith("'=1") for cell in cells)
+    assert not [cell for cell in cells if re.match(r"[=@+]|-\D", cell)]
 
 
 def test_a_fault_of_ours_shows_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,6 +157,21 @@ def test_a_list_of_retrievals_is_read(tmp_path: Path) -> None:
     assert len(plan(experiment)) == 4
 
 
+def test_a_question_more_is_a_line_more(tmp_path: Path) -> None:
+    search = passages_of(tmp_path).live("retrieved")
+    assert search is not None
+    seen = b""
+    for number in range(1, 5):
+        search(f"what is {number}?")
+        (file,) = (tmp_path / "passages").glob("bm25-k2-*.jsonl")
+        assert file.read_bytes().startswith(seen)
+        seen = file.read_bytes()
+        assert seen.count(b"\n") == number
+    with file.open("a") as f:
+        f.write('["torn by a kill')
+    assert [len(ids) for ids in passages_of(tmp_path).find(["what is 1?", "what is new?"])] == [2, 2]
+
+
 def test_found_passages_are_kept_as_json_lines(tmp_path: Path) -> None:
     passages_of(tmp_path).attach(task_with_corpus().test, "retrieved")
     (file,) = (tmp_path / "passages").glob("bm25-k2-*.jsonl")

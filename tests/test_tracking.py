@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 from factories import make_cell, make_result, right
+from processes import FORKS, wait_for
 from served_ui import served_ui, start_ui
 
 from crossover.eval.analysis.compare import compare
@@ -45,6 +46,22 @@ def tracker(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Tracker
 def parent(tracker: Tracker) -> str:
     """Return the parent run of an experiment."""
     return tracker.parent("intents", {"seeds": (0,), "note": "x" * 9000})
+
+
+def make_store(folder: str) -> None:
+    Tracker(Path(folder))
+
+
+@pytest.mark.slow
+def test_a_database_that_was_being_made_when_the_process_died_is_made_anew(tmp_path: Path) -> None:
+    process = FORKS.Process(target=make_store, args=(str(tmp_path),))
+    process.start()
+    wait_for(lambda: any(f.stat().st_size for f in tmp_path.glob("mlflow.db.*.part")))
+    process.kill()
+    process.join()
+    assert not (tmp_path / "mlflow.db").exists()
+    Tracker(tmp_path).parent("words", {})
+    assert [f.name for f in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
 def test_the_same_experiment_keeps_its_parent_run(tracker: Tracker, parent: str) -> None:

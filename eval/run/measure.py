@@ -1,7 +1,6 @@
 """Score a fitted program on test examples, uncached, and append the rows as they come."""
 
 import sys
-import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +8,11 @@ from pathlib import Path
 import dspy
 
 from crossover.eval.run.progress import Progress
-from crossover.eval.store.result import read_rows, row_writer
+from crossover.eval.store.result import RowLog, read_rows
 from crossover.eval.store.rows import Rows, read_table
 from crossover.models.api_keys import redact, redact_all
 from crossover.models.engine import innermost, states_of
-from crossover.models.jsonl import LineWriter, append_lines, read_lines
+from crossover.models.jsonl import read_lines
 from crossover.models.last_answer import recorded
 from crossover.models.load import LoadedModel
 from crossover.models.meter import Meter
@@ -46,36 +45,27 @@ def measure_accuracy(
     left, table = [e for e in examples if str(e["id"]) not in done], read_table(file)
     before = len(examples) - len(left)
     progress.examples(before, len(examples))
-    fresh, unsynced, synced = 0, list[Row](), time.perf_counter()
-    answers, paces = None if model.local else file.with_name("serving.jsonl"), file.with_name("pace.jsonl")
+    answers, fresh = None if model.local else file.with_name("serving.jsonl"), 0
     lm = recorded(fitted.lm if answers is None else Meter(file=answers).metered(fitted.lm))
-    with row_writer(file) as writer:
-        try:
-            # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
-            # And what the model keeps of another arm's prompts would make this one look cheaper than it is.
-            context = dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None)
-            with context, states_of(fitted.lm, file):
-                scored = score_examples(fitted.program, left, task.metric, price=model.price, threads=threads)
-                for row in until_outage(scored, left, progress.note):
-                    if row.failure or not model.local:
-                        # A provider's answer, a program or a metric may quote a key.
-                        output, raw = redact_all(row.output), redact(row.raw)
-                        row = replace(row, failure=redact(row.failure), raw=raw, output=output)
-                    writer.write([vars(row)])
-                    unsynced.append(row)
-                    table.append(vars(row))
-                    fresh += 1
-                    # A sync waits for the disk: rows that come by the thousand share ten a second.
-                    if time.perf_counter() - synced >= 0.1:
-                        synced, unsynced = _sync(writer, unsynced, paces, synced), []
-                    progress.examples(before + fresh, len(examples))
-        finally:
-            _sync(writer, unsynced, paces, synced)
+    # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
+    # And what the model keeps of another arm's prompts would make this one look cheaper than it is.
+    context = dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None)
+    with RowLog(file) as log, context, states_of(fitted.lm, file):
+        scored = score_examples(fitted.program, left, task.metric, price=model.price, threads=threads)
+        for row in until_outage(scored, left, progress.note):
+            if row.failure or not model.local:
+                # A provider's answer, a program or a metric may quote a key.
+                output, raw = redact_all(row.output), redact(row.raw)
+                row = replace(row, failure=redact(row.failure), raw=raw, output=output)
+            log.add(row)
+            table.append(vars(row))
+            fresh += 1
+            progress.examples(before + fresh, len(examples))
     fitted.warnings += [r for r in innermost(fitted.lm).remarks if r not in fitted.warnings]
     if answers is not None and not table.failed:
         # The rows now hold every answer that was paid for.
         answers.unlink(missing_ok=True)
-    pace = [(line["rows"], line["seconds"]) for line in read_lines(paces)]
+    pace = [(line["rows"], line["seconds"]) for line in read_lines(log.paces)]
     if not pace and len(table):
         # Rows of a version that wrote no pace: their seconds overlap, one stream a thread.
         pace = [(len(table), sum(table.seconds) / threads)]
@@ -102,14 +92,3 @@ def until_outage(
     note(f"warning: the first {FIRST_ROWS} rows failed alike, so {len(left)} are not asked: {row.failure}")
     for e in left:
         yield Row(str(e["id"]), None, row.failure, 0, 0, 0, 0, 0.0, 0.0, {})
-
-
-def _sync(writer: LineWriter, rows: list[Row], paces: Path, since: float) -> float:
-    """Sync rows, and record the seconds since `since` less the share of failed rows; return the time now."""
-    writer.sync()
-    now = time.perf_counter()
-    answered, total = [r for r in rows if not r.failure], sum(r.seconds for r in rows)
-    if answered:
-        share = sum(r.seconds for r in answered) / total if total else 1.0
-        append_lines(paces, [{"rows": len(answered), "seconds": (now - since) * share}])
-    return now

@@ -13,8 +13,8 @@ from crossover.models.limits import Stopped
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 BROKEN = (errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-TORN = "inline_container.cc"
-"""What torch says when a file came out shorter than it was written, with no word of the system's."""
+TORN = re.compile(r"inline_container\.cc|\d+ requested and \d+ written")
+"""What torch and numpy say when a file came out shorter than it was written, with no word of the system's."""
 
 
 def refusal(error: BaseException | None) -> OSError | None:
@@ -25,7 +25,7 @@ def refusal(error: BaseException | None) -> OSError | None:
         # safetensors tells the system's error by its number in the text alone.
         if (told := re.search(r"\(os error (\d+)\)", str(error))) and int(told[1]) in FULL + CLOSED + BROKEN:
             return OSError(int(told[1]), os.strerror(int(told[1])))
-        if TORN in str(error):
+        if TORN.search(str(error)):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         error = error.__cause__ or error.__context__
     return None

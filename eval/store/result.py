@@ -2,14 +2,15 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from crossover.eval.experiment.spec import Cell
 from crossover.eval.store.facts import flat_notes
-from crossover.models.jsonl import LineWriter, read_lines, replacing
+from crossover.models.jsonl import LineWriter, append_lines, read_lines, replacing
 from crossover.models.usage import Usage
 from crossover.programs.retrieval.base import silent
 from crossover.programs.score import Row
@@ -112,6 +113,44 @@ def append_rows(file: Path, rows: list[Row]) -> None:
 def row_writer(file: Path) -> LineWriter:
     """Return what appends `vars(row)` of each row to a file of rows."""
     return LineWriter(file, _plain)
+
+
+class RowLog:
+    """Write rows to a file as they are answered, and beside it the pace at which they come."""
+
+    def __init__(self, file: Path) -> None:
+        """Open the file to append to it."""
+        self.paces = file.with_name("pace.jsonl")
+        """One object a sync: `rows` that were answered since the one before, in `seconds`."""
+        self._writer = row_writer(file)
+        self._unsynced, self._synced = list[Row](), time.perf_counter()
+
+    def __enter__(self) -> Self:
+        """Return the log."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Sync the last rows and close the file."""
+        with self._writer:
+            self._sync()
+
+    def add(self, row: Row) -> None:
+        """Write a row, which from then on outlives this process."""
+        self._writer.write([vars(row)])
+        self._unsynced.append(row)
+        # A sync waits for the disk: rows that come by the thousand share ten a second.
+        if time.perf_counter() - self._synced >= 0.1:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Sync the rows, and record the seconds since the last sync, less the share of failed rows."""
+        self._writer.sync()
+        now, rows = time.perf_counter(), self._unsynced
+        answered, total = [r for r in rows if not r.failure], sum(r.seconds for r in rows)
+        if answered:
+            share = sum(r.seconds for r in answered) / total if total else 1.0
+            append_lines(self.paces, [{"rows": len(answered), "seconds": (now - self._synced) * share}])
+        self._unsynced, self._synced = [], now
 
 
 def read_rows(file: Path, note: Callable[[str], None] = silent) -> Iterator[Row]:

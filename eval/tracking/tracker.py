@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from filelock import FileLock
+
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost
 from crossover.eval.store.facts import flat_notes
 from crossover.eval.store.names import file_name
 from crossover.eval.store.result import Result
-from crossover.eval.tracking.addresses import artifacts_uri, follow_move, store_uri
+from crossover.eval.tracking.addresses import artifacts_uri, follow_move, own_uri, store_uri
 from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
 from crossover.models.api_keys import redact, redact_all
+from crossover.models.jsonl import replacing
 
 WINNER = "winner"
 """Alias of the model version that the last verdict chose."""
@@ -44,6 +47,22 @@ def _typed() -> Iterator[None]:
     except Exception as e:
         lines = redact(str(e)).strip().splitlines() or [""]
         raise TrackingError(f"{type(e).__name__}: {lines[0][:200]}") from e
+
+
+def _make_database(store: Path) -> None:
+    """Make MLflow's database of a store where there is none, whole or not at all: MLflow mends no half-made one."""
+    from mlflow import MlflowClient
+
+    file, locks = store / "mlflow.db", store / "locks"
+    if file.exists():
+        return
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "mlflow.lock"):
+        for killed in store.glob(f"{file.name}.*.part*"):
+            killed.unlink()
+        if not file.exists():
+            with replacing(file) as draft:
+                MlflowClient(f"sqlite:///{draft.resolve()}").search_experiments(max_results=1)
 
 
 class Tracker:
@@ -68,6 +87,8 @@ class Tracker:
             # Not before the import, which sets these levels itself.
             for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
                 logging.getLogger(name).setLevel(logging.ERROR)
+            if self.uri == own_uri(store):
+                _make_database(store)
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
         self.artifacts = artifacts_uri(store) if self.uri.startswith("sqlite") else None
