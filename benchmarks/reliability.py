@@ -2,7 +2,7 @@
 
 `make nightly` runs `python -m benchmarks.reliability`, which takes up to an hour. Words after it choose the attacks
 whose names hold one of them, such as `kill`, and leave the other rows as they are. It ends with 1 if an attack
-succeeded, and with 2 if a nightly test stands in no row.
+succeeded, and with 2 if a nightly test stands in no row or a row has no test.
 """
 
 import re
@@ -76,6 +76,7 @@ ATTACKS = (
     Attack("a wrong key, an unknown model, a used-up quota", "lost unbounded", ("test_outage",)),
     Attack("a provider that drips, refuses for ever, asks to wait an hour", "unbounded", ("test_time",)),
     Attack("Ctrl-C and limits in the middle of calls", "lost unbounded", ("test_limits",)),
+    Attack("a program that searches by itself, ever more", "unbounded", ("test_passages::test_a_question_more",)),
     Attack(
         "keys in urls, echoed in answers, in errors",
         "leaked",
