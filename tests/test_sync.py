@@ -140,7 +140,7 @@ def test_a_process_that_died_before_its_verdict_leaves_nothing_open(tmp_path: Pa
         # All that a run does until its last cell is sent, and nothing of what comes then.
         tracker = Tracker(store)
         (run,) = pending_runs(store, tracker.uri)
-        assert send_cells(tracker, store, run) == 2
+        assert send_cells(tracker, store, run, {}) == 2
         assert pending_cells(store, run.cells, tracker.uri) == []
         parent = tracker.parent(run.experiment, run.params)
         assert tracker.client.get_run(parent).info.status == "RUNNING"
