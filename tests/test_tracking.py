@@ -6,25 +6,30 @@ import re
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import dspy
 import pytest
 import tiny
-from factories import make_cell, make_result, right
+from factories import make_cell, make_result, right, task_with_corpus
 from served_ui import served_ui, start_ui
 
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.cost import cost_of
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.comparison import log_comparison
 from crossover.eval.tracking.logged import rows_table
+from crossover.eval.tracking.traces import Request, log_dataset, log_traces
 from crossover.eval.tracking.tracker import Tracker, TrackingError
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
+from crossover.programs.task import Task
 
 RESULTS = [
     make_result(make_cell("zero_shot"), [*right(12, 58), None, None]),
@@ -131,6 +136,38 @@ def test_the_verdict_lies_in_the_parent_and_names_the_runs(tracker: Tracker, par
     file = tracker.client.download_artifacts(parent, "comparison.json")
     assert json.loads(Path(file).read_text())["experiment"] == "intents"
     assert tracker.client.get_run(parent).info.status == "FINISHED"
+
+
+def test_an_example_is_a_trace_of_what_was_read_asked_and_said(tracker: Tracker, parent: str, tmp_path: Path) -> None:
+    test = [dspy.Example(id=f"e{i}", question=f"q{i}", answer="x").with_inputs("question") for i in range(60)]
+    task = task_with_corpus(test=test)
+    result = replace(make_result(make_cell("few_shot", seed=9), right(40, 60)), split_sha256=task.split_sha256())
+    run_id = tracker.result(parent, result, cost_of(result, Prices()), tmp_path, task=task)
+    rows = json.loads(Path(tracker.client.download_artifacts(run_id, "rows.json")).read_text())
+    assert rows["columns"][:4] == ["question", "gold", "answer", "score"]
+    assert rows["data"][0][:4] == ["q0", "x", "x", 1.0]
+
+    def asked(result: Result, task: Task, examples: Sequence[dspy.Example]) -> list[Request]:
+        return [Request(["a passage"], [{"role": "user", "content": f"asked {e['question']}"}]) for e in examples]
+
+    for _ in range(2):
+        log_traces(tracker, run_id, result, task, asked)
+    experiment = tracker.experiment_of(parent)
+    traces = tracker.client.search_traces(locations=[experiment], run_id=run_id, max_results=100)
+    assert len(traces) == 50
+    trace = next(t for t in traces if t.info.client_request_id == "e5")
+    assert [(s.name, s.span_type) for s in trace.data.spans] == [
+        ("few_shot", "CHAIN"),
+        ("retrieval", "RETRIEVER"),
+        ("model", "CHAT_MODEL"),
+        ("parse", "PARSER"),
+    ]
+    assert trace.data.spans[2].inputs == {"messages": [{"role": "user", "content": "asked q5"}]}
+    assert {a.name: a.value for a in trace.info.assessments} == {"score": 1.0, "expected_response": "x"}
+    for _ in range(2):
+        log_dataset(tracker, parent, "intents", task, result.split_sha256)
+    (dataset,) = tracker.client.search_datasets([experiment])
+    assert dataset.name == f"intents.{task.name}.test.{result.split_sha256[:8]}"
 
 
 def _readable(file: Path) -> bool:

@@ -1,9 +1,10 @@
 """Register winners and instructions in MLflow's model registry."""
 
 import contextlib
+import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,3 +77,34 @@ def requirements() -> list[str]:
     """Return the packages that a registered arm runs on, in the versions that it was measured with."""
     models = ("torch", "transformers", "peft", "gguf", "filelock", "platformdirs")
     return [f"{p}=={version(p)}" for p in ("mlflow", "dspy", *models, "numpy", "scipy", "bm25s", "PyYAML", "click")]
+
+
+def register_instructions(
+    tracker: Tracker, name: str, parent: str, instructions: Mapping[str, str], winner: str = ""
+) -> None:
+    """Keep each text of instructions as a version of one prompt, and link it to the runs that were asked by it.
+
+    `instructions` maps run ids to texts, `winner` is the run whose version gets the alias. A text that is there keeps
+    its version.
+
+    Raises:
+        TrackingError: MLflow could not be reached or written.
+    """
+    client = tracker.client
+    with typed():
+        if (prompt := client.get_prompt(name)) is None:
+            # The tag by which MLflow lists a prompt in an experiment.
+            shown = {"_mlflow_experiment_ids": f",{tracker.experiment_of(parent)},"}
+            prompt = client.create_prompt(name, "Instructions of the programs that were compared", shown)
+        versions = {k: v for k, v in prompt.tags.items() if k.startswith("sha256.")}
+        for run_id, text in instructions.items():
+            key = f"sha256.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+            if key not in versions:
+                # A double brace would be read as a variable of the template.
+                made = client.create_prompt_version(name, text.replace("{{", "{ {"))
+                versions[key] = str(made.version)
+                client.set_prompt_tag(name, key, versions[key])
+            if "mlflow.linkedPrompts" not in client.get_run(run_id).data.tags:
+                client.link_prompt_version_to_run(run_id, client.get_prompt_version(name, versions[key]))
+            if run_id == winner:
+                client.set_prompt_alias(name, WINNER, int(versions[key]))

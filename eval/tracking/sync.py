@@ -21,7 +21,7 @@ from crossover.eval.tracking.package import recorded_task
 from crossover.eval.tracking.pending import UNSENT, PendingRun, pending_cells, pending_runs, tracked_run
 from crossover.eval.tracking.traces import RequestsOf, log_dataset, log_traces, no_requests
 from crossover.eval.tracking.tracker import Tracker, TrackingError, typed
-from crossover.eval.tracking.winners import register_winners
+from crossover.eval.tracking.winners import register_prompts, register_winners
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
@@ -146,6 +146,7 @@ def _conclude(
             runs = {k: i for a in arms for k in a.cells if (i := tracked_run(store, k, tracker.uri))}
             log_comparison(tracker, parent, conclusion.comparison, runs)
             register_winners(tracker, store, conclusion.comparison, conclusion.tasks, note)
+            register_prompts(tracker, store, parent, conclusion.comparison, runs)
             _log_report(tracker, store, parent, conclusion)
             _log_examples(tracker, store, parent, conclusion, runs, requests)
         tracker.finish(parent)
