@@ -92,10 +92,14 @@ class Page:
         # Another route of the same page would not be loaded anew.
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
+        self.wait(until, seconds=seconds)
+
+    def wait(self, until: str, *, seconds: float = 60) -> None:
+        """Wait until a script gives something that is true."""
         deadline = time.monotonic() + seconds
-        while not self.run(until):
+        while not self.run(f"Boolean({until})"):
             if time.monotonic() > deadline:
-                text = self.run("document.body?.innerText") or ""
+                url, text = self.run("[location.href, document.body?.innerText || '']")
                 raise RuntimeError(f"{url} does not show {until}: {text[:2000]} {self.complaints[-5:]}")
             time.sleep(0.1)
 

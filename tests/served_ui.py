@@ -10,7 +10,10 @@ from pathlib import Path
 
 
 def start_ui(store: Path) -> tuple["subprocess.Popen[str]", str]:
-    """Return the process of `crossover ui` on a free port, and its address once it has said it."""
+    """Return the process of `crossover ui` on a free port, and its address once it has said it.
+
+    What it prints after that, such as the address of the last run, stays to be read from the process.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -37,7 +40,7 @@ def served_ui(store: Path) -> Iterator[str]:
         finally:
             ui.send_signal(signal.SIGINT)
             try:
-                code = ui.wait(30)
+                code = ui.wait(120)
             finally:
                 ui.kill()
         assert code == 0

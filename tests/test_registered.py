@@ -16,6 +16,7 @@ from crossover.eval.store.cells import cell_folder
 from crossover.eval.store.recorded import read_recorded
 from crossover.eval.store.result import Result, read_rows
 from crossover.eval.tracking.package import NotPortableError, copy_package, write_package
+from crossover.eval.tracking.registry import register, unregister
 from crossover.eval.tracking.tracker import Tracker
 from crossover.models.spec import ModelSpec
 from crossover.programs.task import Task
@@ -78,13 +79,26 @@ def test_a_fine_tuned_arm_travels_with_its_adapter(openings_run: Path, tracker: 
         part.mkdir()
     write_package(openings_run / "mlruns", result, arm, task=task_of(openings_run))
     assert (arm / "adapter" / "adapter_model.safetensors").exists()
-    tracker.register("tuned", result.mlflow_run_id, result.key, arm, [str(copy_package(code))], work)
+    register(tracker, "tuned", result.mlflow_run_id, arm, code=[str(copy_package(code))], work=work)
     asked = {str(e["id"]): {"text": e["text"]} for e in task_of(openings_run).test}
     rows = [r for r in result.rows if not r.failure][:8]
     again = answers("models:/tuned@winner", openings_run / "mlruns", elsewhere, [asked[r.id] for r in rows])
     assert again == [r.output for r in rows]
     untuned = {r.id: r.output for r in result_of(openings_run, "zero_shot").rows}
     assert again != [untuned[r.id] for r in rows], "the adapter changes nothing here: the test cannot tell"
+
+
+def test_the_model_says_what_it_scored_and_what_it_takes_and_gives(openings_run: Path, tracker: Tracker) -> None:
+    from mlflow.models import get_model_info
+
+    about = tracker.client.get_registered_model("openings.openings").description
+    assert about.startswith("**retrieved_demos demos=3**")
+    assert "per 1,000 requests" in about
+    assert 'mlflow.pyfunc.load_model("models:/openings.openings@winner")' in about
+    assert "model.predict([{'text': '…'}])  # → [{'label': …}]" in about
+    version = tracker.client.get_model_version_by_alias("openings.openings", "winner")
+    signature = get_model_info(version.source).signature
+    assert (signature.inputs.input_names(), signature.outputs.input_names()) == (["text"], ["label", "failure"])
 
 
 def test_the_model_holds_no_pickle(openings_run: Path, tracker: Tracker) -> None:
@@ -108,15 +122,17 @@ def test_an_api_model_travels_without_its_key(
 
 
 def test_a_winner_is_registered_once_and_unmarked_when_the_verdict_abstains(
-    openings_run: Path, tracker: Tracker
+    openings_run: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
     result = result_of(openings_run, "retrieved_demos")
-    again = tracker.register("openings.openings", result.mlflow_run_id, result.key, openings_run, [], openings_run)
-    assert again == str(tracker.client.get_model_version_by_alias("openings.openings", "winner").version)
+    winner = tracker.client.get_model_version_by_alias("openings.openings", "winner")
+    (tmp_path / "recipe.json").write_text(json.dumps({"cell": result.key}))
+    again = register(tracker, "openings.openings", result.mlflow_run_id, tmp_path, code=[], work=tmp_path)
+    assert again == str(winner.version)
     assert len(tracker.client.search_model_versions("name='openings.openings'")) == 1
-    tracker.unregister("openings.openings")
+    unregister(tracker, "openings.openings")
     assert tracker.client.get_registered_model("openings.openings").aliases == {}
-    tracker.unregister("never.registered")
+    unregister(tracker, "never.registered")
 
 
 def test_what_cannot_travel_says_why(openings_run: Path, tmp_path: Path) -> None:

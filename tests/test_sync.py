@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -140,7 +143,7 @@ def test_a_process_that_died_before_its_verdict_leaves_nothing_open(tmp_path: Pa
         # All that a run does until its last cell is sent, and nothing of what comes then.
         tracker = Tracker(store)
         (run,) = pending_runs(store, tracker.uri)
-        assert send_cells(tracker, store, run) == 2
+        assert send_cells(tracker, store, run, {}) == 2
         assert pending_cells(store, run.cells, tracker.uri) == []
         parent = tracker.parent(run.experiment, run.params)
         assert tracker.client.get_run(parent).info.status == "RUNNING"
@@ -245,6 +248,60 @@ def test_an_experiment_deleted_in_mlflow_is_named_with_the_remedy_and_blocks_no_
     assert sum("crossover.cell" in r.data.tags for r in found) == 1
     client.restore_experiment(identity)
     assert main(["sync", "--store", str(store)]) == 0
+
+
+@contextmanager
+def tracking_server(folder: Path) -> Iterator[str]:
+    """Run `mlflow server` as people do, and yield its address once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
+    command = [sys.executable, "-m", "mlflow", "server", *flags, "--port", port, "--workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder) as server:
+        assert server.stderr is not None
+        assert any("startup complete" in line for line in server.stderr)
+        # Unread, a full pipe would hold the server up.
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
+def check_shown(uri: str) -> None:
+    """Check that a tracking store holds all that MLflow's pages show of the run of the openings."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name("openings").experiment_id
+    runs = {r.data.tags["mlflow.runName"]: r for r in client.search_runs([experiment])}
+    assert set(runs) == {"openings", "zero_shot", "retrieved_demos demos=3", "sft epochs=1 rank=4"}
+    parent, winner = runs["openings"], runs["retrieved_demos demos=3"]
+    assert parent.data.tags["verdict"] == "USE retrieved_demos demos=3"
+    assert winner.data.tags["verdict"] == "chosen"
+    files = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert files == {"report.html", "comparison.json", "comparison.txt"}
+    assert "training/loss" in runs["sft epochs=1 rank=4"].data.metrics
+    traces = client.search_traces(locations=[experiment], run_id=winner.info.run_id, max_results=100)
+    assert len(traces) == 50
+    assert {s.name for s in traces[0].data.spans} == {"retrieved_demos demos=3", "model", "parse"}
+    model = next(s for s in traces[0].data.spans if s.name == "model")
+    assert traces[0].info.request_preview in model.inputs["messages"][-1]["content"]
+    assert len(client.search_datasets([experiment])) == 1
+    prompt = client.get_prompt_version_by_alias("openings.openings.instructions", "winner")
+    assert prompt.template
+    assert client.get_model_version_by_alias("openings.openings", "winner").run_id == winner.info.run_id
+
+
+@pytest.mark.slow
+def test_a_tracking_server_holds_all_that_the_store_holds(openings_run: Path, tmp_path: Path) -> None:
+    check_shown(f"sqlite:///{openings_run}/mlruns/mlflow.db")
+    shutil.copytree(openings_run / "mlruns", tmp_path / "mlruns")
+    with tracking_server(tmp_path) as uri:
+        assert main(["sync", "--store", str(tmp_path / "mlruns"), "--tracking-uri", uri]) == 0
+        check_shown(uri)
+        assert main(["ui", "--store", str(tmp_path / "mlruns"), "--tracking-uri", uri]) == 0
 
 
 def test_artifacts_follow_a_store_that_was_moved_or_copied(tmp_path: Path, store: Path) -> None:

@@ -6,13 +6,15 @@ import re
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import dspy
 import pytest
 import tiny
-from factories import make_cell, make_result, right
+from factories import make_cell, make_result, right, task_with_corpus
 from processes import FORKS, wait_for
 from served_ui import served_ui, start_ui
 
@@ -20,13 +22,15 @@ from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.cost import cost_of
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.spec import Needs, Prices
-from crossover.eval.report.schema import to_json
-from crossover.eval.report.table import render
+from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import registered_name, store_uri
+from crossover.eval.tracking.comparison import log_comparison
 from crossover.eval.tracking.logged import rows_table
+from crossover.eval.tracking.traces import Request, log_dataset, log_traces
 from crossover.eval.tracking.tracker import Tracker, TrackingError
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
+from crossover.programs.task import Task
 
 RESULTS = [
     make_result(make_cell("zero_shot"), [*right(12, 58), None, None]),
@@ -80,9 +84,10 @@ def test_a_cell_is_a_child_with_params_metrics_rows_and_program(tracker: Tracker
     assert run.data.tags["crossover.cell"] == RESULTS[0].key
     assert run.data.params["method"] == "zero_shot"
     metrics = run.data.metrics
-    assert (metrics["n"], metrics["failed"], metrics["score"]) == (58, 2, pytest.approx(12 / 58))
-    assert metrics["score_low"] < metrics["score"] < metrics["score_high"]
-    assert {"p50_ms", "p95_ms", "p99_ms", "fit_seconds", "fit_usd", "usd_per_1k"} <= set(metrics)
+    assert (metrics["detail/n"], metrics["detail/failed"], metrics["accuracy"]) == (58, 2, 0.2069)
+    assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
+    plain = {"accuracy", "accuracy_low", "accuracy_high", "cost_usd_per_1k", "latency_p95_ms", "fit_usd"}
+    assert {name for name in metrics if "/" not in name} == plain
     artifacts = {a.path for a in tracker.client.list_artifacts(run_id)}
     assert artifacts == {"rows.json", "notes.json", "program", "weights"}
     assert {run.data.tags[t] for t in ("task", "method", "model", "size", "seed")} == {
@@ -111,7 +116,7 @@ def test_a_dropped_arm_that_is_read_to_the_end_gets_a_new_run(tracker: Tracker, 
     whole = tracker.result(parent, make_result(make_cell("zero_shot"), right(12, 60)), cost, tmp_path)
     assert whole != first
     assert tracker.client.get_run(first).info.lifecycle_stage == "deleted"
-    assert tracker.client.get_run(whole).data.metrics["n"] == 60
+    assert tracker.client.get_run(whole).data.metrics["detail/n"] == 60
 
 
 def test_threads_log_side_by_side(tracker: Tracker, tmp_path: Path) -> None:
@@ -119,18 +124,67 @@ def test_threads_log_side_by_side(tracker: Tracker, tmp_path: Path) -> None:
     results = [make_result(make_cell("few_shot", seed=s), right(30 + s, 60)) for s in range(6)]
     with ThreadPoolExecutor(4) as pool:
         ids = list(pool.map(lambda r: tracker.result(parent, r, cost_of(r, Prices()), tmp_path), results))
-    scores = [tracker.client.get_run(i).data.metrics["score"] for i in ids]
-    assert scores == [pytest.approx((30 + s) / 60) for s in range(6)]
+    scores = [tracker.client.get_run(i).data.metrics["accuracy"] for i in ids]
+    assert scores == [pytest.approx((30 + s) / 60, abs=1e-4) for s in range(6)]
 
 
-def test_the_verdict_lies_in_the_parent(tracker: Tracker, parent: str) -> None:
+def test_the_verdict_lies_in_the_parent_and_names_the_runs(tracker: Tracker, parent: str, tmp_path: Path) -> None:
     results = [make_result(make_cell(m), right(n, 60)) for m, n in (("zero_shot", 12), ("few_shot", 40))]
     comparison = compare(results, needs=Needs(), prices=Prices(), experiment="intents")
-    tracker.verdict(parent, render(comparison), to_json(comparison))
+    runs = {r.key: tracker.result(parent, r, cost_of(r, Prices()), tmp_path) for r in results}
+    log_comparison(tracker, parent, comparison, runs)
     tracker.finish(parent)
+    data = tracker.client.get_run(parent).data
+    assert {k: data.tags[k] for k in ("winner", "verdict", "confidence")} == {
+        "winner": "few_shot",
+        "verdict": "USE few_shot",
+        "confidence": "moderate",
+    }
+    assert data.tags["mlflow.note.content"].startswith(
+        "## USE few\\_shot\n\nConfidence: **moderate**. few\\_shot scores"
+    )
+    assert data.metrics["winner/accuracy"] == data.metrics["accuracy/few_shot"] == 0.6667
+    assert data.metrics["accuracy/zero_shot"] == 0.2
+    shown = [tracker.client.get_run(i).data.tags for i in runs.values()]
+    assert [(t["mlflow.runName"], t["verdict"]) for t in shown] == [
+        ("zero_shot", "not chosen"),
+        ("few_shot", "chosen"),
+    ]
     file = tracker.client.download_artifacts(parent, "comparison.json")
     assert json.loads(Path(file).read_text())["experiment"] == "intents"
     assert tracker.client.get_run(parent).info.status == "FINISHED"
+
+
+def test_an_example_is_a_trace_of_what_was_read_asked_and_said(tracker: Tracker, parent: str, tmp_path: Path) -> None:
+    test = [dspy.Example(id=f"e{i}", question=f"q{i}", answer="x").with_inputs("question") for i in range(60)]
+    task = task_with_corpus(test=test)
+    result = replace(make_result(make_cell("few_shot", seed=9), right(40, 60)), split_sha256=task.split_sha256())
+    run_id = tracker.result(parent, result, cost_of(result, Prices()), tmp_path, task=task)
+    rows = json.loads(Path(tracker.client.download_artifacts(run_id, "rows.json")).read_text())
+    assert rows["columns"][:4] == ["question", "gold", "answer", "score"]
+    assert rows["data"][0][:4] == ["q0", "x", "x", 1.0]
+
+    def asked(result: Result, task: Task, examples: Sequence[dspy.Example]) -> list[Request]:
+        return [Request(["a passage"], [{"role": "user", "content": f"asked {e['question']}"}]) for e in examples]
+
+    for _ in range(2):
+        log_traces(tracker, run_id, result, task, asked)
+    experiment = tracker.experiment_of(parent)
+    traces = tracker.client.search_traces(locations=[experiment], run_id=run_id, max_results=100)
+    assert len(traces) == 50
+    trace = next(t for t in traces if t.info.client_request_id == "e5")
+    assert [(s.name, s.span_type) for s in trace.data.spans] == [
+        ("few_shot", "CHAIN"),
+        ("retrieval", "RETRIEVER"),
+        ("model", "CHAT_MODEL"),
+        ("parse", "PARSER"),
+    ]
+    assert trace.data.spans[2].inputs == {"messages": [{"role": "user", "content": "asked q5"}]}
+    assert {a.name: a.value for a in trace.info.assessments} == {"score": 1.0, "expected_response": "x"}
+    for _ in range(2):
+        log_dataset(tracker, parent, "intents", task, result.split_sha256)
+    (dataset,) = tracker.client.search_datasets([experiment])
+    assert dataset.name == f"intents.{task.name}.test.{result.split_sha256[:8]}"
 
 
 def _readable(file: Path) -> bool:
@@ -182,13 +236,13 @@ def test_the_ui_serves_the_store_and_ends_on_ctrl_c(tracker: Tracker, capsys: py
 def test_a_method_over_train_sizes_is_a_curve_of_steps(tracker: Tracker) -> None:
     parent = tracker.parent("curves", {})
     results = [make_result(make_cell("few_shot", size=n), right(20 + n, 60)) for n in (4, 16)]
-    arms = compare(results, needs=Needs(), prices=Prices(), experiment="curves").arms
+    comparison = compare(results, needs=Needs(), prices=Prices(), experiment="curves")
     for _ in range(2):
-        tracker.curve(parent, arms)
+        log_comparison(tracker, parent, comparison, {})
     experiment = tracker.client.get_run(parent).info.experiment_id
     (run,) = tracker.client.search_runs([experiment], "tags.`crossover.kind` = 'curve'")
-    found = {m.step: m.value for m in tracker.client.get_metric_history(run.info.run_id, "score")}
-    assert found == {4: pytest.approx(24 / 60), 16: pytest.approx(36 / 60)}
+    found = {m.step: m.value for m in tracker.client.get_metric_history(run.info.run_id, "learning/accuracy")}
+    assert found == {4: 0.4, 16: 0.6}
 
 
 def test_names_of_any_kind_stay_apart_and_inside_the_store(tracker: Tracker) -> None:
@@ -209,7 +263,7 @@ def test_the_curve_of_a_task_with_quotes_in_its_name_is_one_run(tracker: Tracker
     comparison = compare([make_result(c, right(30, 60)) for c in cells], needs=Needs(), prices=Prices(), experiment="q")
     parent = tracker.parent("quoted", {})
     for _ in range(2):
-        tracker.curve(parent, comparison.arms)
+        log_comparison(tracker, parent, comparison, {})
     runs = tracker.client.search_runs([tracker.client.get_run(parent).info.experiment_id])
     assert len(runs) == 2
 
@@ -222,7 +276,8 @@ def test_a_store_that_a_uri_would_misread_is_refused(name: str, monkeypatch: pyt
 
 
 def test_rows_are_columns_of_equal_length() -> None:
-    table = rows_table(RESULTS[0])
+    table = rows_table(RESULTS[0], None)
+    assert list(table)[:2] == ["answer", "score"]
     assert {len(column) for column in table.values()} == {60}
     assert table["output"][0] == '{"label": "x"}'
     assert table["failure"][-1] == "lm: LMServerError: busy"

@@ -39,6 +39,7 @@ from crossover.eval.cli.schema import schema
 from crossover.eval.cli.show import show
 from crossover.eval.cli.stages import compile_, finetune
 from crossover.eval.cli.sync import sync
+from crossover.eval.cli.ui import ui
 from crossover.eval.cli.validate import validate
 from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 from crossover.models.errors import shortened
@@ -243,20 +244,6 @@ def _dry_run(experiment: "Experiment", store: Path) -> int:
 
 
 @crossover.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option("--tracking-uri", help="MLflow's URI, in place of sqlite in the store.")
-@store_option
-def ui(store: Path, port: int, tracking_uri: str | None) -> int:
-    """Open the MLflow UI on the store, on loopback; Ctrl-C ends it.
-
-    Example: crossover ui --port 5001
-    """
-    from crossover.eval.tracking.server import serve_ui
-
-    return serve_ui(store, port=port, tracking_uri=tracking_uri)
-
-
-@crossover.command()
 @store_option
 def doctor(store: Path) -> int:
     """Show versions, cores, GPU, keys present (never their value) and the store.
@@ -287,6 +274,7 @@ VERBS = (
     human_sheet,
     schema,
     show,
+    ui,
 )
 for verb in (*VERBS, validate):
     crossover.add_command(verb)

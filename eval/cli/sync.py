@@ -1,5 +1,6 @@
 """The verb `sync`: send to MLflow what it lacks."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,12 +17,14 @@ def sync(store: Path, tracking_uri: str | None) -> int:
 
     Example: crossover sync --tracking-uri http://127.0.0.1:5000
     """
+    from crossover.eval.run.prompts import requests_of
     from crossover.eval.tracking import sync as tracking
     from crossover.eval.tracking.tracker import TrackingError
     from crossover.models.errors import UserError
 
     try:
-        sent = tracking.sync(store, tracking_uri, note=lambda line: echo(line, err=True))
+        requests, note = partial(requests_of, store), partial(echo, err=True)
+        sent = tracking.sync(store, tracking_uri, note=note, requests=requests)
     except TrackingError as e:
         raise UserError(f"MLflow: {e}; `crossover sync` again when it answers") from e
     echo(f"{store}: nothing is waiting to be sent" if sent is None else f"{sent} cells sent to MLflow")

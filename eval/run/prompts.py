@@ -1,7 +1,7 @@
 """Render the prompts of finished cells again: they are not stored, but follow from a saved program and its data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from crossover.eval.run.passages import Indexes, Passages
 from crossover.eval.store.cells import cell_folder
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.package import shaped
+from crossover.eval.tracking.traces import Request
 from crossover.models.engine import Engine, wrapped
 from crossover.models.load import load_model
 from crossover.models.prompt import messages_of
@@ -77,6 +78,17 @@ class CellPrompts:
                 fault = "" if replay.requests else f"{type(e).__name__}: {e}"
         messages = replay.requests[0] if replay.requests else ()
         return Prompt(tuple(shown.get("passages") or ()), tuple(messages), fault)
+
+
+def requests_of(store: Path, result: Result, task: Task, examples: Sequence[dspy.Example]) -> list[Request]:
+    """Return what the model was asked for examples of a finished cell.
+
+    Raises:
+        UserError: the passages or the model's tokenizer cannot be read any more.
+    """
+    prompts, raw = CellPrompts(store, result, task), {r.id: r.raw for r in result.rows}
+    found = [prompts.of(e, raw[str(e["id"])], search=False) for e in examples]
+    return [Request(p.passages, p.messages) for p in found]
 
 
 def _model(result: Result) -> tuple[dspy.LM, dspy.Adapter]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from crossover.eval.analysis.arm import Arm
@@ -11,6 +12,7 @@ from crossover.eval.run.cell import Measured, finish_group, measure_cells
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.interrupt import INTERRUPTED, interruptible
 from crossover.eval.run.progress import Progress
+from crossover.eval.run.prompts import requests_of
 from crossover.eval.run.race import race_cells
 from crossover.eval.store.cells import is_finished, is_fitted, load_standing, reopen, set_aside
 from crossover.eval.store.faults import refusal, storing
@@ -53,7 +55,7 @@ def run_experiment(
         progress.note(f"warning: {task}: its data is not that of the last run; nothing measured on the old is used")
     racing = experiment.racing
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
-    track = BackgroundSync(store, tracking_uri, progress.note)
+    track = BackgroundSync(store, tracking_uri, context.tasks, partial(requests_of, store), progress.note)
     unsent = pending_cells(store, cells, track.uri)
     if pending := [k for k in cells if k not in results or k in unsent or not context.is_whole(results[k])]:
         context.check([cells[k] for k in pending])
@@ -142,7 +144,7 @@ def conclude(
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         context.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
     else:
-        track.conclude(experiment, comparison, context.tasks)
+        track.conclude(experiment, comparison)
     return comparison
 
 

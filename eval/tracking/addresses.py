@@ -18,6 +18,14 @@ ADDRESSES = (
 )
 """Tables and columns of MLflow 3 that hold addresses of artifacts."""
 
+VIEW = "crossover"
+"""Name under which an experiment keeps the charts that `crossover ui` opens on."""
+
+
+def charts_address(server: str, experiment_id: str) -> str:
+    """Return the address of an experiment's runs as charts, on an MLflow server."""
+    return f"{server}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={VIEW}"
+
 
 def store_uri(store: Path, tracking_uri: str | None) -> str:
     """Return the URI: the flag, else MLFLOW_TRACKING_URI, else sqlite in the store.

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from crossover.eval.analysis.compare import Comparison
-from crossover.eval.experiment.spec import Experiment, params_of
+from crossover.eval.experiment.spec import Experiment
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import store_uri
 from crossover.eval.tracking.pending import NONE, PendingRun, begin_run, tracked_run
 from crossover.eval.tracking.sync import Conclusion, send_cells, sync
+from crossover.eval.tracking.traces import RequestsOf
 from crossover.eval.tracking.tracker import Tracker
 from crossover.programs.task import Task
 
@@ -21,9 +22,12 @@ WAIT_SECONDS, WAIT_SHARE = 30.0, 0.03
 class BackgroundSync:
     """Send the cells of one run in a thread; the first failure is one warning and ends tracking for the run."""
 
-    def __init__(self, store: Path, uri: str | None, note: Callable[[str], None]) -> None:
-        """Send nothing yet."""
+    def __init__(
+        self, store: Path, uri: str | None, tasks: Mapping[str, Task], requests: RequestsOf, note: Callable[[str], None]
+    ) -> None:
+        """Send nothing yet; `tasks` are those of the run by name, `requests` renders what its traces show."""
         self.store, self.uri, self.note = store, store_uri(store, uri), note
+        self._tasks, self._requests = tasks, requests
         self._off = self.uri == NONE
         self._run: PendingRun | None = None
         self._thread: threading.Thread | None = None
@@ -45,17 +49,17 @@ class BackgroundSync:
         for result in results:
             result.mlflow_run_id = tracked_run(self.store, result.key, self.uri) or result.mlflow_run_id
 
-    def conclude(self, experiment: Experiment, comparison: Comparison, tasks: Mapping[str, Task]) -> None:
+    def conclude(self, experiment: Experiment, comparison: Comparison) -> None:
         """Send the verdict and what killed runs of the same experiment left, and wait until it is done."""
-        known = Conclusion(params_of(experiment), comparison, tasks)
-        self._start(lambda: sync(self.store, self.uri, known=known, note=self.note))
+        known = Conclusion(experiment, comparison, self._tasks)
+        self._start(lambda: sync(self.store, self.uri, known=known, note=self.note, requests=self._requests))
         self._wait()
 
     def _send(self) -> None:
         # Opened even when no cell is finished: a new store takes seconds, which pass while cells are measured.
         tracker = Tracker(self.store, self.uri)
         if self._run is not None:
-            send_cells(tracker, self.store, self._run)
+            send_cells(tracker, self.store, self._run, self._tasks)
 
     def _start(self, work: Callable[[], object]) -> None:
         """Do the work in a thread, after that of the thread before it."""

@@ -1,33 +1,31 @@
-"""Name, tags, metrics and rows of a cell as MLflow shows them."""
+"""Names, tags, metrics and rows of cells and arms as MLflow shows them."""
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import dspy
+
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost
+from crossover.eval.analysis.labels import gold_of
 from crossover.eval.analysis.latency import quantile_interval
-from crossover.eval.analysis.stats import score_interval
+from crossover.eval.analysis.stats import Estimate, score_interval
+from crossover.eval.experiment.splits import question_text
+from crossover.eval.report.text import field_text
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
 from crossover.programs.score import Row
+from crossover.programs.task import Task
 
 
 def train_examples(result: Result) -> int:
-    """Return the train size as MLflow's step, so that one metric over several sizes draws a learning curve."""
+    """Return how many train examples the cell's method may learn from, 0 for one that does not learn."""
     learns = result.cell.method.learns
     return int(result.cell.train_size or result.facts.train_examples or 0) if learns else 0
-
-
-def run_name(result: Result) -> str:
-    """Return a run name whose first twenty letters, which MLflow's tables show, tell the cell from its siblings."""
-    cell = result.cell
-    size = f" n={cell.train_size or 'all'}" if cell.method.learns else ""
-    options = cell.method.label.removeprefix(cell.method.name)
-    return f"{cell.method.name}{size} seed={cell.seed}{options} {cell.task}"
 
 
 def tags_of(result: Result) -> dict[str, str]:
@@ -48,6 +46,22 @@ def tags_of(result: Result) -> dict[str, str]:
     }
 
 
+def params_of_cell(result: Result) -> dict[str, Any]:
+    """Return the settings of a cell, under names that MLflow's compare view sets side by side."""
+    cell = result.cell
+    return {
+        "task": cell.task,
+        "model": cell.model.name,
+        "method": cell.method.name,
+        "train_size": train_examples(result),
+        "knowledge": cell.knowledge.label,
+        "seed": cell.seed,
+        "retrieval": cell.retrieval.label if cell.retrieval else "none",
+        "split_sha256": result.split_sha256,
+        **{f"option.{k}": v for k, v in cell.method.options.items()},
+    }
+
+
 def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
     """Return the arms of each method that was fitted on several train sizes, the smallest size first."""
     families: dict[tuple[str, ...], list[Arm]] = {}
@@ -57,60 +71,99 @@ def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
     return [sorted(family, key=lambda a: a.train_size or 0) for family in families.values() if len(family) > 1]
 
 
-def curve_metrics(arm: Arm) -> dict[str, float]:
-    """Return the metrics that change with the train size, under the keys that cells use; means over seeds."""
+def metric_name(name: str) -> str:
+    """Return a name without the characters that MLflow allows in no metric."""
+    return re.sub(r"[^\w .:/-]", "", name.replace("=", " "), flags=re.ASCII)
+
+
+def arm_metrics(arm: Arm) -> dict[str, float]:
+    """Return the finite metrics of an arm that decide, means over seeds, under the keys that cells use."""
+    return _deciding(arm.score, arm.cost, arm.latency.p95.mean)
+
+
+def _deciding(score: Estimate, cost: Cost, p95_ms: float) -> dict[str, float]:
     metrics = {
-        "score": arm.score.mean,
-        "score_low": arm.score.low,
-        "score_high": arm.score.high,
-        "fit_usd": arm.cost.fit,
-        "usd_per_1k": arm.cost.per_1k_requests,
-        "p95_ms": arm.latency.p95.mean,
+        "accuracy": score.mean,
+        "accuracy_low": score.low,
+        "accuracy_high": score.high,
+        "cost_usd_per_1k": cost.per_1k_requests,
+        "latency_p95_ms": p95_ms,
+        "fit_usd": cost.fit,
     }
+    # Four digits: MLflow's tables cut longer numbers in their middle.
+    return {k: float(f"{v:.4g}") for k, v in _finite(metrics).items()}
+
+
+def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
 
 
 def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
-    """Return the finite metrics of a cell, times in milliseconds, money in dollars."""
+    """Return the finite metrics of a cell: those that decide, and the others under `detail/`."""
     scores = {r.id: r.score for r in result.rows if r.score is not None}
     clusters = [result.clusters[i] for i in scores] if result.clusters else None
     score = score_interval(list(scores.values()), clusters=clusters)
-    metrics: dict[str, float | None] = {
-        "score": score.mean,
-        "score_low": score.low,
-        "score_high": score.high,
+    p50, p95, p99 = (1000 * quantile_interval(result.latency.seconds, q).mean for q in (0.5, 0.95, 0.99))
+    table = Rows.of(result.rows)
+    details: dict[str, float | None] = {
         "n": len(scores),
         "failed": len(result.rows) - len(scores),
-        "unparsed": Rows.of(result.rows).unparsed,
+        "unparsed": table.unparsed,
         "fit_seconds": result.fit.seconds,
-        "fit_usd": cost.fit,
         "fit_calls": result.fit.calls,
         "fit_metric_calls": result.fit.metric_calls,
         "fit_tokens": result.fit.prompt_tokens + result.fit.completion_tokens,
-        "usd_per_1k": cost.per_1k_requests,
-        "prompt_tokens": sum(r.prompt_tokens for r in result.rows),
-        "completion_tokens": sum(r.completion_tokens for r in result.rows),
+        "prompt_tokens": sum(table.counts["prompt_tokens"]),
+        "completion_tokens": sum(table.counts["completion_tokens"]),
         "serve_seconds": result.serve_seconds,
+        "latency_p50_ms": p50,
+        "latency_p99_ms": p99,
+        "retrieval_ms": result.notes.get("retrieval_ms"),
+        **{f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")},
+        **result.notes.get("secondary", {}),
     }
-    metrics |= {f"retrieval_{n}": result.notes.get(n) for n in ("recall", "mrr", "ndcg")}
-    metrics |= result.notes.get("secondary", {})
-    table = Rows.of(result.rows)
     for number, name in enumerate(table.fields, 1):
-        # MLflow allows no other characters in the name of a metric.
-        plain = re.sub(r"[^\w .:/-]", "", name, flags=re.ASCII) or str(number)
-        metrics[f"field_{plain}"] = score_interval(list(table.scored_field(name).values())).mean
-    metrics["retrieval_ms"] = result.notes.get("retrieval_ms")
-    for q in (0.5, 0.95, 0.99):
-        metrics[f"p{round(100 * q)}_ms"] = 1000 * quantile_interval(result.latency.seconds, q).mean
-    return {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
+        details[f"field_{metric_name(name) or number}"] = score_interval(list(table.scored_field(name).values())).mean
+    return _deciding(score, cost, p95) | {f"detail/{k}": v for k, v in _finite(details).items()}
 
 
-def rows_table(result: Result) -> dict[str, list[Any]]:
-    """Return the per-example rows as columns."""
+def training_series(result: Result) -> dict[str, list[float]]:
+    """Return what a training logged by metric name, one value a logging step; empty where nothing was trained.
 
-    def texts(row: Row) -> dict[str, str]:
-        parts = {"output": row.output, "fields": row.fields}
-        return {k: json.dumps(v, ensure_ascii=False, default=str) for k, v in parts.items()}
+    The first `training/val_score` is that of the untrained model, each other one that of an epoch.
+    """
+    names = {"loss": "training/loss", "margins": "training/margin", "val_scores": "training/val_score"}
+    return {name: list(result.notes[note]) for note, name in names.items() if result.notes.get(note)}
 
-    rows = [asdict(r) | texts(r) for r in result.rows]
+
+def examples_by_id(task: Task | None, result: Result) -> dict[str, dspy.Example]:
+    """Return the test examples that a result was measured on by id; empty where the data is gone or has changed."""
+    # The hash of a judged task's splits names the judge, which may not be loaded.
+    if task is None or ("judge" not in result.notes and task.split_sha256() != result.split_sha256):
+        return {}
+    return {str(e["id"]): e for e in task.test}
+
+
+def answer_text(row: Row, outputs: Sequence[str]) -> str:
+    """Return the named fields of an answer as text, the raw text of an unparsed one, or the reason of a failure."""
+    if row.failure or row.unparsed:
+        return row.failure or row.raw
+    names = [name for name in outputs if name in row.output] or list(row.output)
+    return " / ".join(field_text(row.output[name]) for name in names)
+
+
+def rows_table(result: Result, task: Task | None) -> dict[str, list[Any]]:
+    """Return the rows as columns: question, gold answer, answer and score first; the first two where data allows."""
+    examples = examples_by_id(task, result)
+    rows = []
+    for r in result.rows:
+        shown: dict[str, Any] = {}
+        if task is not None and examples:
+            e = examples.get(r.id)
+            shown |= {"question": question_text(e) if e else "", "gold": gold_of(task, e) if e else ""}
+        shown |= {"answer": answer_text(r, task.outputs if task else ()), "score": r.score}
+        texts = {
+            k: json.dumps(v, ensure_ascii=False, default=str) for k, v in (("output", r.output), ("fields", r.fields))
+        }
+        rows.append(shown | {k: v for k, v in (asdict(r) | texts).items() if k != "score"})
     return {k: [r[k] for r in rows] for k in rows[0]} if rows else {}

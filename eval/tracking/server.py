@@ -4,13 +4,15 @@ import os
 import signal
 import socket
 import warnings
+import webbrowser
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from crossover.eval.tracking.addresses import follow_move, store_uri
+from crossover.eval.store.recorded import recorded_facts
+from crossover.eval.tracking.addresses import charts_address, follow_move, store_uri
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 
@@ -26,15 +28,17 @@ App = Callable[[Mapping[str, Any], Any, Send], Awaitable[None]]
 """An ASGI application: scope, receive, send."""
 
 
-def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
-    """Serve MLflow's UI in this process on 127.0.0.1, print its address when it is ready, and stay until Ctrl-C.
+def serve_ui(store: Path, *, port: int, tracking_uri: str | None, opens: bool = False) -> int:
+    """Serve MLflow's UI in this process on 127.0.0.1, print the address of the last run, and stay until Ctrl-C.
+
+    `opens` opens the address in the browser too. Where a server tracks the store, its address is printed.
 
     Raises:
-        UserError: nothing was run in this store yet, or the port is not free.
+        UserError: nothing was run in this store yet, the port is not free, or MLflow cannot be reached.
     """
     uri = store_uri(store, tracking_uri)
     if uri.startswith("http"):
-        click.echo(f"MLflow UI: {redact(uri)}")
+        _announce(store, uri, redact(uri), opens=opens)
         return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{store}: no runs here yet; `crossover run` first, or name the folder with --store")
@@ -42,7 +46,7 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None) -> int:
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             click.echo("starting the MLflow UI …", err=True)
-            _serve(listener, store, uri)
+            _serve(listener, store, uri, opens=opens)
         except KeyboardInterrupt:
             pass
     return 0
@@ -62,7 +66,7 @@ def _listening(port: int) -> socket.socket:
         ) from None
 
 
-def _serve(listener: socket.socket, store: Path, uri: str) -> None:
+def _serve(listener: socket.socket, store: Path, uri: str, *, opens: bool) -> None:
     """Answer requests until a signal ends it; the server lives in this process and dies with it."""
     os.environ.update(ENVIRONMENT)
     import uvicorn
@@ -88,8 +92,30 @@ def _serve(listener: socket.socket, store: Path, uri: str) -> None:
         raise UserError(f"MLflow cannot open {redact(uri)}: {' '.join(redact(str(e)).split())[:200]}") from e
     address = f"{HOST}:{listener.getsockname()[1]}"
     config = uvicorn.Config(own_pages_only(app, address), log_level="error", timeout_graceful_shutdown=1)
-    click.echo(f"MLflow UI: http://{address}   (Ctrl-C ends it)")
+    # The socket listens already, so that a browser which comes early waits.
+    _announce(store, uri, f"http://{address}", opens=opens, how_to_end="   (Ctrl-C ends it)")
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _announce(store: Path, uri: str, server: str, *, opens: bool, how_to_end: str = "") -> None:
+    """Print the address of the server and of the store's last run on it, and open the latter.
+
+    Raises:
+        UserError: MLflow cannot be reached.
+    """
+    from crossover.eval.tracking.tracker import Tracker, TrackingError
+
+    names = [str(facts["experiment"]) for facts in recorded_facts(store)]
+    try:
+        known = Tracker(store, uri).client.get_experiment_by_name(names[0]) if names else None
+    except TrackingError as e:
+        raise UserError(f"MLflow at {redact(uri)}: {e}") from e
+    click.echo(f"MLflow UI: {server}{how_to_end}")
+    address = server if known is None else charts_address(server, known.experiment_id)
+    if known is not None:
+        click.echo(f"{names[0]}: {address}")
+    if opens:
+        webbrowser.open(address)
 
 
 def own_pages_only(app: App, address: str) -> App:

@@ -3,22 +3,25 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.analysis.cost import cost_of
-from crossover.eval.experiment.spec import Prices
-from crossover.eval.report.schema import to_json
-from crossover.eval.report.table import render
+from crossover.eval.experiment.spec import Experiment, Prices, params_of, plan
+from crossover.eval.report.data import ReportData
 from crossover.eval.store.cells import TRACKED, cell_folder, check_fitted, is_finished, load_result
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import read_recorded, recorded_facts
-from crossover.eval.tracking.addresses import registered_name, store_uri
-from crossover.eval.tracking.logged import curves
-from crossover.eval.tracking.package import NotPortableError, copy_package, recorded_task, write_package
+from crossover.eval.store.result import Finished
+from crossover.eval.tracking.addresses import store_uri
+from crossover.eval.tracking.comparison import log_comparison
+from crossover.eval.tracking.package import recorded_task
 from crossover.eval.tracking.pending import UNSENT, PendingRun, pending_cells, pending_runs, tracked_run
-from crossover.eval.tracking.tracker import Tracker, TrackingError
+from crossover.eval.tracking.traces import RequestsOf, log_dataset, log_traces, no_requests
+from crossover.eval.tracking.tracker import Tracker, TrackingError, typed
+from crossover.eval.tracking.winners import register_prompts, register_winners
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
@@ -27,23 +30,27 @@ from crossover.programs.task import Task
 
 
 class Conclusion(NamedTuple):
-    """What a run came to."""
+    """A run that reached its verdict."""
 
-    params: Mapping[str, Any]
-    """Settings of the run."""
+    experiment: Experiment
     comparison: Comparison
     tasks: Mapping[str, Task]
-    """Tasks by name; a winner of a missing one is not registered."""
+    """Tasks by name, without those whose data is gone; a winner of a missing one is not registered."""
 
 
 def sync(
-    store: Path, uri: str | None, *, known: Conclusion | None = None, note: Callable[[str], None] = silent
+    store: Path,
+    uri: str | None,
+    *,
+    known: Conclusion | None = None,
+    note: Callable[[str], None] = silent,
+    requests: RequestsOf = no_requests,
 ) -> int | None:
     """Send what MLflow lacks, deleted runs included; return the number of cells sent, or None when it lacks nothing.
 
     A run passes its own conclusion as `known`, and sends the runs of its experiment alone. A run of a living process
     is left to that process; `crossover sync`, which has no conclusion, says so. An experiment that cannot be sent does
-    not keep the others from it.
+    not keep the others from it. `requests` renders what traces show of a model's input.
 
     Raises:
         TrackingError: MLflow could not be reached, or not written for an experiment.
@@ -53,7 +60,7 @@ def sync(
     if known is None:
         runs = [*pending, *_concluded_runs(store, pending)]
     else:
-        runs = pending = [r for r in pending if r.experiment == known.comparison.experiment]
+        runs = pending = [r for r in pending if r.experiment == known.experiment.name]
     if not runs:
         return None
     tracker, sent, lacking, failed = Tracker(store, uri), 0, bool(pending), list[Exception]()
@@ -68,13 +75,14 @@ def sync(
             try:
                 if known is None:
                     _forget_lost(tracker, store, run)
-                count = send_cells(tracker, store, run)
-                sent += count
+                own = known if known is not None and params_of(known.experiment) == run.params else None
+                waiting = pending_cells(store, run.cells, tracker.uri)
                 # What a concluded run names may all be in MLflow.
-                if run.files or count or not tracker.holds_parent(run.experiment, run.params):
+                if run.files or waiting or not tracker.holds_parent(run.experiment, run.params):
                     lacking = True
-                    own = known is not None and known.params == run.params
-                    _conclude(tracker, store, run, known if own else _recorded(store, run), note)
+                    tasks = own.tasks if own else _recorded_tasks(run.params)
+                    sent += send_cells(tracker, store, run, tasks)
+                    _conclude(tracker, store, run, own or _recorded(store, run, tasks), note=note, requests=requests)
             except (TrackingError, UserError) as e:
                 failed.append(e)
     if failed:
@@ -99,7 +107,7 @@ def _forget_lost(tracker: Tracker, store: Path, run: PendingRun) -> None:
             (cell_folder(store, key) / TRACKED).unlink()
 
 
-def send_cells(tracker: Tracker, store: Path, run: PendingRun) -> int:
+def send_cells(tracker: Tracker, store: Path, run: PendingRun, tasks: Mapping[str, Task]) -> int:
     """Log the pending cells of a run, and return how many there were.
 
     Raises:
@@ -112,7 +120,8 @@ def send_cells(tracker: Tracker, store: Path, run: PendingRun) -> int:
         check_fitted(folder)
         if (result := load_result(store, key)) is not None:
             parent = parent or tracker.parent(run.experiment, run.params)
-            run_id = tracker.result(parent, result, cost_of(result, run.prices), folder)
+            task = tasks.get(result.cell.task)
+            run_id = tracker.result(parent, result, cost_of(result, run.prices), folder, task=task)
             write_json(folder / TRACKED, {"uri": redact(tracker.uri), "run_id": run_id})
             (folder / UNSENT).unlink(missing_ok=True)
             sent += 1
@@ -120,25 +129,67 @@ def send_cells(tracker: Tracker, store: Path, run: PendingRun) -> int:
 
 
 def _conclude(
-    tracker: Tracker, store: Path, run: PendingRun, conclusion: Conclusion | None, note: Callable[[str], None]
+    tracker: Tracker,
+    store: Path,
+    run: PendingRun,
+    conclusion: Conclusion | None,
+    *,
+    note: Callable[[str], None],
+    requests: RequestsOf,
 ) -> None:
-    """End a run in MLflow, with verdict, learning curves and winners where they are known, and delete its records."""
+    """End a run in MLflow, with all that follows from its verdict where it has one, and delete its records."""
     # The records of earlier versions name no cells; they were written when the first one was sent.
     if not run.cells or any(is_finished(store, k) for k in run.cells):
         parent = tracker.parent(run.experiment, run.params)
         if conclusion is not None:
-            comparison = conclusion.comparison
-            tracker.verdict(parent, render(comparison), to_json(comparison))
-            for arms in curves(comparison.arms):
-                tracker.curve(parent, arms)
-            _register_winners(tracker, store, comparison, conclusion.tasks, note)
+            arms = conclusion.comparison.arms
+            runs = {k: i for a in arms for k in a.cells if (i := tracked_run(store, k, tracker.uri))}
+            log_comparison(tracker, parent, conclusion.comparison, runs)
+            register_winners(tracker, store, conclusion.comparison, conclusion.tasks, note)
+            register_prompts(tracker, store, parent, conclusion.comparison, runs)
+            _log_report(tracker, store, parent, conclusion)
+            _log_examples(tracker, store, parent, conclusion, runs, requests)
         tracker.finish(parent)
     for file in run.files:
         file.unlink(missing_ok=True)
 
 
-def _recorded(store: Path, run: PendingRun) -> Conclusion | None:
-    """Return what the last run of the experiment came to; None when its settings differ or it was killed."""
+def _log_report(tracker: Tracker, store: Path, parent: str, conclusion: Conclusion) -> None:
+    """Log the page of a run; not where the data of a task is gone, which it shows."""
+    from crossover.eval.report.page import html_page  # loads plotly
+
+    experiment, comparison, tasks = conclusion
+    keys = [key for arm in comparison.arms for key in arm.cells]
+    results = tuple(r for key in keys if (r := load_result(store, key)) is not None)
+    if len(results) == len(keys) and all(v.task in tasks for v in comparison.verdicts):
+        finished = Finished(tasks, results, len(plan(experiment)))
+        page = redact(html_page(ReportData(experiment, comparison, finished, "")))
+        with typed():
+            tracker.client.log_text(parent, page, "report.html")
+
+
+def _log_examples(
+    tracker: Tracker, store: Path, parent: str, conclusion: Conclusion, runs: Mapping[str, str], requests: RequestsOf
+) -> None:
+    """Log the test set of each task, and traces of the first seed of each arm."""
+    comparison, tasks = conclusion.comparison, conclusion.tasks
+    for arm in comparison.arms:
+        key = arm.cells[0]
+        if key in runs and arm.task in tasks and (result := load_result(store, key)) is not None:
+            log_traces(tracker, runs[key], result, tasks[arm.task], requests)
+    for v in comparison.verdicts:
+        if v.task in tasks:
+            log_dataset(tracker, parent, comparison.experiment, tasks[v.task], comparison.split_sha256[v.task])
+
+
+def _recorded_tasks(params: Mapping[str, Any]) -> dict[str, Task]:
+    """Return the tasks of an experiment by name, without those whose data cannot be read any more."""
+    tasks = {spec["name"]: recorded_task(params, spec["name"]) for spec in params.get("tasks", ())}
+    return {name: task for name, task in tasks.items() if task is not None}
+
+
+def _recorded(store: Path, run: PendingRun, tasks: Mapping[str, Task]) -> Conclusion | None:
+    """Return the conclusion of the experiment's last run; None when its settings differ or it was killed."""
     try:
         last = read_recorded(store, run.experiment)
     except UserError:
@@ -148,38 +199,4 @@ def _recorded(store: Path, run: PendingRun) -> Conclusion | None:
     comparison = compare(
         last.results, needs=last.needs, prices=last.prices, experiment=last.experiment, unit=last.compare
     )
-    tasks = {v.task: recorded_task(last.params, v.task) for v in comparison.verdicts if v.choose}
-    return Conclusion(last.params, comparison, {name: task for name, task in tasks.items() if task is not None})
-
-
-def _register_winners(
-    tracker: Tracker, store: Path, comparison: Comparison, tasks: Mapping[str, Task], note: Callable[[str], None]
-) -> None:
-    """Register the arm that each verdict chose, by its first seed: the best one would be a choice made on test."""
-    for verdict in comparison.verdicts:
-        name = registered_name(comparison.experiment, verdict.task)
-        chosen = comparison.chosen(verdict)
-        if chosen is None:
-            tracker.unregister(name)
-            continue
-        try:
-            version = _register(tracker, store, name, chosen.cells[0], tasks.get(verdict.task))
-        except (UserError, OSError) as e:
-            note(f"warning: {name} is not registered in MLflow: {e}")
-        else:
-            note(f"registered in MLflow: models:/{name}/{version}, alias winner")
-
-
-def _register(tracker: Tracker, store: Path, name: str, key: str, task: Task | None) -> str:
-    """Register a cell under a name and return its version."""
-    result, run_id = load_result(store, key), tracked_run(store, key, tracker.uri)
-    if result is None or not run_id:
-        raise NotPortableError("its run is in another tracking store")
-    if task is None:
-        raise NotPortableError("its data cannot be read; `crossover run` registers it when it can")
-    with TemporaryDirectory(prefix="crossover-model-") as folder:
-        arm, code, work = (Path(folder) / part for part in ("arm", "code", "work"))
-        for part in (code, work):
-            part.mkdir()
-        write_package(store, result, arm, task=task)
-        return tracker.register(name, run_id, key, arm, [str(copy_package(code))], work)
+    return Conclusion(TypeAdapter(Experiment).validate_python(last.params), comparison, tasks)

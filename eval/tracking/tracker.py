@@ -1,4 +1,4 @@
-"""Write runs to MLflow; registered.py, which MLflow itself runs, and server.py are the others that import it.
+"""Write runs to MLflow.
 
 Run ids are passed to the client, never left to the active run: that is per thread, and a worker would log into nothing.
 """
@@ -9,30 +9,29 @@ import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
 
-from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.cost import Cost
 from crossover.eval.store.facts import flat_notes
 from crossover.eval.store.names import file_name
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import artifacts_uri, follow_move, own_uri, store_uri
-from crossover.eval.tracking.logged import curve_metrics, metrics_of, rows_table, run_name, tags_of, train_examples
+from crossover.eval.tracking.logged import metrics_of, params_of_cell, rows_table, tags_of, training_series
 from crossover.models.api_keys import redact, redact_all
 from crossover.models.jsonl import replacing
-
-WINNER = "winner"
-"""Alias of the model version that the last verdict chose."""
+from crossover.programs.task import Task
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without this tag the UI takes the experiment for one of chat traces, and hides the charts of metrics."""
+
+
+LONGEST_TAG, MOST_METRICS = 8000, 900
+"""Characters of a run's tag, and metrics of a request; MLflow refuses a request with more than 1,000 of all kinds."""
 
 
 class TrackingError(Exception):
@@ -40,7 +39,7 @@ class TrackingError(Exception):
 
 
 @contextlib.contextmanager
-def _typed() -> Iterator[None]:
+def typed() -> Iterator[None]:
     """Raise a `TrackingError` of one line, without keys, for whatever MLflow or its database raises."""
     try:
         yield
@@ -76,7 +75,7 @@ class Tracker:
         """
         self.uri = store_uri(store, tracking_uri)
         store.mkdir(parents=True, exist_ok=True)
-        with _typed():
+        with typed():
             if self.uri.startswith("http"):
                 # MLflow's default of seven retries takes four minutes to find that no server is there.
                 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -99,18 +98,18 @@ class Tracker:
         Raises:
             TrackingError: the experiment was deleted in MLflow, or MLflow could not be reached or written.
         """
-        with _typed():
+        with typed():
             known = self.client.get_experiment_by_name(experiment)
         if known is not None and known.lifecycle_stage == "deleted":
             remedy = f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {known.experiment_id}`"
             raise TrackingError(f"experiment {experiment!r} was deleted there; {remedy}, or name yours otherwise")
-        with _typed():
+        with typed():
             if known is not None:
                 identity = known.experiment_id
             else:
                 folder = None if self.artifacts is None else f"{self.artifacts}/{quote(file_name(experiment))}"
                 identity = self.client.create_experiment(experiment, artifact_location=folder, tags=EXPERIMENT_TAGS)
-            if run_id := self._find(identity, _parent_tags(params)):
+            if run_id := self.find(identity, _parent_tags(params)):
                 return run_id
             tags = {"crossover.kind": "experiment", **_parent_tags(params), "mlflow.runName": experiment}
             run_id = str(self.client.create_run(identity, tags=tags).info.run_id)
@@ -120,15 +119,15 @@ class Tracker:
 
     def holds_parent(self, experiment: str, params: Mapping[str, Any]) -> bool:
         """Return whether the experiment has a parent run for these parameters that was not deleted."""
-        with _typed():
+        with typed():
             known = self.client.get_experiment_by_name(experiment)
-            return known is not None and bool(self._find(known.experiment_id, _parent_tags(params)))
+            return known is not None and bool(self.find(known.experiment_id, _parent_tags(params)))
 
     def holds(self, run_id: str) -> bool:
         """Return whether MLflow has a run that was not deleted."""
         from mlflow.exceptions import MlflowException
 
-        with _typed():
+        with typed():
             try:
                 return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
             except MlflowException as e:
@@ -143,7 +142,7 @@ class Tracker:
         found = self.client.search_runs([experiment_id], " and ".join(conditions))
         return [run for run in found if all(run.data.tags.get(k) == v for k, v in tags.items())]
 
-    def _find(self, experiment_id: str, tags: dict[str, str]) -> str:
+    def find(self, experiment_id: str, tags: dict[str, str]) -> str:
         """Return the id of the newest run with these tags, or an empty string."""
         return next((str(run.info.run_id) for run in self._runs(experiment_id, tags)), "")
 
@@ -159,35 +158,25 @@ class Tracker:
                 self.client.delete_run(run.info.run_id)
         return ""
 
-    def result(self, parent: str, result: Result, cost: Cost, folder: Path) -> str:
+    def result(self, parent: str, result: Result, cost: Cost, folder: Path, *, task: Task | None = None) -> str:
         """Log one measured cell as a child run, with its rows and its fitted program, and return the run's id.
 
-        A result that was logged before keeps its run.
+        A result that was logged before keeps its run. Without its task the rows lack question and gold answer.
         """
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
         cell = result.cell
-        with _typed():
-            experiment = self.client.get_run(parent).info.experiment_id
+        with typed():
+            experiment = self.experiment_of(parent)
             if known := self._known(experiment, parent, result):
                 return known
-            tags = {"mlflow.parentRunId": parent, "mlflow.runName": run_name(result), **tags_of(result)}
-            now = int(1000 * time.time())
-            began = now - int(1000 * (result.fit.seconds + result.serve_seconds))
+            tags = {"mlflow.parentRunId": parent, "mlflow.runName": cell.title, **tags_of(result)}
+            began = int(1000 * (time.time() - result.fit.seconds - result.serve_seconds))
             run_id = str(self.client.create_run(experiment, start_time=began, tags=tags).info.run_id)
-            params = {
-                "task": cell.task,
-                "model": cell.model.name,
-                "method": cell.method.name,
-                "train_size": train_examples(result),
-                "knowledge": cell.knowledge.label,
-                "seed": cell.seed,
-                "retrieval": cell.retrieval.label if cell.retrieval else "none",
-                "split_sha256": result.split_sha256,
-                **{f"option.{k}": v for k, v in cell.method.options.items()},
-            }
-            metrics = [Metric(k, v, now, train_examples(result)) for k, v in metrics_of(result, cost).items()]
-            self.client.log_batch(run_id, metrics=metrics, params=[Param(k, redact(str(v))) for k, v in params.items()])
+            series = training_series(result)
+            curves = [(k, v, step) for k, values in series.items() for step, v in enumerate(values, "score" not in k)]
+            decided = [(k, v, 0) for k, v in metrics_of(result, cost).items()]
+            self.log(run_id, [*decided, *curves], params=params_of_cell(result))
             split = Dataset(
                 cell.task, result.split_sha256[:12], "local", json.dumps({"split_sha256": result.split_sha256})
             )
@@ -197,7 +186,7 @@ class Tracker:
             except Exception:
                 # MLflow looks a dataset up, then inserts it: of two first writers one fails, and finds it now.
                 self.client.log_inputs(run_id, inputs)
-            self.client.log_table(run_id, rows_table(result), "rows.json")
+            self.client.log_table(run_id, rows_table(result, task), "rows.json")
             notes = flat_notes(result.facts, result.notes)
             self.client.log_dict(run_id, redact_all({"notes": notes, "warnings": result.warnings}), "notes.json")
             for name in ("program.json", "fit.json"):
@@ -208,90 +197,34 @@ class Tracker:
             self.client.set_terminated(run_id, "FINISHED")
             return run_id
 
-    def register(self, name: str, run_id: str, cell: str, arm: Path, code: Sequence[str], work: Path) -> str:
-        """Register an arm's package as the winner under `name`, to be loaded by MLflow alone; return its version.
+    def log(
+        self,
+        run_id: str,
+        metrics: Sequence[tuple[str, float, int]] = (),
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log metrics, each as name, value and step, params and tags to a run, in as few requests as MLflow takes."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        A winner that was registered before keeps its version. `work` is an empty folder for the model's files.
-        """
-        from mlflow.exceptions import MlflowException
-        from mlflow.models import ModelSignature
-        from mlflow.pyfunc import save_model
-        from mlflow.types import ColSpec, DataType, Schema
-        from mlflow.types.schema import Array
-
-        with _typed():
-            try:
-                current = self.client.get_model_version_by_alias(name, WINNER)
-                if current.tags.get("crossover.cell") == cell:
-                    return str(current.version)
-            except MlflowException as e:
-                if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    raise
-            recipe = json.loads((arm / "recipe.json").read_text(encoding="utf-8"))
-            text = Array(DataType.string)
-            columns = [ColSpec(text if i == "passages" else DataType.string, i) for i in recipe["inputs"]]
-            with warnings.catch_warnings():
-                # MLflow asks for an example input, on which it would load and run the model once more.
-                warnings.simplefilter("ignore")
-                save_model(
-                    str(work / "model"),
-                    python_model=str(Path(__file__).with_name("registered.py")),
-                    code_paths=list(code),
-                    artifacts={"arm": str(arm)},
-                    pip_requirements=requirements(),
-                    signature=ModelSignature(Schema(columns)),
-                )
-            self.client.log_artifacts(run_id, str(work / "model"), "model")
-            with contextlib.suppress(MlflowException):  # the name has a version already
-                self.client.create_registered_model(name)
-            uri = f"{self.client.get_run(run_id).info.artifact_uri}/model"
-            tags = {"crossover.cell": cell, **{k: str(recipe[k]) for k in ("task", "method", "seed")}}
-            version = str(self.client.create_model_version(name, uri, run_id=run_id, tags=tags).version)
-            self.client.set_registered_model_alias(name, WINNER, version)
-            return version
-
-    def unregister(self, name: str) -> None:
-        """Remove the alias of the winner, for a verdict that abstains; the versions stay."""
-        from mlflow.exceptions import MlflowException
-
-        with _typed(), contextlib.suppress(MlflowException):  # there was no winner
-            self.client.delete_registered_model_alias(name, WINNER)
-
-    def curve(self, parent: str, arms: Sequence[Arm]) -> None:
-        """Log one method over train sizes as the steps of a run of its own, which MLflow draws as a learning curve."""
-        from mlflow.entities import Metric
-
-        first = arms[0]
-        facts = {
-            "crossover.kind": "curve",
-            "task": first.task,
-            "method": first.method,
-            "model": first.model,
-            "knowledge": first.knowledge,
+        now = int(1000 * time.time())
+        entities = [Metric(k, v, now, step) for k, v, step in metrics]
+        first = {
+            "params": [Param(k, redact(str(v))) for k, v in (params or {}).items()],
+            "tags": [RunTag(k, redact(v)[:LONGEST_TAG]) for k, v in (tags or {}).items()],
         }
-        with _typed():
-            experiment = self.client.get_run(parent).info.experiment_id
-            tags = {"mlflow.parentRunId": parent, **facts}
-            run_id = self._find(experiment, tags)
-            if not run_id:
-                tags |= {"mlflow.runName": f"{first.method.partition(' ')[0]} curve {first.method} {first.task}"}
-                run_id = str(self.client.create_run(experiment, tags=tags).info.run_id)
-            now = int(1000 * time.time())
-            metrics = [Metric(k, v, now, arm.train_size) for arm in arms for k, v in curve_metrics(arm).items()]
-            self.client.log_batch(run_id, metrics=metrics)
-            self.client.set_terminated(run_id, "FINISHED")
+        self.client.log_batch(run_id, metrics=entities[:MOST_METRICS], **first)
+        for start in range(MOST_METRICS, len(entities), MOST_METRICS):
+            self.client.log_batch(run_id, metrics=entities[start : start + MOST_METRICS])
 
-    def verdict(self, parent: str, text: str, data: dict[str, Any]) -> None:
-        """Write the comparison into the parent run."""
-        with _typed():
-            text = redact(text)
-            self.client.log_text(parent, text, "comparison.txt")
-            self.client.log_dict(parent, redact_all(data), "comparison.json")
-            self.client.set_tag(parent, "mlflow.note.content", f"```\n{text}\n```")
+    def experiment_of(self, run_id: str) -> str:
+        """Return the id of the experiment that a run is in."""
+        return str(self.client.get_run(run_id).info.experiment_id)
 
     def finish(self, parent: str) -> None:
         """End the parent run."""
-        with _typed():
+        with typed():
             self.client.set_terminated(parent, "FINISHED")
 
 
@@ -299,9 +232,3 @@ def _parent_tags(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the tag by which the parent run of these parameters is found."""
     digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
     return {"crossover.params": digest}
-
-
-def requirements() -> list[str]:
-    """Return the packages that a registered arm runs on, in the versions that it was measured with."""
-    models = ("torch", "transformers", "peft", "gguf", "filelock", "platformdirs")
-    return [f"{p}=={version(p)}" for p in ("mlflow", "dspy", *models, "numpy", "scipy", "bm25s", "PyYAML", "click")]
