@@ -8,7 +8,7 @@ import dspy
 from dspy import lm15
 from factories import task_with_corpus
 
-from crossover.eval.run.latency import Probe, measure_latency
+from crossover.eval.run.latency import Probe, Timing, Timings, measure_latency
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import Latency
@@ -84,3 +84,12 @@ def test_the_cached_tokens_of_an_arm_do_not_depend_on_the_arm_before_it(small: L
         cached.append(list(rows.counts["cached_tokens"]))
     assert cached[0] == cached[1]
     assert cached[0][0] == 0 < cached[0][1]
+
+
+def test_an_arm_of_slow_requests_is_asked_fewer_times() -> None:
+    slow, quick = Timings(), Timings()
+    for _ in range(10):
+        assert not slow.complete(30, 10)
+        slow.count(Timing(15.0, 0.0, None))
+        quick.count(Timing(0.5, 0.0, None))
+    assert (slow.complete(30, 10), quick.complete(30, 10), quick.complete(10, 10)) == (True, False, True)

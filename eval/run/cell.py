@@ -18,7 +18,7 @@ from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.judging import judge_notes, without_judge
-from crossover.eval.run.latency import Probe, measure_latency
+from crossover.eval.run.latency import FEWEST, Probe, measure_latency
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.retention import retention_report
@@ -225,7 +225,7 @@ def finish_group(context: RunContext, measured: Sequence[Measured]) -> None:
             result.warnings = [*result.warnings, *probe.remarks]
             if probe.retrieve is not None and probe.warm.answered:
                 result.notes["retrieval_ms"] = 1000 * median(t.retrieval for t in probe.warm.answered)
-        if probe is None or probe.warm.asked >= requests:
+        if probe is None or probe.warm.complete(requests, FEWEST):
             save_result(context.store, result)
             # A training goes on from its checkpoints when the next run asks for failed rows again.
             if not Rows.of(result.rows).failed:

@@ -36,6 +36,9 @@ def latency_requests() -> tuple[int, int]:
 
 FIRST_REQUESTS = 3
 """An arm whose first requests all fail is not timed."""
+FEWEST, FEWEST_COLD, LONG = 10, 3, 60.0
+"""An arm is asked no further once so many answers, with prefixes cached or with none, took so many seconds together:
+a model that reasons for a quarter of a minute would be timed for an hour."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Timings:
         self.asked += 1
         if timing is not None:
             self.answered.append(timing)
+
+    def complete(self, requests: int, fewest: int) -> bool:
+        """Return whether all requests were made, or at least `fewest` answers that took `LONG` seconds."""
+        slow = len(self.answered) >= fewest and sum(t.seconds for t in self.answered) >= LONG
+        return self.asked >= requests or slow
 
 
 @dataclass(eq=False)
@@ -146,19 +154,19 @@ class Probe:
 def measure_latency(probes: Sequence[Probe], *, requests: int, cold_requests: int = 0, warm_up: int = 2) -> None:
     """Time single requests, one at a time, uncached, the arms interleaved so that a slow minute hurts all alike.
 
-    The first `warm_up` requests of each arm are not timed; an arm that has all its timings is not asked at all. Cold
-    requests come last, to each model that keeps states of prompts here.
+    The first `warm_up` requests of each arm are not timed; an arm that has all its timings is not asked at all, a slow
+    one fewer times. Cold requests come last, to each model that keeps states of prompts here.
     """
-    waiting = [p for p in probes if p.warm.asked < requests]
+    waiting = [p for p in probes if not p.warm.complete(requests, FEWEST)]
     for n in range(-warm_up, requests):
         for p in waiting:
             example = p.examples[(n + warm_up) % len(p.examples)]
             if n < 0:
                 p.warm_up(example)
-            elif n >= p.warm.asked:
+            elif n >= p.warm.asked and not p.warm.complete(requests, FEWEST):
                 p.keep(None if p.hopeless else p.ask(example), cold=False)
     forgetful = [p for p in probes if isinstance(innermost(p.fitted.lm), KeepsStates)]
     for n in range(cold_requests):
         for p in forgetful:
-            if n >= p.cold.asked:
+            if n >= p.cold.asked and not p.cold.complete(cold_requests, FEWEST_COLD):
                 p.keep(p.ask(p.examples[n % len(p.examples)], cold=True), cold=True)
