@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from crossover.eval.cli.main import main
+from crossover.eval.experiment.choices import Choices
 from crossover.eval.experiment.columns import columns_in
-from crossover.eval.experiment.guess import Choices, guess
+from crossover.eval.experiment.guess import guess
 from crossover.models.errors import UserError
 from crossover.programs.records import Record
 
@@ -46,10 +47,19 @@ def test_init_shows_its_guess_and_writes_a_file_that_validates(
     lines = [line.split() for line in shown.splitlines()]
     assert ["Ticket", "ID", "id", "240", "T-0", "id"] in lines
     assert lines[1][:6] == ["warning:", "tickets.csv:", "not", "UTF-8,", "read", "as"]
-    assert [line[-1] for line in lines[4:9]] == ["id", "ignored", "split)", "input", "output"]
+    assert [line[-1] for line in lines[4:9]] == ["id", "ignored", "ignored", "input", "output"]
+    assert "group    rows of one Customer may stand in train and in test; --group Customer\n" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines()[3:9])
     assert not list(tmp_path.glob("*.yaml"))
+    assert main(["validate", "tickets.csv"]) == 2
+    assert capsys.readouterr().err == (
+        "error: tickets.csv: a data file, where an experiment is wanted; "
+        "`crossover init tickets.csv` writes tickets.crossover.yaml\n"
+    )
     assert main(["init", "tickets.csv", "--yes"]) == 0
-    assert capsys.readouterr().out.startswith(shown)
+    out = capsys.readouterr().out
+    assert out.startswith(shown)
+    assert "\nhow long a run takes: crossover plan tickets.crossover.yaml\n" in out
     assert main(["validate", "tickets.crossover.yaml"]) == 0
     assert "tickets: train 168, val 24, test 48, metric label_accuracy" in capsys.readouterr().out
     assert main(["init", "tickets.csv", "--yes"]) == 2
@@ -86,7 +96,7 @@ def test_run_of_a_data_file_writes_its_page_unless_reports_are_named(
     assert main([*command, "-o", "short.md"]) == 0
     assert [p.name for p in tmp_path.glob("*.[hm][td]*")] == ["short.md"]
     assert main(command) == 0
-    assert "tickets.crossover.yaml" in Path("tickets.crossover.html").read_text()
+    assert "tickets.crossover.yaml" in Path("tickets.html").read_text()
 
 
 def test_flags_of_a_data_file_are_refused_beside_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from statistics import median
 
 import dspy
 
+from crossover.eval.experiment.choices import Choices
 from crossover.eval.experiment.columns import GROUP_WORDS, INPUT_WORDS, OUTPUT_WORDS, Column, columns_in
 from crossover.models.errors import UserError
 from crossover.programs.fields import answers_of, text_of
@@ -24,28 +25,13 @@ REASONING_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What a person says of a data file; the rest is guessed."""
-
-    input: tuple[str, ...] = ()
-    output: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-    group: str = ""
-    docs: str = ""
-    """Folder or file of passages, as given."""
-    program: str = ""
-    metric: str = ""
-    model: str = ""
-
-
-@dataclass(frozen=True)
 class Guess:
     """A data file taken for a task."""
 
     columns: tuple[Column, ...]
     program: str
     why: str
-    """What the program was told by."""
+    """Reason for the program."""
     metric: str
     """Empty for the program's usual one."""
     max_tokens: int
@@ -55,12 +41,11 @@ class Guess:
 
     def spec(self, name: str, data: Mapping[str, str]) -> TaskSpec:
         """Return the task; relative paths start where the data lies."""
-        roles = {"id": "id", "gold": "gold"}
         return TaskSpec(
             name,
             self.program,
             data,
-            fields={c.name: roles[c.role] for c in self.columns if c.role in roles},
+            fields={c.name: c.role for c in self.columns if c.role in ("id", "gold", "ignored")},
             input=tuple(self.by_role["input"]),
             output=dict.fromkeys(self.by_role["output"], ""),
             metric=self.metric,
@@ -74,7 +59,7 @@ def guess(records: Sequence[Record], choices: Choices, *, passages: Sequence[str
 
     Args:
         records: The rows of the file, at least one.
-        choices: What is settled.
+        choices: The parts that are settled.
         passages: The ids of the passages, by which a column of gold passages is known.
         base: The folder where the path of a user's program starts.
 
@@ -177,7 +162,7 @@ def settled(columns: Sequence[Column], records: Sequence[Record], choices: Choic
 def _program(outputs: Sequence[Column], choices: Choices) -> tuple[str, str]:
     """Return the program for the outputs, and why it is that one."""
     if choices.program:
-        return choices.program, "as you say"
+        return choices.program, "your own" if is_reference(choices.program) else "--program"
     first = outputs[0]
     if len(outputs) > 1:
         return "record", f"{len(outputs)} outputs"
