@@ -43,7 +43,7 @@ def test_one_data_file_is_taken_for_a_task(
     names: dict[str, Any] = {"crossover": crossover}
     exec(code.replace("smollm2", f"local:{tiny.FOLDER}"), names)
     assert list(names["result"].verdict) == ["tickets"]
-    assert [a.name for a in names["result"].comparison.arms] == ["zero_shot", "retrieved_demos demos=8"]
+    assert sorted(names["result"].to_pandas()["method"]) == ["retrieved_demos", "zero_shot"]
     assert "program  classify (Queue (final) has 4 labels)\n" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.glob("tickets*")) == ["tickets.csv"]
     with pytest.raises(UserError, match="unknown role 'question'"):
