@@ -61,7 +61,7 @@ def test_init_shows_its_guess_and_writes_a_file_that_validates(
     assert out.startswith(shown)
     assert "\nhow long a run takes: crossover plan tickets.crossover.yaml\n" in out
     assert main(["validate", "tickets.crossover.yaml"]) == 0
-    assert "tickets: train 168, val 24, test 48, metric label_accuracy" in capsys.readouterr().out
+    assert "tickets: train 156, val 24, test 60, metric label_accuracy" in capsys.readouterr().out
     assert main(["init", "tickets.csv", "--yes"]) == 2
     assert "already there" in capsys.readouterr().err
 
@@ -140,6 +140,12 @@ def test_a_program_of_ones_own_tells_its_columns(tmp_path: Path) -> None:
     assert found.max_tokens == 256
 
 
+def test_the_split_leaves_enough_test_rows_for_a_verdict_where_the_file_has_them() -> None:
+    for rows, share in ((1000, 0.2), (240, 0.25), (180, 0.35), (110, 0.5), (40, 0.3)):
+        found = guess([Record({"text": f"t {i}", "label": "ab"[i % 2]}, "") for i in range(rows)], Choices())
+        assert found.spec("t", {"file": "t.csv"}).split == {"val": 0.1, "test": share}
+
+
 def test_kinds_of_columns() -> None:
     rows = [
         {"n": str(i), "when": f"0{i % 9 + 1}.05.2026", "ok": ("yes", "No")[i % 2], "free": f"a b {i}", "none": None}
@@ -181,7 +187,7 @@ def test_a_folder_of_documents_makes_it_retrieve_and_tells_the_gold_column(
     assert "program  rag (answers from ./docs)" in capsys.readouterr().out
     assert "    fields: {Source: gold} " in Path("q.crossover.yaml").read_text()
     assert main(["validate", "q.crossover.yaml"]) == 0
-    assert "q: train 28, val 4, test 8, corpus 2, metric numeric_match" in capsys.readouterr().out
+    assert "q: train 24, val 4, test 12, corpus 2, metric numeric_match" in capsys.readouterr().out
 
 
 class Terminal(io.TextIOWrapper):

@@ -20,6 +20,10 @@ SHORT_ANSWER = 5
 """Words up to which an answer is compared whole."""
 CHARACTERS_A_TOKEN, TOKENS_A_FIELD = 2, 16
 """Fewer characters than most texts have, and room for the field's name, so that no answer is cut off."""
+ENOUGH_TESTED = 55
+"""Test rows from which a verdict is reached; a few more than the judge asks for, since a split is never exact."""
+TEST_SHARES, SMALL_TEST_SHARE, VAL_SHARE = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0.3, 0.1
+"""Shares of test, of which the least that gives enough rows is taken, and that of a file too small for any."""
 REASONING_TOKENS = 256
 """For a program of the user's, which may write more than its answer."""
 
@@ -35,6 +39,8 @@ class Guess:
     metric: str
     """Empty for the program's usual one."""
     max_tokens: int
+    split: Mapping[str, float]
+    """Shares of val and of test."""
     docs: str = ""
     model: str = "smollm2"
     by_role: Mapping[str, list[str]] = field(default_factory=dict)
@@ -45,6 +51,7 @@ class Guess:
             name,
             self.program,
             data,
+            split=self.split,
             fields={c.name: c.role for c in self.columns if c.role in ("id", "gold", "ignored")},
             input=tuple(self.by_role["input"]),
             output=dict.fromkeys(self.by_role["output"], ""),
@@ -153,6 +160,7 @@ def settled(columns: Sequence[Column], records: Sequence[Record], choices: Choic
         why,
         choices.metric or _metric(program, answers),
         _max_tokens(program, answers, len(outputs)),
+        _split(len(records)),
         choices.docs,
         choices.model or "smollm2",
         by_role,
@@ -190,3 +198,9 @@ def _max_tokens(program: str, answers: Sequence[str], outputs: int) -> int:
         return REASONING_TOKENS
     longest = max(map(len, answers), default=0) // CHARACTERS_A_TOKEN
     return min(512, outputs * max(TOKENS_A_FIELD, longest + (TOKENS_A_FIELD if outputs > 1 else 0)))
+
+
+def _split(rows: int) -> dict[str, float]:
+    """Return the shares of val and test for so many rows."""
+    enough = (share for share in TEST_SHARES if rows * share >= ENOUGH_TESTED)
+    return {"val": VAL_SHARE, "test": next(enough, SMALL_TEST_SHARE)}

@@ -49,7 +49,7 @@ def experiment_text(guess: Guess, *, name: str, data: Mapping[str, str], file: s
     lines: dict[str, tuple[Any, str]] = {
         "program": (guess.program, guess.why),
         "data": (data.get("file") or f"hf:{data['hf']}", "split by a hash of the input"),
-        "split": ({"val": 0.1, "test": 0.2}, "train is the rest"),
+        "split": (dict(guess.split), "train is the rest; a verdict needs 50 test rows"),
         "input": (list(spec.input), "columns by their own names"),
         "output": (list(spec.output), ""),
         "fields": (dict(spec.fields), "roles of other columns"),
