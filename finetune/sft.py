@@ -113,7 +113,8 @@ class Sft:
         # Whoever answers for targets may see the program's demonstrations; the trained model does without.
         targets = targets_of(self.targets, train, replace(context, program=program), self.attempts)
         own = render_training_text(context.program, targets.calls, lm)
-        learnt = ", ".join(dict.fromkeys(name for call in targets.calls for name in call.outputs))
+        fields = dict.fromkeys(name for call in targets.calls for name in call.outputs)
+        learnt = ", ".join(budget.columns.get(name, name) for name in fields)
         budget.progress(f"sft learns {learnt} from {len(own.rows)} rows")
         text = with_general(own, Path(self.mix_file), self.mix, lm, seed) if self.mix else own
         write_jsonl(text, budget.workdir / "train.jsonl")

@@ -1,6 +1,7 @@
 """Assign roles to the columns of the user's data, and turn its rows into examples."""
 
 import ast
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -168,15 +169,27 @@ def _answer(value: Any, columns: Columns) -> Any:
     """Return a gold answer: a text without space around it, or a list of texts."""
     if columns.entities:
         return entities_of(value)
-    value = _unwrapped(value)
+    value = _unwrapped(value, columns)
     if isinstance(value, list):
         return [text_of(v).strip() for v in value]
     return text_of(value).strip()
 
 
-def _unwrapped(value: Any) -> Any:
-    """Return the texts of SQuAD's `{text: […], answer_start: […]}`, any other value as it is."""
-    return value["text"] if isinstance(value, dict) and {"text", "answer_start"} == set(value) else value
+def _unwrapped(value: Any, columns: Columns) -> Any:
+    """Return the right answers of SQuAD's `{text: […], answer_start: […]}` or of a JSON list in a cell as a list.
+
+    Any other value stays as it is; a record and a program of the user's read lists themselves.
+    """
+    if isinstance(value, dict) and {"text", "answer_start"} == set(value):
+        return value["text"]
+    if (
+        isinstance(value, str)
+        and value.lstrip().startswith('["')
+        and not (columns.record or is_reference(columns.program))
+    ):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _ids(value: Any) -> list[Any]:
@@ -195,7 +208,7 @@ def _fault_of(record: Record, column: str, columns: Columns) -> tuple[str, str] 
     is_input, is_output = column in columns.inputs, column in columns.outputs
     if columns.entities and is_output:
         return _entity_fault(value, column)
-    value = _unwrapped(value) if is_output else value
+    value = _unwrapped(value, columns) if is_output else value
     values = answers_of(value)
     if is_input and isinstance(value, list):
         return f"{column!r} holds a list, not text", "join its parts into one text"

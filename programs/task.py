@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -197,6 +197,8 @@ class Budget:
     """Prompt format of the teacher."""
     threads: int = 8
     """Concurrent calls allowed."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Fields to the user's names for them, as `Task.columns`, for messages."""
     progress: Callable[[str], None] = lambda line: None
     """Called with a one-line progress message."""
 

@@ -121,8 +121,9 @@ def _several_labels(task: Task) -> Iterator[Problem]:
     (output,) = task.outputs
     for example in (e for split in task.splits().values() for e in split):
         if len(labels := answers_of(example[output])) > 1:
-            what = f"{output!r} holds {len(labels)} labels, and classify gives one"
-            remedy = f"use `program: record` with `output: {{{output}: list}}` to score them all, or keep one a row"
+            name = task.columns.get(output, output)
+            what = f"{name!r} holds {len(labels)} labels, and classify gives one"
+            remedy = f"use `program: record` with `output: {{{name}: list}}` to score them all, or keep one a row"
             yield fault(_at(task, example), what, remedy)
 
 

@@ -82,6 +82,13 @@ def test_each_method_is_fitted_dry_to_the_program(
         assert not list(tmp_path.glob("mlruns/cells/*"))
 
 
+def test_targets_of_a_teacher_need_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_openings(tmp_path, "[zero_shot, {chain: [few_shot, {sft: {targets: teacher}}]}]")
+    assert main(["validate", str(file)]) == 2
+    error = "error: few_shot > sft targets=teacher: `targets: teacher` without a teacher; add `teacher: openai/…` "
+    assert capsys.readouterr().err.startswith(error)
+
+
 def test_a_damaged_tokenizer_is_found_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(tiny.FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     os.truncate(folder / "tokenizer.json", 100)

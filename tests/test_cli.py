@@ -1,5 +1,6 @@
 """The command line: light to start, exact in its errors, honest in its exit codes."""
 
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,13 @@ def test_help_and_ls_load_nothing_heavy(argv: list[str], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("verb", sorted(crossover.commands))
-def test_the_help_of_every_verb_ends_in_an_example(verb: str) -> None:
-    text = crossover.commands[verb].help or ""
-    assert text.strip().splitlines()[-1].strip().startswith(f"Example: crossover {verb}")
+def test_the_help_of_every_verb_ends_in_two_examples_with_flags_that_exist(verb: str) -> None:
+    paragraphs = (crossover.commands[verb].help or "").strip().split("\n\n")
+    for text in paragraphs[-2:]:
+        lead, name, *words = shlex.split(text.strip().removeprefix("Example: "))
+        assert (lead, name) == ("crossover", verb)
+        crossover.commands[verb].make_context(verb, words[: words.index(">")] if ">" in words else words)
+    assert paragraphs[-1].strip() != paragraphs[-2].strip()
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,20 @@ def test_answers_of_squad_and_labels_that_pandas_made_floats(tmp_path: Path) -> 
     assert task.test[0].label == "3"
 
 
+def test_a_list_in_a_cell_holds_right_answers_of_which_any_is_right(tmp_path: Path) -> None:
+    row = {"question": "how many?", "answer": '["28", "28 days"]'}
+    task, problems = load(tmp_path, row, program="answer")
+    assert (task is not None, problems) == (True, [])
+    assert task.test[0]["answer"] == ["28", "28 days"]
+    _, problems = load(
+        tmp_path, {"text": "refund, now", "Label (final)": '["refund", "urgent"]'}, output={"Label (final)": ""}
+    )
+    assert problems[0].startswith(
+        "error: train.jsonl:1: 'Label (final)' holds 2 labels, and classify gives one; use `program: record` with "
+        "`output: {Label (final): list}`"
+    )
+
+
 def test_gold_passages_in_a_cell_are_a_list(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"id": 100, "text": "a"}\n{"id": "b", "text": "b"}\n')
     row = {"question": "q", "answer": "a", "gold": "[100, 'b']"}

@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from crossover.eval.cli.main import main
+from crossover.eval.experiment.choices import Choices
 from crossover.eval.experiment.columns import columns_in
-from crossover.eval.experiment.guess import Choices, guess
+from crossover.eval.experiment.guess import guess
 from crossover.models.errors import UserError
 from crossover.programs.records import Record
 
@@ -46,12 +47,21 @@ def test_init_shows_its_guess_and_writes_a_file_that_validates(
     lines = [line.split() for line in shown.splitlines()]
     assert ["Ticket", "ID", "id", "240", "T-0", "id"] in lines
     assert lines[1][:6] == ["warning:", "tickets.csv:", "not", "UTF-8,", "read", "as"]
-    assert [line[-1] for line in lines[4:9]] == ["id", "ignored", "split)", "input", "output"]
+    assert [line[-1] for line in lines[4:9]] == ["id", "ignored", "ignored", "input", "output"]
+    assert "group    rows of one Customer may stand in train and in test; --group Customer\n" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines()[3:9])
     assert not list(tmp_path.glob("*.yaml"))
+    assert main(["validate", "tickets.csv"]) == 2
+    assert capsys.readouterr().err == (
+        "error: tickets.csv: a data file, where an experiment is wanted; "
+        "`crossover init tickets.csv` writes tickets.crossover.yaml\n"
+    )
     assert main(["init", "tickets.csv", "--yes"]) == 0
-    assert capsys.readouterr().out.startswith(shown)
+    out = capsys.readouterr().out
+    assert out.startswith(shown)
+    assert "\nhow long a run takes: crossover plan tickets.crossover.yaml\n" in out
     assert main(["validate", "tickets.crossover.yaml"]) == 0
-    assert "tickets: train 168, val 24, test 48, metric label_accuracy" in capsys.readouterr().out
+    assert "tickets: train 156, val 24, test 60, metric label_accuracy" in capsys.readouterr().out
     assert main(["init", "tickets.csv", "--yes"]) == 2
     assert "already there" in capsys.readouterr().err
 
@@ -86,7 +96,7 @@ def test_run_of_a_data_file_writes_its_page_unless_reports_are_named(
     assert main([*command, "-o", "short.md"]) == 0
     assert [p.name for p in tmp_path.glob("*.[hm][td]*")] == ["short.md"]
     assert main(command) == 0
-    assert "tickets.crossover.yaml" in Path("tickets.crossover.html").read_text()
+    assert "tickets.crossover.yaml" in Path("tickets.html").read_text()
 
 
 def test_flags_of_a_data_file_are_refused_beside_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +140,12 @@ def test_a_program_of_ones_own_tells_its_columns(tmp_path: Path) -> None:
     assert found.max_tokens == 256
 
 
+def test_the_split_leaves_enough_test_rows_for_a_verdict_where_the_file_has_them() -> None:
+    for rows, share in ((1000, 0.2), (240, 0.25), (180, 0.35), (110, 0.5), (40, 0.3)):
+        found = guess([Record({"text": f"t {i}", "label": "ab"[i % 2]}, "") for i in range(rows)], Choices())
+        assert found.spec("t", {"file": "t.csv"}).split == {"val": 0.1, "test": share}
+
+
 def test_kinds_of_columns() -> None:
     rows = [
         {"n": str(i), "when": f"0{i % 9 + 1}.05.2026", "ok": ("yes", "No")[i % 2], "free": f"a b {i}", "none": None}
@@ -171,7 +187,7 @@ def test_a_folder_of_documents_makes_it_retrieve_and_tells_the_gold_column(
     assert "program  rag (answers from ./docs)" in capsys.readouterr().out
     assert "    fields: {Source: gold} " in Path("q.crossover.yaml").read_text()
     assert main(["validate", "q.crossover.yaml"]) == 0
-    assert "q: train 28, val 4, test 8, corpus 2, metric numeric_match" in capsys.readouterr().out
+    assert "q: train 24, val 4, test 12, corpus 2, metric numeric_match" in capsys.readouterr().out
 
 
 class Terminal(io.TextIOWrapper):

@@ -10,7 +10,7 @@ import pytest
 from dspy import lm15
 from factories import task_with_corpus
 
-from crossover.eval.run.latency import Probe, Timing, batches_of, measure_latency, timed_questions
+from crossover.eval.run.latency import Probe, Timing, Timings, batches_of, measure_latency, timed_questions
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import Latency
@@ -148,3 +148,13 @@ def test_an_arm_whose_requests_all_take_as_long_is_asked_no_further_unless_the_n
     arm.bounded = False
     arm.keep(Timing(1.3, 0.0, None), cold=False)
     assert not arm.timed
+
+
+def test_an_arm_of_slow_requests_is_asked_fewer_times() -> None:
+    slow, quick = Timings(), Timings()
+    for _ in range(10):
+        assert not slow.slow(10)
+        slow.count(Timing(15.0, 0.0, None))
+        quick.count(Timing(0.5, 0.0, None))
+    assert slow.slow(10)
+    assert not quick.slow(10)

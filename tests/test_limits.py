@@ -36,10 +36,13 @@ def test_a_stopped_run_is_partial_and_the_next_one_pays_for_the_rest_alone(
 ) -> None:
     with openai_server(first_word) as served:
         file = write_remote(tmp_path, served.url)
-        assert run(file, "--max-calls", "20", "-j", "4") == 4
+        page = tmp_path / "page.html"
+        assert run(file, "--max-calls", "20", "-j", "4", "-o", str(page)) == 4
         assert len(served.bodies) == 20
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "PARTIAL: stopped by 20 calls; 1 of 2 cells are scored"
+        out, err = capsys.readouterr()
+        assert out.startswith("PARTIAL: stopped by 20 calls; 1 of 2 cells are scored\n")
+        assert "crossover ui" not in out
+        assert (f"warning: {page}: not written; " in err, page.exists()) == (True, False)
         assert run(file, "--max-calls", "10", "-j", "4", "--json") == 4
         partial = json.loads(capsys.readouterr().out)["partial"]
         assert partial == {"stopped": "10 calls", "cells": 2, "planned": 2}

@@ -88,6 +88,17 @@ def test_a_warning_stays_on_a_terminal() -> None:
     assert stream.getvalue().endswith("\rwarning: half of it is missing\n")
 
 
+def test_messages_are_wrapped_on_a_terminal_and_whole_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "note: tickets: 6 labels have space around them, such as 'Account '"
+    written = {}
+    for stream in (Terminal(), io.StringIO()):
+        Progress(1, stream=stream, clock=Clock()).note(text)
+        written[stream.isatty()] = stream.getvalue()
+    assert written[False] == f"{text}\n"
+    assert written[True] == "note: tickets: 6 labels have space\n  around them, such as 'Account '\n"
+
+
 def test_quiet_shows_warnings_alone() -> None:
     stream = io.StringIO()
     progress = Progress(1, stream=stream, enabled=False, clock=Clock())

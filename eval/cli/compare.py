@@ -28,6 +28,8 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     file names the arm that it chose. Another file has one JSON object a line: `id`, `score` from 0 to 1, and where
     there are any `seed`, `cluster`, `split`, `seconds`, `usd`.
 
+    Example: crossover compare 3f2a91 b07c44
+
     Example: crossover compare old.jsonl new.jsonl
     """
     if len(runs) < 2:
@@ -64,6 +66,8 @@ def recommend(
     RUN is the experiment's name; without it, the one that ran last. Needs that are not given stay as they were. With
     `--details`, a table shows the choice at other traffic and prices.
 
+    Example: crossover recommend --max-usd-per-month 200 --volume 50000
+
     Example: crossover recommend support-intents --volume 1000000 --max-p95-ms 300
     """
     from crossover.eval.analysis.compare import compare as compare_results
@@ -87,8 +91,13 @@ def recommend(
     return 0
 
 
-def print_comparison(comparison: "Comparison", *, as_json: TextIO | None, details: bool, store: Path) -> None:
-    """Print a comparison as JSON to the stream that `--json` reserved, as all its tables, or as a summary."""
+def print_comparison(
+    comparison: "Comparison", *, as_json: TextIO | None, details: bool, store: Path, tracked: bool = True
+) -> None:
+    """Print a comparison as JSON to the stream that `--json` reserved, as all its tables, or as a summary.
+
+    Text ends with the command that opens MLflow, unless the run was not tracked there.
+    """
     from crossover.eval.report.schema import to_json
     from crossover.eval.report.summary import summary, terminal_width
     from crossover.eval.report.table import render
@@ -98,9 +107,10 @@ def print_comparison(comparison: "Comparison", *, as_json: TextIO | None, detail
     if as_json is not None:
         text = json.dumps(to_json(comparison), indent=1) + "\n"
     elif details:
-        text = f"{visible(render(comparison))}\nevery run, row and artifact: crossover ui{store_flag}\n"
+        ui = f"\nevery run, row and artifact: crossover ui{store_flag}\n" if tracked else ""
+        text = f"{visible(render(comparison))}{ui}"
     else:
         colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        text = summary(comparison, width=terminal_width(), colored=colored, store_flag=store_flag)
+        text = summary(comparison, width=terminal_width(), colored=colored, store_flag=store_flag, tracked=tracked)
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(text.encode(encoding, "replace").decode(encoding), nl=False, file=as_json)

@@ -1,4 +1,4 @@
-"""Check the machine for everything that a run needs."""
+"""The verb `crossover doctor`; heavy packages are imported when it runs."""
 
 import importlib.metadata
 import os
@@ -10,15 +10,34 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from crossover.eval.report.data import PACKAGES
-from crossover.eval.tracking.addresses import store_uri
+import click
+
+from crossover.eval.cli.options import EXIT_CANNOT_RUN, store_option
+from crossover.eval.cli.output import echo
 from crossover.models.api_keys import PROVIDER_KEYS, redact
 
 KEYS = (*PROVIDER_KEYS, "HF_TOKEN", "WEAVIATE_API_KEY")
 
 
+@click.command()
+@store_option
+def doctor(store: Path) -> int:
+    """Show versions, cores, GPU, keys present (never their value) and the store.
+
+    Example: crossover doctor
+
+    Example: crossover doctor --store runs
+    """
+    bad = 0
+    for name, ok, text in checks(store):
+        bad += not ok
+        echo(f"{'ok ' if ok else 'BAD'}  {name:<18} {text}")
+    return EXIT_CANNOT_RUN if bad else 0
+
+
 def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
     """Yield the name, the state and a description of each requirement; values of keys are never read."""
+    from crossover.eval.report.data import PACKAGES
     from crossover.models.device import accelerator
     from crossover.models.packaged import PACKAGED, status
 
@@ -72,6 +91,8 @@ def _memory() -> str:
 
 def _mlflow(store: Path) -> tuple[bool, str]:
     """Return whether MLflow's store answers; a missing one is in order, because the first run makes it."""
+    from crossover.eval.tracking.addresses import store_uri
+
     uri = store_uri(store, None)
     file, shown = Path(uri.removeprefix("sqlite:///")), redact(uri)
     if uri.startswith("sqlite:///") and not file.exists():

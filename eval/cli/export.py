@@ -19,6 +19,8 @@ def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
     CELL is its key, or the start of it, as `crossover ls runs` shows it, or `winner` (`winner.TASK` where the last run
     had several tasks). DIR must be empty or absent.
 
+    Example: crossover export winner ./merged --dtype bfloat16
+
     Example: crossover export winner ./winner
     """
     from crossover.eval.run.winner import cell_named

@@ -16,6 +16,8 @@ def fetch(model: str, quiet: bool) -> None:
 
     MODEL is smollm2 or local:FILE.gguf. CROSSOVER_CACHE names another cache folder. Whole models are left as they are.
 
+    Example: crossover fetch local:model.gguf
+
     Example: crossover fetch smollm2
     """
     from crossover.eval.run.progress import Progress

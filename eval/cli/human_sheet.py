@@ -20,6 +20,8 @@ def human_sheet(cells: CellFlags, store: Path, examples: int, output: Path | Non
     The sheet shows question, reference and answer, and hides the arm. Fill the last columns with no, partly or
     yes; a judged score is then shown with its agreement with people, and as people would have given it.
 
+    Example: crossover human-sheet intents.yaml --import sheet.csv
+
     Example: crossover human-sheet intents.yaml -n 60 -o sheet.csv
     """
     if (output is None) == (filled is None):

@@ -30,6 +30,8 @@ def index(
 
     `--remove` deletes what `crossover ls collections` lists, in place of indexing FILE.
 
+    Example: crossover index handbook --chunk-words 200
+
     Example: crossover index corpus.jsonl --backend dense
     """
     if (file is None) == (remove is None):

@@ -26,6 +26,8 @@ def ls(what: str | None, markdown: bool, store: Path) -> None:
 
     `collections` lists what crossover has stored on the Weaviate server of WEAVIATE_URL.
 
+    Example: crossover ls runs
+
     Example: crossover ls sft
     """
     from crossover.eval.experiment import catalog

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from crossover.eval.cli.compare import compare, print_comparison, recommend
-from crossover.eval.cli.data_file import GuessFlags, guess_options, with_data
+from crossover.eval.cli.data_file import guess_options, with_data
+from crossover.eval.cli.doctor import doctor
 from crossover.eval.cli.export import export
 from crossover.eval.cli.fetch import fetch
 from crossover.eval.cli.human_sheet import human_sheet
@@ -33,7 +34,7 @@ from crossover.eval.cli.options import (
     measuring_options,
     store_option,
 )
-from crossover.eval.cli.output import echo
+from crossover.eval.cli.output import echo, say
 from crossover.eval.cli.report import deliver, page_beside, report, report_options
 from crossover.eval.cli.schema import schema
 from crossover.eval.cli.show import show
@@ -41,6 +42,7 @@ from crossover.eval.cli.stages import compile_, finetune
 from crossover.eval.cli.sync import sync
 from crossover.eval.cli.ui import ui
 from crossover.eval.cli.validate import validate
+from crossover.eval.experiment.choices import Choices
 from crossover.eval.run.interrupt import EXIT_INTERRUPTED, INTERRUPTED
 from crossover.models.errors import shortened
 
@@ -93,10 +95,10 @@ def main(argv: list[str] | None = None) -> int:
         code = crossover.main(args=argv, prog_name="crossover", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as e:
-        echo(f"error: {shortened(e.format_message(), LONGEST_ERROR)}", err=True)
+        say(f"error: {shortened(e.format_message(), LONGEST_ERROR)}")
         return EXIT_CANNOT_RUN
     except (click.Abort, KeyboardInterrupt):
-        echo("interrupted: what was measured is kept; the same command goes on from there", err=True)
+        say("interrupted: what was measured is kept; the same command goes on from there")
         return EXIT_INTERRUPTED
     except Exception as e:
         from crossover.eval.report.text import visible
@@ -107,13 +109,13 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(e, UserError):
             refused = refusal(e)
             if refused is None:
-                echo(_fault_line(e), err=True)
+                say(_fault_line(e))
                 return EXIT_FAULT
             remedy = "free some space" if refused.errno in FULL else "name a place that can be written"
             e = UserError(f"{refused.filename or 'the disk'}: {refused.strerror}; {remedy}, and run again")
         for whole in visible(redact(str(e))).splitlines():
             line = shortened(whole, LONGEST_ERROR)
-            echo(line if line.startswith(("error: ", "warning: ")) else f"error: {line}", err=True)
+            say(line if line.startswith(("error: ", "warning: ")) else f"error: {line}")
         return EXIT_CANNOT_RUN
 
 
@@ -139,6 +141,8 @@ def _fault_line(error: Exception) -> str:
 def crossover() -> None:
     """Compare prompting with fine-tuning on one frozen split, and say which to use.
 
+    Example: crossover run tickets.csv
+
     Example: crossover run --limit 50
     """
 
@@ -153,7 +157,8 @@ def run(
     limits: LimitFlags,
     gates: GateFlags,
     measuring: MeasuringFlags,
-    guessing: GuessFlags,
+    choices: Choices,
+    yes: bool,
     dry_run: bool,
     fresh: bool,
 ) -> int:
@@ -163,9 +168,11 @@ def run(
     the columns to answer. Without FILE: crossover.yaml of this folder, else the quickstart. The same command again
     resumes.
 
+    Example: crossover run tickets.csv --output Queue
+
     Example: crossover run intents.yaml --seeds 0,1,2 -o result.html
     """
-    cells, measuring = with_data(cells, measuring, guessing)
+    cells, measuring = with_data(cells, measuring, choices)
     if dry_run:
         return _dry_run(experiment_of(cells, limits), measuring.store)
     return _measure(cells, limits, gates, measuring, fresh=fresh)
@@ -179,7 +186,9 @@ def plan(cells: CellFlags, store: Path) -> int:
 
     Without FILE: crossover.yaml of this folder, else the quickstart. `run --dry-run` is the same.
 
-    Example: crossover plan intents.yaml
+    Example: crossover plan
+
+    Example: crossover plan intents.yaml --seeds 0,1,2
     """
     return _dry_run(experiment_of(cells), store)
 
@@ -189,7 +198,9 @@ def plan(cells: CellFlags, store: Path) -> int:
 def evaluate(cells: CellFlags, limits: LimitFlags, gates: GateFlags, measuring: MeasuringFlags) -> int:
     """Measure and compare the cells that `compile`, `finetune` or a run has fitted, and fit no other.
 
-    Example: crossover eval intents.yaml
+    Example: crossover eval
+
+    Example: crossover eval intents.yaml -o result.html
     """
     return _measure(cells, limits, gates, measuring, fitted_only=True)
 
@@ -209,6 +220,7 @@ def _measure(
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from crossover.eval.run.progress import Progress
     from crossover.eval.run.run import run_experiment
+    from crossover.eval.tracking.pending import NONE
 
     progress = Progress(stream=sys.stderr, enabled=not (flags.quiet or flags.no_progress))
     try:
@@ -223,7 +235,8 @@ def _measure(
         )
     finally:
         progress.close()
-    print_comparison(comparison, as_json=flags.as_json, details=flags.details, store=flags.store)
+    tracked = flags.tracking_uri != NONE
+    print_comparison(comparison, as_json=flags.as_json, details=flags.details, store=flags.store, tracked=tracked)
     options = replace(options, outputs=options.outputs or (page_beside(flags.store, experiment.name),))
     code = deliver(experiment, comparison, store=flags.store, options=options)
     if comparison.partial is not None and comparison.partial.stopped == INTERRUPTED:
@@ -243,26 +256,11 @@ def _dry_run(experiment: "Experiment", store: Path) -> int:
     return 0
 
 
-@crossover.command()
-@store_option
-def doctor(store: Path) -> int:
-    """Show versions, cores, GPU, keys present (never their value) and the store.
-
-    Example: crossover doctor
-    """
-    from crossover.eval.cli.doctor import checks
-
-    bad = 0
-    for name, ok, text in checks(store):
-        bad += not ok
-        echo(f"{'ok ' if ok else 'BAD'}  {name:<18} {text}")
-    return EXIT_CANNOT_RUN if bad else 0
-
-
 VERBS = (
     compile_,
     finetune,
     compare,
+    doctor,
     recommend,
     report,
     index,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from crossover.eval.cli.output import echo
+from crossover.eval.cli.output import say
 
 if TYPE_CHECKING:
     from crossover.eval.experiment.read import Overrides
@@ -255,9 +255,18 @@ def file_of(cells: CellFlags, limits: LimitFlags | None = None) -> "tuple[Path, 
     """Return the experiment file and what the flags change of it.
 
     Without FILE: crossover.yaml of this folder, else the quickstart.
-    """
-    from crossover.eval.experiment.read import QUICKSTART, Overrides
 
+    Raises:
+        UserError: FILE is a data file.
+    """
+    from crossover.eval.experiment.draft import experiment_file_of, is_data
+    from crossover.eval.experiment.read import QUICKSTART, Overrides
+    from crossover.models.errors import UserError
+
+    if cells.file is not None and is_data(str(cells.file)):
+        file = experiment_file_of(str(cells.file))
+        remedy = f"name {file}" if file.exists() else f"`crossover init {cells.file}` writes {file}"
+        raise UserError(f"{cells.file}: a data file, where an experiment is wanted; {remedy}")
     default = Path("crossover.yaml")
     overrides = Overrides(
         settings=cells.settings,
@@ -278,5 +287,5 @@ def experiment_of(cells: CellFlags, limits: LimitFlags | None = None) -> "Experi
     if experiment is None:
         raise UserError("\n".join(str(p) for p in problems))
     for p in problems:
-        echo(str(p), err=True)
+        say(p)
     return experiment

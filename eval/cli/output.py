@@ -4,7 +4,8 @@ import sys
 
 import click
 
-from crossover.eval.report.text import visible
+from crossover.eval.report.text import message, visible
+from crossover.eval.run.progress import columns_of
 
 
 def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
@@ -14,3 +15,9 @@ def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
     """
     encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
     click.echo(visible(text).encode(encoding, "replace").decode(encoding), err=err, nl=nl)
+
+
+def say(text: object, *, err: bool = True, lead: int = 2) -> None:
+    """Print a message, wrapped where it goes to a terminal; its further lines are indented by `lead` columns."""
+    stream = sys.stderr if err else sys.stdout
+    echo(message(text, columns_of(stream) if stream.isatty() else None, lead), err=err)

@@ -18,7 +18,7 @@ from crossover.eval.cli.options import (
     gate_options,
     store_option,
 )
-from crossover.eval.cli.output import echo
+from crossover.eval.cli.output import echo, say
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
@@ -42,6 +42,8 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
     """Report on the finished cells of an experiment; calls no model and spends nothing.
 
     FILE is an experiment file, with the flags of its `run`, or the name of a run; without it, the last run.
+
+    Example: crossover report tickets.yaml -o junit.xml
 
     Example: crossover report -o report.html -o report.md
     """
@@ -136,15 +138,22 @@ def deliver(
         from crossover.eval.report.forms import write_report
         from crossover.eval.run.loading import finished
         from crossover.eval.run.prompts import prompts_of
+        from crossover.models.errors import UserError
 
-        found = found or finished(experiment, store=store)
-        data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
-        if any(path.suffix == ".html" for path in options.outputs):
-            data = replace(data, prompts=prompts_of(store, data))
-        for path in options.outputs:
-            write_report(data, path)
-            echo(f"wrote {path}{': open it in a browser' * (path.suffix == '.html')}", err=True)
+        try:
+            found = found or finished(experiment, store=store)
+            data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
+            if any(path.suffix == ".html" for path in options.outputs):
+                data = replace(data, prompts=prompts_of(store, data))
+            for path in options.outputs:
+                write_report(data, path)
+                say(f"wrote {path}{': open it in a browser' * (path.suffix == '.html')}")
+        except UserError as e:
+            # A run that was stopped before its first cell was timed has scores, and nothing to report.
+            if comparison.partial is None:
+                raise
+            say(f"warning: {', '.join(map(str, options.outputs))}: not written; {e}")
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
-        echo(f"gate failed: {o.task}: {o.detail}", err=True)
+        say(f"gate failed: {o.task}: {o.detail}")
     return EXIT_GATE if failed else 0

@@ -10,6 +10,8 @@ import click
 def schema() -> None:
     """Print the JSON schema of the experiment file, by which an editor completes and checks it.
 
+    Example: crossover schema
+
     Example: crossover schema > crossover.schema.json
     """
     click.echo(json.dumps(experiment_schema(), indent=1, ensure_ascii=False))

@@ -19,6 +19,8 @@ def show(cell: str, example: str | None, store: Path) -> None:
     data; without it, the first example that the cell did not get right.
 
     Example: crossover show winner
+
+    Example: crossover show winner t-17
     """
     from crossover.eval.run.show import question_lines
     from crossover.eval.run.winner import cell_named

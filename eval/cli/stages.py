@@ -60,6 +60,8 @@ compile_ = _stage(
     "context",
     """Fit the cells that adapt in context, and measure nothing; `run` or `eval` goes on from there.
 
+    Example: crossover compile --only few_shot
+
     Example: crossover compile intents.yaml --only gepa
     """,
 )
@@ -67,6 +69,8 @@ finetune = _stage(
     "finetune",
     "weights",
     """Train the cells that adapt in weights, and measure nothing; `run` or `eval` goes on from there.
+
+    Example: crossover finetune
 
     Example: crossover finetune intents.yaml --only sft --max-minutes 60
     """,

@@ -15,6 +15,8 @@ from crossover.eval.cli.output import echo
 def sync(store: Path, tracking_uri: str | None) -> int:
     """Send what MLflow lacks, cells with their rows and verdicts, deleted ones too; a second time it does nothing.
 
+    Example: crossover sync
+
     Example: crossover sync --tracking-uri http://127.0.0.1:5000
     """
     from crossover.eval.run.prompts import requests_of

@@ -16,6 +16,8 @@ from crossover.eval.cli.options import store_option
 def ui(store: Path, port: int, tracking_uri: str | None, opens: bool | None) -> int:
     """Open the MLflow UI on the store, at the charts of the last run, on loopback; Ctrl-C ends it.
 
+    Example: crossover ui
+
     Example: crossover ui --port 5001
     """
     from crossover.eval.tracking.server import serve_ui

@@ -5,7 +5,7 @@ import logging
 import click
 
 from crossover.eval.cli.options import EXIT_CANNOT_RUN, CellFlags, experiment_options, file_of
-from crossover.eval.cli.output import echo
+from crossover.eval.cli.output import echo, say
 
 
 @click.command()
@@ -14,6 +14,8 @@ def validate(cells: CellFlags) -> int:
     """Check all that `run` would stumble over, and report every fault at once; spends nothing, loads no weights.
 
     Without FILE: crossover.yaml of this folder, else the quickstart.
+
+    Example: crossover validate
 
     Example: crossover validate intents.yaml
     """
@@ -35,7 +37,7 @@ def validate(cells: CellFlags) -> int:
         metric = task.metric_name.partition("@")[0]
         echo(f"{name}: {sizes}{corpus}, metric {metric}, split {task.split_sha256()[:12]}")
     for p in problems:
-        echo(str(p), err=True)
+        say(p)
     errors = sum(p.level == "error" for p in problems)
     warnings = sum(p.level == "warning" for p in problems)
     echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")

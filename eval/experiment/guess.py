@@ -7,6 +7,7 @@ from statistics import median
 
 import dspy
 
+from crossover.eval.experiment.choices import Choices
 from crossover.eval.experiment.columns import GROUP_WORDS, INPUT_WORDS, OUTPUT_WORDS, Column, columns_in
 from crossover.models.errors import UserError
 from crossover.programs.fields import answers_of, text_of
@@ -19,23 +20,12 @@ SHORT_ANSWER = 5
 """Words up to which an answer is compared whole."""
 CHARACTERS_A_TOKEN, TOKENS_A_FIELD = 2, 16
 """Fewer characters than most texts have, and room for the field's name, so that no answer is cut off."""
+ENOUGH_TESTED = 55
+"""Test rows from which a verdict is reached; a few more than the judge asks for, since a split is never exact."""
+TEST_SHARES, SMALL_TEST_SHARE, VAL_SHARE = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0.3, 0.1
+"""Shares of test, of which the least that gives enough rows is taken, and that of a file too small for any."""
 REASONING_TOKENS = 256
 """For a program of the user's, which may write more than its answer."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a person says of a data file; the rest is guessed."""
-
-    input: tuple[str, ...] = ()
-    output: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-    group: str = ""
-    docs: str = ""
-    """Folder or file of passages, as given."""
-    program: str = ""
-    metric: str = ""
-    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,22 +35,24 @@ class Guess:
     columns: tuple[Column, ...]
     program: str
     why: str
-    """What the program was told by."""
+    """Reason for the program."""
     metric: str
     """Empty for the program's usual one."""
     max_tokens: int
+    split: Mapping[str, float]
+    """Shares of val and of test."""
     docs: str = ""
     model: str = "smollm2"
     by_role: Mapping[str, list[str]] = field(default_factory=dict)
 
     def spec(self, name: str, data: Mapping[str, str]) -> TaskSpec:
         """Return the task; relative paths start where the data lies."""
-        roles = {"id": "id", "gold": "gold"}
         return TaskSpec(
             name,
             self.program,
             data,
-            fields={c.name: roles[c.role] for c in self.columns if c.role in roles},
+            split=self.split,
+            fields={c.name: c.role for c in self.columns if c.role in ("id", "gold", "ignored")},
             input=tuple(self.by_role["input"]),
             output=dict.fromkeys(self.by_role["output"], ""),
             metric=self.metric,
@@ -74,7 +66,7 @@ def guess(records: Sequence[Record], choices: Choices, *, passages: Sequence[str
 
     Args:
         records: The rows of the file, at least one.
-        choices: What is settled.
+        choices: The parts that are settled.
         passages: The ids of the passages, by which a column of gold passages is known.
         base: The folder where the path of a user's program starts.
 
@@ -168,6 +160,7 @@ def settled(columns: Sequence[Column], records: Sequence[Record], choices: Choic
         why,
         choices.metric or _metric(program, answers),
         _max_tokens(program, answers, len(outputs)),
+        _split(len(records)),
         choices.docs,
         choices.model or "smollm2",
         by_role,
@@ -177,7 +170,7 @@ def settled(columns: Sequence[Column], records: Sequence[Record], choices: Choic
 def _program(outputs: Sequence[Column], choices: Choices) -> tuple[str, str]:
     """Return the program for the outputs, and why it is that one."""
     if choices.program:
-        return choices.program, "as you say"
+        return choices.program, "your own" if is_reference(choices.program) else "--program"
     first = outputs[0]
     if len(outputs) > 1:
         return "record", f"{len(outputs)} outputs"
@@ -205,3 +198,9 @@ def _max_tokens(program: str, answers: Sequence[str], outputs: int) -> int:
         return REASONING_TOKENS
     longest = max(map(len, answers), default=0) // CHARACTERS_A_TOKEN
     return min(512, outputs * max(TOKENS_A_FIELD, longest + (TOKENS_A_FIELD if outputs > 1 else 0)))
+
+
+def _split(rows: int) -> dict[str, float]:
+    """Return the shares of val and test for so many rows."""
+    enough = (share for share in TEST_SHARES if rows * share >= ENOUGH_TESTED)
+    return {"val": VAL_SHARE, "test": next(enough, SMALL_TEST_SHARE)}

@@ -49,25 +49,29 @@ def experiment_text(guess: Guess, *, name: str, data: Mapping[str, str], file: s
     lines: dict[str, tuple[Any, str]] = {
         "program": (guess.program, guess.why),
         "data": (data.get("file") or f"hf:{data['hf']}", "split by a hash of the input"),
-        "split": ({"val": 0.1, "test": 0.2}, "train is the rest"),
+        "split": (dict(guess.split), "train is the rest; a verdict needs 50 test rows"),
         "input": (list(spec.input), "columns by their own names"),
         "output": (list(spec.output), ""),
-        "fields": (dict(spec.fields), "id: names a row; gold: its passages"),
+        "fields": (dict(spec.fields), "roles of other columns"),
         "metric": (spec.metric, "or ./mine.py:my_metric"),
         "corpus": (spec.corpus, "passages to retrieve from"),
         "cluster": (spec.cluster, "rows that share it stay in one split"),
     }
     task = [_line(key, value, comment) for key, (value, comment) in lines.items() if value]
     model = {"name": guess.model, "max_tokens": guess.max_tokens}
-    methods = RUNS_HERE if ModelSpec(guess.model).runs_here else RUNS_HERE[:-1]
     return TEMPLATE.format(
         command=command,
         file=file,
         name=flow(name),
         task="\n".join(task),
         model=flow(model),
-        methods="\n".join(f"  - {m}" for m in methods),
+        methods="\n".join(f"  - {m}" for m in methods_for(guess.model)),
     )
+
+
+def methods_for(model: str) -> tuple[str, ...]:
+    """Return the methods that an experiment on the model compares, as the file writes them."""
+    return RUNS_HERE if ModelSpec(model).runs_here else RUNS_HERE[:-1]
 
 
 def _line(key: str, value: Any, comment: str) -> str:

@@ -28,11 +28,11 @@ def terminal_width() -> int:
     return min(max(shutil.get_terminal_size((UNKNOWN, 24)).columns, NARROWEST), WIDEST)
 
 
-def summary(comparison: Comparison, *, width: int, colored: bool, store_flag: str = "") -> str:
+def summary(comparison: Comparison, *, width: int, colored: bool, store_flag: str = "", tracked: bool = True) -> str:
     """Return the verdict of each task with its reason, main figures, doubts and the next command, as text.
 
     No line is wider than `width` columns, save for a command, which stays whole to be copied. `store_flag` ends each
-    command, such as ` --store DIR`.
+    command, such as ` --store DIR`; a run that is not `tracked` has nothing to open in MLflow.
     """
     lines = wrapped(visible(comparison.partial), "", width) if comparison.partial else []
     for v in comparison.verdicts:
@@ -42,7 +42,8 @@ def summary(comparison: Comparison, *, width: int, colored: bool, store_flag: st
     shown = [*failures[:MOST_CAUTIONS], *_more(len(failures) - MOST_CAUTIONS, "failures")]
     lines += ["", *(x for failure in shown for x in wrapped(visible(failure), "! ", width))] if failures else []
     lines += ["", "all tables and doubts: the same command with --details"]
-    return "\n".join([*lines, f"every run, row and artifact: crossover ui{store_flag}"]).lstrip("\n") + "\n"
+    lines += [f"every run, row and artifact: crossover ui{store_flag}"] if tracked else []
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _more(count: int, things: str) -> list[str]:

@@ -106,3 +106,15 @@ def columns(lines: Sequence[Sequence[str]]) -> list[str]:
 def wrapped(text: str, lead: str = "  ", width: int = WIDTH) -> list[str]:
     """Return the text as lines of at most `width` columns, the first after `lead`, the others indented as far."""
     return textwrap.wrap(text, width, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
+
+
+def message(text: object, width: int | None, lead: int = 2) -> str:
+    """Return a message with control characters shown, wrapped to `width` columns unless that is None.
+
+    Further lines are indented by `lead` columns; a line that fits stays as it is, spaces included.
+    """
+    shown = visible(text)
+    if width is None:
+        return shown
+    wrap = textwrap.TextWrapper(width, subsequent_indent=" " * lead, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(line if len(line) <= width else wrap.fill(line) for line in shown.splitlines())

@@ -2,6 +2,7 @@
 
 import html
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +14,29 @@ import dspy
 
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.verdict import Verdict
-from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.choices import Choices
+from crossover.eval.experiment.draft import Draft, is_data
+from crossover.eval.experiment.read import Overrides, read_experiment
 from crossover.eval.experiment.spec import Experiment
 from crossover.eval.report.data import ReportData
 from crossover.eval.report.forms import write_report
 from crossover.eval.report.schema import to_json
 from crossover.eval.report.table import render
+from crossover.eval.report.text import visible
 from crossover.eval.run.loading import finished
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.run import run_experiment
 from crossover.models.errors import UserError
+from crossover.programs.load import unknown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STORE = Path("mlruns")
-METHODS = ("zero_shot", "few_shot", "retrieved_demos", "many_shot", "sft")
+METHODS = ["zero_shot", "few_shot", "retrieved_demos", "many_shot", "sft"]
+"""Methods that are compared unless others are named."""
+GIVEN = ("input", "output", "ignored", "group")
+"""Roles of columns that `compare` can give in one data file."""
 
 
 @dataclass(frozen=True)
@@ -84,47 +92,88 @@ def run(file: str | Path, *, store: str | Path = STORE, tracking_uri: str | None
     Raises:
         UserError: the file, its data or a method has errors, or nothing could be measured.
     """
-    experiment, problems = read_experiment(Path(file))
+    return _run(Path(file), Overrides(), store=Path(store), tracking_uri=tracking_uri)
+
+
+def _run(file: Path, overrides: Overrides, *, store: Path, tracking_uri: str | None) -> Compared:
+    experiment, problems = read_experiment(file, overrides)
     if experiment is None:
         raise UserError("\n".join(str(p) for p in problems))
     progress = Progress()
     try:
-        comparison = run_experiment(
-            experiment, store=Path(store), tracking_uri=tracking_uri, threads=32, progress=progress
-        )
+        comparison = run_experiment(experiment, store=store, tracking_uri=tracking_uri, threads=32, progress=progress)
     finally:
         progress.close()
-    return Compared(experiment, comparison, Path(store))
+    return Compared(experiment, comparison, store)
 
 
 def compare(
     data: str | Path | Mapping[str, str | Path],
     *,
-    methods: Sequence[str | Mapping[str, Any]] = METHODS,
-    model: str | Mapping[str, Any] = "smollm2",
-    program: str = "classify",
+    methods: Sequence[str | Mapping[str, Any]] | None = None,
+    model: str | Mapping[str, Any] | None = None,
+    program: str = "",
     fields: Mapping[str, str] | None = None,
     store: str | Path = STORE,
     tracking_uri: str | None = None,
 ) -> Compared:
-    """Compare methods on files of splits, `{"train": …, "test": …}`, or on an experiment file.
+    """Compare methods on one data file, on files of splits `{"train": …, "test": …}`, or on an experiment file.
 
-    `methods`, `model`, `program` and `fields` are those of an experiment file, their paths absolute; an experiment file
-    has its own.
+    Args:
+        data: A data file is taken for a task as `crossover init` does; what was guessed goes to stderr.
+        methods: Methods as an experiment file lists them; None for the usual ones.
+        model: Model as an experiment file names it; None for smollm2.
+        program: Program as an experiment file names it, with an absolute path; empty for a guess, or `classify`.
+        fields: Columns to their roles: input, output, ignored; in one data file also group, else also id and gold.
+        store: Folder that keeps the results.
+        tracking_uri: MLflow's; None for sqlite in the store, `none` for no tracking.
 
     Raises:
         UserError: the data or a method has errors, or nothing could be measured.
     """
-    if not isinstance(data, Mapping):
-        return run(data, store=store, tracking_uri=tracking_uri)
-    splits = {name: str(Path(file).resolve()) for name, file in data.items()}
-    task = {"name": "task", "program": program, "data": splits} | ({"fields": dict(fields)} if fields else {})
-    whole = {"version": 1, "name": "compare", "tasks": [task], "models": [model], "methods": list(methods)}
+    roles, settings = dict(fields or {}), []
+    if methods is not None:
+        settings.append(f"methods={json.dumps(list(methods))}")  # JSON is YAML
+    drafted = not isinstance(data, Mapping) and is_data(str(data))
+    # The guess gives a model that is only named the length of its answers.
+    name = model if drafted and isinstance(model, str) else ""
+    if model is not None and not name:
+        settings.append(f"models={json.dumps([model])}")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "compare.yaml"
-        # JSON is YAML.
-        file.write_text(json.dumps(whole), encoding="utf-8")
-        return run(file, store=store, tracking_uri=tracking_uri)
+        if isinstance(data, Mapping):
+            file.write_text(json.dumps(_document(data, program or "classify", roles)), encoding="utf-8")
+        elif drafted:
+            _draft(str(data), _choices(roles, program, name), file)
+        else:
+            file = Path(data)
+        return _run(file, Overrides(tuple(settings)), store=Path(store), tracking_uri=tracking_uri)
+
+
+def _document(data: Mapping[str, str | Path], program: str, roles: Mapping[str, str]) -> dict[str, Any]:
+    """Return the experiment on files of splits."""
+    splits = {name: str(Path(file).resolve()) for name, file in data.items()}
+    task = {"name": "task", "program": program, "data": splits} | ({"fields": roles} if roles else {})
+    return {"version": 1, "name": "compare", "tasks": [task], "models": ["smollm2"], "methods": METHODS}
+
+
+def _choices(roles: Mapping[str, str], program: str, model: str) -> Choices:
+    """Return the parts of a guess that the arguments of `compare` settle.
+
+    Raises:
+        UserError: a column has a role that cannot be given here.
+    """
+    if wrong := next((r for r in roles.values() if r not in GIVEN), None):
+        raise unknown("role", wrong, GIVEN)
+    input_, output, ignore, group = (tuple(c for c, r in roles.items() if r == role) for role in GIVEN)
+    return Choices(input_, output, ignore, group="".join(group[:1]), program=program, model=model)
+
+
+def _draft(data: str, choices: Choices, file: Path) -> None:
+    """Write the experiment that a data file is taken for, and show the guess."""
+    draft = Draft.of(data, choices, file)
+    sys.stderr.write(visible("\n".join([*draft.table(), ""])))
+    draft.write()
 
 
 class Loaded(dspy.Module):  # type: ignore[misc]  # dspy is untyped

@@ -205,5 +205,6 @@ class RunContext:
             teacher=None if teacher is None else teacher.lm,
             teacher_format=None if teacher is None else teacher.prompt_format,
             threads=self.threads,
+            columns=self.tasks[cell.task].columns,
             progress=self.progress.note,
         )

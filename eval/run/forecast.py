@@ -18,7 +18,7 @@ import dspy
 from crossover.eval.analysis.ledger import machine_usd
 from crossover.eval.experiment.spec import Cell, Experiment, families_with_variants, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
-from crossover.eval.report.text import columns, money
+from crossover.eval.report.text import columns, dollars, money
 from crossover.eval.run.context import READINGS_OF_VAL, Models
 from crossover.eval.run.formats import DEMOS, only_format
 from crossover.eval.run.formats import QUESTIONS as QUESTIONS_OF_FORMAT
@@ -104,6 +104,16 @@ def forecast_table(cells: Sequence[Forecast]) -> list[str]:
     seconds = sum(f.seconds or 0.0 for f in cells)
     total = add_usd(*(f.usd for f in cells))
     return columns([*lines, ("total, at most", *_counts(cells), duration(seconds) if seconds else "-", money(total))])
+
+
+def total_words(cells: Sequence[Forecast]) -> str:
+    """Return what all cells take at most, in words: calls, time where a model runs here, dollars where one is paid."""
+    seconds = sum(f.seconds or 0.0 for f in cells)
+    parts = [f"{sum(f.calls for f in cells):,} calls"]
+    parts += [duration(seconds)] if seconds else []
+    if any(f.seconds is None for f in cells):
+        parts.append(dollars(add_usd(*(f.usd for f in cells if f.seconds is None))))
+    return f"at most {', '.join(parts)}"
 
 
 def _counts(cells: Sequence[Forecast]) -> list[str]:

@@ -76,6 +76,9 @@ FEWEST_SETTLED, MEDIAN_WITHIN, SLOWEST_WITHIN = 16, 0.05, 0.25
 """An arm is asked no further once so many requests know its median to within 5 %, and none took over 25 % longer."""
 FIRST_REQUESTS = 3
 """An arm whose first requests all fail is not timed."""
+FEWEST, FEWEST_COLD, LONG = 10, 3, 60.0
+"""An arm is asked no further once so many answers, with prefixes cached or with none, took so many seconds together:
+a model that reasons for a quarter of a minute would be timed for an hour."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,10 @@ class Timings:
         self.asked += 1
         if timing is not None:
             self.answered.append(timing)
+
+    def slow(self, fewest: int) -> bool:
+        """Return whether at least `fewest` answers took `LONG` seconds together, which is enough of them."""
+        return len(self.answered) >= fewest and sum(t.seconds for t in self.answered) >= LONG
 
 
 @dataclass(eq=False)
@@ -192,12 +199,18 @@ class Probe:
     @property
     def done(self) -> bool:
         """Return whether nothing is left to ask, cold requests aside."""
-        return self.timed and (self.hopeless or len(self.batched) >= len(self.batches))
+        return self.timed and self.served
+
+    @property
+    def served(self) -> bool:
+        """Return whether no batch is left to time: a slow arm takes its price from the accuracy pass."""
+        return self.hopeless or self.warm.slow(FEWEST) or len(self.batched) >= len(self.batches)
 
     @property
     def timed(self) -> bool:
         """Return whether all single requests were made, or those made say enough."""
-        return self.warm.asked >= len(self.examples) or (not self.bounded and self._settled)
+        asked = self.warm.asked >= len(self.examples) or self.warm.slow(FEWEST)
+        return asked or (not self.bounded and self._settled)
 
     @property
     def _settled(self) -> bool:
@@ -247,13 +260,13 @@ def measure_latency(probes: Sequence[Probe], *, cold_requests: int = 0) -> None:
         ends = [0 if p.timed else math.ceil(len(p.examples) * (block + 1) / BLOCKS) for p in waiting]
         for n in range(max(ends, default=0)):
             for p, end in zip(waiting, ends, strict=True):
-                if p.warm.asked <= n < end:
+                if p.warm.asked <= n < end and not p.warm.slow(FEWEST):
                     p.keep(None if p.hopeless else p.ask(p.examples[n]), cold=False)
         for p in waiting:
-            if len(p.batched) <= block < len(p.batches) and not p.hopeless:
+            if len(p.batched) <= block < len(p.batches) and not p.served:
                 p.serve(p.batches[block])
     forgetful = [p for p in probes if isinstance(innermost(p.fitted.lm), KeepsStates)]
     for n in range(cold_requests):
         for p in forgetful:
-            if n >= p.cold.asked:
+            if n >= p.cold.asked and not p.cold.slow(FEWEST_COLD):
                 p.keep(p.ask(p.examples[n % len(p.examples)], cold=True), cold=True)

@@ -28,12 +28,15 @@ def method_of(name: str, options: Any) -> Method:
 
 
 def check_methods(experiment: Experiment) -> list[Problem]:
-    """Return the options that the methods of an experiment would refuse when they are made; nothing is fitted."""
+    """Return the options that the methods of an experiment refuse, and those that need a teacher; fit nothing."""
     problems = []
     for spec in experiment.methods:
         try:
             method_of(spec.name, spec.options)
         except UserError as e:
             what, _, remedy = str(e).rpartition("; ")
+            problems.append(Problem("error", spec.label, what, remedy))
+        if experiment.teacher is None and any(step.options.get("targets") == "teacher" for step in spec.steps):
+            what, remedy = "`targets: teacher` without a teacher", "add `teacher: openai/…` to the experiment file"
             problems.append(Problem("error", spec.label, what, remedy))
     return problems

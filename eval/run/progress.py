@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from crossover.eval.report.text import visible
+from crossover.eval.report.text import message, visible
 from crossover.models.api_keys import redact
 
 PLAIN_EVERY = 10.0
@@ -71,18 +71,21 @@ class Progress:
             self._show()
 
     def note(self, text: str) -> None:
-        """Show the current activity; warnings and errors get a line that stays, even when progress is disabled."""
-        text = visible(redact(text))
+        """Show the current activity; notes, warnings and errors get a line that stays.
+
+        Disabled progress shows warnings and errors alone.
+        """
+        text = redact(text)
         with self._lock:
-            lasting = text.startswith(("warning: ", "error: "))
-            if not self._enabled and not lasting:
+            grave = text.startswith(("warning: ", "error: "))
+            if not self._enabled and not grave:
                 return
-            if self._terminal and not lasting:
-                self._doing = text
+            if self._terminal and not grave and not text.startswith("note: "):
+                self._doing = visible(text)
                 self._show()
             else:
                 self._erase()
-                self._write(text + "\n")
+                self._write(message(text, columns_of(self._stream) if self._terminal else None) + "\n")
 
     def spend(self, usd: float) -> None:
         """Add dollars to the sum so far."""
