@@ -123,27 +123,32 @@ def deliver(
     store: Path,
     options: ReportOptions,
     found: "Finished | None" = None,
+    page: Path | None = None,
 ) -> int:
     """Write the files, name the gates that failed on stderr, and return the exit code.
 
-    `found` holds the finished results; they are read from the store when files need them and it is None.
+    `found` holds the finished results; they are read from the store when files need them and it is None. `page` is
+    written where no file was asked for; a fault of it is a warning.
     """
     from crossover.eval.analysis.gates import apply_gates
+    from crossover.eval.report.data import ReportData
+    from crossover.eval.report.forms import write_report
+    from crossover.eval.run.loading import finished
+    from crossover.eval.run.prompts import prompts_of
+    from crossover.models.errors import UserError
 
     outcomes = apply_gates(options.gates, comparison, store=store)
-    if options.outputs:
-        from crossover.eval.report.data import ReportData
-        from crossover.eval.report.forms import write_report
-        from crossover.eval.run.loading import finished
-        from crossover.eval.run.prompts import prompts_of
-
-        found = found or finished(experiment, store=store)
-        data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
-        if any(path.suffix == ".html" for path in options.outputs):
-            data = replace(data, prompts=prompts_of(store, data))
-        for path in options.outputs:
-            write_report(data, path)
-            echo(f"wrote {path}{': open it in a browser' * (path.suffix == '.html')}", err=True)
+    try:
+        for path in options.outputs or ([page] if page else []):
+            found = found or finished(experiment, store=store)
+            data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
+            is_page = path.suffix == ".html"
+            write_report(replace(data, prompts=prompts_of(store, data)) if is_page else data, path)
+            echo(f"wrote {path}{': open it in a browser' * is_page}", err=True)
+    except UserError as e:
+        if options.outputs:
+            raise
+        echo(f"warning: no page was written: {e}", err=True)
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
         echo(f"gate failed: {o.task}: {o.detail}", err=True)
