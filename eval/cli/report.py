@@ -128,18 +128,23 @@ def deliver(
     """Write the files, name the gates that failed on stderr, and return the exit code.
 
     `found` holds the finished results; they are read from the store when files need them and it is None. `page` is
-    written where no file was asked for; a fault of it is a warning.
+    written where no file was asked for, unless it stands there already; a fault of it is a warning.
     """
     from crossover.eval.analysis.gates import apply_gates
     from crossover.eval.report.data import ReportData
     from crossover.eval.report.forms import write_report
+    from crossover.eval.report.page import is_current
     from crossover.eval.run.loading import finished
     from crossover.eval.run.prompts import prompts_of
     from crossover.models.errors import UserError
 
-    outcomes = apply_gates(options.gates, comparison, store=store)
+    outcomes, outputs = apply_gates(options.gates, comparison, store=store), options.outputs
+    if page and not outputs and not outcomes and is_current(page, comparison):
+        click.echo(f"the page of this run: {page}", err=True)
+    elif page and not outputs:
+        outputs = (page,)
     try:
-        for path in options.outputs or ([page] if page else []):
+        for path in outputs:
             found = found or finished(experiment, store=store)
             data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
             is_page = path.suffix == ".html"
