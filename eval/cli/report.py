@@ -140,7 +140,7 @@ def deliver(
 
     outcomes, outputs = apply_gates(options.gates, comparison, store=store), options.outputs
     if page and not outputs and not outcomes and is_current(page, comparison):
-        click.echo(f"the page of this run: {page}", err=True)
+        echo(f"the page of this run: {page}", err=True)
     elif page and not outputs:
         outputs = (page,)
     try:
