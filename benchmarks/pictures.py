@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from browser import chromium
 
-WIDTH, HEIGHT = 1180, 1010
+WIDTH, HEIGHT = 1180, 965
 
 
 def main(page: Path, picture: Path = Path("docs/page.png")) -> None:

@@ -89,6 +89,18 @@ def test_run_writes_the_page_as_well(folder: Path, tmp_path: Path, capsys: pytes
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
 
 
+def test_a_run_writes_its_page_beside_the_store_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, store = folder / "support.html", folder / "mlruns"
+    page.unlink(missing_ok=True)
+    flags = ["run", str(folder / "support.yaml"), "--store", str(store), "--no-progress", *UNTRACKED]
+    assert main(flags) == 0
+    assert f"wrote {page}: open it in a browser\n" in capsys.readouterr().err
+    written = page.stat().st_mtime_ns
+    assert main(flags) == 0
+    assert f"the page of this run: {page}\n" in capsys.readouterr().err
+    assert page.stat().st_mtime_ns == written
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -6,7 +6,6 @@ import os
 import sys
 import tempfile
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -237,8 +236,8 @@ def _measure(
         progress.close()
     tracked = flags.tracking_uri != NONE
     print_comparison(comparison, as_json=flags.as_json, details=flags.details, store=flags.store, tracked=tracked)
-    options = replace(options, outputs=options.outputs or (page_beside(flags.store, experiment.name),))
-    code = deliver(experiment, comparison, store=flags.store, options=options)
+    page = page_beside(flags.store, experiment.name)
+    code = deliver(experiment, comparison, store=flags.store, options=options, page=page)
     if comparison.partial is not None and comparison.partial.stopped == INTERRUPTED:
         return EXIT_INTERRUPTED
     partial = comparison.partial is not None or bool(comparison.failures)

@@ -125,34 +125,38 @@ def deliver(
     store: Path,
     options: ReportOptions,
     found: "Finished | None" = None,
+    page: Path | None = None,
 ) -> int:
     """Write the files, name the gates that failed on stderr, and return the exit code.
 
-    `found` holds the finished results; they are read from the store when files need them and it is None.
+    `found` holds the finished results; they are read from the store when files need them and it is None. `page` is
+    written where no file was asked for, unless it stands there already; a fault of it is a warning.
     """
     from crossover.eval.analysis.gates import apply_gates
+    from crossover.eval.report.data import ReportData
+    from crossover.eval.report.forms import write_report
+    from crossover.eval.report.page import is_current
+    from crossover.eval.run.loading import finished
+    from crossover.eval.run.prompts import prompts_of
+    from crossover.models.errors import UserError
 
-    outcomes = apply_gates(options.gates, comparison, store=store)
-    if options.outputs:
-        from crossover.eval.report.data import ReportData
-        from crossover.eval.report.forms import write_report
-        from crossover.eval.run.loading import finished
-        from crossover.eval.run.prompts import prompts_of
-        from crossover.models.errors import UserError
-
-        try:
+    outcomes, outputs = apply_gates(options.gates, comparison, store=store), options.outputs
+    if page and not outputs and not outcomes and is_current(page, comparison):
+        say(f"the page of this run: {page}")
+    elif page and not outputs:
+        outputs = (page,)
+    try:
+        for path in outputs:
             found = found or finished(experiment, store=store)
             data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
-            if any(path.suffix == ".html" for path in options.outputs):
-                data = replace(data, prompts=prompts_of(store, data))
-            for path in options.outputs:
-                write_report(data, path)
-                say(f"wrote {path}{': open it in a browser' * (path.suffix == '.html')}")
-        except UserError as e:
-            # A run that was stopped before its first cell was timed has scores, and nothing to report.
-            if comparison.partial is None:
-                raise
-            say(f"warning: {', '.join(map(str, options.outputs))}: not written; {e}")
+            is_page = path.suffix == ".html"
+            write_report(replace(data, prompts=prompts_of(store, data)) if is_page else data, path)
+            say(f"wrote {path}{': open it in a browser' * is_page}")
+    except UserError as e:
+        # A run that was stopped before its first cell was timed has scores, and nothing to report.
+        if options.outputs and comparison.partial is None:
+            raise
+        say(f"warning: {', '.join(map(str, outputs))}: not written: {e}")
     failed = [o for o in outcomes if not o.passed]
     for o in failed:
         say(f"gate failed: {o.task}: {o.detail}")

@@ -2,15 +2,19 @@
 
 import base64
 import hashlib
+import importlib.metadata
+import json
 import re
 import shlex
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from crossover.eval.analysis.arm import Arm
+from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import Contrast
 from crossover.eval.analysis.learning_words import number_words
 from crossover.eval.analysis.rules import DEFAULT_VOLUME, MARGIN
@@ -23,6 +27,7 @@ from crossover.eval.report.curves import learning_curves
 from crossover.eval.report.data import ReportData, checks, ledger, machine, merged, method_words, versions
 from crossover.eval.report.examples import disagreements, label_lines, shown_arms
 from crossover.eval.report.markdown import markdown
+from crossover.eval.report.schema import to_json
 from crossover.eval.report.summary import next_command
 from crossover.eval.report.table import break_even_line, format_choices, human_words
 from crossover.eval.report.text import cut, dollars, figure, small_money, visible
@@ -70,6 +75,7 @@ def html_page(data: ReportData) -> str:
     script = (source / "page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         data=data,
+        fingerprint=_fingerprint(data.comparison),
         tasks=[_task(data, v, number) for number, v in enumerate(data.comparison.verdicts, 1)],
         confidence=CONFIDENCE,
         margin=MARGIN,
@@ -83,6 +89,20 @@ def html_page(data: ReportData) -> str:
         script=Markup(script),
         policy=f"{POLICY}; script-src {_hash(script)}",
     )
+
+
+def is_current(page: Path, comparison: Comparison) -> bool:
+    """Return whether a file is the page of this comparison, as this version writes it."""
+    if not page.is_file():
+        return False
+    with page.open(encoding="utf-8") as f:
+        return _fingerprint(comparison) in f.read(500)
+
+
+def _fingerprint(comparison: Comparison) -> str:
+    """Return a hash of all that a comparison says, and of the version that says it."""
+    facts = [importlib.metadata.version("crossover"), to_json(comparison)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _finalize(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,8 @@ class CellPrompts:
         """Load the saved program, its prompt format and the tokenizer."""
         self._knowledge = result.cell.knowledge.test
         self._passages = Passages(task, result.cell.retrieval, Indexes(store))
-        self._lm, self._adapter = _model(result)
+        model = result.cell.model
+        self._lm, self._adapter = _model(model, str(result.notes.get("prompt_format") or model.prompt_format))
         state = json.loads((cell_folder(store, result.key) / "program.json").read_text(encoding="utf-8"))
         self._program = shaped(task.program, state, self._lm)
         self._program.load_state(state)
@@ -91,10 +93,9 @@ def requests_of(store: Path, result: Result, task: Task, examples: Sequence[dspy
     return [Request(p.passages, p.messages) for p in found]
 
 
-def _model(result: Result) -> tuple[dspy.LM, dspy.Adapter]:
-    """Return the cell's model without its weights, and its prompt format."""
-    spec: ModelSpec = result.cell.model
-    name = str(result.notes.get("prompt_format") or spec.prompt_format)
+@cache
+def _model(spec: ModelSpec, name: str) -> tuple[dspy.LM, dspy.Adapter]:
+    """Return a model without its weights, and the prompt format of that name; the cells of a run share them."""
     if not spec.runs_here:
         model = load_model(spec)
         return model.lm, model.in_format(name).prompt_format

@@ -139,7 +139,8 @@ def _result(data: dict[str, Any], folder: Path) -> Result:
 
 
 def _latency(data: dict[str, Any]) -> Latency:
-    return Latency(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return Latency(**values)
 
 
 def _read_human(file: Path) -> dict[str, dict[str, str]]:
