@@ -4,8 +4,11 @@ import math
 import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from crossover.eval.analysis.latency import LatencySummary
+if TYPE_CHECKING:
+    from crossover.eval.analysis.latency import LatencySummary
+
 
 LONGEST = 1200
 """Characters of one field of an example that a report shows."""
@@ -67,7 +70,7 @@ def figure(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def p95_words(latency: LatencySummary, number: Callable[[float], str] = "{:.0f}".format) -> str:
+def p95_words(latency: "LatencySummary", number: Callable[[float], str] = "{:.0f}".format) -> str:
     """Return the p95 in milliseconds, as `≥` the lower end of its interval where too few requests bound it from above.
 
     Empty without timings.
