@@ -88,7 +88,7 @@ class Sft:
             from crossover.finetune.training.hyperparameters import plan_of
 
             epochs *= plan_of(self.search).whole_trainings
-        return Workload(epochs=epochs, attempts=0 if self.targets == "gold" else self.attempts)
+        return Workload(epochs=epochs, batch=self.batch_size, attempts=0 if self.targets == "gold" else self.attempts)
 
     def fit(
         self,

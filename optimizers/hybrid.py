@@ -39,7 +39,7 @@ class Hybrid:
 
     def workload(self, train: int) -> Workload:
         """Return what `train` examples make of these options."""
-        return Workload(demos=self.fixed + self.demos)
+        return Workload(demos=self.fixed, retrieved=self.demos)
 
     def fit(
         self,

@@ -34,7 +34,7 @@ class RetrievedDemos:
 
     def workload(self, train: int) -> Workload:
         """Return what `train` examples make of these options."""
-        return Workload(demos=self.demos)
+        return Workload(retrieved=self.demos)
 
     def fit(
         self,

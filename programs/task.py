@@ -208,13 +208,17 @@ class Workload:
     """What a method's options make of a run, as upper bounds; the forecast turns them into calls, tokens and time."""
 
     demos: int = 0
-    """Demonstrations in a prompt."""
+    """Demonstrations in a prompt, the same for every question."""
+    retrieved: int = 0
+    """Further demonstrations, chosen for each question."""
     calls: int = 1
     """Calls of the program to a question."""
     epochs: float = 0.0
     """Passes over train of all trainings together."""
     attempts: int = 0
     """Answers to each train example that are asked for before the training."""
+    batch: int = 1
+    """Rows that compute together what they begin with, in a training."""
 
 
 class Method(Protocol):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
-from crossover.eval.experiment.spec import Experiment
-from crossover.eval.run.forecast import forecast, forecast_table
+from crossover.eval.experiment.spec import Experiment, plan
+from crossover.eval.run.forecast import expected_shares, forecast, forecast_table
 from crossover.eval.run.loading import finished
 from crossover.models.spec import ModelSpec
 
@@ -66,3 +67,16 @@ def test_the_choice_of_a_prompt_format_has_a_line_of_its_own(openings: Experimen
     assert cells[0].calls == 3 * 2 * 12  # formats, with and without demonstrations, val examples
     assert cells[0].seconds
     assert len(cells) == 4
+
+
+def test_the_time_of_a_run_is_shared_out_by_what_each_cell_computes(openings: Experiment, openings_run: Path) -> None:
+    found = finished(openings, store=openings_run / "mlruns")
+    zero_shot, retrieved, sft = expected_shares(openings, plan(openings), found.tasks)
+    assert zero_shot.fit < zero_shot.test == sft.test
+    assert retrieved.test > zero_shot.test
+    assert sft.fit > sft.test
+    # A block that all prompts begin with is read once, demonstrations of each question every time.
+    block = replace(openings, methods=(MethodSpec("many_shot", {"demos": 3}),))
+    (many,) = expected_shares(block, plan(block), found.tasks)
+    assert zero_shot.test <= many.test < retrieved.test
+    assert many.fit > zero_shot.fit

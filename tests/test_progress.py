@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from crossover.eval.run.progress import Progress, duration
+from crossover.eval.run.progress import Progress, Share, duration
 
 
 class Terminal(io.StringIO):
@@ -31,6 +31,7 @@ class Clock:
 def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
     clock = Clock()
     progress = Progress(4, stream=io.StringIO(), clock=clock)
+    progress.expect([Share(0, 3), Share(0, 2), Share(6, 1), Share(0, 3)])
     progress.start_cell(1, "a")
     clock.now = 30
     progress.finish_cell()
@@ -39,7 +40,7 @@ def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
     clock.now = 40
     progress.spend(0.25)
     progress.examples(50, 100)
-    parts = ["cell 2 of 4: intents few_shot", "50/100 examples at 5.0/s", "$0.25 so far", "about 2 min 0 s left"]
+    parts = ["cell 2 of 4: intents few_shot", "50/100 examples at 5.0/s", "$0.25 so far", "about 1 min 50 s left"]
     assert progress.line() == ", ".join(parts)
 
 

@@ -28,8 +28,11 @@ class Chain:
     def workload(self, train: int) -> Workload:
         """Return the sum of the steps; a question meets the demonstrations of the last step that shows any."""
         steps = [method.workload(train) for _, method in self.steps]
+        last = next((w for w in reversed(steps) if w.demos or w.retrieved), Workload())
         return Workload(
-            demos=next((w.demos for w in reversed(steps) if w.demos), 0),
+            demos=last.demos,
+            retrieved=last.retrieved,
+            batch=max(w.batch for w in steps),
             calls=prod(w.calls for w in steps),
             epochs=sum(w.epochs for w in steps),
             attempts=sum(w.attempts for w in steps),

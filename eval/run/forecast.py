@@ -7,11 +7,13 @@ own. A local model is timed on one prompt; an API is not called, and its seconds
 """
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import dspy
 
@@ -25,15 +27,17 @@ from crossover.eval.run.formats import QUESTIONS as QUESTIONS_OF_FORMAT
 from crossover.eval.run.latency import batches_of, latency_requests
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.methods import method_of
-from crossover.eval.run.progress import duration
+from crossover.eval.run.progress import Share, duration
 from crossover.eval.store.cells import is_finished
 from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
-from crossover.models.prompt import prompt_tokens, room
+from crossover.models.prompt import first_messages, prompt_tokens, room
+from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import FORMATS
 from crossover.models.usage import add_usd
 from crossover.programs.demos import with_demos
+from crossover.programs.fields import text_of
 from crossover.programs.task import Task
 
 QUESTIONS = 5
@@ -65,6 +69,12 @@ class Pace:
     """Seconds for a prompt token."""
     written: float
     """Seconds for an answer token."""
+
+
+USUAL_PACE = Pace(1.0, 2.5)
+"""A token that is written takes longer than one that is read, even among others of a batch (measured on two cores)."""
+CHARACTERS, USUAL_CONTEXT = 4, 8000
+"""Characters of a token, and tokens of the longest prompt, of a model that is not loaded yet."""
 
 
 def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], int]:
@@ -124,33 +134,76 @@ def _counts(cells: Sequence[Forecast]) -> list[str]:
     ]
 
 
-def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
-    """Return the forecast of one cell."""
+class CellWork(NamedTuple):
+    """What the requests and the trainings of one cell come to."""
+
+    calls: int
+    tests: int
+    """Calls that answer test questions, and so come after the fit."""
+    prompt: float
+    """Mean tokens of a prompt."""
+    shared: float
+    """Tokens that all prompts begin with, which a model that runs here reads once."""
+    trained: int
+    """Tokens of all epochs."""
+    computed: float
+    """Tokens that the trainings compute: rows of a batch share what they begin with."""
+
+
+Count = Callable[[dspy.Module, dspy.Example], float]
+"""The tokens of a program's first prompt for an example, in the calling context's format."""
+
+
+def _work(cell: Cell, experiment: Experiment, task: Task, count: Count) -> CellWork:
+    """Count the work of one cell."""
     test, train = sample(task.test, experiment.limit), train_pool(task, cell.train_size, cell.seed)
     val = len(sample_val(task.val, experiment.limit))
     last = cell.method.steps[-1]
     chosen_on_val = cell.family in families_with_variants(experiment) and not (last.searches or last.trains)
-    questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
     predictors = len(task.program().predictors())
     warm, cold = latency_requests()
     requests = min(warm, len(test))
-    if model.local:
+    if cell.model.runs_here:
         requests += cold + sum(map(len, batches_of(test, warm, threads=warm)))
-    bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
     work = method_of(cell.method.name, cell.method.options).workload(len(train))
-    trained = round(work.epochs * len(train) * predictors * (bare + cell.model.max_tokens))
-    calls = (
-        (len(test) + requests + val * chosen_on_val) * work.calls
-        + len(train) * work.attempts
-        + round(val * work.epochs)
-    )
+    tests = (len(test) + requests) * work.calls
+    calls = tests + val * chosen_on_val * work.calls + len(train) * work.attempts + round(val * work.epochs)
     for step in cell.method.steps:
         if step.searches:
             calls += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
-    program = with_demos(task.program(), [_with_passages(e, task, cell) for e in train[: work.demos]])
-    longest = room(model.lm) or float("inf")
-    length = mean(min(prompt_tokens(program, e, model.lm), longest) for e in questions)
-    return _priced(cell, cell.title, calls * predictors, length, experiment, pace, trained=trained)
+    questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
+    bare, alike = _prompts(questions, [task.program()], count)
+    row = bare + cell.model.max_tokens
+    rows = work.epochs * len(train) * predictors
+    fixed, others = train[: work.demos], train[work.demos :]
+    shown = [[*fixed, *others[n * work.retrieved : (n + 1) * work.retrieved]] for n in (0, 1)]
+    programs = [with_demos(task.program(), [_with_passages(e, task, cell) for e in demos]) for demos in shown]
+    prompt, shared = _prompts(questions, programs, count)
+    computed = rows * (row - alike + alike / work.batch)
+    return CellWork(calls * predictors, tests * predictors, prompt, shared, round(rows * row), computed)
+
+
+def _prompts(questions: Sequence[dspy.Example], programs: Sequence[dspy.Module], count: Count) -> tuple[float, float]:
+    """Return the mean tokens of a prompt, and how many of them the prompts of two questions begin with.
+
+    The second question is asked by the last program, whose demonstrations may be others than the first one's.
+    """
+    length = mean(count(programs[0], e) for e in questions)
+    one, other = (_text(p, e) for p, e in ((programs[0], questions[0]), (programs[-1], questions[-1])))
+    alike = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    return length, length * alike / max(1, len(one))
+
+
+def _text(program: dspy.Module, example: dspy.Example) -> str:
+    """Return the text of a program's first prompt for an example."""
+    return "\n".join(m["content"] for m in first_messages(program, example))
+
+
+def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
+    """Return the forecast of one cell."""
+    longest = room(model.lm) or math.inf
+    work = _work(cell, experiment, task, lambda p, e: min(prompt_tokens(p, e, model.lm), longest))
+    return _priced(cell, cell.title, work, experiment, pace)
 
 
 def _of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
@@ -160,21 +213,46 @@ def _of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedMode
     programs = (program, with_demos(task.program(), [_with_passages(e, task, cell) for e in task.train[:DEMOS]]))
     length = mean(prompt_tokens(p, e, model.lm) for p in programs for e in shown)
     calls = len(FORMATS) * len(programs) * len(val) * len(program.predictors())
-    return _priced(cell, f"choosing among {', '.join(FORMATS)}", calls, length, experiment, pace)
+    work = CellWork(calls, 0, length, 0.0, 0, 0.0)
+    return _priced(cell, f"choosing among {', '.join(FORMATS)}", work, experiment, pace)
 
 
-def _priced(
-    cell: Cell, title: str, calls: int, length: float, experiment: Experiment, pace: Pace | None, *, trained: int = 0
-) -> Forecast:
-    """Return the forecast of so many calls with prompts of `length` tokens, and of `trained` tokens."""
+def _priced(cell: Cell, title: str, work: CellWork, experiment: Experiment, pace: Pace | None) -> Forecast:
+    """Return the work with its tokens, and what they take."""
     name = f"{cell.task}  {cell.model.name}  {title}"
-    read, written = round(calls * length), calls * cell.model.max_tokens
+    read, written = round(work.calls * work.prompt), work.calls * cell.model.max_tokens
     if pace is None:
         usd = api_price({cell.model.name: {"prompt_tokens": read, "completion_tokens": written}})
-        return Forecast(name, calls, read, written, trained, None, usd)
-    seconds = (read + TRAINING_STEP * trained) * pace.read + written * pace.written
+        return Forecast(name, work.calls, read, written, work.trained, None, usd)
+    seconds = sum(_seconds(work, pace, cell.model.max_tokens))
     usd = machine_usd(seconds, experiment.prices.machine_hour_usd)
-    return Forecast(name, calls, read, written, trained, seconds, usd)
+    return Forecast(name, work.calls, read, written, work.trained, seconds, usd)
+
+
+def _seconds(work: CellWork, pace: Pace, answer: float) -> tuple[float, float]:
+    """Return the seconds until the program is fitted, and those of its test, with answers of so many tokens."""
+    call = (work.prompt - work.shared) * pace.read + answer * pace.written
+    fit = (work.calls - work.tests) * call + work.shared * pace.read + TRAINING_STEP * work.computed * pace.read
+    return fit, work.tests * call
+
+
+def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> list[Share]:
+    """Return which part of a run's time each cell is likely to take; no model is loaded and none is asked.
+
+    Prompts are plain and counted by their characters; answers are taken to be as long as the right ones.
+    """
+
+    def count(program: dspy.Module, example: dspy.Example) -> float:
+        return min(len(_text(program, example)) / CHARACTERS, USUAL_CONTEXT)
+
+    found = []
+    with dspy.context(adapter=prompt_format("plain", decode="auto", instruct=True)):
+        for cell in cells:
+            task = tasks[cell.task]
+            answers = ["\n".join(text_of(e[name]) for name in task.outputs) for e in task.test[:QUESTIONS]]
+            answer = min(mean(map(len, answers)) / CHARACTERS, cell.model.max_tokens)
+            found.append(Share(*_seconds(_work(cell, experiment, task, count), USUAL_PACE, answer)))
+    return found
 
 
 def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:

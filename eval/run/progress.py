@@ -4,8 +4,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TextIO
 
 from crossover.eval.report.text import message, visible
 from crossover.models.api_keys import redact
@@ -24,6 +24,13 @@ def columns_of(stream: TextIO) -> int:
         return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns) or 80
     except (ValueError, OSError):
         return 80
+
+
+class Share(NamedTuple):
+    """Parts of a run's time that one cell is expected to take, in any unit."""
+
+    fit: float
+    test: float
 
 
 class Progress:
@@ -48,10 +55,17 @@ class Progress:
         self._name = self._doing = ""
         self._done = self._total = self._first_done = 0
         self._examples_started = self._started
-        self._finished = 0
+        self._shares: Sequence[Share] = ()
+        self._worked = 0.0
+        """Shares of the finished cells."""
         self._usd = 0.0
         self._shown_at = -PLAIN_EVERY
         self._drawn = 0
+
+    def expect(self, shares: Sequence[Share]) -> None:
+        """Take the parts of the run's time that the cells are expected to take, in their order."""
+        with self._lock:
+            self.total_cells, self._shares = len(shares), shares
 
     def start_cell(self, index: int, name: str) -> None:
         """Show that cell `index`, counted from 1, begins."""
@@ -96,7 +110,8 @@ class Progress:
     def finish_cell(self) -> None:
         """Count the cell as measured."""
         with self._lock:
-            self._finished += 1
+            if 0 < self._cell <= len(self._shares):
+                self._worked += sum(self._shares[self._cell - 1])
             self._doing = ""
             self._done = self._total = 0
 
@@ -125,11 +140,17 @@ class Progress:
         return f" at {count / seconds:.1f}/s" if seconds > 0 and count > 0 else ""
 
     def _left(self) -> str:
-        """Return the time left at the mean pace of the finished cells; empty before the first one."""
-        cells = self.total_cells - self._finished
-        if not self._finished or cells <= 0:
+        """Return the time left if the rest goes at the pace of what is done; empty before anything is."""
+        if not 0 < self._cell <= len(self._shares):
             return ""
-        return duration((self._clock() - self._started) / self._finished * cells)
+        here, done, before = self._shares[self._cell - 1], 0.0, 0.0
+        if self._total:
+            # Examples that an earlier run scored took no time of this one.
+            before = here.test * self._first_done / self._total
+            done = here.fit + here.test * self._done / self._total - before
+        worked = self._worked + done
+        left = sum(sum(s) for s in self._shares[self._cell - 1 :]) - before - done
+        return duration((self._clock() - self._started) / worked * left) if worked > 0 and left > 0 else ""
 
     def _show(self, *, force: bool = False) -> None:
         now = self._clock()

@@ -10,6 +10,7 @@ from crossover.eval.analysis.compare import Comparison, Partial, compare
 from crossover.eval.experiment.spec import Cell, Experiment, plan
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
 from crossover.eval.run.context import RunContext
+from crossover.eval.run.forecast import expected_shares
 from crossover.eval.run.interrupt import INTERRUPTED, interruptible
 from crossover.eval.run.progress import Progress
 from crossover.eval.run.prompts import requests_of
@@ -80,8 +81,10 @@ def measure_missing(
     """Measure the cells that are not finished, or not whole, group by group, until a limit or Ctrl-C ends it."""
     again = {k for k, r in results.items() if not context.is_whole(r)}
     missing, racing = [c for k, c in cells.items() if k not in results or k in again], context.experiment.racing
-    context.progress.total_cells = len(missing)
-    for group in groups_of(missing, racing=racing):
+    groups = groups_of(missing, racing=racing)
+    planned = [c for group in groups for c in group]
+    context.progress.expect(expected_shares(context.experiment, planned, context.tasks))
+    for group in groups:
         rivals = [r for k, r in results.items() if r.cell.task == group[0].task and k not in again]
         measured: list[Measured] = []
         try:
