@@ -46,7 +46,7 @@ def run_tags(arm: Arm, comparison: Comparison) -> list[dict[str, str]]:
 
 def parent_tags(comparison: Comparison) -> dict[str, str]:
     """Return winner, verdict and confidence; of each task as `winner.TASK` where the experiment has several."""
-    tags = {}
+    tags = dict[str, str]()
     for number, v in enumerate(comparison.verdicts, 1):
         task = f".{metric_name(v.task, str(number))}" if len(comparison.verdicts) > 1 else ""
         tags |= {f"winner{task}": v.choose or "none", f"verdict{task}": _headline(v), f"confidence{task}": v.confidence}
@@ -55,14 +55,14 @@ def parent_tags(comparison: Comparison) -> dict[str, str]:
 
 def parent_metrics(comparison: Comparison) -> dict[str, float]:
     """Return the metrics of each winner as `winner/accuracy`, and those of each arm as `accuracy/ARM`."""
-    metrics = {}
+    metrics = dict[str, float]()
     for arm in comparison.arms:
         title = metric_name(arm_title(arm, comparison), arm.cells[0])
         metrics |= {f"{k}/{title}": v for k, v in arm_metrics(arm).items()}
     for number, verdict in enumerate(comparison.verdicts, 1):
-        if (arm := comparison.chosen(verdict)) is not None:
+        if (chosen := comparison.chosen(verdict)) is not None:
             task = f"{metric_name(verdict.task, str(number))}/" if len(comparison.verdicts) > 1 else ""
-            metrics |= {f"winner/{task}{k}": v for k, v in arm_metrics(arm).items()}
+            metrics |= {f"winner/{task}{k}": v for k, v in arm_metrics(chosen).items()}
     return metrics
 
 
@@ -128,7 +128,7 @@ def charts(parent: str, *, curves: Sequence[str], arms: int) -> dict[str, Any]:
     cards.append({"type": "SCATTER", "metricSectionId": decide, "displayName": "accuracy by cost", **scatter})
     lines = {"learning/accuracy": learn} if curves else {}
     for key, section in (lines | {"training/loss": train}).items():
-        cards.append({"type": "LINE", "metricKey": key, "metricSectionId": section, "displayName": key} | LINE)
+        cards.append({"type": "LINE", "metricKey": key, "metricSectionId": section, "displayName": key, **LINE})
     shared = {"runsCountToCompare": max(10, arms), "deleted": False, "isGenerated": False}
     names = {decide: "Which arm", learn: "Accuracy over train size", train: "Training"}
     sections = [(uuid, names[uuid], True) for uuid in dict.fromkeys(c["metricSectionId"] for c in cards)]
