@@ -25,7 +25,7 @@ from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.comparison import log_comparison
-from crossover.eval.tracking.logged import rows_table
+from crossover.eval.tracking.logged import metric_name, rows_table
 from crossover.eval.tracking.traces import Request, log_dataset, log_traces
 from crossover.eval.tracking.tracker import Tracker, TrackingError
 from crossover.models.errors import UserError
@@ -172,15 +172,16 @@ def test_an_example_is_a_trace_of_what_was_read_asked_and_said(tracker: Tracker,
     experiment = tracker.experiment_of(parent)
     traces = tracker.client.search_traces(locations=[experiment], run_id=run_id, max_results=100)
     assert len(traces) == 50
-    trace = next(t for t in traces if t.info.client_request_id == "e5")
+    trace, number = traces[0], traces[0].info.client_request_id.removeprefix("e")
     assert [(s.name, s.span_type) for s in trace.data.spans] == [
         ("few_shot", "CHAIN"),
         ("retrieval", "RETRIEVER"),
         ("model", "CHAT_MODEL"),
         ("parse", "PARSER"),
     ]
-    assert trace.data.spans[2].inputs == {"messages": [{"role": "user", "content": "asked q5"}]}
-    assert {a.name: a.value for a in trace.info.assessments} == {"score": 1.0, "expected_response": "x"}
+    assert trace.data.spans[2].inputs == {"messages": [{"role": "user", "content": f"asked q{number}"}]}
+    score = float(int(number) < 40)
+    assert {a.name: a.value for a in trace.info.assessments} == {"score": score, "expected_response": "x"}
     for _ in range(2):
         log_dataset(tracker, parent, "intents", task, result.split_sha256)
     (dataset,) = tracker.client.search_datasets([experiment])
@@ -256,6 +257,13 @@ def test_names_of_any_kind_stay_apart_and_inside_the_store(tracker: Tracker) -> 
     for name, run in parents.items():
         assert Path(tracker.client.download_artifacts(run, "name.txt")).read_text() == name
         assert re.fullmatch(r"[\w.-]+", registered_name(name, "task"))
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("sft rank=8", "sft rank 8"), ("./a//b", "-a--b"), ("漢", "other"), ("..", "other")]
+)
+def test_a_name_becomes_a_part_of_the_name_of_a_metric(name: str, plain: str) -> None:
+    assert metric_name(name, "other") == plain
 
 
 def test_the_curve_of_a_task_with_quotes_in_its_name_is_one_run(tracker: Tracker) -> None:
