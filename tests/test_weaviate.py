@@ -15,6 +15,7 @@ from loopback_weaviate import Loopback, serve
 from processes import UNTRACKED
 
 from crossover.eval.cli.main import main
+from crossover.eval.experiment.spec import Retrieval
 from crossover.models.errors import UserError
 from crossover.programs.retrieval import asking
 from crossover.programs.retrieval import weaviate as backend
@@ -219,8 +220,9 @@ def test_an_import_goes_on_when_the_server_is_back(monkeypatch: pytest.MonkeyPat
 
 def test_a_server_that_stays_away_is_waited_for_once(tmp_path: Path) -> None:
     with serve(Loopback()) as server:
-        retriever = Weaviate(url=server.url, grpc_port=server.grpc_port, query="bm25", collection="t", timeout=0.5)
+        retriever = Weaviate(url=server.url, grpc_port=server.grpc_port, query="bm25", collection="t")
         retriever.index(CORPUS)
+    retriever.timeout = 0.5
     with pytest.raises(RetrievalFailed, match=r"no answer for 0\.5 s"):
         retriever.search(["about the moon"], 1)
     with pytest.raises(RetrievalFailed, match="cannot be reached; set `url`"):
@@ -231,6 +233,10 @@ def test_a_question_without_a_word_has_no_hits(start: Start, opened: Open) -> No
     retriever = opened(start())
     retriever.index(CORPUS)
     assert [len(hits) for hits in retriever.search(["", "number1", "?!", " \n"], 1)] == [0, 1, 0, 0]
+
+
+def test_how_long_a_server_is_waited_for_changes_no_result() -> None:
+    assert Retrieval("weaviate", options={"timeout": 5.0}).facts() == Retrieval("weaviate").facts()
 
 
 def test_many_questions_keep_their_order(start: Start, opened: Open) -> None:
@@ -276,7 +282,7 @@ def write_rag(folder: Path, server: Loopback, more: str = "") -> Path:
 def test_a_server_that_goes_away_fails_its_cells_and_the_others_go_on(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write_rag(tmp_path, start(fail_searches=10**6), ", timeout: 0.5")
+    file = write_rag(tmp_path, start(fail_searches=10**6), ", timeout: 3.0")
     assert main(["run", str(file), "--store", str(tmp_path / "s"), "--json", *UNTRACKED]) == 4
     shown = capsys.readouterr()
     assert [arm["retrieval"] for arm in json.loads(shown.out)["arms"]] == ["bm25 k=1"]
