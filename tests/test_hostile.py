@@ -136,7 +136,7 @@ def test_names_and_data_command_no_terminal_spreadsheet_or_parser(
             ["recommend", "--details"],
             ["ls", "runs"],
             ["init", "data.jsonl", "--yes"],
-            ["validate", "data.crossover.yaml"],
+            ["validate", "data.crossover.yaml", "--set", "models=[{name: openai/x, api_base: 'http://127.0.0.1:9'}]"],
             ["index", "corpus.jsonl"],
         ]
         printed = []
@@ -149,6 +149,7 @@ def test_names_and_data_command_no_terminal_spreadsheet_or_parser(
             printed.append("".join(capsys.readouterr()))
     for text in [*printed, *((tmp_path / f"r.{s}").read_text() for s in ("md", "json", "csv", "xml", "txt"))]:
         assert not re.search("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202e\\uffff]", text)
+    assert "0 errors" in printed[9]
     assert any("⟨U+001B⟩" in text for text in printed)
     ElementTree.parse(tmp_path / "r.xml")
     cells = [cell for row in csv.reader((tmp_path / "r.csv").open()) for cell in row]

@@ -76,6 +76,8 @@ def methods_for(model: str) -> tuple[str, ...]:
 
 def _line(key: str, value: Any, comment: str) -> str:
     text = f"    {key}: {flow(value)}"
+    # A column's name may hold line ends and control characters, which would end the comment or the file.
+    comment = "".join(c for c in " ".join(comment.split()) if c.isprintable())
     return f"{text:<40} # {comment}" if comment else text
 
 

@@ -32,7 +32,7 @@ def csv_table(data: ReportData) -> str:
             else:
                 flat[key] = "; ".join(map(str, value)) if isinstance(value, list) else value
         verdict = next(v for v in data.comparison.verdicts if v.task == arm.task)
-        flat = {key: inert(value) if isinstance(value, str) else value for key, value in flat.items()}
+        flat = {key: inert(visible(value)) if isinstance(value, str) else value for key, value in flat.items()}
         lines.append(flat | {"chosen": arm.name == verdict.choose})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
@@ -72,7 +72,7 @@ FORMS: dict[str, Callable[[ReportData], str]] = {
     ".json": lambda e: json.dumps(to_json(e.comparison), indent=1) + "\n",
     ".csv": csv_table,
     ".xml": junit,
-    ".txt": lambda e: render(e.comparison),
+    ".txt": lambda e: visible(render(e.comparison)),
 }
 """Suffix to the function that writes such a file."""
 
