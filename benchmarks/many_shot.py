@@ -1,10 +1,10 @@
 """Many-shot serving: this engine against what a user would wire to DSPy today.
 
-`python benchmarks/many_shot.py [--questions N] [--long TOKENS]` prints questions per second, the ratios, and the peak
-memory; beyond the model's context one of its shape with random weights serves:
+`python benchmarks/many_shot.py [--model NAME] [--questions N] [--long TOKENS]` prints the device, questions per second,
+the ratios, and the peak memory; beyond the model's context one of its shape with random weights serves:
 (a) transformers' `generate`, one request at a time, behind DSPy; (b) transformers' continuous batching on the same
-prompts, without DSPy; (c) this engine behind DSPy; and the floor: each distinct token once through a plain forward
-pass, then decoding in one full batch, without DSPy.
+prompts, without DSPy; (c) this engine behind DSPy, prompts sent ahead; and the floor: each distinct token once through
+a plain forward pass, then decoding in one full batch, without DSPy.
 """
 
 import argparse
@@ -22,10 +22,12 @@ import torch
 from dspy import lm15
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from crossover.models.ahead import sending_ahead
+from crossover.models.device import accelerator
 from crossover.models.load import local_lm
 from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
-from crossover.models.prompt import first_messages
+from crossover.models.prompt import first_messages, messages_of
 from crossover.models.source import weights_source
 from crossover.optimizers.many_shot import ManyShot
 from crossover.programs.load import builtin_task
@@ -49,7 +51,7 @@ class OneAtATime:
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request."""
-        ids = torch.tensor([self.encode([{"role": str(m.role), "content": str(m.text)} for m in request.messages])])
+        ids = torch.tensor([self.encode(messages_of(request))], device=self.model.device)
         with torch.inference_mode():
             out = self.model.generate(ids, max_new_tokens=MAX_TOKENS, do_sample=False)[0, ids.shape[1] :]
         text = self.tokenizer.decode(out, skip_special_tokens=True).strip() or " "
@@ -75,7 +77,7 @@ class Work:
 def prepare(engine: LocalEngine, demos: int, questions: int) -> Work:
     """Fit many_shot with so many demonstrations, as many as fit at most, and render the prompts."""
     task = builtin_task("stdlib_module")
-    lm = local_lm("local/smollm2", engine, MAX_TOKENS, 0.0)
+    lm = local_lm("local/model", engine, MAX_TOKENS, 0.0)
     with dspy.context(lm=lm, adapter=PlainAdapter()):
         budget: Any = Budget(workdir=Path(), threads=1)
         fitted = ManyShot(demos=demos).fit(
@@ -87,29 +89,39 @@ def prepare(engine: LocalEngine, demos: int, questions: int) -> Work:
     return Work(task, fitted.program, chosen, prompts, shared)
 
 
-def random_engine(context: int) -> LocalEngine:
-    """Return an engine on random weights of smollm2's shape, with that context."""
-    config = AutoConfig.from_pretrained(weights_source("smollm2"), max_position_embeddings=context)
+def random_engine(source: Path | str, context: int) -> LocalEngine:
+    """Return an engine on random weights of a model's shape, with that context."""
+    config = AutoConfig.from_pretrained(source, max_position_embeddings=context)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    return LocalEngine(model, AutoTokenizer.from_pretrained(weights_source("smollm2")))
+    return LocalEngine(model, AutoTokenizer.from_pretrained(source))
 
 
 def through_dspy(work: Work, engine: Any, threads: int) -> None:
     """Answer all questions by the program."""
-    with dspy.context(lm=local_lm("local/smollm2", engine, MAX_TOKENS, 0.0), adapter=PlainAdapter()):
-        rows = list(score_examples(work.program, work.questions, work.task.metric, threads=threads))
+    lm, plain = local_lm("local/model", engine, MAX_TOKENS, 0.0), PlainAdapter()
+    with (
+        dspy.context(lm=lm, adapter=plain, disable_history=True),
+        sending_ahead(work.program, lm, plain) as ahead,
+    ):
+        asked = ahead.answered(work.questions) if ahead else work.questions
+        rows = list(score_examples(work.program, asked, work.task.metric, threads=threads))
     assert not any(r.failure for r in rows), rows[0].failure
 
 
-def continuous(work: Work, model: Any) -> None:
-    """Answer all prompts by transformers' continuous batching, bounded as its defaults claim most of the memory."""
+def continuous(work: Work, model: Any, end: int) -> None:
+    """Answer all prompts by transformers' continuous batching, bounded as its defaults claim most of the memory.
+
+    `end` is the token that ends an answer.
+    """
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
     tokens = sum(len(p) + MAX_TOKENS for p in work.prompts)
     model.generate_batch(
         inputs=work.prompts,
-        generation_config=GenerationConfig(max_new_tokens=MAX_TOKENS, do_sample=False, eos_token_id=2, pad_token_id=0),
+        generation_config=GenerationConfig(
+            max_new_tokens=MAX_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=end
+        ),
         continuous_batching_config=ContinuousBatchingConfig(
             num_blocks=min(tokens // 32 + 64, 768), max_batch_tokens=4096, max_requests_per_batch=32
         ),
@@ -121,10 +133,11 @@ def floor(work: Work, model: Any) -> None:
     """Run each distinct token once, then decode in one full batch, as plain forward passes."""
     ends = [p[work.shared :] for p in work.prompts]
     width = max(len(e) for e in ends)
-    batch = torch.tensor([[0] * (width - len(e)) + e for e in ends])
+    batch = torch.tensor([[0] * (width - len(e)) + e for e in ends], device=model.device)
+    shared = torch.tensor([work.prompts[0][: work.shared]], device=model.device)
     cache = DynamicCache()
     with torch.inference_mode():
-        model(torch.tensor([work.prompts[0][: work.shared]]), past_key_values=cache, logits_to_keep=1)
+        model(shared, past_key_values=cache, logits_to_keep=1)
         cache.batch_repeat_interleave(len(ends))
         for _ in range(MAX_TOKENS):
             batch = model(batch, past_key_values=cache, logits_to_keep=1).logits[:, -1:].argmax(-1)
@@ -153,7 +166,7 @@ def measured(engine: LocalEngine, model: Any, work: Work, few: int, repeats: int
     engine_rate = questions / seconds(cold, repeats)
     floor_rate = questions / seconds(lambda: floor(work, model), repeats)
     single = few / seconds(lambda: through_dspy(first, OneAtATime(engine, model), 1), 1)
-    batched = questions / seconds(lambda: continuous(work, model), 1)
+    batched = questions / seconds(lambda: continuous(work, model, engine.tokenizer.eos_token_id), 1)
     longest = max(len(p) for p in work.prompts)
     return (
         f"{longest:13d}  {single:16.2f}  {batched:16.2f}  {engine_rate:12.1f}  {floor_rate:7.1f}"
@@ -164,6 +177,7 @@ def measured(engine: LocalEngine, model: Any, work: Work, few: int, repeats: int
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every size and print the table."""
     p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--model", default="smollm2")
     p.add_argument("--questions", type=int, default=64)
     p.add_argument("--few", type=int, default=8, help="questions for (a), which is slow")
     p.add_argument("--demos", type=int, nargs="*", default=[16, 64, 256])
@@ -171,12 +185,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--long", type=int, help="also fill a context of so many tokens, with random weights")
     a = p.parse_args(argv)
     logging.getLogger("dspy").setLevel(logging.ERROR)  # answers cut at MAX_TOKENS are meant to be
+    source = weights_source(a.model)
+    print(f"{a.model}; accelerator: {accelerator()}")
     print("prompt tokens  (a) one by one/s  (b) continuous/s  (c) engine/s  floor/s    c/a    c/b  floor time ratio")
-    engine, plain = (LocalEngine.load(weights_source("smollm2")) for _ in range(2))
+    engine, plain = (LocalEngine.load(source) for _ in range(2))
     for demos in a.demos:
         print(measured(engine, plain.model, prepare(engine, demos, a.questions), a.few, a.repeats), flush=True)
     if a.long:
-        engine, plain = random_engine(a.long), random_engine(a.long)
+        engine, plain = random_engine(source, a.long), random_engine(source, a.long)
         work = prepare(engine, 10_000, a.questions)
         print(measured(engine, plain.model, work, a.few, a.repeats), "random weights", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

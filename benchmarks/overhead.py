@@ -1,7 +1,10 @@
 """What the accuracy pass adds to the model: against bare `dspy.Evaluate`, and against the model's own latency.
 
-`python benchmarks/overhead.py` prints rows per second with a model that answers at once, both ways with the same
-threads, and the wall time with a model that takes 200 ms a call at 64 calls at once, against calls x 0.2 s / 64.
+`python benchmarks/overhead.py [--model NAME]` prints, with models that answer at once:
+rows per second of the pass and of `dspy.Evaluate`, with the same threads, for a model of one word a prompt;
+rows per second by the number of demonstrations, with the template and the tokenizer of the model, for prompts that are
+encoded whole from DSPy's threads, and for those that are sent ahead;
+and the wall time with a model that takes 200 ms a call at 64 calls at once, against calls x 0.2 s / 64.
 """
 
 import argparse
@@ -12,6 +15,8 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,20 @@ from dspy import lm15
 
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.progress import Progress
+from crossover.models.batching import Job
+from crossover.models.device import accelerator, load_weights
+from crossover.models.encoding import Beginning, Messages, PromptEncoder
+from crossover.models.engine import Engine
 from crossover.models.load import LoadedModel, local_lm
+from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
+from crossover.models.prompt import first_messages
+from crossover.models.source import weights_source
 from crossover.models.spec import ModelSpec
 from crossover.models.usage import Usage
+from crossover.programs.demos import with_demos
 from crossover.programs.load import builtin_task
+from crossover.programs.score import score_examples
 from crossover.programs.task import Fitted, Task
 
 SECONDS, THREADS = 0.2, 64
@@ -33,7 +47,7 @@ SECONDS, THREADS = 0.2, 64
 class Canned:
     """An engine that gives the same answer to every request, after a while."""
 
-    local, context = True, 4096
+    local, context, remarks = True, 4096, ()
 
     def __init__(self, seconds: float) -> None:
         """Take `seconds` for each call."""
@@ -52,11 +66,35 @@ class Canned:
         return lm15.Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
 
 
-def crossover(task: Task, examples: list[dspy.Example], seconds: float, threads: int) -> float:
+class Whole(PromptEncoder):
+    """An encoder that encodes every prompt whole."""
+
+    def _beginning(self, messages: Messages, contents: Sequence[str]) -> Beginning | None:
+        return None
+
+
+class Instant(LocalEngine):
+    """A local engine that does all but run its model: it answers every prompt with the same word."""
+
+    @cached_property
+    def word(self) -> list[int]:
+        """Return the tokens of the answer."""
+        return list(self.tokenizer("json", add_special_tokens=False)["input_ids"])
+
+    def _answer(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if job.answer.set_running_or_notify_cancel():
+                job.answer.set_result((self.word, "stop"))
+
+
+def crossover(
+    task: Task, examples: list[dspy.Example], engine: Engine, threads: int, program: dspy.Module | None = None
+) -> float:
     """Return the seconds of the accuracy pass, rows written to the disk."""
-    lm = local_lm("local/canned", Canned(seconds), 8, 0.0)
+    lm = local_lm("local/canned", engine, 8, 0.0)
     model = LoadedModel(ModelSpec("canned"), lm, PlainAdapter(), "", True, 4096, lambda usage: 0.0)
-    fitted, progress = Fitted(task.program(), lm, Usage(), Path()), Progress(total_cells=1, enabled=False)
+    fitted = Fitted(program or task.program(), lm, Usage(), Path())
+    progress = Progress(total_cells=1, enabled=False)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         rows, _ = measure_accuracy(
@@ -77,11 +115,35 @@ def bare(task: Task, examples: list[dspy.Example], threads: int) -> float:
         return time.perf_counter() - start
 
 
+def by_demonstrations(name: str, task: Task, examples: list[dspy.Example], numbers: Sequence[int]) -> None:
+    """Print rows per second of processor time by the number of demonstrations, with prompts encoded whole and ahead."""
+    model, tokenizer = load_weights(weights_source(name), trust_remote_code=False)
+    model.config.max_position_embeddings = 1_000_000
+    ahead, whole = Instant(model, tokenizer), Instant(model, tokenizer)
+    whole._encoder = Whole(tokenizer)
+    print(f"\n{name} without its forward passes, accelerator: {accelerator()}; rows per second of processor time")
+    print("demonstrations  prompt tokens  whole, in DSPy's threads  sent ahead  ratio")
+    for demos in numbers:
+        program = with_demos(task.program(), (task.train * 9)[:demos])
+        few = examples[: max(30, 500 // (demos + 1))]
+        with dspy.context(adapter=PlainAdapter(), lm=local_lm("local/canned", whole, 8, 0.0), disable_history=True):
+            tokens, start = whole.count_tokens(first_messages(program, examples[0])), time.process_time()
+            list(score_examples(program, few, task.metric, threads=8))
+            slow = len(few) / (time.process_time() - start)
+        start = time.process_time()
+        crossover(task, examples, ahead, 8, program)
+        fast = len(examples) / (time.process_time() - start)
+        print(f"{demos:14}  {tokens:13,}  {slow:24.0f}  {fast:10.0f}  {fast / slow:4.1f}x", flush=True)
+
+
 def main() -> int:
     """Measure and print the tables."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--rows", type=int, default=2000)
     p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--model", default="smollm2")
+    p.add_argument("--asked", type=int, default=5000, help="questions of the second table")
+    p.add_argument("--demos", type=int, nargs="*", default=[0, 8, 64, 128])
     a = p.parse_args()
     logging.getLogger("dspy").setLevel(logging.ERROR)
     task = builtin_task("stdlib_module")
@@ -90,10 +152,14 @@ def main() -> int:
     print("threads  dspy.Evaluate rows/s  accuracy pass rows/s  ratio")
     for threads in (1, 8, 64):
         # The best of several, taken in turns: whatever else the machine does only ever adds time.
-        pairs = [(bare(task, examples, threads), crossover(task, examples, 0.0, threads)) for _ in range(a.repeats)]
+        pairs = [
+            (bare(task, examples, threads), crossover(task, examples, Canned(0), threads)) for _ in range(a.repeats)
+        ]
         theirs, ours = (len(examples) / min(p[k] for p in pairs) for k in (0, 1))
         print(f"{threads:7}  {theirs:20.0f}  {ours:20.0f}  {ours / theirs:5.2f}x")
-    took, ideal = crossover(task, examples, SECONDS, THREADS), len(examples) * SECONDS / THREADS
+    asked = [e.copy(id=str(n)) for n, e in enumerate((examples * 99)[: a.asked])]
+    by_demonstrations(a.model, task, asked, a.demos)
+    took, ideal = crossover(task, examples, Canned(SECONDS), THREADS), len(examples) * SECONDS / THREADS
     print(f"\n{SECONDS * 1000:.0f} ms a call, {THREADS} at once, {len(examples)} calls: {took:.2f} s, ", end="")
     print(f"{took / ideal:.2f} times calls x {SECONDS} s / {THREADS}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

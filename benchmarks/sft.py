@@ -1,6 +1,6 @@
 """Fine-tuning speed: the `sft` method against TRL's own command.
 
-`python benchmarks/sft.py [--rows N]` trains LoRA on smollm2, by `trl sft` as it comes, by `trl sft` with the
+`python benchmarks/sft.py [--model NAME] [--rows N]` trains LoRA, by `trl sft` as it comes, by `trl sft` with the
 settings that `sft` uses, by `trl sft` with packing, and by `sft`; it prints training tokens per second, the ratio to
 the second, the largest difference between the loss curves of the second and the last, and peak memory.
 `sft` is timed with its loading and its readings of val, the command by its own `train_runtime`.
@@ -28,6 +28,7 @@ from crossover.finetune.training.render import render_training_text
 from crossover.finetune.training.settings import sft_config
 from crossover.finetune.training.sft_training import train_sft
 from crossover.finetune.training.targets import gold_calls
+from crossover.models.device import accelerator
 from crossover.models.load import load_model
 from crossover.models.prompt import engine_of
 from crossover.models.source import weights_source
@@ -48,14 +49,16 @@ class Measured:
     peak_mib: float
 
 
-def trl_command(name: str, data: Path, config: object, options: TrainingOptions, tokens: int, *extra: str) -> Measured:
-    """Train by `trl sft` in a process of its own."""
+def trl_command(
+    name: str, source: Path | str, data: Path, config: object, options: TrainingOptions, tokens: int, *extra: str
+) -> Measured:
+    """Train the weights of `source` by `trl sft` in a process of its own."""
     c = vars(config)
     command = [
         str(Path(sys.executable).parent / "trl"),
         "sft",
         "--model_name_or_path",
-        str(weights_source("smollm2")),
+        str(source),
         "--dtype",
         "float32",
         "--dataset_name",
@@ -113,9 +116,10 @@ def main() -> int:
     """Measure and print the table."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--rows", type=int, default=600)
+    p.add_argument("--model", default="smollm2")
     a = p.parse_args()
-    options = TrainingOptions(epochs=1)
-    model, task = load_model(ModelSpec("smollm2")), builtin_task("stdlib_rag")
+    options, source = TrainingOptions(epochs=1), weights_source(a.model)
+    model, task = load_model(ModelSpec(a.model)), builtin_task("stdlib_rag")
     with dspy.context(lm=model.lm, adapter=model.prompt_format), tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         train = Passages(task, None, Indexes(data, str)).attach(task.train[: a.rows], "gold")
@@ -126,9 +130,9 @@ def main() -> int:
         config, tokens = sft_config(options, text, data / "out", SEED), sum(text.lengths)
         grouped = ("--train_sampling_strategy", "group_by_length")
         runs = [
-            trl_command("trl sft, as it comes", data, config, options, tokens),
-            trl_command("trl sft, rows of like length together", data, config, options, tokens, *grouped),
-            trl_command("trl sft --packing", data, config, options, tokens, "--packing", "true"),
+            trl_command("trl sft, as it comes", source, data, config, options, tokens),
+            trl_command("trl sft, rows of like length together", source, data, config, options, tokens, *grouped),
+            trl_command("trl sft --packing", source, data, config, options, tokens, "--packing", "true"),
         ]
         start = time.perf_counter()
         context = FitContext(task.program(), task.val[:4], task.metric, model.lm, SEED, budget)
@@ -136,6 +140,7 @@ def main() -> int:
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     runs.append(Measured("sft", tokens / seconds, run.losses, peak))
+    print(f"{a.model}; accelerator: {accelerator()}")
     print(f"{len(text.rows)} rows, {tokens:,} tokens, LoRA rank {options.rank}, batches of {options.batch_size}\n")
     print("training                                tokens/s   ratio  last loss  peak MiB")
     for r in runs:

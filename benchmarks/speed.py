@@ -32,7 +32,7 @@ tasks:
     program: classify
     data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}
     fields: {text: input, label: output}
-models: [smollm2]
+models: [MODEL]
 methods: [METHODS]
 """
 
@@ -43,7 +43,7 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def write_task(folder: Path, rows: int, arms: int) -> Path:
+def write_task(folder: Path, rows: int, arms: int, model: str) -> Path:
     """Write the data and the experiment file, and return the file."""
     for name, count in (("train", 1000), ("val", 100), ("test", rows)):
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
@@ -51,7 +51,7 @@ def write_task(folder: Path, rows: int, arms: int) -> Path:
                 row = {"id": f"{name}-{i}", "text": f"{name} question number {i}", "label": f"label {i % LABELS}"}
                 file.write(json.dumps(row) + "\n")
     methods = ", ".join(f"few_shot: {{demos: {n + 1}}}" for n in range(arms))
-    (folder / "big.yaml").write_text(FILE.replace("METHODS", methods), encoding="utf-8")
+    (folder / "big.yaml").write_text(FILE.replace("METHODS", methods).replace("MODEL", model), encoding="utf-8")
     return folder / "big.yaml"
 
 
@@ -97,11 +97,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--arms", type=int, default=12)
+    parser.add_argument("--model", default="smollm2", help="The model of the invented arms; it is not loaded.")
     parser.add_argument("--dry", action="store_true", help="Print the figures and leave the document as it is.")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        file, store = write_task(folder, flags.rows, flags.arms), folder / "mlruns"
+        file, store = write_task(folder, flags.rows, flags.arms, flags.model), folder / "mlruns"
         keys = write_store(file, store, flags.rows)
         crossover = [sys.executable, "-m", "crossover.eval.cli.main"]
         page = str(folder / "report.html")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -51,9 +52,16 @@ def redact_all(value: Any) -> Any:
 
 
 def _secrets() -> Iterable[str]:
-    return (v for k, v in os.environ.items() if k in _referenced or SECRET_NAMES.search(k.upper()))
+    # Every row that is written asks: the values of other variables are not even decoded.
+    return (os.environ.get(k, "") for k in os.environ if k in _referenced or _names_a_secret(k))
 
 
+@lru_cache(maxsize=4096)
+def _names_a_secret(variable: str) -> bool:
+    return SECRET_NAMES.search(variable.upper()) is not None
+
+
+@lru_cache(maxsize=64)
 def _forms(values: frozenset[str]) -> list[str]:
     """Return the values as text, JSON and URLs write them, the longest first, so that none hides a part of another."""
     whole = [v for v in values if len(v) >= SHORTEST_KEY]

@@ -32,7 +32,7 @@ class Job:
 
     def __post_init__(self) -> None:
         """Keep the token ids as an array, for comparing prompts; shape (tokens,)."""
-        self.ids = np.asarray(self.prompt.ids)
+        self.ids = np.asarray(self.prompt.ids, np.int32)
 
     def usage(self, new: Sequence[int]) -> lm15.Usage:
         """Return the tokens of the prompt and of the answer `new`."""
@@ -110,6 +110,8 @@ def decode_jobs(engine: Decoder, jobs: Sequence[Job], prefix: Prefix | None) -> 
         return freed
 
     for numbers in engine.bound.batches([(len(j.ids) - skip, j.prompt.max_tokens) for j in jobs], skip):
+        # Those of requests that were sent ahead may have been given up by now.
+        numbers = [n for n in numbers if jobs[n].answer.set_running_or_notify_cancel()]
         with failing([jobs[n] for n in numbers]):
             batch = [Row(n, replace(jobs[n].prompt, ids=jobs[n].prompt.ids[skip:])) for n in numbers]
             in_halves(batch, answer, lambda row: not jobs[row.number].answer.done(), make_room)

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from crossover.models.errors import UserError
@@ -13,11 +12,6 @@ from crossover.models.weights import folder_sha256
 
 RECORD = "complete.sha256"
 """File that holds the hash of the folder it stands in; it is written last."""
-
-
-def cache_folder() -> Path:
-    """Return the folder that keeps models: CROSSOVER_CACHE, else the one that the system gives to caches."""
-    return Path(os.environ.get("CROSSOVER_CACHE") or platformdirs.user_cache_dir("crossover", appauthor=False))
 
 
 def recorded(folder: Path) -> bool:

@@ -44,6 +44,8 @@ class Row:
     def read(self) -> Prompt:
         """Return the prompt with the new tokens at its end, for a batch that goes on after them."""
         opening = len(self.prompt.grammar.opening) if self.prompt.grammar else 0
+        if len(self.new) == opening:
+            return self.prompt
         return replace(self.prompt, ids=[*self.prompt.ids, *self.new[opening:]])
 
     def add(self, logits: torch.Tensor, likeliest: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import dspy
 from pydantic.fields import FieldInfo
 
+from crossover.models.ahead import sent_ahead
 from crossover.models.answer_types import alternatives, is_text, json_schema, labels_of
 
 Fields = Mapping[str, FieldInfo]
@@ -144,10 +145,24 @@ class ConstrainedFormat:
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        """Ask the model, its answer held to the grammar if there is one."""
-        if schema := self.answer_schema(signature):
-            wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-            lm_kwargs = {**lm_kwargs, "response_format": wanted}
+        """Return the fields of the model's answer, which is held to the grammar if there is one."""
+        ahead = None if lm_kwargs else sent_ahead()
+        if ahead is not None and (response := ahead.claim(lm, signature, demos, inputs)) is not None:
+            texts, parsed = [response.message.text], self._call_postprocess  # type: ignore[attr-defined]
+            answers: list[dict[str, Any]] = parsed(signature, signature, texts, lm, lm_kwargs)
+            return answers
+        options = {**lm_kwargs, **self.request_options(signature)}
         # Not a dspy.Adapter: DSPy gives every subclass a `format` and `parse`, which would hide those of the format.
-        answers: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
+        answers = super().__call__(lm, options, signature, demos, inputs)  # type: ignore[misc]
         return answers
+
+    def request_options(self, signature: type[dspy.Signature]) -> dict[str, Any]:
+        """Return what a request needs besides its messages: the grammar of its answer, if there is one."""
+        if not (schema := self.answer_schema(signature)):
+            return {}
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+    def last_content(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> str:
+        """Return the content of the last message of `format`, which alone depends on the inputs."""
+        rendered = self.format_user_message_content  # type: ignore[attr-defined]
+        return str(rendered(signature, inputs, main_request=True))

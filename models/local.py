@@ -7,21 +7,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from dspy import lm15
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossover.models.adapters import attach, switch
+from crossover.models.ahead import SentRequest
 from crossover.models.batching import Job, decode_jobs, failing, groups_by_prefix
 from crossover.models.constrained import CompiledGrammar, Grammars
 from crossover.models.decode import Prompt, can_share, stop_tokens
 from crossover.models.device import load_weights
+from crossover.models.encoding import PromptEncoder
 from crossover.models.memory import BatchBound, drop_tensors, out_of_memory
 from crossover.models.prefix import Prefix, PrefixStore, extend
 from crossover.models.prompt import messages_of
-from crossover.models.text import FALLBACK_TEMPLATE, mend_tokenizer, safe_messages, text_pieces
+from crossover.models.text import FALLBACK_TEMPLATE, mend_tokenizer, text_pieces
 from crossover.models.think import without_thoughts
 from crossover.models.weights import folder_sha256
+from crossover.models.worker import Worker
 
 BASE = ""
 """Adapter name of the untouched base."""
@@ -65,20 +69,19 @@ class LocalEngine:
             tokenizer.chat_template = FALLBACK_TEMPLATE
         self.remarks = mend_tokenizer(tokenizer)
         """What a reader of the results must know of how the model was asked."""
+        self._encoder = PromptEncoder(tokenizer)
         self.context = int(model.config.max_position_embeddings)
         self.folder = Path(".")
         self.sha256 = ""
         self.prefixes = PrefixStore(prefix_bytes if can_share(model) else 0)
         self.stop = stop_tokens(model, tokenizer, self.stop_at_line)
-        self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._arriving = 0
-        """Requests that are being tokenized and will be in the queue soon."""
+        self._lock, self._tokenizing = threading.Lock(), threading.Lock()
+        """Held while the model runs, and while a prompt is prepared: prompts are prepared beside a running batch."""
+        self._worker = Worker[Job](self._answer)
         self._active: str | None = BASE
         """The adapter that the model runs with; None when a switch may have broken off."""
         self._sampled: Counter[int] = Counter()
         self._grammars: Grammars | None = None
-        self._worker: threading.Thread | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> "LocalEngine":
@@ -95,11 +98,8 @@ class LocalEngine:
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Return the token ids of the prompt, up to the start of the answer."""
-        with self._lock:
-            ids = self.tokenizer.apply_chat_template(
-                safe_messages(self.tokenizer, messages), add_generation_prompt=True, tokenize=True, return_dict=True
-            )["input_ids"]
-        return list(ids)
+        with self._tokenizing:
+            return self._encoder.encode(messages)
 
     def count_tokens(self, messages: Sequence[dict[str, str]]) -> int:
         """Return the length of the prompt in tokens."""
@@ -121,7 +121,8 @@ class LocalEngine:
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answer one request; blocks until it is done."""
-        job = self._submit(request)
+        sent = request.job if isinstance(request, SentRequest) else None
+        job = sent or self._submit(request)
         new, reason = job.answer.result()
         return lm15.Response(
             id=None,
@@ -130,6 +131,27 @@ class LocalEngine:
             finish_reason="length" if reason == "length" else "stop",
             usage=job.usage(new),
         )
+
+    def send_ahead(self, request: lm15.Request, contents: Sequence[str]) -> list[SentRequest | None]:
+        """Queue a request for each content of the last message; None stands for one that the context cannot hold.
+
+        `complete` answers them without computing anything again.
+        """
+        with self._tokenizing:
+            rows = self._encoder.encode_all(messages_of(request), contents)
+        sent, jobs = list[SentRequest | None](), list[Job]()
+        for content, ids in zip(contents, rows, strict=True):
+            try:
+                jobs.append(self._job(request, ids))
+            except lm15.ContextLengthError:
+                sent.append(None)
+                continue
+            messages = (*request.messages[:-1], lm15.Message.user(content))
+            sent.append(SentRequest(request.model, messages, request.system, config=request.config, job=jobs[-1]))
+        self._worker.expect(len(jobs))
+        for job in jobs:
+            self._worker.put(job)
+        return sent
 
     def stream(
         self, request: lm15.Request
@@ -154,25 +176,23 @@ class LocalEngine:
 
     def _submit(self, request: lm15.Request, on_token: Callable[[int], None] | None = None) -> Job:
         """Queue a request for the worker, which answers it in a batch with others."""
-        with self._lock:
-            # Counted before it is tokenized, so that the worker waits for it and answers it in the same batch.
-            self._arriving += 1
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, daemon=True, name="local-model")
-                self._worker.start()
+        # Counted before it is tokenized, so that the worker waits for it and answers it in the same batch.
+        self._worker.expect(1)
         try:
-            job = self._job(request, on_token)
+            with self._tokenizing:
+                [ids] = self._encoder.encode_all(messages_of(request))
+            job = self._job(request, ids, on_token)
         except BaseException:
-            with self._lock:
-                self._arriving -= 1
+            self._worker.expect(-1)
             raise
-        self._jobs.put(job)
+        self._worker.put(job)
         return job
 
-    def _job(self, request: lm15.Request, on_token: Callable[[int], None] | None) -> Job:
+    def _job(self, request: lm15.Request, ids: np.ndarray, on_token: Callable[[int], None] | None = None) -> Job:
         grammar = self._grammar(request.config.response_format)
-        # What the grammar opens every answer with is read with the prompt, instead of step by step.
-        ids = self.encode(messages_of(request)) + (grammar.opening if grammar else [])
+        if grammar is not None:
+            # What the grammar opens every answer with is read with the prompt, instead of step by step.
+            ids = np.concatenate([ids, np.asarray(grammar.opening, np.int32)])
         max_tokens = int(request.config.max_tokens or 64)
         if len(ids) + max_tokens > self.context:
             raise lm15.ContextLengthError(
@@ -188,49 +208,23 @@ class LocalEngine:
         """Return the grammar that a request's format holds the answer to, None when any answer is allowed."""
         if not response_format or response_format.get("type") != "json_schema":
             return None
-        with self._lock:
+        with self._tokenizing:
             if self._grammars is None:
                 width = int(self.model.config.get_text_config().vocab_size)
                 ends = stop_tokens(self.model, self.tokenizer, at_line=False)
                 self._grammars = Grammars(self.tokenizer, width, ends, at_line=self.stop_at_line)
             return self._grammars.compiled(response_format["schema"])
 
-    def _repeat(self, model: str, ids: list[int]) -> int:
+    def _repeat(self, model: str, ids: np.ndarray) -> int:
         """Return how often this prompt was sampled before, so that its samples differ, and repeat in every run."""
-        key = hash((model, tuple(ids)))
-        with self._lock:
+        key = hash((model, ids.tobytes()))
+        with self._tokenizing:
             self._sampled[key] += 1
             return self._sampled[key] - 1
 
     def close(self) -> None:
         """Stop the worker; a later request starts a new one."""
-        with self._lock:
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            self._jobs.put(None)
-            worker.join()
-
-    def _work(self) -> None:
-        """Answer requests until `close`: take the first, collect those that come with it, answer them in batches."""
-        while (first := self._jobs.get()) is not None:
-            jobs = [first]
-            with self._lock:
-                self._arriving -= 1
-            # Wait only for requests that are already being tokenized: a lone request is never delayed.
-            while self._arriving > 0 or not self._jobs.empty():
-                try:
-                    # A thread that fails between counting itself and queueing its request must not hold up the rest.
-                    job = self._jobs.get(timeout=0.05)
-                except queue.Empty:
-                    break
-                if job is None:
-                    # `close` was called: answer what has been collected, then read the end mark again.
-                    self._jobs.put(None)
-                    break
-                jobs.append(job)
-                with self._lock:
-                    self._arriving -= 1
-            self._answer(jobs)
+        self._worker.close()
 
     def _answer(self, jobs: list[Job]) -> None:
         """Answer the requests: those that begin alike share the states of that beginning, the rest are batched."""

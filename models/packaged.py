@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from crossover.models.api_keys import redact
-from crossover.models.cache import build_once, cache_folder, is_whole, recorded
+from crossover.models.cache import build_once, is_whole, recorded
+from crossover.models.cache_folder import cache_folder
 from crossover.models.errors import UserError
 
 POLL_SECONDS = 5.0

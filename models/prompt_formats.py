@@ -43,7 +43,7 @@ def replaced(value: Any, old: str, new: str) -> Any:
     return value
 
 
-class _MarkersBroken(dspy.Adapter):
+class _MarkersBroken(ConstrainedFormat, dspy.Adapter):
     """Break up DSPy's own markers in the data, and make them whole again in the answer.
 
     Text such as `[[ ## completed ## ]]` inside an example would start a section of its own in the prompt, and end the
@@ -58,18 +58,22 @@ class _MarkersBroken(dspy.Adapter):
         messages: list[dict[str, Any]] = super().format(signature, demos, inputs)
         return messages
 
+    def last_content(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> str:
+        """Return the content of the last message, the data's markers broken up."""
+        return super().last_content(signature, replaced(inputs, MARKER, BROKEN_MARKER))
+
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Return the answer's fields, their markers whole again."""
         return {k: replaced(v, BROKEN_MARKER, MARKER) for k, v in super().parse(signature, completion).items()}
 
 
-class SafeChatAdapter(_MarkersBroken, ConstrainedFormat, dspy.ChatAdapter):
+class SafeChatAdapter(_MarkersBroken, dspy.ChatAdapter):
     """DSPy's chat format, in which data cannot pass for a marker."""
 
     layout = staticmethod(sections)
 
 
-class SafeJSONAdapter(_MarkersBroken, ConstrainedFormat, dspy.JSONAdapter):
+class SafeJSONAdapter(_MarkersBroken, dspy.JSONAdapter):
     """DSPy's JSON format, in which data cannot pass for a marker."""
 
     layout = staticmethod(json_object)

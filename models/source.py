@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from crossover.models.cache import build_once, cache_folder, is_whole
+from crossover.models.cache import build_once, is_whole
+from crossover.models.cache_folder import cache_folder
 from crossover.models.errors import UserError, one_line
 from crossover.models.model_folder import check_model_folder
 from crossover.models.packaged import PACKAGED, fetch

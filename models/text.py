@@ -61,16 +61,22 @@ def _rendered(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
 
+def control_tokens(tokenizer: Any) -> list[str]:
+    """Return the texts of a tokenizer's special tokens, those of one character apart."""
+    return [t for t in tokenizer.all_special_tokens if len(t) > 1]
+
+
+def break_controls(content: str, controls: Iterable[str]) -> str:
+    """Return the text with a space inside every control token, so that data can never end a turn."""
+    for t in controls:
+        content = content.replace(t, f"{t[0]} {t[1:]}")
+    return content
+
+
 def safe_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the messages with the model's control tokens broken up, so that data can never end a turn."""
-    controls = [t for t in tokenizer.all_special_tokens if len(t) > 1]
-    cleaned = []
-    for m in messages:
-        content = m["content"]
-        for t in controls:
-            content = content.replace(t, f"{t[0]} {t[1:]}")
-        cleaned.append({"role": m["role"], "content": content})
-    return cleaned
+    """Return the messages with the model's control tokens broken up."""
+    controls = control_tokens(tokenizer)
+    return [{"role": m["role"], "content": break_controls(m["content"], controls)} for m in messages]
 
 
 def text_pieces(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> Iterator[str]:

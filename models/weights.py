@@ -1,9 +1,21 @@
 """Hash the weights of models, adapters and checkpoints."""
 
+import contextlib
 import hashlib
+import json
+import os
+import time
+import uuid
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+
+from crossover.models.cache_folder import cache_folder
+
+LARGE = 16_000_000
+"""Bytes from which the hash of a file is recorded for later processes; smaller files are hashed in 0.1 s."""
+SETTLED = 2.0
+"""Seconds after a change from which on a file's times tell its next change, whatever the file system rounds them to."""
 
 
 def folder_sha256(folder: Path) -> str:
@@ -21,12 +33,31 @@ def _sha256(files: Iterable[Path]) -> str:
     for file in sorted(files):
         digest.update(file.name.encode())
         facts = file.stat()
-        digest.update(_file_digest(file.absolute(), facts.st_ino, facts.st_size, facts.st_mtime_ns))
+        state = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        digest.update(_file_digest(file.absolute(), state))
     return digest.hexdigest()
 
 
 @lru_cache(maxsize=256)
-def _file_digest(file: Path, inode: int, size: int, modified: int) -> bytes:
-    """Return the hash of a file; the facts that tell one state of it from another are part of the cache's key."""
+def _file_digest(file: Path, state: tuple[int, ...]) -> bytes:
+    """Return the hash of a file; device, inode, size and times tell one state of it from another.
+
+    The time of the last change of the inode is among them, which no program can set back.
+    """
+    record = cache_folder() / "hashes" / f"{hashlib.sha256(str(file).encode()).hexdigest()[:16]}.json"
+    large = state[2] >= LARGE
+    if large:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(record.read_text(encoding="utf-8"))
+            if tuple(known["state"]) == state:
+                return bytes.fromhex(known["sha256"])
     with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").digest()
+        digest = hashlib.file_digest(f, "sha256").digest()
+    if large and time.time() - max(state[3:]) / 1e9 > SETTLED:
+        # A cache that cannot be written costs the next process a second.
+        with contextlib.suppress(OSError):
+            record.parent.mkdir(parents=True, exist_ok=True)
+            draft = record.with_suffix(f".{uuid.uuid4().hex}")
+            draft.write_text(json.dumps({"state": state, "sha256": digest.hex()}), encoding="utf-8")
+            os.replace(draft, record)
+    return digest

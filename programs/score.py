@@ -5,7 +5,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,7 +184,7 @@ def _is_off_label(example: dspy.Example, output: Mapping[str, Any], labels: Mapp
 
 def score_examples(
     program: dspy.Module,
-    examples: Sequence[dspy.Example],
+    examples: Iterable[dspy.Example],
     metric: Metric,
     *,
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
@@ -215,7 +215,8 @@ def score_examples(
         finally:
             rows.put(None)
 
-    yield from _rows_of(work, rows, ended, workers=max(1, min(threads, len(examples))))
+    workers = min(threads, len(examples)) if isinstance(examples, Sequence) else threads
+    yield from _rows_of(work, rows, ended, workers=max(1, workers))
 
 
 def _rows_of(

@@ -10,14 +10,16 @@ import dspy
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import RowLog, read_rows
 from crossover.eval.store.rows import Rows, read_table
+from crossover.models.ahead import Ahead, sending_ahead
 from crossover.models.api_keys import redact, redact_all
 from crossover.models.engine import innermost, states_of
 from crossover.models.jsonl import read_lines
 from crossover.models.last_answer import recorded
 from crossover.models.load import LoadedModel
 from crossover.models.meter import Meter
+from crossover.models.price import TokenCounts
 from crossover.programs.score import Row, score_examples
-from crossover.programs.task import Fitted, Task
+from crossover.programs.task import Fitted, Metric, Task
 
 FATAL = ("LMAuthError", "LMBillingError", "LMUnsupportedModelError", "LMNotConfiguredError")
 """Failures that no later row escapes: a wrong key, a used-up quota, an unknown model."""
@@ -50,8 +52,9 @@ def measure_accuracy(
     # DSPy's history and trace would hold ten thousand prompts a second time, beside the rows.
     # And what the model keeps of another arm's prompts would make this one look cheaper than it is.
     context = dspy.context(lm=lm, adapter=model.prompt_format, disable_history=True, trace=None)
-    with RowLog(file) as log, context, states_of(fitted.lm, file):
-        scored = score_examples(fitted.program, left, task.metric, price=model.price, threads=threads)
+    ahead = sending_ahead(fitted.program, lm, model.prompt_format)
+    with RowLog(file) as log, context, states_of(fitted.lm, file), ahead as sent:
+        scored = _scored(fitted.program, left, task.metric, model.price, threads, sent)
         for row in until_outage(scored, left, progress.note):
             if row.failure or not model.local:
                 # A provider's answer, a program or a metric may quote a key.
@@ -71,6 +74,25 @@ def measure_accuracy(
         pace = [(len(table), sum(table.seconds) / threads)]
     timed = sum(rows for rows, _ in pace)
     return table, sum(seconds for _, seconds in pace) * len(examples) / timed if timed else 0.0
+
+
+def _scored(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    metric: Metric,
+    price: Callable[[TokenCounts], float | None],
+    threads: int,
+    ahead: Ahead | None,
+) -> Generator[Row, None, None]:
+    """Yield a row for each example; their prompts are sent ahead if the first shows that the program asks for them."""
+    if ahead is None:
+        yield from score_examples(program, examples, metric, price=price, threads=threads)
+        return
+    yield from score_examples(program, ahead.answered(examples[:1]), metric, price=price, threads=1)
+    left = ahead.answered(examples[1:]) if ahead.claimed else examples[1:]
+    for row in score_examples(program, left, metric, price=price, threads=threads):
+        # As in a thread that waits for its answer.
+        yield replace(row, seconds=row.seconds + ahead.waited.pop(row.id, 0.0))
 
 
 def until_outage(

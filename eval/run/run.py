@@ -58,8 +58,9 @@ def run_experiment(
     results = {} if fresh else load_standing(store, cells, racing=racing, planned=cells)
     track = BackgroundSync(store, tracking_uri, context.tasks, partial(requests_of, store), progress.note)
     unsent = pending_cells(store, cells, track.uri)
-    if pending := [k for k in cells if k not in results or k in unsent or not context.is_whole(results[k])]:
-        context.check([cells[k] for k in pending])
+    missing = {k for k in cells if k not in results or not context.is_whole(results[k])}
+    if pending := [k for k in cells if k in missing or k in unsent]:
+        context.check([cells[k] for k in pending if k in missing])
         with holding(store, pending, experiment.name), interruptible(context.allowance.stop), storing(store):
             for key in cells if fresh else ():
                 set_aside(store, key)
