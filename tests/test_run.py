@@ -112,7 +112,7 @@ def test_every_cell_is_a_run_in_mlflow(tracked: Tracked) -> None:
     children = [r for r in found if "mlflow.parentRunId" in r.data.tags]
     assert (len(found), len(children)) == (5, 4)
     sft = next(r for r in children if r.data.params["method"] == "sft")
-    assert {"score", "n", "failed", "p50_ms", "fit_seconds"} <= set(sft.data.metrics)
+    assert {"accuracy", "accuracy_low", "cost_usd_per_1k", "latency_p95_ms", "detail/failed"} <= set(sft.data.metrics)
     names = {a.path for a in client.list_artifacts(sft.info.run_id)}
     assert len(names) >= 3
     assert {r.info.status for r in found} == {"FINISHED"}
