@@ -25,7 +25,8 @@ from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.comparison import log_comparison
-from crossover.eval.tracking.logged import rows_table
+from crossover.eval.tracking.logged import metric_name, rows_table
+from crossover.eval.tracking.registry import register_instructions
 from crossover.eval.tracking.traces import Request, log_dataset, log_traces
 from crossover.eval.tracking.tracker import Tracker, TrackingError
 from crossover.models.errors import UserError
@@ -172,19 +173,36 @@ def test_an_example_is_a_trace_of_what_was_read_asked_and_said(tracker: Tracker,
     experiment = tracker.experiment_of(parent)
     traces = tracker.client.search_traces(locations=[experiment], run_id=run_id, max_results=100)
     assert len(traces) == 50
-    trace = next(t for t in traces if t.info.client_request_id == "e5")
+    trace, number = traces[0], traces[0].info.client_request_id.removeprefix("e")
     assert [(s.name, s.span_type) for s in trace.data.spans] == [
         ("few_shot", "CHAIN"),
         ("retrieval", "RETRIEVER"),
         ("model", "CHAT_MODEL"),
         ("parse", "PARSER"),
     ]
-    assert trace.data.spans[2].inputs == {"messages": [{"role": "user", "content": "asked q5"}]}
-    assert {a.name: a.value for a in trace.info.assessments} == {"score": 1.0, "expected_response": "x"}
+    assert trace.data.spans[2].inputs == {"messages": [{"role": "user", "content": f"asked q{number}"}]}
+    score = float(int(number) < 40)
+    assert {a.name: a.value for a in trace.info.assessments} == {"score": score, "expected_response": "x"}
     for _ in range(2):
         log_dataset(tracker, parent, "intents", task, result.split_sha256)
     (dataset,) = tracker.client.search_datasets([experiment])
     assert dataset.name == f"intents.{task.name}.test.{result.split_sha256[:8]}"
+
+
+def test_instructions_are_versions_of_one_prompt(
+    tracker: Tracker, parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [make_result(make_cell("few_shot", seed=seed), right(40, 60)) for seed in (20, 21, 22)]
+    runs = [tracker.result(parent, r, cost_of(r, Prices()), tmp_path) for r in results]
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        instructions = dict(zip(runs, ("Label it.", "Label {{it}} well.", "Label it."), strict=True))
+        register_instructions(tracker, "intents.instructions", parent, instructions, winner=runs[1])
+    winner = tracker.client.get_prompt_version_by_alias("intents.instructions", "winner")
+    assert (winner.version, winner.template) == (2, "Label { {it}} well.")
+    linked = [json.loads(tracker.client.get_run(i).data.tags["mlflow.linkedPrompts"])[0]["version"] for i in runs]
+    assert linked == ["1", "2", "1"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def _readable(file: Path) -> bool:
@@ -256,6 +274,13 @@ def test_names_of_any_kind_stay_apart_and_inside_the_store(tracker: Tracker) -> 
     for name, run in parents.items():
         assert Path(tracker.client.download_artifacts(run, "name.txt")).read_text() == name
         assert re.fullmatch(r"[\w.-]+", registered_name(name, "task"))
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("sft rank=8", "sft rank 8"), ("./a//b", "-a--b"), ("漢", "other"), ("..", "other")]
+)
+def test_a_name_becomes_a_part_of_the_name_of_a_metric(name: str, plain: str) -> None:
+    assert metric_name(name, "other") == plain
 
 
 def test_the_curve_of_a_task_with_quotes_in_its_name_is_one_run(tracker: Tracker) -> None:

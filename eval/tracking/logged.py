@@ -71,9 +71,13 @@ def curves(arms: Sequence[Arm]) -> list[list[Arm]]:
     return [sorted(family, key=lambda a: a.train_size or 0) for family in families.values() if len(family) > 1]
 
 
-def metric_name(name: str) -> str:
-    """Return a name without the characters that MLflow allows in no metric."""
-    return re.sub(r"[^\w .:/-]", "", name.replace("=", " "), flags=re.ASCII)
+def metric_name(name: str, otherwise: str) -> str:
+    """Return a name as a part of the name of a metric or tag; `otherwise` where MLflow allows none of its characters.
+
+    MLflow reads slashes as folders, and refuses names that are no plain path.
+    """
+    plain = re.sub(r"[^\w .:-]", "", name.replace("=", " ").replace("/", "-"), flags=re.ASCII)
+    return plain.strip(". ")[:200] or otherwise
 
 
 def arm_metrics(arm: Arm) -> dict[str, float]:
@@ -123,17 +127,21 @@ def metrics_of(result: Result, cost: Cost) -> dict[str, float]:
         **result.notes.get("secondary", {}),
     }
     for number, name in enumerate(table.fields, 1):
-        details[f"field_{metric_name(name) or number}"] = score_interval(list(table.scored_field(name).values())).mean
+        details[f"field_{metric_name(name, str(number))}"] = score_interval(
+            list(table.scored_field(name).values())
+        ).mean
     return _deciding(score, cost, p95) | {f"detail/{k}": v for k, v in _finite(details).items()}
 
 
-def training_series(result: Result) -> dict[str, list[float]]:
-    """Return what a training logged by metric name, one value a logging step; empty where nothing was trained.
+def training_metrics(result: Result) -> list[tuple[str, float, int]]:
+    """Return what a training logged as name, value and step; empty where nothing was trained.
 
-    The first `training/val_score` is that of the untrained model, each other one that of an epoch.
+    Losses stand at the logging steps, scores on val at the epochs; epoch 0 is the untrained model.
     """
-    names = {"loss": "training/loss", "margins": "training/margin", "val_scores": "training/val_score"}
-    return {name: list(result.notes[note]) for note, name in names.items() if result.notes.get(note)}
+    notes = result.notes
+    found = [("training/loss", v, step) for step, v in enumerate(notes.get("loss") or (), 1)]
+    found += [("training/margin", v, step) for step, v in enumerate(notes.get("margins") or (), 1)]
+    return found + [("training/val_score", v, epoch) for epoch, v in enumerate(notes.get("val_scores") or ())]
 
 
 def examples_by_id(task: Task | None, result: Result) -> dict[str, dspy.Example]:

@@ -12,7 +12,7 @@ from crossover.eval.report.text import figure, small_money, visible
 from crossover.eval.tracking.logged import arm_metrics, metric_name
 
 HEADER = ("arm", "accuracy", "95 %", "p95 ms", "$ per 1,000", "$ to fit")
-MOST_CAUTIONS = 3
+MOST_ARMS, MOST_CAUTIONS = 20, 3
 COLUMNS = (
     "tags.`verdict`",
     "metrics.`accuracy`",
@@ -33,31 +33,36 @@ def arm_title(arm: Arm, comparison: Comparison) -> str:
 def run_tags(arm: Arm, comparison: Comparison) -> list[dict[str, str]]:
     """Return the tags of each run of an arm, in the order of its seeds: its name, and what the verdict says of it."""
     verdict = next(v for v in comparison.verdicts if v.task == arm.task)
-    found = "barred" if arm.integrity else "tied" if arm.name in verdict.ties else "not chosen"
-    found, title = "chosen" if arm.name == verdict.choose else found, arm_title(arm, comparison)
+    findings = {
+        "chosen": arm.name == verdict.choose,
+        "barred": bool(arm.integrity),
+        "not compared": arm.name not in comparison.compared[arm.task],
+        "tied": arm.name in verdict.ties,
+    }
+    found, title = next((f for f, applies in findings.items() if applies), "not chosen"), arm_title(arm, comparison)
     seeds = [f", seed {seed}" if len(arm.seeds) > 1 else "" for seed in arm.seeds]
     return [{"mlflow.runName": title + seed, "verdict": found} for seed in seeds]
 
 
 def parent_tags(comparison: Comparison) -> dict[str, str]:
     """Return winner, verdict and confidence; of each task as `winner.TASK` where the experiment has several."""
-    tags = {}
-    for v in comparison.verdicts:
-        task = f".{metric_name(v.task)}" if len(comparison.verdicts) > 1 else ""
+    tags = dict[str, str]()
+    for number, v in enumerate(comparison.verdicts, 1):
+        task = f".{metric_name(v.task, str(number))}" if len(comparison.verdicts) > 1 else ""
         tags |= {f"winner{task}": v.choose or "none", f"verdict{task}": _headline(v), f"confidence{task}": v.confidence}
     return tags
 
 
 def parent_metrics(comparison: Comparison) -> dict[str, float]:
     """Return the metrics of each winner as `winner/accuracy`, and those of each arm as `accuracy/ARM`."""
-    metrics = {}
+    metrics = dict[str, float]()
     for arm in comparison.arms:
-        title = metric_name(arm_title(arm, comparison))
+        title = metric_name(arm_title(arm, comparison), arm.cells[0])
         metrics |= {f"{k}/{title}": v for k, v in arm_metrics(arm).items()}
-    for verdict in comparison.verdicts:
-        if (arm := comparison.chosen(verdict)) is not None:
-            task = f"{metric_name(verdict.task)}/" if len(comparison.verdicts) > 1 else ""
-            metrics |= {f"winner/{task}{k}": v for k, v in arm_metrics(arm).items()}
+    for number, verdict in enumerate(comparison.verdicts, 1):
+        if (chosen := comparison.chosen(verdict)) is not None:
+            task = f"{metric_name(verdict.task, str(number))}/" if len(comparison.verdicts) > 1 else ""
+            metrics |= {f"winner/{task}{k}": v for k, v in arm_metrics(chosen).items()}
     return metrics
 
 
@@ -73,8 +78,8 @@ def description(comparison: Comparison) -> str:
         lines += [f"## {_text(_headline(v) + task)}", "", f"Confidence: **{v.confidence}**. {_text(v.because)}", ""]
         lines += [f"As good, as far as this test can tell: {', '.join(map(_text, v.ties))}.", ""] if v.ties else []
         lines += [_row(HEADER), "|---|" + "---:|" * (len(HEADER) - 1)]
-        arms = [a for a in comparison.arms if a.task == v.task]
-        lines += [_arm_row(a, chosen=a.name == v.choose) for a in best_first(arms)]
+        arms = [a for a in comparison.arms if a.task == v.task and a.name in comparison.compared[v.task]]
+        lines += [_arm_row(a, chosen=a.name == v.choose) for a in best_first(arms)[:MOST_ARMS]]
         doubts = comparison.cautions.get(v.task, ())[:MOST_CAUTIONS]
         lines += ["", *(f"- {_text(doubt)}" for doubt in doubts)]
         lines += ["", "What would change this:", "", *(f"- {_text(flip)}" for flip in v.flips)] if v.flips else []
@@ -123,7 +128,7 @@ def charts(parent: str, *, curves: Sequence[str], arms: int) -> dict[str, Any]:
     cards.append({"type": "SCATTER", "metricSectionId": decide, "displayName": "accuracy by cost", **scatter})
     lines = {"learning/accuracy": learn} if curves else {}
     for key, section in (lines | {"training/loss": train}).items():
-        cards.append({"type": "LINE", "metricKey": key, "metricSectionId": section, "displayName": key} | LINE)
+        cards.append({"type": "LINE", "metricKey": key, "metricSectionId": section, "displayName": key, **LINE})
     shared = {"runsCountToCompare": max(10, arms), "deleted": False, "isGenerated": False}
     names = {decide: "Which arm", learn: "Accuracy over train size", train: "Training"}
     sections = [(uuid, names[uuid], True) for uuid in dict.fromkeys(c["metricSectionId"] for c in cards)]

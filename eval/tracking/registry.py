@@ -104,7 +104,7 @@ def register_instructions(
                 made = client.create_prompt_version(name, text.replace("{{", "{ {"))
                 versions[key] = str(made.version)
                 client.set_prompt_tag(name, key, versions[key])
-            if "mlflow.linkedPrompts" not in client.get_run(run_id).data.tags:
-                client.link_prompt_version_to_run(run_id, client.get_prompt_version(name, versions[key]))
+            # MLflow's own call for it looks for the run in the store of the working folder, which it makes.
+            client.set_tag(run_id, "mlflow.linkedPrompts", json.dumps([{"name": name, "version": versions[key]}]))
             if run_id == winner:
                 client.set_prompt_alias(name, WINNER, int(versions[key]))

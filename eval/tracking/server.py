@@ -38,7 +38,7 @@ def serve_ui(store: Path, *, port: int, tracking_uri: str | None, opens: bool = 
     """
     uri = store_uri(store, tracking_uri)
     if uri.startswith("http"):
-        _announce(store, uri, redact(uri), opens=opens)
+        _announce(store, uri, redact(uri).rstrip("/"), opens=opens)
         return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{store}: no runs here yet; `crossover run` first, or name the folder with --store")

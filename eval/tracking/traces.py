@@ -13,13 +13,12 @@ import dspy
 
 from crossover.eval.analysis.labels import gold_of
 from crossover.eval.experiment.splits import sample
-from crossover.eval.report.text import field_text
+from crossover.eval.report.text import field_text, visible
 from crossover.eval.store.names import file_name
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.logged import answer_text, examples_by_id
 from crossover.eval.tracking.tracker import Tracker, typed
 from crossover.models.api_keys import redact, redact_all
-from crossover.models.errors import UserError
 from crossover.programs.score import Row
 from crossover.programs.task import Task
 
@@ -66,7 +65,8 @@ def log_traces(tracker: Tracker, run_id: str, result: Result, task: Task, reques
             return
         try:
             asked = requests(result, task, examples)
-        except UserError:  # such as passages in a database that is away
+        # What a program or a tokenizer of somebody else's raises is not known; traces are worth logging without it.
+        except Exception:
             asked = no_requests(result, task, examples)
         client, spans = TracingClient(tracker.uri), list[Any]()
         for number, (example, request) in enumerate(zip(examples, asked, strict=True)):
@@ -97,12 +97,12 @@ class _Trace:
             trace_location=TraceLocation.from_experiment_id(experiment_id),
             request_time=self.began_ms,
             state=TraceState.ERROR if self.row.failure else TraceState.OK,
-            request_preview=" / ".join(map(field_text, self.question.values()))[:LONGEST_PREVIEW],
-            response_preview=redact(answer_text(self.row, self.task.outputs))[:LONGEST_PREVIEW],
-            client_request_id=self.row.id,
+            request_preview=visible(" / ".join(map(field_text, self.question.values())))[:LONGEST_PREVIEW],
+            response_preview=visible(redact(answer_text(self.row, self.task.outputs)))[:LONGEST_PREVIEW],
+            client_request_id=visible(self.row.id),
             execution_duration=round(1000 * self.row.seconds),
             trace_metadata={"mlflow.sourceRun": self.run_id, "mlflow.trace_schema.version": "3"},
-            tags={"mlflow.traceName": name, "mlflow.trace.spansLocation": "TRACKING_STORE", "example": self.row.id},
+            tags={"mlflow.traceName": name, "mlflow.trace.spansLocation": "TRACKING_STORE"},
             assessments=[
                 *scored,
                 Expectation(name="expected_response", value=gold_of(self.task, self.example), source=people),
@@ -161,7 +161,7 @@ class _Trace:
                 "start_time_unix_nano": start,
                 "end_time_unix_nano": end,
                 "status": {"code": "ERROR" if error else "OK", "message": redact(error)},
-                "attributes": {k: json.dumps(v, ensure_ascii=False, default=str) for k, v in attributes.items()},
+                "attributes": {k: json.dumps(v, default=str) for k, v in attributes.items()},
             }
         )
 

@@ -21,7 +21,7 @@ from crossover.eval.store.facts import flat_notes
 from crossover.eval.store.names import file_name
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import artifacts_uri, follow_move, own_uri, store_uri
-from crossover.eval.tracking.logged import metrics_of, params_of_cell, rows_table, tags_of, training_series
+from crossover.eval.tracking.logged import metrics_of, params_of_cell, rows_table, tags_of, training_metrics
 from crossover.models.api_keys import redact, redact_all
 from crossover.models.jsonl import replacing
 from crossover.programs.task import Task
@@ -80,6 +80,8 @@ class Tracker:
                 # MLflow's default of seven retries takes four minutes to find that no server is there.
                 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            # With a server MLflow would print an address to stdout for every run, into the document of `--json`.
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             follow_move(store, self.uri)
             from mlflow import MlflowClient
 
@@ -173,10 +175,8 @@ class Tracker:
             tags = {"mlflow.parentRunId": parent, "mlflow.runName": cell.title, **tags_of(result)}
             began = int(1000 * (time.time() - result.fit.seconds - result.serve_seconds))
             run_id = str(self.client.create_run(experiment, start_time=began, tags=tags).info.run_id)
-            series = training_series(result)
-            curves = [(k, v, step) for k, values in series.items() for step, v in enumerate(values, "score" not in k)]
-            decided = [(k, v, 0) for k, v in metrics_of(result, cost).items()]
-            self.log(run_id, [*decided, *curves], params=params_of_cell(result))
+            metrics = [(name, value, 0) for name, value in metrics_of(result, cost).items()]
+            self.log(run_id, [*metrics, *training_metrics(result)], params=params_of_cell(result))
             split = Dataset(
                 cell.task, result.split_sha256[:12], "local", json.dumps({"split_sha256": result.split_sha256})
             )
@@ -210,11 +210,12 @@ class Tracker:
 
         now = int(1000 * time.time())
         entities = [Metric(k, v, now, step) for k, v, step in metrics]
-        first = {
-            "params": [Param(k, redact(str(v))) for k, v in (params or {}).items()],
-            "tags": [RunTag(k, redact(v)[:LONGEST_TAG]) for k, v in (tags or {}).items()],
-        }
-        self.client.log_batch(run_id, metrics=entities[:MOST_METRICS], **first)
+        self.client.log_batch(
+            run_id,
+            metrics=entities[:MOST_METRICS],
+            params=[Param(k, redact(str(v))) for k, v in (params or {}).items()],
+            tags=[RunTag(k, redact(v)[:LONGEST_TAG]) for k, v in (tags or {}).items()],
+        )
         for start in range(MOST_METRICS, len(entities), MOST_METRICS):
             self.client.log_batch(run_id, metrics=entities[start : start + MOST_METRICS])
 
