@@ -26,6 +26,7 @@ from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.comparison import log_comparison
 from crossover.eval.tracking.logged import metric_name, rows_table
+from crossover.eval.tracking.registry import register_instructions
 from crossover.eval.tracking.traces import Request, log_dataset, log_traces
 from crossover.eval.tracking.tracker import Tracker, TrackingError
 from crossover.models.errors import UserError
@@ -186,6 +187,22 @@ def test_an_example_is_a_trace_of_what_was_read_asked_and_said(tracker: Tracker,
         log_dataset(tracker, parent, "intents", task, result.split_sha256)
     (dataset,) = tracker.client.search_datasets([experiment])
     assert dataset.name == f"intents.{task.name}.test.{result.split_sha256[:8]}"
+
+
+def test_instructions_are_versions_of_one_prompt(
+    tracker: Tracker, parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [make_result(make_cell("few_shot", seed=seed), right(40, 60)) for seed in (20, 21, 22)]
+    runs = [tracker.result(parent, r, cost_of(r, Prices()), tmp_path) for r in results]
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        instructions = dict(zip(runs, ("Label it.", "Label {{it}} well.", "Label it."), strict=True))
+        register_instructions(tracker, "intents.instructions", parent, instructions, winner=runs[1])
+    winner = tracker.client.get_prompt_version_by_alias("intents.instructions", "winner")
+    assert (winner.version, winner.template) == (2, "Label { {it}} well.")
+    linked = [json.loads(tracker.client.get_run(i).data.tags["mlflow.linkedPrompts"])[0]["version"] for i in runs]
+    assert linked == ["1", "2", "1"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def _readable(file: Path) -> bool:

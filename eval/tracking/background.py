@@ -15,7 +15,7 @@ from crossover.eval.tracking.traces import RequestsOf
 from crossover.eval.tracking.tracker import Tracker
 from crossover.programs.task import Task
 
-WAIT_SECONDS, WAIT_SHARE = 30.0, 0.03
+WAIT_SECONDS, WAIT_SHARE = 60.0, 0.05
 """Longest wait for MLflow at the end of a run, in seconds and as a share of the run's time; the greater counts."""
 
 

@@ -73,10 +73,6 @@ def unregister(tracker: Tracker, name: str) -> None:
         tracker.client.delete_registered_model_alias(name, WINNER)
 
 
-LINKED = "mlflow.linkedPrompts"
-"""Tag of a run in which MLflow's pages look for its prompts."""
-
-
 def requirements() -> list[str]:
     """Return the packages that a registered arm runs on, in the versions that it was measured with."""
     models = ("torch", "transformers", "peft", "gguf", "filelock", "platformdirs")
@@ -108,9 +104,7 @@ def register_instructions(
                 made = client.create_prompt_version(name, text.replace("{{", "{ {"))
                 versions[key] = str(made.version)
                 client.set_prompt_tag(name, key, versions[key])
-            # The client's own `link_prompt_version_to_run` looks for the run where the process tracks by default.
-            linked = json.dumps([{"name": name, "version": versions[key]}])
-            if client.get_run(run_id).data.tags.get(LINKED) != linked:
-                client.set_tag(run_id, LINKED, linked)
+            # MLflow's own call for it looks for the run in the store of the working folder, which it makes.
+            client.set_tag(run_id, "mlflow.linkedPrompts", json.dumps([{"name": name, "version": versions[key]}]))
             if run_id == winner:
                 client.set_prompt_alias(name, WINNER, int(versions[key]))

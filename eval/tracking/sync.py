@@ -141,15 +141,18 @@ def _conclude(
     # The records of earlier versions name no cells; they were written when the first one was sent.
     if not run.cells or any(is_finished(store, k) for k in run.cells):
         parent = tracker.parent(run.experiment, run.params)
-        if conclusion is not None:
+        if conclusion is None:
+            tracker.finish(parent)
+        else:
             arms = conclusion.comparison.arms
             runs = {k: i for a in arms for k in a.cells if (i := tracked_run(store, k, tracker.uri))}
             log_comparison(tracker, parent, conclusion.comparison, runs)
-            register_winners(tracker, store, conclusion.comparison, conclusion.tasks, note)
+            # What follows takes longer, and is made up for by the next sync if this process ends before.
+            tracker.finish(parent)
             register_prompts(tracker, store, parent, conclusion.comparison, runs)
+            register_winners(tracker, store, conclusion.comparison, conclusion.tasks, note)
             _log_report(tracker, store, parent, conclusion)
             _log_examples(tracker, store, parent, conclusion, runs, requests)
-        tracker.finish(parent)
     for file in run.files:
         file.unlink(missing_ok=True)
 
