@@ -171,9 +171,11 @@ def main(words: list[str]) -> int:
     if tally.unnamed:
         print("nightly tests that stand in no row of benchmarks/reliability.py:", *tally.unnamed, sep="\n")
         return 2
-    rows = {
-        line.split(" | ")[0][2:]: line for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:2] == "| "
-    }
+    if untried := [a.name for a in chosen if not tally.tries[a.name]]:
+        print("rows without a test:", *untried, sep="\n")
+        return 2
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
     rows |= {a.name: row(a, tally) for a in chosen}
     header = f"| attack | tries | {' | '.join(COLUMNS)} | seconds | held by |"
     header += f"\n|---|{'---:|' * (len(COLUMNS) + 2)}---|"
