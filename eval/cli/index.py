@@ -41,7 +41,7 @@ def index(
 
     if file is None:
         for name in remove_indexed(str(remove), settings):
-            click.echo(f"removed {name}")
+            echo(f"removed {name}")
         return
     progress = Progress(stream=sys.stderr, enabled=not quiet)
     try:

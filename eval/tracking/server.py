@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from crossover.eval.report.text import visible
 from crossover.eval.store.recorded import recorded_facts
 from crossover.eval.tracking.addresses import charts_address, follow_move, store_uri
 from crossover.models.api_keys import redact
@@ -113,7 +114,7 @@ def _announce(store: Path, uri: str, server: str, *, opens: bool, how_to_end: st
     click.echo(f"MLflow UI: {server}{how_to_end}")
     address = server if known is None else charts_address(server, known.experiment_id)
     if known is not None:
-        click.echo(f"{names[0]}: {address}")
+        click.echo(f"{visible(names[0])}: {address}")
     if opens:
         webbrowser.open(address)
 
