@@ -140,7 +140,7 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
         "verdict": verdict,
         "arms": arms,
         "shown": shown,
-        "bars": [a for n, a in enumerate(arms) if a.score.n and (n < MOST_BARS or a is shown)],
+        "bars": _bars(arms, shown),
         "plain": {a.name: method_words(data.results(a)[0].cell.method) for a in arms},
         "next": next_command(data.comparison, verdict),
         "ranks": {a.name: rank for rank, a in enumerate(arms, 1)},
@@ -171,6 +171,20 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
         "split": data.comparison.split_sha256[task],
         "formats": format_choices(arms),
     }
+
+
+def _bars(arms: list[Arm], shown: Arm) -> list[Arm]:
+    """Return the arms of the first screen: the shown one, and the best of each other method and model."""
+    best = {_method(shown): shown}
+    for a in arms:
+        if a.score.n and len(best) < MOST_BARS:
+            best.setdefault(_method(a), a)
+    return [a for a in arms if a.score.n and best.get(_method(a)) is a]
+
+
+def _method(arm: Arm) -> tuple[str, ...]:
+    """Return the model of an arm and the names of its methods, without their options."""
+    return arm.model, *(step.name for step in arm.spec.steps)
 
 
 def _forest(contrasts: list[Contrast], shown: Arm) -> list[Contrast]:
