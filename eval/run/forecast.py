@@ -22,7 +22,7 @@ from crossover.eval.report.text import columns, dollars, money
 from crossover.eval.run.context import READINGS_OF_VAL, Models
 from crossover.eval.run.formats import DEMOS, only_format
 from crossover.eval.run.formats import QUESTIONS as QUESTIONS_OF_FORMAT
-from crossover.eval.run.latency import batches_of, latency_requests
+from crossover.eval.run.latency import batches_of, latency_requests, requests_for
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import duration
@@ -133,9 +133,9 @@ def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace
     questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
     predictors = len(task.program().predictors())
     warm, cold = latency_requests()
-    requests = min(warm, len(test))
+    requests = requests_for(len(test), warm, bounded=experiment.needs.max_p95_ms is not None)
     if model.local:
-        requests += cold + sum(map(len, batches_of(test, warm, threads=warm)))
+        requests += cold + sum(map(len, batches_of(test, requests, threads=requests)))
     bare = mean(prompt_tokens(task.program(), e, model.lm) for e in questions)
     work = method_of(cell.method.name, cell.method.options).workload(len(train))
     trained = round(work.epochs * len(train) * predictors * (bare + cell.model.max_tokens))
