@@ -10,7 +10,15 @@ import pytest
 from dspy import lm15
 from factories import task_with_corpus
 
-from crossover.eval.run.latency import Probe, Timing, Timings, batches_of, measure_latency, timed_questions
+from crossover.eval.run.latency import (
+    Probe,
+    Timing,
+    Timings,
+    batches_of,
+    measure_latency,
+    requests_for,
+    timed_questions,
+)
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.result import Latency
@@ -94,6 +102,8 @@ def test_the_seeds_of_an_arm_share_the_requests_and_no_question_is_asked_twice()
     assert [len(t) for t in timed] == [27, 27, 27]
     assert len({e["id"] for t in timed for e in t}) == 81
     assert not any({e["id"] for e in t} & {e["id"] for e in w} for t, w in zip(timed, warm, strict=True))
+    assert [requests_for(n, 80, bounded=False) for n in (40, 100, 300, 5000)] == [16, 25, 75, 80]
+    assert requests_for(40, 80, bounded=True) == 80
     few, _ = timed_questions(test[:10], 80, seed=0, seeds=[0])
     assert len(few) == 8
 

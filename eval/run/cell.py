@@ -18,7 +18,7 @@ from crossover.eval.experiment.splits import question_text, train_pool
 from crossover.eval.run.audit import audit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.judging import judge_notes, without_judge
-from crossover.eval.run.latency import Probe, batches_of, measure_latency, timed_questions
+from crossover.eval.run.latency import Probe, batches_of, measure_latency, requests_for, timed_questions
 from crossover.eval.run.measure import measure_accuracy
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.retention import retention_report
@@ -165,7 +165,8 @@ def probe_of(context: RunContext, fitted_cell: FittedCell, rows: Rows) -> Probe 
     rm, file = passages.live(knowledge, kept=False), fitted_cell.folder / "latency.jsonl"
     cell = fitted_cell.cell
     seeds = [c.seed for c in plan(context.experiment) if replace(c, seed=cell.seed) == cell]
-    requests, _ = context.latency_requests
+    bounded = context.experiment.needs.max_p95_ms is not None
+    requests = requests_for(len(fitted_cell.test), context.latency_requests[0], bounded=bounded)
     timed, warm_up = timed_questions(fitted_cell.test, requests, seed=cell.seed, seeds=seeds)
     batches = batches_of(fitted_cell.test, requests, threads=context.threads) if fitted_cell.model.local else []
     return Probe(
@@ -176,7 +177,7 @@ def probe_of(context: RunContext, fitted_cell: FittedCell, rows: Rows) -> Probe 
         retrieve,
         rm=rm,
         batches=batches,
-        bounded=context.experiment.needs.max_p95_ms is not None,
+        bounded=bounded,
         file=file,
     )
 
@@ -230,7 +231,7 @@ def finish_group(context: RunContext, measured: Sequence[Measured]) -> None:
     if not measured:
         return
     _, cold_requests = context.latency_requests
-    context.progress.note("latency, one request at a time and in batches, arms interleaved")
+    context.progress.note("latency and speed, arms interleaved")
     with contextlib.suppress(Stopped):
         probes = [p for _, p in measured if p is not None]
         measure_latency(probes, cold_requests=cold_requests)

@@ -24,7 +24,7 @@ from crossover.eval.report.text import columns, dollars, money
 from crossover.eval.run.context import READINGS_OF_VAL, Models
 from crossover.eval.run.formats import DEMOS, only_format
 from crossover.eval.run.formats import QUESTIONS as QUESTIONS_OF_FORMAT
-from crossover.eval.run.latency import batches_of, latency_requests
+from crossover.eval.run.latency import batches_of, latency_requests, requests_for
 from crossover.eval.run.loading import prepare
 from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import Share, duration
@@ -162,9 +162,9 @@ def _work(cell: Cell, experiment: Experiment, task: Task, count: Count) -> CellW
     chosen_on_val = cell.family in families_with_variants(experiment) and not (last.searches or last.trains)
     predictors = len(task.program().predictors())
     warm, cold = latency_requests()
-    requests = min(warm, len(test))
+    requests = requests_for(len(test), warm, bounded=experiment.needs.max_p95_ms is not None)
     if cell.model.runs_here:
-        requests += cold + sum(map(len, batches_of(test, warm, threads=warm)))
+        requests += cold + sum(map(len, batches_of(test, requests, threads=requests)))
     work = method_of(cell.method.name, cell.method.options).workload(len(train))
     tests = (len(test) + requests) * work.calls
     calls = tests + val * chosen_on_val * work.calls + len(train) * work.attempts + round(val * work.epochs)

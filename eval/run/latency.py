@@ -23,7 +23,7 @@ from crossover.programs.splits import fraction
 from crossover.programs.task import Fitted
 
 REQUESTS = "CROSSOVER_LATENCY_REQUESTS"
-"""Environment variable: how many requests time an arm, in place of 80; results show the number as `n`."""
+"""Environment variable: how many requests time an arm at most, in place of 80; results show the number as `n`."""
 DEFAULT_REQUESTS = 80
 """The 95 % interval of a p95 has an upper end from 72 on; some may fail."""
 COLD_REQUESTS = 6
@@ -32,6 +32,8 @@ BLOCKS = 5
 """Blocks in which all arms take turns; how the machine's speed differs between them is part of every price."""
 FEWEST_AT_ONCE = 8
 """A smaller batch says little of what a request costs in a full one."""
+FEWEST_SETTLED, MEDIAN_WITHIN, SLOWEST_WITHIN = 16, 0.05, 0.25
+"""An arm is asked no further once so many requests know its median to within 5 %, and none took over 25 % longer."""
 WARM_UP = 2
 """Requests to each arm that are not timed; all states that later ones find are theirs."""
 
@@ -46,6 +48,15 @@ def latency_requests() -> tuple[int, int]:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{REQUESTS}={text}: not a positive whole number; leave it out for {DEFAULT_REQUESTS}")
     return int(text), max(1, min(COLD_REQUESTS, int(text) // 3))
+
+
+def requests_for(questions: int, requests: int, *, bounded: bool) -> int:
+    """Return how many requests time an arm on so many test questions.
+
+    At most a quarter of the questions, so that a small run stays small, but not below `FEWEST_SETTLED`. All `requests`
+    where the needs bound p95, whose interval may have no upper end otherwise.
+    """
+    return requests if bounded else min(requests, max(FEWEST_SETTLED, questions // 4))
 
 
 def timed_questions(
@@ -72,8 +83,6 @@ def batches_of(test: Sequence[dspy.Example], requests: int, *, threads: int) -> 
     return [ordered[n * size : (n + 1) * size] for n in range(BLOCKS)] if size >= FEWEST_AT_ONCE else []
 
 
-FEWEST_SETTLED, MEDIAN_WITHIN, SLOWEST_WITHIN = 16, 0.05, 0.25
-"""An arm is asked no further once so many requests know its median to within 5 %, and none took over 25 % longer."""
 FIRST_REQUESTS = 3
 """An arm whose first requests all fail is not timed."""
 FEWEST, FEWEST_COLD, LONG = 10, 3, 60.0
