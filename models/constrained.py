@@ -74,12 +74,18 @@ class Grammars:
     """The grammars of one tokenizer's answers, each compiled once."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends: Iterable[int], *, at_line: bool
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: int,
+        ends: Iterable[int],
+        *,
+        at_line: bool,
+        opened: bool = False,
     ) -> None:
         """Read the tokenizer, which takes about a second.
 
         `vocabulary` is the width of the model's logits. Answers end with a token of `ends`, or with a line break if
-        `at_line`.
+        `at_line`. Before `opened` ones stands other text, such as empty `<think>` tags.
         """
         known = sorted(ends, key=lambda token: token != tokenizer.eos_token_id)
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=known or None)
@@ -87,7 +93,8 @@ class Grammars:
         self._close = ' "\\n"' if at_line else ""
         self._encode = partial(tokenizer.encode, add_special_tokens=False)
         # Some tokenizers write a space before the first word of every text.
-        self._spaced = self._tokenizer.decode_bytes(self._encode("a")).startswith(b" ")
+        self._opened = opened
+        self._spaced = not opened and self._tokenizer.decode_bytes(self._encode("a")).startswith(b" ")
         self._compiled: dict[str, CompiledGrammar] = {}
 
     def compiled(self, schema: Mapping[str, Any]) -> CompiledGrammar:
@@ -118,5 +125,5 @@ class Grammars:
         return "\n".join([f"start: {space}answer{self._close}", grammar.rules, *choices])
 
     def _tokens(self, text: str, *, first: bool) -> str:
-        ids = self._encode(text) if first else self._tokenizer.tokenize_str(text)
+        ids = self._encode(text) if first and not self._opened else self._tokenizer.tokenize_str(text)
         return " ".join(f"<[{i}]>" for i in ids)

@@ -22,7 +22,7 @@ from crossover.models.encoding import PromptEncoder
 from crossover.models.memory import BatchBound, drop_tensors, out_of_memory
 from crossover.models.prefix import Prefix, PrefixStore, extend
 from crossover.models.prompt import messages_of
-from crossover.models.text import FALLBACK_TEMPLATE, mend_tokenizer, text_pieces
+from crossover.models.text import FALLBACK_TEMPLATE, answer_opening, mend_tokenizer, text_pieces
 from crossover.models.think import without_thoughts
 from crossover.models.weights import folder_sha256
 from crossover.models.worker import Worker
@@ -70,6 +70,8 @@ class LocalEngine:
         self.remarks = mend_tokenizer(tokenizer)
         """What a reader of the results must know of how the model was asked."""
         self._encoder = PromptEncoder(tokenizer)
+        self._opening = tokenizer.encode(answer_opening(tokenizer), add_special_tokens=False)
+        """Token ids that training text holds before every answer, and that a grammar leaves no room for."""
         self.context = int(model.config.max_position_embeddings)
         self.folder = Path(".")
         self.sha256 = ""
@@ -191,8 +193,8 @@ class LocalEngine:
     def _job(self, request: lm15.Request, ids: np.ndarray, on_token: Callable[[int], None] | None = None) -> Job:
         grammar = self._grammar(request.config.response_format)
         if grammar is not None:
-            # What the grammar opens every answer with is read with the prompt, instead of step by step.
-            ids = np.concatenate([ids, np.asarray(grammar.opening, np.int32)])
+            # What template and grammar open every answer with is read with the prompt, instead of step by step.
+            ids = np.concatenate([ids, np.asarray([*self._opening, *grammar.opening], np.int32)])
         max_tokens = int(request.config.max_tokens or 64)
         if len(ids) + max_tokens > self.context:
             raise lm15.ContextLengthError(
@@ -212,7 +214,9 @@ class LocalEngine:
             if self._grammars is None:
                 width = int(self.model.config.get_text_config().vocab_size)
                 ends = stop_tokens(self.model, self.tokenizer, at_line=False)
-                self._grammars = Grammars(self.tokenizer, width, ends, at_line=self.stop_at_line)
+                self._grammars = Grammars(
+                    self.tokenizer, width, ends, at_line=self.stop_at_line, opened=bool(self._opening)
+                )
             return self._grammars.compiled(response_format["schema"])
 
     def _repeat(self, model: str, ids: np.ndarray) -> int:

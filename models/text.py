@@ -56,6 +56,17 @@ def turn_end(tokenizer: Any) -> int | None:
     return int(ids[0]) if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
+def answer_opening(tokenizer: Any) -> str:
+    """Return what the chat template writes between the prompt and the last answer, such as empty `<think>` tags."""
+    prompt = [{"role": "user", "content": "a"}]
+    try:
+        start = str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+        whole = _rendered(tokenizer, [("user", "a"), ("assistant", MARK)]).partition(MARK)[0]
+    except (TemplateError, ValueError):
+        return ""
+    return whole.removeprefix(start) if whole.startswith(start) else ""
+
+
 def _rendered(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> str:
     messages = [{"role": role, "content": content} for role, content in turns]
     return str(tokenizer.apply_chat_template(messages, tokenize=False))

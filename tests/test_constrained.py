@@ -106,6 +106,13 @@ def test_a_base_model_ends_a_constrained_answer_at_its_last_line() -> None:
         assert dspy.Predict(signature("label"))(text="when will it come").label in ("card", "card_arrival")
 
 
+@pytest.mark.parametrize(("opened", "text"), [(False, " card"), (True, "card")])
+def test_an_answer_is_spelled_as_after_the_text_that_stands_before_it(opened: bool, text: str) -> None:
+    schema = prompt_format("plain", decode="labels").answer_schema(signature("label"))
+    grammars = Grammars(TOKENIZER, len(TOKENIZER), [TOKENIZER.eos_token_id], at_line=False, opened=opened)
+    assert "".join(PIECES[t] for t in grammars.compiled(schema).opening) == text
+
+
 def test_free_programs_and_free_decoding_make_no_grammar() -> None:
     assert prompt_format("plain", decode="schema").answer_schema(signature("note")) is None
     assert prompt_format("chat", decode="labels").answer_schema(signature("note", "label")) is None

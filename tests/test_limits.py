@@ -42,7 +42,7 @@ def test_a_stopped_run_is_partial_and_the_next_one_pays_for_the_rest_alone(
         out, err = capsys.readouterr()
         assert out.startswith("PARTIAL: stopped by 20 calls; 1 of 2 cells are scored\n")
         assert "crossover ui" not in out
-        assert (f"warning: {page}: not written; " in err, page.exists()) == (True, False)
+        assert (f"warning: {page}: not written: " in err, page.exists()) == (True, False)
         assert run(file, "--max-calls", "10", "-j", "4", "--json") == 4
         partial = json.loads(capsys.readouterr().out)["partial"]
         assert partial == {"stopped": "10 calls", "cells": 2, "planned": 2}

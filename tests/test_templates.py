@@ -4,19 +4,24 @@ import json
 import shutil
 from pathlib import Path
 
+import dspy
 import pytest
 import tiny
 from transformers import AutoTokenizer
 
 from crossover.models.load import load_model
+from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
-from crossover.models.text import SYSTEM_INTO_USER, mend_tokenizer, turn_end
+from crossover.models.text import SYSTEM_INTO_USER, answer_opening, mend_tokenizer, turn_end
 from crossover.models.think import without_thoughts
+from crossover.programs.modules.classify import Classify
 
 TURNS = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
 START = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 DROPS = "{% for m in messages if m['role'] != 'system' %}{{ '<|user|>' + m['content'] + '<|end|>' }}{% endfor %}"
+THOUGHTS = "('<think>\\n\\n</think>\\n\\n' if m['role'] == 'assistant' and loop.last else '')"
+THINKS = TURNS.replace("+ m['content']", f"+ {THOUGHTS} + m['content']")
 CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
 
 
@@ -32,6 +37,31 @@ def test_instructions_move_into_the_users_turn_of_a_template_without_a_system_tu
     assert alone == "<|user|>Where?<|end|>"
     assert mend_tokenizer(tokenizer) == []
     assert tokenizer.chat_template.count(SYSTEM_INTO_USER) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "opening"), [(TURNS + START, ""), (THINKS + START, "<think>\n\n</think>\n\n"), (REFUSES, "")]
+)
+def test_what_a_template_writes_before_an_answer_is_read_off_it(template: str, opening: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
+    tokenizer.chat_template = template
+    assert answer_opening(tokenizer) == opening
+
+
+def test_an_answer_that_is_held_to_labels_follows_what_its_template_writes_before_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.FOLDER, folder)
+    (folder / "chat_template.jinja").write_text(THINKS + START)
+    model = load_model(ModelSpec(f"local:{folder}", prompt_format="plain"))
+    lengths = []
+    for decode in ("free", "labels"):
+        program = Classify(["text"], "label", ["advice", "refund"])
+        with dspy.context(lm=model.lm, adapter=prompt_format("plain", decode=decode)), dspy.track_usage() as usage:
+            program(text="Where is it?")
+        lengths.append(next(iter(usage.get_total_tokens().values()))["prompt_tokens"])
+    assert lengths[1] - lengths[0] == len(
+        model.lm.engine.tokenizer.encode("<think>\n\n</think>\n\n", add_special_tokens=False)
+    )
 
 
 def test_a_template_with_a_system_turn_stays_as_it_is() -> None:

@@ -23,7 +23,7 @@ from crossover.models.jsonl import write_json
 from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.price import api_price
-from crossover.models.spec import FORMATS, ModelSpec
+from crossover.models.spec import ModelSpec
 from crossover.programs.spec import JudgeSpec
 from crossover.programs.task import Budget, Task
 
@@ -167,11 +167,10 @@ class RunContext:
         file = self.store / "formats" / f"{self.keys.of_format(cell)}.json"
         if file.exists():
             return FormatChoice.read(file)
-        self.progress.note(f"{cell.task}: trying the prompt formats {', '.join(FORMATS)} on val")
         passages = self.passages(cell)
         demos = passages.attach(train_pool(task, None, 0)[:DEMOS], cell.knowledge.train)
         with dspy.context(rm=passages.live(cell.knowledge.test)):
-            choice = choose_format(model, task, self.val(cell), demos, threads=self.threads)
+            choice = choose_format(model, task, self.val(cell), demos, threads=self.threads, note=self.progress.note)
         # DSPy's threads may have swallowed the exception of a reached limit.
         self.allowance.check()
         file.parent.mkdir(parents=True, exist_ok=True)

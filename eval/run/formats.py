@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,17 @@ def only_format(model: LoadedModel) -> str | None:
 
 
 def choose_format(
-    model: LoadedModel, task: Task, val: Sequence[dspy.Example], demos: Sequence[dspy.Example], *, threads: int
+    model: LoadedModel,
+    task: Task,
+    val: Sequence[dspy.Example],
+    demos: Sequence[dspy.Example],
+    *,
+    threads: int,
+    note: Callable[[str], None],
 ) -> FormatChoice:
     """Return the format in which most answers to `val` can be parsed, asked without and with `demos`.
 
-    Ties go to the higher score, then to the shorter prompt.
+    Ties go to the higher score, then to the shorter prompt. Each format is reported to `note` before it is tried.
 
     Raises:
         UserError: no format got an answer, for a reason outside the model.
@@ -90,6 +96,7 @@ def choose_format(
     answered = False
     programs, spent = [task.program(), *_showing(task, demos[:DEMOS])], Usage()
     for name in FORMATS:
+        note(f"{task.name}: trying the prompt format {name} on val")
         rows = list[Row]()
         with dspy.context(lm=model.lm, adapter=model.in_format(name).prompt_format):
             for program in programs:
