@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache
 
@@ -16,7 +17,7 @@ from crossover.models.text import turn_end
 class Prompt:
     """One row of a batch: its tokens, and how its answer is decoded."""
 
-    ids: Sequence[int]
+    ids: Sequence[int] | np.ndarray
     """Token ids after the shared prefix, the grammar's opening at the end; at least one."""
     max_tokens: int
     """Most tokens that the model chooses; those that a grammar forces at the beginning and the end are not counted."""
