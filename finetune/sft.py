@@ -115,7 +115,9 @@ class Sft:
         own = render_training_text(context.program, targets.calls, lm)
         fields = dict.fromkeys(name for call in targets.calls for name in call.outputs)
         learnt = ", ".join(budget.columns.get(name, name) for name in fields)
-        budget.progress(f"sft learns {learnt} from {len(own.rows)} rows")
+        unlearned = ", ".join(unlearned_fields(context.program, targets.calls))
+        lacking = f", without {unlearned}" if unlearned else ""
+        budget.progress(f"sft learns {learnt} from {len(own.rows)} rows{lacking}")
         text = with_general(own, Path(self.mix_file), self.mix, lm, seed) if self.mix else own
         write_jsonl(text, budget.workdir / "train.jsonl")
         notes: dict[str, Any] = {
@@ -136,7 +138,7 @@ class Sft:
         fitted.facts = replace(fitted.facts, teacher_usd=targets.teacher_usd, discarded_seconds=discarded.seconds)
         if text.dropped:
             fitted.warnings.insert(0, f"{text.dropped} training rows exceed the context and were left out")
-        if unlearned := ", ".join(unlearned_fields(context.program, targets.calls)):
+        if unlearned:
             fitted.warnings.insert(0, f"learnt without {unlearned}, which the data lacks; use `targets: self`")
         if unsolved := len(train) - targets.solved:
             fitted.warnings.insert(0, f"{unsolved} of {len(train)} train examples have no right trace")
