@@ -130,7 +130,7 @@ def test_a_verb_that_finds_no_room_leaves_what_was_there(
         "report": ["report", str(done), "--store", store, "-o", str(folder / "report.html")],
         "init": ["init", str(folder / "new")],
         "init of data": ["init", str(folder / "rows.csv"), "--yes"],
-        "index": ["index", str(folder / "corpus.jsonl"), "--store", str(folder / "other")],
+        "index": ["index", str(folder / "corpus.jsonl"), "-q", "--store", str(folder / "other")],
         "export": ["export", "winner", str(folder / "out"), "--store", store],
     }[verb]
     if verb == "export":
