@@ -65,9 +65,12 @@ def look(page: Page, picture: str) -> str:
 
 
 def click(page: Page, text: str, until: str) -> None:
-    """Click the link or tab of exactly this text, once it is there, and wait until a script gives something true."""
+    """Click the last link or tab of exactly this text, once it is there, and wait until a script gives something true.
+
+    The first ones are those of the path and of the navigation beside it.
+    """
     elements = "[...document.querySelectorAll('a, button, [role=tab], [role=button]')]"
-    named = f"{elements}.find(e => e.innerText.trim() === {json.dumps(text)})"
+    named = f"{elements}.filter(e => e.innerText.trim() === {json.dumps(text)}).at(-1)"
     page.wait(named, seconds=PATIENCE)
     page.run(f"{named}.click()")
     page.wait(until, seconds=PATIENCE)
