@@ -300,7 +300,7 @@ def command(folder: Path, *argv: str, warn: str = "default") -> "subprocess.Comp
     flags = () if warn == "default" else ("-W", warn)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     words = [sys.executable, *flags, "-m", "crossover.eval.cli.main", *argv]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.parametrize("warn", ["default", "error::ResourceWarning"])
