@@ -79,7 +79,7 @@ def test_sft_says_what_it_learns(spoken: LoadedModel, intents: list[dspy.Example
     lines = list[str]()
     budget = Budget(workdir=tmp_path, threads=4, progress=lines.append)
     fitted = fit_intents("sft", {"epochs": 1, "rank": 4}, intents, spoken.lm, budget, dspy.ChainOfThought(Intent))
-    assert "sft learns label from 20 rows" in lines
+    assert "sft learns label from 20 rows, without reasoning" in lines
     assert fitted.warnings[0] == "learnt without reasoning, which the data lacks; use `targets: self`"
     with pytest.raises(UserError, match="head gives one label by one predictor"):
         method_of("head", {}).fit(

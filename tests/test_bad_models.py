@@ -107,7 +107,6 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "half a tokenizer": cut("tokenizer.json", 0.5),
     "tokenizer is a pipe": replaced("tokenizer.json", os.mkfifo),
     "broken tokenizer settings": written("tokenizer_config.json", "{"),
-    "tokenizer class": rewritten("tokenizer_config.json", tokenizer_class="NoneSuch"),
     "broken template": written("chat_template.jinja", "{% for x in %}{{"),
     "template that leaves": written("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
     "endless template": written(

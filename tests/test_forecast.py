@@ -78,5 +78,5 @@ def test_the_time_of_a_run_is_shared_out_by_what_each_cell_computes(openings: Ex
     # A block that all prompts begin with is read once, demonstrations of each question every time.
     block = replace(openings, methods=(MethodSpec("many_shot", {"demos": 3}),))
     (many,) = expected_shares(block, plan(block), found.tasks)
-    assert zero_shot.test <= many.test < retrieved.test
+    assert many.test < retrieved.test
     assert many.fit > zero_shot.fit

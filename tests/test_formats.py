@@ -31,7 +31,7 @@ def test_the_format_that_is_parsed_most_is_taken_kept_and_charged(
     file = undecided(write_openings(tmp_path, "[zero_shot, few_shot: {demos: 2}]", test=8))
     assert run(file, store, "--details") == 0
     captured = capsys.readouterr()
-    (line,) = [x for x in captured.err.splitlines() if "prompt format plain" in x]
+    (line,) = [x for x in captured.err.splitlines() if "prompt format plain:" in x]
     assert line.startswith("openings: prompt format plain: ")
     assert line.count("score") == 3
     assert line.removeprefix("openings: ") in " ".join(captured.out.split())

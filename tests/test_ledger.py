@@ -141,13 +141,13 @@ def arms() -> list[Result]:
 def test_prices_and_traffic_move_the_choice() -> None:
     prices, needs = Prices(machine_hour_usd=3.60), Needs()
     comparison = compare(arms(), needs=needs, prices=prices, experiment="x")
-    chosen = choices(arms(), comparison.contrasts, needs, prices)
+    chosen = choices(arms(), comparison, needs, prices)
     assert (chosen[1_000, 1.0], chosen[10_000_000, 1.0]) == ("many_shot", "sft")
     assert "" not in sensitivity_lines("intents", comparison, arms(), needs=needs, prices=prices)
     # A machine that is always on costs either arm the same, and hides what they differ by at little traffic.
     hosted = replace(prices, tuned_hosting_usd_per_month=10.0)
     comparison = compare(arms(), needs=needs, prices=hosted, experiment="x")
-    chosen = choices(arms(), comparison.contrasts, needs, hosted)
+    chosen = choices(arms(), comparison, needs, hosted)
     assert (chosen[1_000, 1.0], chosen[10_000_000, 1.0]) == ("many_shot", "sft")
 
 

@@ -195,8 +195,9 @@ def test_bm25_keeps_the_order_of_the_corpus_among_equals():
 
 @pytest.mark.parametrize("question", ["", "the of and", "zyzzyva", "!?"])
 def test_bm25_survives_a_question_without_known_words(question):
+    none = [("0", 0.0)] if any(map(str.isalnum, question)) else []
     assert bm25("cats purr", "dogs bark").search([question, "dogs"], 1) == [
-        [("0", 0.0)],
+        none,
         bm25("cats purr", "dogs bark").search(["dogs"], 1)[0],
     ]
 
