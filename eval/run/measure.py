@@ -1,7 +1,7 @@
 """Score a fitted program on test examples, uncached, and append the rows as they come."""
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def measure_accuracy(
     pace = [(line["rows"], line["seconds"]) for line in read_lines(log.paces)]
     if not pace and len(table):
         # Rows of a version that wrote no pace: their seconds overlap, one stream a thread.
-        pace = [(len(table), sum(table.seconds) / threads)]
+        pace = [(len(table), sum(table.seconds) / min(threads, len(table)))]
     timed = sum(rows for rows, _ in pace)
     return table, sum(seconds for _, seconds in pace) * len(examples) / timed if timed else 0.0
 
@@ -88,11 +88,14 @@ def _scored(
     if ahead is None:
         yield from score_examples(program, examples, metric, price=price, threads=threads)
         return
-    yield from score_examples(program, ahead.answered(examples[:1]), metric, price=price, threads=1)
-    left = ahead.answered(examples[1:]) if ahead.claimed else examples[1:]
-    for row in score_examples(program, left, metric, price=price, threads=threads):
-        # As in a thread that waits for its answer.
-        yield replace(row, seconds=row.seconds + ahead.waited.pop(row.id, 0.0))
+
+    def waited(asked: Iterable[dspy.Example], threads: int) -> Iterator[Row]:
+        for row in score_examples(program, asked, metric, price=price, threads=threads):
+            # As in a thread that waits for its answer.
+            yield replace(row, seconds=row.seconds + ahead.waited.pop(row.id, 0.0))
+
+    yield from waited(ahead.answered(examples[:1]), 1)
+    yield from waited(ahead.answered(examples[1:]) if ahead.claimed else examples[1:], threads)
 
 
 def until_outage(
