@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import dspy
 
 from crossover.eval.analysis.ledger import machine_usd
-from crossover.eval.experiment.spec import Cell, Experiment, families_with_variants, plan
+from crossover.eval.experiment.spec import Cell, Experiment, Family, families_with_variants, plan
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.text import columns, dollars, money
 from crossover.eval.run.context import READINGS_OF_VAL, Models
@@ -34,7 +34,7 @@ from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
 from crossover.models.prompt import first_messages, prompt_tokens, room
 from crossover.models.prompt_formats import prompt_format
-from crossover.models.spec import FORMATS
+from crossover.models.spec import FORMATS, ModelSpec
 from crossover.models.usage import add_usd
 from crossover.programs.demos import with_demos
 from crossover.programs.fields import text_of
@@ -75,6 +75,8 @@ USUAL_PACE = Pace(1.0, 2.5)
 """A token that is written takes longer than one that is read, even among others of a batch (measured on two cores)."""
 CHARACTERS, USUAL_CONTEXT = 4, 8000
 """Characters of a token, and tokens of the longest prompt, of a model that is not loaded yet."""
+MOST_DEMOS = 200
+"""Demonstrations that expected shares render: a longer block fills most contexts, and is read once for all prompts."""
 
 
 def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], int]:
@@ -92,11 +94,12 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     cells = plan(experiment)
     missing = [c for c in cells if not is_finished(store, keys.of(c))]
     paces = {m: _pace(models(m)) for m in experiment.models if m.runs_here}
-    choices, forecasts = dict[str, Forecast](), list[Forecast]()
+    choices, forecasts, families = dict[str, Forecast](), list[Forecast](), families_with_variants(experiment)
     for cell in missing:
         task, model = keys.tasks[cell.task], models(cell.model)
         with dspy.context(lm=model.lm, adapter=model.prompt_format):
-            forecasts.append(_of(cell, experiment, task, model, paces.get(cell.model)))
+            work = _work(cell, experiment, task, _tokens_of(model.lm), families=families)
+            forecasts.append(_priced(cell, cell.title, work, experiment, paces.get(cell.model)))
             key = keys.of_format(cell)
             if only_format(model) is None and key not in choices and not (store / "formats" / f"{key}.json").exists():
                 choices[key] = _of_choice(cell, experiment, task, model, paces.get(cell.model))
@@ -154,12 +157,17 @@ Count = Callable[[dspy.Module, dspy.Example], float]
 """The tokens of a program's first prompt for an example, in the calling context's format."""
 
 
-def _work(cell: Cell, experiment: Experiment, task: Task, count: Count) -> CellWork:
-    """Count the work of one cell."""
+def _work(
+    cell: Cell, experiment: Experiment, task: Task, count: Count, *, families: set[Family], most: int | None = None
+) -> CellWork:
+    """Count the work of one cell, whose variants are chosen on val if its family is one of `families`.
+
+    Of the demonstrations that all prompts show, at most `most` are rendered.
+    """
     test, train = sample(task.test, experiment.limit), train_pool(task, cell.train_size, cell.seed)
     val = len(sample_val(task.val, experiment.limit))
     last = cell.method.steps[-1]
-    chosen_on_val = cell.family in families_with_variants(experiment) and not (last.searches or last.trains)
+    chosen_on_val = cell.family in families and not (last.searches or last.trains)
     predictors = len(task.program().predictors())
     warm, cold = latency_requests()
     requests = requests_for(len(test), warm, bounded=experiment.needs.max_p95_ms is not None)
@@ -176,7 +184,7 @@ def _work(cell: Cell, experiment: Experiment, task: Task, count: Count) -> CellW
     row = bare + cell.model.max_tokens
     rows = work.epochs * len(train) * predictors
     fixed, others = train[: work.demos], train[work.demos :]
-    shown = [[*fixed, *others[n * work.retrieved : (n + 1) * work.retrieved]] for n in (0, 1)]
+    shown = [[*fixed[:most], *others[n * work.retrieved : (n + 1) * work.retrieved]] for n in (0, 1)]
     programs = [with_demos(task.program(), [_with_passages(e, task, cell) for e in demos]) for demos in shown]
     prompt, shared = _prompts(questions, programs, count)
     computed = rows * (row - alike + alike / work.batch)
@@ -199,11 +207,10 @@ def _text(program: dspy.Module, example: dspy.Example) -> str:
     return "\n".join(m["content"] for m in first_messages(program, example))
 
 
-def _of(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
-    """Return the forecast of one cell."""
-    longest = room(model.lm) or math.inf
-    work = _work(cell, experiment, task, lambda p, e: min(prompt_tokens(p, e, model.lm), longest))
-    return _priced(cell, cell.title, work, experiment, pace)
+def _tokens_of(lm: dspy.LM) -> Count:
+    """Return what counts the tokens of prompts for a model, at most as many as its context holds."""
+    longest = room(lm) or math.inf
+    return lambda program, example: min(prompt_tokens(program, example, lm), longest)
 
 
 def _of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
@@ -245,14 +252,18 @@ def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mappin
     def count(program: dspy.Module, example: dspy.Example) -> float:
         return min(len(_text(program, example)) / CHARACTERS, USUAL_CONTEXT)
 
-    found = []
+    families, found = families_with_variants(experiment), dict[tuple[str, ModelSpec, str], Share]()
+    # Other seeds draw other examples, of about the same length.
+    variants = [(c.task, c.model, replace(c, seed=0).title) for c in cells]
     with dspy.context(adapter=prompt_format("plain", decode="auto", instruct=True)):
-        for cell in cells:
-            task = tasks[cell.task]
-            answers = ["\n".join(text_of(e[name]) for name in task.outputs) for e in task.test[:QUESTIONS]]
-            answer = min(mean(map(len, answers)) / CHARACTERS, cell.model.max_tokens)
-            found.append(Share(*_seconds(_work(cell, experiment, task, count), USUAL_PACE, answer)))
-    return found
+        for cell, variant in zip(cells, variants, strict=True):
+            if variant not in found:
+                task = tasks[cell.task]
+                answers = ["\n".join(text_of(e[name]) for name in task.outputs) for e in task.test[:QUESTIONS]]
+                answer = min(mean(map(len, answers)) / CHARACTERS, cell.model.max_tokens)
+                work = _work(cell, experiment, task, count, families=families, most=MOST_DEMOS)
+                found[variant] = Share(*_seconds(work, USUAL_PACE, answer))
+    return [found[variant] for variant in variants]
 
 
 def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:
