@@ -3,14 +3,13 @@
 import contextlib
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from crossover.models.cache_folder import cache_folder
+from crossover.models.jsonl import write_json
 
 LARGE = 16_000_000
 """Bytes from which the hash of a file is recorded for later processes; smaller files are hashed in 0.1 s."""
@@ -56,8 +55,5 @@ def _file_digest(file: Path, state: tuple[int, ...]) -> bytes:
     if large and time.time() - max(state[3:]) / 1e9 > SETTLED:
         # A cache that cannot be written costs the next process a second.
         with contextlib.suppress(OSError):
-            record.parent.mkdir(parents=True, exist_ok=True)
-            draft = record.with_suffix(f".{uuid.uuid4().hex}")
-            draft.write_text(json.dumps({"state": state, "sha256": digest.hex()}), encoding="utf-8")
-            os.replace(draft, record)
+            write_json(record, {"state": state, "sha256": digest.hex()})
     return digest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from crossover.eval.cli.options import STORE, details_option, json_option, store_option
-from crossover.eval.cli.output import echo
+from crossover.eval.cli.output import echo, encodable
 
 if TYPE_CHECKING:
     from crossover.eval.analysis.compare import Comparison
@@ -36,16 +36,12 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
         raise click.UsageError(f"compare {runs[0]}: one run alone; name two or more")
     from crossover.eval.analysis.compare import compare as compare_results
     from crossover.eval.experiment.spec import Needs, Prices
-    from crossover.eval.report.schema import to_json
-    from crossover.eval.report.table import render
-    from crossover.eval.report.text import visible
     from crossover.eval.store.foreign import read_operands
 
     results = read_operands(runs, store)
     # Who names two runs wants these two compared.
     comparison = compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs), unit="all")
-    text = visible(render(comparison)) if as_json is None else json.dumps(to_json(comparison), indent=1) + "\n"
-    click.echo(text, nl=False, file=as_json)
+    print_comparison(comparison, as_json=as_json, details=True, store=store, tracked=False)
     return 0
 
 
@@ -112,5 +108,4 @@ def print_comparison(
     else:
         colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         text = summary(comparison, width=terminal_width(), colored=colored, store_flag=store_flag, tracked=tracked)
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, "replace").decode(encoding), nl=False, file=as_json)
+    click.echo(encodable(text, sys.stdout), nl=False, file=as_json)

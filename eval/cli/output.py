@@ -1,6 +1,7 @@
 """Print text that may hold names and data of any origin."""
 
 import sys
+from typing import TextIO
 
 import click
 
@@ -13,8 +14,13 @@ def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
 
     What the terminal's encoding lacks is printed as `?`.
     """
-    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
-    click.echo(visible(text).encode(encoding, "replace").decode(encoding), err=err, nl=nl)
+    click.echo(encodable(visible(text), sys.stderr if err else sys.stdout), err=err, nl=nl)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """Return the text with `?` for what the stream's encoding lacks."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def say(text: object, *, err: bool = True, lead: int = 2) -> None:

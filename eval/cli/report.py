@@ -1,7 +1,6 @@
 """The verb `report`, and the part that `run` shares with it: files to write and gates to hold."""
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,9 +112,10 @@ def report_options(cells: CellFlags, flags: GateFlags, output: tuple[Path, ...])
 
 def page_beside(store: Path, experiment: str) -> Path:
     """Return where a run writes its page: beside the store, or in it where files beside it are not allowed."""
+    from crossover.eval.store.names import file_name
+
     folder = store.parent if os.access(store.parent, os.W_OK) else store
-    name = re.sub(r"[^\w.-]+", "-", experiment).strip("-.")
-    return folder / f"{name or 'report'}.html"
+    return folder / f"{file_name(experiment)}.html"
 
 
 def deliver(

@@ -1,6 +1,7 @@
 """Write a report as a pull-request comment: verdicts and tables in sight, the details folded."""
 
 import re
+from collections.abc import Sequence
 
 from crossover.eval.analysis.compare import MOST_PAIRS
 from crossover.eval.analysis.contrast import Contrast
@@ -20,10 +21,10 @@ HEADER = ("arm", "score", "95 % interval", "n", "unparsed", "failed", "p95 ms", 
 
 def markdown(data: ReportData) -> str:
     """Return the report, without the details that do not fit a comment, and with a note of how many those are."""
-    head, details = [f"## {_text(data.comparison.experiment)}", ""], list[tuple[str, str]]()
-    head += [f"**{_text(str(data.comparison.partial))}**", ""] if data.comparison.partial else []
+    head, details = [f"## {plain_text(data.comparison.experiment)}", ""], list[tuple[str, str]]()
+    head += [f"**{plain_text(str(data.comparison.partial))}**", ""] if data.comparison.partial else []
     failed = [o for o in data.outcomes if not o.passed]
-    head += [f"- **gate failed** {_text(o.task)}: {_text(o.detail)}" for o in failed] + [""] * bool(failed)
+    head += [f"- **gate failed** {plain_text(o.task)}: {plain_text(o.detail)}" for o in failed] + [""] * bool(failed)
     for verdict in data.comparison.verdicts:
         head += _verdict(data, verdict)
     for verdict in data.comparison.verdicts:
@@ -34,7 +35,7 @@ def markdown(data: ReportData) -> str:
         text = text[:room].rpartition("\n")[0]
     left_out = []
     for title, body in details:
-        block = f"<details><summary>{_text(title)}</summary>\n\n{body}\n\n</details>\n"
+        block = f"<details><summary>{plain_text(title)}</summary>\n\n{body}\n\n</details>\n"
         if len(text) + len(block) + 1 > room:
             left_out.append(title)
         else:
@@ -43,7 +44,7 @@ def markdown(data: ReportData) -> str:
     return text.rstrip("\n") + "\n" + note * bool(left_out)
 
 
-def _text(value: object) -> str:
+def plain_text(value: object) -> str:
     """Return text escaped so that Markdown reads no tag, table cell, mention or link in it."""
     escaped = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escaped).replace("@", "&#64;")
@@ -56,25 +57,26 @@ def _code(value: object) -> str:
     return f"{fence} {shown} {fence}" if shown else "(empty)"
 
 
-def _row(cells: list[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 
 def _verdict(data: ReportData, v: Verdict) -> list[str]:
     """Return the verdict of one task and its table."""
-    headline = f"use **{_text(v.choose)}**" if v.choose else "**no recommendation yet**"
-    lines = [f"### {_text(v.task)}: {headline} ({v.confidence})", "", _text(v.because), ""]
+    headline = f"use **{plain_text(v.choose)}**" if v.choose else "**no recommendation yet**"
+    lines = [f"### {plain_text(v.task)}: {headline} ({v.confidence})", "", plain_text(v.because), ""]
     if v.ties:
-        lines += [f"As good, as far as this test can tell: {', '.join(map(_text, v.ties))}.", ""]
-    lines += [_row(list(HEADER)), "|---|" + "---:|" * (len(HEADER) - 1)]
+        lines += [f"As good, as far as this test can tell: {', '.join(map(plain_text, v.ties))}.", ""]
+    lines += [table_row(list(HEADER)), "|---|" + "---:|" * (len(HEADER) - 1)]
     for a in data.arms(v.task):
-        name = f"**{_text(a.name)}**" if a.name == v.choose else _text(a.name)
+        name = f"**{plain_text(a.name)}**" if a.name == v.choose else plain_text(a.name)
         score = [f"{a.score.mean:.3f}", f"{a.score.low:.3f} to {a.score.high:.3f}"] if a.score.n else ["–", "–"]
         prices = [dollars(x) for x in (a.cost.fit, a.cost.per_1k_requests)]
         speed = p95_words(a.latency) or "–"
         counts = [str(a.score.n), str(a.unparsed), str(a.failed)]
-        lines.append(_row([name + " (barred)" * bool(a.integrity), *score, *counts, speed, *prices]))
-    cautions = [f"- {_text(caution)}" for caution in data.comparison.cautions.get(v.task, ())]
+        lines.append(table_row([name + " (barred)" * bool(a.integrity), *score, *counts, speed, *prices]))
+    cautions = [f"- {plain_text(caution)}" for caution in data.comparison.cautions.get(v.task, ())]
     return [*lines, "", *cautions, ""] if cautions else [*lines, ""]
 
 
@@ -85,20 +87,20 @@ def _details(data: ReportData, v: Verdict) -> list[tuple[str, str]]:
         contrasts = [c for c in contrasts if shown.name in (c.a, c.b)]
     found = []
     if v.flips or v.break_even:
-        lines = [f"- {_text(f)}" for f in v.flips]
-        lines += [f"- {_text(break_even_line(v.break_even))}"] if v.break_even else []
+        lines = [f"- {plain_text(f)}" for f in v.flips]
+        lines += [f"- {plain_text(break_even_line(v.break_even))}"] if v.break_even else []
         found.append((f"{v.task}: what would change this", "\n".join(lines)))
     if contrasts:
         head = ["difference", "delta", "95 % interval", "p (Holm)", "finding", "detectable"]
-        rows = [_row(head), "|---|" + "---:|" * (len(head) - 1), *map(_contrast, contrasts)]
+        rows = [table_row(head), "|---|" + "---:|" * (len(head) - 1), *map(_contrast, contrasts)]
         found.append((f"{v.task}: paired differences", "\n".join(rows)))
     found.append((f"{v.task}: checks of a fair comparison", _checks(data, v.task)))
     samples, count = disagreements(data, v.task, [a for a in data.arms(v.task) if a.score.n or a is shown][:4])
     blocks = []
     for d in samples[:SAMPLES]:
-        lines = [f"- {_text(name)}: {_code(value)}" for name, value in d.inputs] + [f"- gold: {_code(d.gold)}"]
+        lines = [f"- {plain_text(name)}: {_code(value)}" for name, value in d.inputs] + [f"- gold: {_code(d.gold)}"]
         lines += [
-            f"    - {_text(a.arm)} ({'failed' if a.score is None else f'{a.score:.2g}'}): {_code(a.text)}"
+            f"    - {plain_text(a.arm)} ({'failed' if a.score is None else f'{a.score:.2g}'}): {_code(a.text)}"
             for a in d.answers.values()
         ]
         blocks.append("\n".join(lines))
@@ -112,8 +114,8 @@ def _details(data: ReportData, v: Verdict) -> list[tuple[str, str]]:
 
 def _contrast(c: Contrast) -> str:
     d = c.difference
-    name = f"{_text(c.a)} − {_text(c.b)}"
-    return _row(
+    name = f"{plain_text(c.a)} − {plain_text(c.b)}"
+    return table_row(
         [name, f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", p_value(c.p_holm), c.finding, f"{c.detectable:.3f}"]
     )
 
@@ -121,8 +123,8 @@ def _contrast(c: Contrast) -> str:
 def _checks(data: ReportData, task: str) -> str:
     lines = []
     for subject, c in merged(checks(data, task)):
-        failure = f" **{_text(c.failure)}**" if c.failure else ""
-        lines.append(f"- {'❌' if c.failure else '✅'} {_text(subject)}: {_text(c.name)}{failure}")
+        failure = f" **{plain_text(c.failure)}**" if c.failure else ""
+        lines.append(f"- {'❌' if c.failure else '✅'} {plain_text(subject)}: {plain_text(c.name)}{failure}")
     return "\n".join(lines)
 
 
@@ -141,7 +143,7 @@ def _ledger(data: ReportData, task: str) -> str:
         "1,000 right",
         "hosting a month",
     ]
-    rows = [_row(head), "|---|" + "---:|" * (len(head) - 1)]
+    rows = [table_row(head), "|---|" + "---:|" * (len(head) - 1)]
     for line in ledger(data, task):
         k, c = line.kinds, line.cost
         usd = [
@@ -157,12 +159,12 @@ def _ledger(data: ReportData, task: str) -> str:
             line.per_1k_correct,
             c.hosting_per_month,
         ]
-        rows.append(_row([_text(line.arm), *map(dollars, usd)]))
+        rows.append(table_row([plain_text(line.arm), *map(dollars, usd)]))
     return "\n".join(rows)
 
 
 def _repeat(data: ReportData) -> str:
     lines = [f"    {visible(data.command)}", ""]
-    lines += [f"- split of {_text(t)}: `{split}`" for t, split in data.comparison.split_sha256.items()]
-    lines += [f"- {_text(name)} {_text(version)}" for name, version in versions()]
+    lines += [f"- split of {plain_text(t)}: `{split}`" for t, split in data.comparison.split_sha256.items()]
+    lines += [f"- {plain_text(name)} {plain_text(version)}" for name, version in versions()]
     return "\n".join(lines)

@@ -1,14 +1,14 @@
 """What MLflow shows of a whole comparison: names and tags of its runs, description, first charts."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossover.eval.analysis.arm import Arm, best_first
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.verdict import Verdict
+from crossover.eval.report.markdown import plain_text, table_row
 from crossover.eval.report.table import marked_name
-from crossover.eval.report.text import figure, small_money, visible
+from crossover.eval.report.text import figure, small_money
 from crossover.eval.tracking.logged import arm_metrics, metric_name
 
 HEADER = ("arm", "accuracy", "95 %", "p95 ms", "$ per 1,000", "$ to fit")
@@ -72,25 +72,26 @@ def _headline(v: Verdict) -> str:
 
 def description(comparison: Comparison) -> str:
     """Return the comparison as Markdown: of each task the verdict, the reason, the arms and the doubts."""
-    lines = [f"**{_text(comparison.partial)}**", ""] if comparison.partial else []
+    lines = [f"**{plain_text(comparison.partial)}**", ""] if comparison.partial else []
     for v in comparison.verdicts:
         task = f" for {v.task}" if len(comparison.verdicts) > 1 else ""
-        lines += [f"## {_text(_headline(v) + task)}", "", f"Confidence: **{v.confidence}**. {_text(v.because)}", ""]
-        lines += [f"As good, as far as this test can tell: {', '.join(map(_text, v.ties))}.", ""] if v.ties else []
-        lines += [_row(HEADER), "|---|" + "---:|" * (len(HEADER) - 1)]
+        lines += [f"## {plain_text(_headline(v) + task)}", ""]
+        lines += [f"Confidence: **{v.confidence}**. {plain_text(v.because)}", ""]
+        lines += [f"As good, as far as this test can tell: {', '.join(map(plain_text, v.ties))}.", ""] if v.ties else []
+        lines += [table_row(HEADER), "|---|" + "---:|" * (len(HEADER) - 1)]
         arms = [a for a in comparison.arms if a.task == v.task and a.name in comparison.compared[v.task]]
         lines += [_arm_row(a, chosen=a.name == v.choose) for a in best_first(arms)[:MOST_ARMS]]
         doubts = comparison.cautions.get(v.task, ())[:MOST_CAUTIONS]
-        lines += ["", *(f"- {_text(doubt)}" for doubt in doubts)]
-        lines += ["", "What would change this:", "", *(f"- {_text(flip)}" for flip in v.flips)] if v.flips else []
+        lines += ["", *(f"- {plain_text(doubt)}" for doubt in doubts)]
+        lines += ["", "What would change this:", "", *(f"- {plain_text(flip)}" for flip in v.flips)] if v.flips else []
         lines.append("")
-    lines += [f"- {_text(failure)}" for failure in comparison.failures]
+    lines += [f"- {plain_text(failure)}" for failure in comparison.failures]
     return "\n".join([*lines, "The whole report is the artifact `report.html`, every figure in `comparison.json`.", ""])
 
 
 def _arm_row(arm: Arm, *, chosen: bool) -> str:
-    name, s = _text(marked_name(arm)), arm.score
-    return _row(
+    name, s = plain_text(marked_name(arm)), arm.score
+    return table_row(
         [
             f"**{name}**" if chosen else name,
             f"{s.mean:.3f}" if s.n else "–",
@@ -100,16 +101,6 @@ def _arm_row(arm: Arm, *, chosen: bool) -> str:
             small_money(arm.cost.fit),
         ]
     )
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _text(value: object) -> str:
-    """Return text in which Markdown reads no markup."""
-    escaped = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escaped)
 
 
 def charts(parent: str, *, curves: Sequence[str], arms: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from crossover.eval.report.data import ReportData
 from crossover.eval.store.cells import TRACKED, cell_folder, check_fitted, is_finished, load_result
 from crossover.eval.store.lock import holding
 from crossover.eval.store.recorded import read_recorded, recorded_facts
-from crossover.eval.store.result import Finished
+from crossover.eval.store.result import Finished, Result
 from crossover.eval.tracking.addresses import store_uri
 from crossover.eval.tracking.comparison import log_comparison
 from crossover.eval.tracking.package import recorded_task
@@ -151,35 +151,40 @@ def _conclude(
             tracker.finish(parent)
             register_prompts(tracker, store, parent, conclusion.comparison, runs)
             register_winners(tracker, store, conclusion.comparison, conclusion.tasks, note)
-            _log_report(tracker, store, parent, conclusion)
-            _log_examples(tracker, store, parent, conclusion, runs, requests)
+            results = {k: r for a in arms for k in a.cells if (r := load_result(store, k)) is not None}
+            _log_report(tracker, parent, conclusion, results)
+            _log_examples(tracker, parent, conclusion, results, runs, requests)
     for file in run.files:
         file.unlink(missing_ok=True)
 
 
-def _log_report(tracker: Tracker, store: Path, parent: str, conclusion: Conclusion) -> None:
+def _log_report(tracker: Tracker, parent: str, conclusion: Conclusion, results: Mapping[str, Result]) -> None:
     """Log the page of a run; not where the data of a task is gone, which it shows."""
-    from crossover.eval.report.page import html_page  # loads plotly
+    from crossover.eval.report.page import html_page
 
     experiment, comparison, tasks = conclusion
-    keys = [key for arm in comparison.arms for key in arm.cells]
-    results = tuple(r for key in keys if (r := load_result(store, key)) is not None)
-    if len(results) == len(keys) and all(v.task in tasks for v in comparison.verdicts):
-        finished = Finished(tasks, results, len(plan(experiment)))
+    whole = all(key in results for arm in comparison.arms for key in arm.cells)
+    if whole and all(v.task in tasks for v in comparison.verdicts):
+        finished = Finished(tasks, tuple(results.values()), len(plan(experiment)))
         page = redact(html_page(ReportData(experiment, comparison, finished, "")))
         with typed():
             tracker.client.log_text(parent, page, "report.html")
 
 
 def _log_examples(
-    tracker: Tracker, store: Path, parent: str, conclusion: Conclusion, runs: Mapping[str, str], requests: RequestsOf
+    tracker: Tracker,
+    parent: str,
+    conclusion: Conclusion,
+    results: Mapping[str, Result],
+    runs: Mapping[str, str],
+    requests: RequestsOf,
 ) -> None:
     """Log the test set of each task, and traces of the first seed of each arm."""
     comparison, tasks = conclusion.comparison, conclusion.tasks
     for arm in comparison.arms:
         key = arm.cells[0]
-        if key in runs and arm.task in tasks and (result := load_result(store, key)) is not None:
-            log_traces(tracker, runs[key], result, tasks[arm.task], requests)
+        if key in runs and key in results and arm.task in tasks:
+            log_traces(tracker, runs[key], results[key], tasks[arm.task], requests)
     for v in comparison.verdicts:
         if v.task in tasks:
             log_dataset(tracker, parent, comparison.experiment, tasks[v.task], comparison.split_sha256[v.task])
