@@ -44,6 +44,20 @@ def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
     assert progress.line() == ", ".join(parts)
 
 
+def test_the_first_examples_of_a_run_tell_no_time_left() -> None:
+    """They wait for the model to load; the first real run had `1 h 44 min left`, and took 13 minutes."""
+    clock = Clock()
+    progress = Progress(2, stream=io.StringIO(), clock=clock)
+    progress.expect([Share(0, 1), Share(0, 9)])
+    progress.start_cell(1, "a")
+    clock.now = 10
+    progress.examples(2, 80)
+    assert "left" not in progress.line()
+    clock.now = 12
+    progress.examples(8, 80)
+    assert progress.line().endswith("about 19 min 48 s left")
+
+
 def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1, stream=stream, clock=clock)

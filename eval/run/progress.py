@@ -14,6 +14,8 @@ PLAIN_EVERY = 10.0
 """Seconds between lines on a stream that is not a terminal."""
 REDRAW_EVERY = 0.1
 """Seconds between redraws on a terminal."""
+FEWEST_DONE = 0.1
+"""Part of the first cell whose pace tells the time left; its first examples wait for the model to load."""
 SHORTEST_NAME = 16
 """Characters of a cell's name that every line shows."""
 
@@ -148,6 +150,8 @@ class Progress:
             # Examples that an earlier run scored took no time of this one.
             before = here.test * self._first_done / self._total
             done = here.fit + here.test * self._done / self._total - before
+        if not self._worked and done < FEWEST_DONE * sum(here):
+            return ""
         worked = self._worked + done
         left = sum(sum(s) for s in self._shares[self._cell - 1 :]) - before - done
         return duration((self._clock() - self._started) / worked * left) if worked > 0 and left > 0 else ""
