@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from dspy import lm15
@@ -36,7 +36,7 @@ REFUSED = ("HTTPStatusError", "ConnectError", "ConnectTimeout")
 SYSTEM_REFUSED = re.compile(r"system (role|message|prompt)|system.{0,40}not supported|role.{0,20}system", re.I)
 
 SECONDS_TO_IMPORT = 30.0
-"""Added to the time of a model's first answer: LiteLLM imports most of itself on first use."""
+"""Added to the time of a process's first answer: LiteLLM imports most of itself on first use."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,14 @@ class RemoteEngine:
     """Answer DSPy requests by a provider's API; every failure of an attempt is an `AttemptFailedError`."""
 
     local, inner = False, None
+    _imported: ClassVar[bool] = False
 
     def __init__(self, model: str, connection: Connection) -> None:
         """Open nothing yet; `model` is LiteLLM's name."""
         self.model, self.connection = model, connection
         self.remarks: list[str] = []
         """What a reader of the results must know of how the model was asked."""
-        self._wire, self._imported = _Wire(connection), False
+        self._wire = _Wire(connection)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RemoteEngine":
         """Return itself: all copies of a model share what was learned of its server."""
@@ -210,7 +211,7 @@ class RemoteEngine:
         try:
             while True:
                 item, error = results.get(timeout=deadline.left + (0.0 if self._imported else SECONDS_TO_IMPORT))
-                self._imported = True
+                RemoteEngine._imported = True
                 if isinstance(error, StopIteration):
                     return
                 if error is not None:

@@ -225,15 +225,23 @@ def test_mask_hides_whole_words_in_any_case():
     assert mask("Copy copytree(src) as COPYTREE_x", {"copytree"}) == "Copy ___(src) as ____x"
 
 
-def test_harvest_is_not_touched_by_what_others_patch_into_the_standard_library():
+def test_harvest_is_not_touched_by_what_others_patch_into_the_standard_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSOVER_CACHE", str(tmp_path))
     code = (
         "import logging\ndef shout(self):\n  'Say a thing very loudly.'\nlogging.Logger.shout = shout\n"
         "from crossover.programs.tasks.stdlib.docstrings import harvest; print(*(i.name for i in harvest()))"
     )
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
     assert "logging.Logger.shout" not in names
-    assert names == [i.name for i in harvest()]
     assert {"shutil.copytree", "os.path.join", "struct.pack", "random.choice", "os.rename"} <= set(names)
+    harvest.cache_clear()
+    whole = harvest()
+    assert names == [i.name for i in whole]
+    (file,) = tmp_path.iterdir()
+    for damaged in ("[{", ""):
+        file.write_text(damaged)
+        harvest.cache_clear()
+        assert harvest() == whole
 
 
 @pytest.mark.parametrize("name", BUILTIN)

@@ -50,6 +50,7 @@ def test_the_first_examples_of_a_run_tell_no_time_left() -> None:
     progress = Progress(2, stream=io.StringIO(), clock=clock)
     progress.expect([Share(0, 1), Share(0, 9)])
     progress.start_cell(1, "a")
+    progress.examples(0, 80)
     clock.now = 10
     progress.examples(2, 80)
     assert "left" not in progress.line()

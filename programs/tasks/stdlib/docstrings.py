@@ -1,5 +1,7 @@
 """The documentation strings of Python's standard library: real text that every machine has."""
 
+import contextlib
+import hashlib
 import json
 import re
 import subprocess
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from crossover.models.cache_folder import cache_folder
+from crossover.models.jsonl import write_text
 from crossover.programs.splits import fold
 
 
@@ -29,15 +33,30 @@ class Documented:
 @cache
 def harvest() -> tuple[Documented, ...]:
     """Return the documented public callables of the standard library, each text once, ordered by name."""
-    script = Path(__file__).with_name("collect.py")
-    command = [sys.executable, "-I", "-S", str(script)]
-    entries = json.loads(subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout)
+    entries = _collected()
     by_text: dict[str, Documented] = {}
     # The shortest name first, so that `random.choice` stands for `random.Random.choice`, the same function.
     for item in sorted((Documented(**entry) for entry in entries), key=lambda item: (item.name.count("."), item.name)):
         if len(item.text.split()) >= 4:
             by_text.setdefault(fold(item.text), item)
     return tuple(sorted(by_text.values(), key=lambda item: item.name))
+
+
+def _collected() -> list[dict[str, str]]:
+    """Return what collect.py prints, from the cache folder if this Python wrote it there before: that saves a second.
+
+    A folder that cannot be written, or a damaged file, costs only the second.
+    """
+    script = Path(__file__).with_name("collect.py")
+    made_by = hashlib.sha256(script.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    file = cache_folder() / f"stdlib-{made_by}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return list(json.loads(file.read_bytes()))
+    command = [sys.executable, "-I", "-S", str(script)]
+    text = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL, text=True).stdout
+    with contextlib.suppress(OSError):
+        write_text(file, text)
+    return list(json.loads(text))
 
 
 def mask(text: str, names: Collection[str]) -> str:
