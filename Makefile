@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # uv and pip read the same file; pip comes with every venv.
-# Two workers, each with whole groups of files (tests/conftest.py), so that what is dear to make is made once.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Three workers for two cores, since tests also wait for servers and processes, each with whole groups of files
+# (tests/conftest.py), so that what is dear to make is made once.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 demo: .venv/demo

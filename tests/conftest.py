@@ -43,16 +43,16 @@ from crossover.models.spec import ModelSpec
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = {
-    "processes and MLflow": (
-        *("test_crash", "test_faults", "test_forecast", "test_limits", "test_lock", "test_mlflow_ui", "test_packaged"),
-        *("test_registered", "test_rows", "test_run", "test_search_crash", "test_sync", "test_tracking"),
-        "test_training",
+    "processes": (
+        *("test_crash", "test_export", "test_faults", "test_limits", "test_lock", "test_memory", "test_packaged"),
+        *("test_rows", "test_search_crash", "test_sync", "test_tracking", "test_training"),
     ),
+    "finished run": ("test_checks", "test_forecast", "test_mlflow_ui", "test_registered", "test_show"),
     "sentence encoder": ("test_demo_index", "test_retrieval", "test_retrieval_contract"),
 }
 """What is dear to make, and the files that need it: one worker runs them all, and makes it once.
 
-The processes are forked from a server that imports everything; MLflow has an empty database and a finished run.
+The processes are forked from a server that imports everything; the finished run was trained and tracked.
 """
 GROUPS = {file: group for group, files in SHARED.items() for file in files}
 
@@ -124,10 +124,13 @@ def openings_run(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Pa
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an MLflow database without a run in it: making one takes longer than many a run."""
-    folder = tmp_path_factory.mktemp("empty")
-    Tracker(folder)
-    return folder / "mlflow.db"
+    """Return an MLflow database without a run in it: making one takes longer than many a run, so all workers copy it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    # It is made whole or not at all, by one of the workers.
+    Tracker(folder / "empty")
+    return folder / "empty" / "mlflow.db"
 
 
 @pytest.fixture

@@ -109,6 +109,7 @@ def test_files_stay_readable() -> None:
             assert forbidden not in text, (file, forbidden)
 
 
+@pytest.mark.slow
 def test_importing_everything_leaves_the_folder_empty(tmp_path: Path) -> None:
     modules = [f for f in FILES if not f.endswith("__init__.py") and f != RUN_BY_MLFLOW]
     code = "import " + ", ".join("crossover." + f.removesuffix(".py").replace("/", ".") for f in modules)

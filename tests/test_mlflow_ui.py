@@ -16,7 +16,10 @@ from served_ui import served_ui
 from crossover.eval.tracking.addresses import charts_address
 from crossover.eval.tracking.tracker import Tracker
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM: MLflow's pages are not looked at")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM: MLflow's pages are not looked at"),
+]
 PICTURES = os.environ.get("CROSSOVER_PICTURES", "")
 """Folder to keep the screenshots in, for a person to look at."""
 ARMS = {"zero_shot": "zero_shot", "retrieved_demos": "retrieved_demos demos=3", "sft": "sft epochs=1 rank=4"}

@@ -25,6 +25,7 @@ def run_python(*args: str, cwd: Path, path: str) -> "subprocess.CompletedProcess
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_a_persons_own_modules_do_not_collide(tmp_path: Path) -> None:
     for name in ("models", "eval", "programs", "optimizers"):
         (tmp_path / name).mkdir()

@@ -16,6 +16,7 @@ from crossover.models.errors import UserError
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_document_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_openings(tmp_path, "[zero_shot]")

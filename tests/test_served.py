@@ -62,6 +62,7 @@ def tokens(row: Any) -> dict[str, int]:
     return {"prompt_tokens": row.prompt_tokens, "completion_tokens": row.completion_tokens}
 
 
+@pytest.mark.slow
 def test_a_served_model_scores_what_it_scores_here(
     address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

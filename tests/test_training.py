@@ -43,6 +43,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_trains(name: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     fitted = fit(intents, spoken, tmp_path, epochs=2, **OPTIONS[name])
@@ -190,6 +191,7 @@ def flip_a_byte(file: Path) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_and_weights_are_named_and_not_used(
     tmp_path: Path, intents: list[dspy.Example], whole: Trained
 ) -> None:
@@ -213,6 +215,7 @@ def test_damaged_checkpoints_and_weights_are_named_and_not_used(
         fit_for_long("train", tmp_path / "fit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["Ctrl-C", "0 minutes"])
 def test_a_limit_ends_a_training_at_the_next_step_which_is_kept(
     limit: str, tmp_path: Path, intents: list[dspy.Example], whole: Trained

@@ -123,7 +123,9 @@ class _Trace:
             "total_tokens": row.prompt_tokens + row.completion_tokens,
         }
         said = {"choices": [{"message": {"role": "assistant", "content": redact(row.raw)}, "finish_reason": "stop"}]}
-        extra = {"mlflow.chat.tokenUsage": tokens, "mlflow.llm.model": cell.model.name, "calls": row.calls}
+        # MLflow asks LiteLLM for the price of a model under its own key; importing it takes seconds, for no price here.
+        named = "model" if result.local else "mlflow.llm.model"
+        extra = {"mlflow.chat.tokenUsage": tokens, named: cell.model.name, "calls": row.calls}
         asked = {"messages": [dict(m) for m in request.messages]}
         spans.append(self._span(2, "model", "CHAT_MODEL", (found, row.seconds), asked, said, extra=extra))
         end, wrong = (row.seconds, row.seconds), "the answer could not be read" if row.unparsed else ""
