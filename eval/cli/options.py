@@ -259,7 +259,7 @@ def file_of(cells: CellFlags, limits: LimitFlags | None = None) -> "tuple[Path, 
     Raises:
         UserError: FILE is a data file.
     """
-    from crossover.eval.experiment.draft import experiment_file_of, is_data
+    from crossover.eval.experiment.data_source import experiment_file_of, is_data
     from crossover.eval.experiment.read import QUICKSTART, Overrides
     from crossover.models.errors import UserError
 
