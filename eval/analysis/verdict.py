@@ -134,7 +134,7 @@ def _traffic(task: TaskComparison, chosen: Arm, other: Arm) -> str:
         return ""
     start = (start_usd(a, months=months) - (1 - CHEAPER) * start_usd(b, months=months)) / months
     slope = (a.per_1k_requests - (1 - CHEAPER) * b.per_1k_requests) / 1000
-    if start * slope >= 0:
+    if start * slope >= 0 or -start / slope < 1:
         return ""
     side = "above" if (slope < 0) == (cheap is other) else "below"
     words = "is over a tenth cheaper than" if cheap is other else "is no longer a tenth cheaper than"
@@ -157,7 +157,7 @@ def _price(task: TaskComparison, chosen: Arm, other: Arm) -> str:
         else f"{chosen.name} is no longer a tenth cheaper than {other.name}"
     )
     line = f"at less than {usd(below)} per 1,000 requests to {other.name} (now {usd(now)}) {words}"
-    return line if 0 < below < now else ""
+    return line if 0 < below < now and usd(below) != usd(now) else ""
 
 
 def _data(task: TaskComparison) -> str:

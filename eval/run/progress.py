@@ -63,6 +63,7 @@ class Progress:
         self._usd = 0.0
         self._shown_at = -PLAIN_EVERY
         self._drawn = 0
+        self._last_line = ""
 
     def expect(self, shares: Sequence[Share]) -> None:
         """Take the parts of the run's time that the cells are expected to take, in their order."""
@@ -163,7 +164,10 @@ class Progress:
             return
         self._shown_at = now
         if not self._terminal:
-            self._write(self.line() + "\n")
+            # The same words again would look like a cell that begins twice.
+            if (line := self.line()) != self._last_line:
+                self._write(f"{line}\n")
+            self._last_line = line
             return
         # The last column stays free: a full line would move the cursor to the next one.
         text = self.line(columns_of(self._stream) - 1)
