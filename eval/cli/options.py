@@ -125,7 +125,7 @@ def json_option(command: Decorated) -> Decorated:
         "as_json",
         is_flag=True,
         callback=lambda context, _, given: context.with_resource(reserved_stdout()) if given else None,
-        help="Print JSON, schema version 1.",
+        help="Print JSON, schema version 2.",
     )(command)
 
 
