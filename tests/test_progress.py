@@ -70,6 +70,16 @@ def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
     assert "\r" not in stream.getvalue()
 
 
+def test_a_plain_stream_never_gets_a_line_twice() -> None:
+    stream = io.StringIO()
+    progress = Progress(2, stream=stream, clock=Clock())
+    for cell in ("a", "a", "b"):
+        progress.start_cell(1, cell)
+        progress.note("trying the prompt formats")
+    assert stream.getvalue().splitlines().count("cell 1 of 2: a") == 1
+    assert "cell 1 of 2: b" in stream.getvalue()
+
+
 def test_a_terminal_gets_one_line_that_goes_away() -> None:
     stream = Terminal()
     progress = Progress(1, stream=stream, clock=Clock())
