@@ -59,6 +59,19 @@ def test_the_first_examples_of_a_run_tell_no_time_left() -> None:
     assert progress.line().endswith("about 19 min 48 s left")
 
 
+def test_time_that_belongs_to_no_cell_does_not_lengthen_what_is_left() -> None:
+    clock = Clock()
+    progress = Progress(2, stream=io.StringIO(), clock=clock)
+    progress.expect([Share(0, 1), Share(0, 1)])
+    progress.start_cell(1, "a")
+    clock.now = 600
+    progress.leave_out(600)
+    progress.examples(0, 10)
+    clock.now = 605
+    progress.examples(5, 10)
+    assert progress.line() == "cell 1 of 2: a, 5/10 examples at 1.0/s, about 15 s left"
+
+
 def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1, stream=stream, clock=clock)

@@ -109,6 +109,9 @@ def _arms_table(shown: Sequence[Arm], width: int) -> list[str]:
     while len((figures := _figures(shown, titles))[0]) + len("arm") > width and len(titles) > len(FIGURES):
         titles.pop()
     names = ["arm", *(visible(marked_name(a)) for a in shown)]
+    if titles[-1] == BAR_TITLE and max(map(len, names)) + len(figures[0]) > width:
+        # A name on a line of its own is a worse loss.
+        figures = _figures(shown, titles[:-1])
     first = max(len(name) for name in names if len(name) <= max(width - len(figures[0]), len("arm")))
     lines = []
     for name, rest in zip(names, figures, strict=True):

@@ -79,6 +79,11 @@ class Progress:
             self._done = self._total = 0
             self._show(force=True)
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave seconds that the shares of the cells do not cover out of the pace that tells the time left."""
+        with self._lock:
+            self._started += seconds
+
     def examples(self, done: int, total: int) -> None:
         """Show how many test examples of the cell are scored."""
         with self._lock:
