@@ -42,6 +42,8 @@ def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
     progress.examples(50, 100)
     parts = ["cell 2 of 4: intents few_shot", "50/100 examples at 5.0/s", "$0.25 so far", "about 1 min 50 s left"]
     assert progress.line() == ", ".join(parts)
+    clock.now = 1000
+    assert "50/100 examples at 3.1/min, " in progress.line()
 
 
 def test_the_first_examples_of_a_run_tell_no_time_left() -> None:

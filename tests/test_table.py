@@ -238,6 +238,15 @@ def test_fields_and_passages_stand_below_the_arms(sound: Comparison) -> None:
     assert "5 more fields, see --details" in text
 
 
+def test_a_price_by_tokens_counted_here_is_marked_and_explained(sound: Comparison) -> None:
+    arms = [replace(a, tokens_estimated=True) for a in sound.arms]
+    text = summary(replace(sound, arms=tuple(arms)), width=80, colored=False)
+    assert "~0.00" in text
+    assert "~ a price by tokens that were counted here: the provider names none" in text
+    unpriced = [replace(a, cost=replace(a.cost, per_1k_requests=None)) for a in arms]
+    assert "~" not in summary(replace(sound, arms=tuple(unpriced)), width=80, colored=False)
+
+
 def test_many_arms_are_cut_to_the_best_and_the_chosen(sound: Comparison) -> None:
     arms = [replace(sound.arms[0], name=f"zero_shot {n}") for n in range(20)]
     text = summary(replace(sound, arms=(*arms, *sound.arms)), width=100, colored=False)

@@ -65,6 +65,8 @@ def _task_lines(comparison: Comparison, v: Verdict, width: int) -> list[str]:
     lines += ["", *_arms_table(shown, width), *_more(len(ranked) - len(shown), "arms"), *_fields_table(shown, width)]
     if sentences := passage_sentences(shown):
         lines += ["", *(x for sentence in sentences for x in wrapped(sentence, "", width))]
+    if any(map(_is_estimate, shown)):
+        lines += ["", *wrapped("~ a price by tokens that were counted here: the provider names none", "", width)]
     if cautions := _cautions(comparison, v, arms)[:MOST_CAUTIONS]:
         lines += ["", *(x for caution in cautions for x in _short(caution, "! ", width))]
     if v.flips:
@@ -159,12 +161,17 @@ def _bar(arm: Arm) -> str:
     return "█" * low + "▒" * (high - low) + "·" * (BAR - high)
 
 
+def _is_estimate(arm: Arm) -> bool:
+    """Return whether a price follows from tokens that were counted here, in place of the provider's own number."""
+    return arm.tokens_estimated and arm.cost.per_1k_requests is not None
+
+
 BAR_TITLE = "0        1"
 FIGURES: dict[str, Callable[[Arm], str]] = {
     "score": lambda a: f"{a.score.mean:.3f}" if a.score.n else "–",
     "95 %": lambda a: f"{a.score.low:.3f}-{a.score.high:.3f}" if a.score.n else "–",
     "p95 ms": lambda a: p95_words(a.latency, figure) or "–",
-    "$ per 1k": lambda a: "~" * a.tokens_estimated + small_money(a.cost.per_1k_requests),
+    "$ per 1k": lambda a: "~" * _is_estimate(a) + small_money(a.cost.per_1k_requests),
     "fit $": lambda a: small_money(a.cost.fit),
 }
 """Title and text of each column that every table has."""

@@ -145,7 +145,10 @@ class Progress:
 
     def _rate(self) -> str:
         seconds, count = self._clock() - self._examples_started, self._done - self._first_done
-        return f" at {count / seconds:.1f}/s" if seconds > 0 and count > 0 else ""
+        if seconds <= 0 or count <= 0:
+            return ""
+        rate = count / seconds
+        return f" at {rate:.1f}/s" if rate >= 1 else f" at {60 * rate:.1f}/min"
 
     def _left(self) -> str:
         """Return the time left if the rest goes at the pace of what is done; empty before anything is."""
