@@ -9,7 +9,7 @@ from crossover.eval.analysis.arm import Arm, best_first
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.report.table import break_even_line, marked_name, passage_sentences
-from crossover.eval.report.text import columns, figure, p95_words, small_money, visible, wrapped
+from crossover.eval.report.text import SMALLEST_MONEY, columns, figure, p95_words, small_money, visible, wrapped
 
 NARROWEST, WIDEST, UNKNOWN = 60, 120, 100
 """Least and most columns of the summary, and those of an output that is no terminal."""
@@ -65,6 +65,8 @@ def _task_lines(comparison: Comparison, v: Verdict, width: int) -> list[str]:
     lines += ["", *_arms_table(shown, width), *_more(len(ranked) - len(shown), "arms"), *_fields_table(shown, width)]
     if sentences := passage_sentences(shown):
         lines += ["", *(x for sentence in sentences for x in wrapped(sentence, "", width))]
+    if any(a.format_choice and (a.cost.fit or 0) >= SMALLEST_MONEY for a in shown):
+        lines += ["", *wrapped("fit $: with the trial of prompt formats, which all arms share", "", width)]
     if any(map(_is_estimate, shown)):
         lines += ["", *wrapped("~ a price by tokens that were counted here: the provider names none", "", width)]
     if cautions := _cautions(comparison, v, arms)[:MOST_CAUTIONS]:
