@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from crossover.programs.retrieval.base import Passage
 from crossover.programs.retrieval.bm25 import Bm25
 from crossover.programs.retrieval.dense import Dense
-from crossover.programs.task import Passage
 
 BATCH, K, WIDTH, WORDS, VOCABULARY = 64, 10, 384, 60, 200_000
 """Questions a batch, hits of each, numbers a vector, words a passage, and words that there are."""

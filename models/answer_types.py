@@ -3,6 +3,7 @@
 import enum
 import json
 import types
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 import dspy
@@ -64,13 +65,22 @@ def json_schema(field: FieldInfo) -> dict[str, Any]:
 def described(name: str, field: FieldInfo) -> str:
     """Return an output field's description and type in words; empty for a text that has no description."""
     labels, description = labels_of(field), str(_extra(field).get("desc") or "")
-    one_of = f"one of: {', '.join(labels)}"
-    known = description in (f"${{{name}}}", one_of)
+    known = description in (f"${{{name}}}", one_of(labels))
     if labels:
-        words = one_of if len(labels) <= MOST_LABELS_SHOWN else ""
+        words = one_of(labels) if len(labels) <= MOST_LABELS_SHOWN else ""
     else:
         words = "" if is_text(field) else _in_words(field)
     return "; ".join(filter(None, ("" if known else description, words)))
+
+
+def one_of(labels: Sequence[str]) -> str:
+    """Return the labels as a prompt lists them, with bars between them where one holds a comma."""
+    return f"one of: {(' | ' if has_commas(labels) else ', ').join(labels)}"
+
+
+def has_commas(labels: Iterable[str]) -> bool:
+    """Return whether a list of the labels with commas between them would read as more labels."""
+    return any("," in label for label in labels)
 
 
 def _in_words(field: FieldInfo) -> str:

@@ -17,11 +17,12 @@ from crossover.programs.gold import kinds_of, output_types, with_types
 from crossover.programs.kinds import Kind, unfolded
 from crossover.programs.load import builtin_task, is_reference, load_program, unknown
 from crossover.programs.metrics import metric_for
-from crossover.programs.records import Read, Record, fault, few
+from crossover.programs.records import Problem, Read, Record, fault, few
+from crossover.programs.retrieval.base import Passage
 from crossover.programs.sources import hf_splits, read_source, shown_path
 from crossover.programs.spec import TaskSpec
 from crossover.programs.splits import fold, fraction, split_in_proportion
-from crossover.programs.task import Metric, Passage, Problem, Task
+from crossover.programs.task import Metric, Task
 from crossover.programs.validate import validate
 
 SPLITS = ("train", "val", "test")

@@ -15,9 +15,8 @@ from crossover.models.errors import UserError
 from crossover.programs.entities import entities_of
 from crossover.programs.load import is_reference, unknown
 from crossover.programs.names import field_names
-from crossover.programs.records import Record, fault, few
+from crossover.programs.records import Problem, Record, fault, few
 from crossover.programs.spec import TaskSpec
-from crossover.programs.task import Problem
 
 RETRIEVING = ("rag", "multihop", "dialogue")
 """Programs whose examples carry passages."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from crossover.models.errors import UserError, one_line
 from crossover.programs.readers import encoding_of
-from crossover.programs.records import fault, few
-from crossover.programs.task import Passage, Problem
+from crossover.programs.records import Problem, fault, few
+from crossover.programs.retrieval.base import Passage
 
 PASSAGE_WORDS = 120
 """Words up to which paragraphs that follow each other make one passage; a longer paragraph is cut between sentences."""

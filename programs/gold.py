@@ -10,8 +10,7 @@ from crossover.models.answer_types import is_text
 from crossover.models.errors import one_line
 from crossover.programs.demos import is_list
 from crossover.programs.kinds import Kind, kind_of
-from crossover.programs.records import fault, few
-from crossover.programs.task import Problem
+from crossover.programs.records import Problem, fault, few
 
 Reader = Callable[[Any], Any]
 """Turns a gold answer as the data holds it into one of the program's type; raises ValueError where it is none."""

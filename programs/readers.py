@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from crossover.models.errors import UserError
-from crossover.programs.records import Record, fault, parsed_json
-from crossover.programs.task import Problem
+from crossover.programs.records import Problem, Record, fault, parsed_json
 
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 LEGACY_ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "gb18030", "shift_jis", "euc_kr"]

@@ -6,9 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossover.programs.task import Problem
-
 HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One error or warning about a task or an experiment file."""
+
+    level: str
+    """`error`: cannot run; `warning`: can run, but may mislead; `note`: what was taken for granted."""
+    where: str
+    """File and line, or the task's name."""
+    what: str
+    """What is wrong, with the value."""
+    remedy: str
+    """The next step for the user."""
+
+    def __str__(self) -> str:
+        """Return the problem in one line."""
+        return f"{self.level}: {self.where}: {self.what}; {self.remedy}"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from crossover.programs.judge import Judged
 from crossover.programs.metrics import Scored, normalise
 from crossover.programs.task import Metric
 
+ADVICE = " To fix: - "
+"""What DSPy adds to a provider's error: the same for every error of a kind, and for those who call it by themselves."""
 LONGEST_REASON = 2000
 """Characters of the reason of a failure that a row holds."""
 
@@ -147,6 +149,8 @@ def _graded(
 def _reason(boundary: str, error: Exception) -> str:
     """Return where and why an example failed, on one line, cut between words after `LONGEST_REASON` characters."""
     text = " ".join(f"{boundary}: {type(error).__name__}: {error}".split())
+    if boundary == "lm":
+        text = text.partition(ADVICE)[0]
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON].rpartition(' ')[0]} …"
 
 

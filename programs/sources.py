@@ -7,8 +7,7 @@ from typing import Any
 
 from crossover.models.errors import UserError, one_line
 from crossover.programs.readers import READERS
-from crossover.programs.records import Read, Record, fault, few
-from crossover.programs.task import Problem
+from crossover.programs.records import Problem, Read, Record, fault, few
 
 HF_KEYS = ("hf", "name", "split", "revision")
 """Keys of a Hugging Face source: the repository, its configuration, the split and the revision."""

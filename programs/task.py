@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import dspy
 
 from crossover.models.usage import Usage, add_usd
+from crossover.programs.retrieval.base import Passage
 
 
 class Metric(Protocol):
@@ -28,39 +29,6 @@ class Metric(Protocol):
     ) -> float:
         """Return the score."""
         ...
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One retrievable text."""
-
-    id: str
-    """Stable id, referred to by the examples' gold ids."""
-    text: str
-    title: str = ""
-    """Shown before the text, unless empty."""
-
-    def render(self) -> str:
-        """Return the passage as every arm and every model sees it."""
-        return f"{self.title}: {self.text}" if self.title else self.text
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One error or warning about a task or an experiment file."""
-
-    level: str
-    """`error`: cannot run; `warning`: can run, but may mislead; `note`: what was taken for granted."""
-    where: str
-    """File and line, or the task's name."""
-    what: str
-    """What is wrong, with the value."""
-    remedy: str
-    """The next step for the user."""
-
-    def __str__(self) -> str:
-        """Return the problem in one line."""
-        return f"{self.level}: {self.where}: {self.what}; {self.remedy}"
 
 
 @dataclass(frozen=True)

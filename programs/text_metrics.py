@@ -12,6 +12,9 @@ _WORD = re.compile(r"[^\W_]+")
 _NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _SPACED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[ \u00a0\u202f]\d{3})+)(?![\d])")
 """A number with spaces between its thousands."""
+_COMMA_DECIMAL = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+),(\d+)(?![\d]|[.,]\d)")
+"""A number with points between its thousands and a comma before its decimals, as much of Europe writes it."""
+_FRACTION = re.compile(r"(?<![\w/.,])(\d+)/([1-9]\d*)(?![\w/])")
 _TYPESET = str.maketrans({"\u2212": "-", "{": None, "}": None})
 """The minus sign of typesetting to that of keyboards; the braces that TeX needs around a comma."""
 
@@ -46,7 +49,9 @@ def numeric_match(predicted: str, gold: str) -> float:
     Raises:
         ValueError: the gold text is not a number.
     """
-    predicted, gold = _plain_numbers(predicted), _plain_numbers(gold)
+    # Elsewhere 3/4 may be a date or a score out of 4.
+    fractions = bool(_FRACTION.search(gold))
+    predicted, gold = (_plain_numbers(text, fractions) for text in (predicted, gold))
     wanted = _number(gold.strip().lstrip("$").rstrip("%"))
     if wanted is None:
         raise ValueError(f"the gold answer {gold!r} is not a number")
@@ -74,9 +79,11 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     return lengths[-1]
 
 
-def _plain_numbers(text: str) -> str:
-    """Return the text with its numbers as keyboards write them, without spaces between thousands."""
-    return _SPACED.sub(lambda n: re.sub(r"\s", "", n[0]), text.translate(_TYPESET))
+def _plain_numbers(text: str, fractions: bool) -> str:
+    """Return the text with its numbers as keyboards write them, without marks between thousands or fractions."""
+    text = _SPACED.sub(lambda n: re.sub(r"\s", "", n[0]), text.translate(_TYPESET))
+    text = _COMMA_DECIMAL.sub(lambda n: f"{n[1].replace('.', '')}.{n[2]}", text)
+    return _FRACTION.sub(lambda n: repr(int(n[1]) / int(n[2])), text) if fractions else text
 
 
 def _number(text: str) -> float | None:

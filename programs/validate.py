@@ -11,8 +11,8 @@ from crossover.programs.demos import question_key
 from crossover.programs.fields import answers_of, text_of
 from crossover.programs.gold import list_outputs
 from crossover.programs.modules.classify import Classify
-from crossover.programs.records import fault, few
-from crossover.programs.task import Problem, Task
+from crossover.programs.records import Problem, fault, few
+from crossover.programs.task import Task
 
 FEWEST_TEST = 50
 """Fewer test examples give intervals too wide to tell arms apart."""

@@ -10,8 +10,9 @@ from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Cell, Knowledge
 from crossover.eval.store.result import Latency, Result
 from crossover.models.usage import Usage
+from crossover.programs.retrieval.base import Passage
 from crossover.programs.score import Row
-from crossover.programs.task import FitFacts, Passage, Task
+from crossover.programs.task import FitFacts, Task
 
 
 def make_row(i: int, score: float | None, *, tokens: int = 100, usd: float | None = 0.0) -> Row:

@@ -52,8 +52,8 @@ def test_faults_of_keys_weights_and_methods_come_at_once(
 
 
 def test_a_wrong_key_is_found_before_anything_heavy_is_imported(tmp_path: Path) -> None:
-    file = write_openings(tmp_path, "[zero_shot, sft]", more="metod: 1\n")
-    loaded = "', '.join({'torch', 'transformers', 'mlflow', 'litellm'} & set(sys.modules))"
+    file = write_openings(tmp_path, "[zero_shot, sft]", more="metod: 1\nretrieval: {backend: hybrid}\n")
+    loaded = "', '.join({'dspy', 'numpy', 'torch', 'transformers', 'mlflow', 'litellm'} & set(sys.modules))"
     for verb in ("run", "validate"):
         code = f"import sys, crossover.eval.cli.main as c; c.main(['{verb}', '{file}']); sys.exit({loaded} or 0)"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

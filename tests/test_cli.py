@@ -125,19 +125,28 @@ def test_crossover_yaml_of_the_folder_is_the_default(
     assert f"stdlib_rag  {tiny.NAME}  zero_shot, retrieved, bm25 k=3, seed=0" in capsys.readouterr().out
 
 
-def test_validate_reports_file_and_data_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_reports_the_file_first_and_then_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "same", "label": "a"}\n{"text": "", "label": "a"}\n')
     (tmp_path / "test.jsonl").write_text('{"text": "same", "label": "a"}\n')
-    (tmp_path / "e.yaml").write_text(
-        "version: 1\nmetod: 1\ntasks:\n"
-        "  - {name: t, program: classify, data: {train: train.jsonl, test: test.jsonl, val: no.jsonl}}\n"
-        f"models: [{tiny.model()}]\nmethods: [zero_shot]\n"
+    file, text = (
+        tmp_path / "e.yaml",
+        (
+            "version: 1\nmetod: 1\ntasks:\n"
+            "  - {name: t, program: classify, data: {train: train.jsonl, test: test.jsonl, val: no.jsonl}}\n"
+            f"models: [{tiny.model()}]\nmethods: [zero_shot]\n"
+        ),
     )
-    assert main(["validate", str(tmp_path / "e.yaml")]) == 2
+    file.write_text(text)
+    assert main(["validate", str(file)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "2 errors, 0 warnings; data and methods are checked once the file is right\n"
+    assert shown.err.splitlines() == [
+        "error: e.yaml:2: unknown key `metod`; did you mean `methods`?",
+        "error: e.yaml:4: no such file 'no.jsonl'; check the path, which starts at the experiment file",
+    ]
+    file.write_text(text.replace("metod: 1\n", "").replace(", val: no.jsonl", ""))
+    assert main(["validate", str(file)]) == 2
     found = capsys.readouterr().err
-    assert "e.yaml:2: unknown key `metod`; did you mean `methods`?" in found
-    assert found.count("no such file") == 1
-    assert "e.yaml:4: no such file 'no.jsonl'" in found
     assert "train.jsonl:2: 'text' is empty" in found
     assert "test.jsonl:1: this test question also stands in train" in found
 

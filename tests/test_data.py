@@ -9,6 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from crossover.models.answer_types import described, labels_of
 from crossover.models.errors import UserError
 from crossover.programs.data import load_and_check, load_task
 from crossover.programs.spec import TaskSpec
@@ -57,6 +58,16 @@ def test_columns_are_inferred_and_the_task_is_complete(tmp_path):
     assert task.where["test1"] == "test.jsonl:2"
     desc = task.program().predict.signature.output_fields["label"].json_schema_extra["desc"]
     assert desc == "one of: age_limit, card_arrival, exchange_rate"
+
+
+def test_labels_with_commas_are_listed_so_that_each_reads_as_one(tmp_path):
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}.jsonl", [r | {"label": r["label"].replace("_", ", ")} for r in rows(split)])
+    task, _ = load_and_check(spec(tmp_path), base=tmp_path)
+    field = task.program().predict.signature.output_fields["label"]
+    listed = "one of: age, limit | card, arrival | exchange, rate"
+    assert (field.json_schema_extra["desc"], described("label", field)) == (listed, listed)
+    assert labels_of(field) == ["age, limit", "card, arrival", "exchange, rate"]
 
 
 def test_rag_task_has_gold_passages_and_any_answer_is_right(tmp_path):

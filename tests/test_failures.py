@@ -106,6 +106,16 @@ def test_a_failure_holds_its_whole_reason_up_to_a_bound() -> None:
     assert {(r.score, r.unparsed) for r in rows.values()} == {(None, False)}
 
 
+def test_a_reason_is_the_providers_without_the_librarys_advice() -> None:
+    class Refused(dspy.Module):
+        def forward(self, **inputs: str) -> dspy.Prediction:
+            raise dspy.LMRateLimitError("[m] busy\n\n  To fix:\n    - Wait a moment and retry\n")
+
+    example = dspy.Example(id="1", text="a", label="b").with_inputs("text")
+    (row,) = score_examples(Refused(), [example], lambda *_: 1.0, threads=1)
+    assert row.failure == "lm: LMRateLimitError: [m] busy"
+
+
 def test_dropping_failed_rows_leaves_the_others_as_they_were(tmp_path: Path) -> None:
     file, rows = tmp_path / "rows.jsonl", [make_row(0, 1.0), make_row(1, None), make_row(2, 0.5), make_row(3, None)]
     append_rows(file, rows)

@@ -8,8 +8,8 @@ from pypdf import PdfWriter
 
 from crossover.programs.data import load_and_check
 from crossover.programs.folder import PASSAGE_WORDS, gold_passages, passages_of, read_folder
+from crossover.programs.retrieval.base import Passage
 from crossover.programs.spec import TaskSpec
-from crossover.programs.task import Passage
 
 
 def folder(path: Path) -> Path:

@@ -60,6 +60,11 @@ def test_the_gold_answer_scores_exactly_1(name: str) -> None:
         ("1 250 pots", "1250", 1.0),
         ("1,00,000", "100000", 1.0),
         ("2023-05", "-5", 0.0),
+        ("it costs 1.234,56 euros", "1234.56", 1.0),
+        ("1234.56", "1.234,56", 1.0),
+        ("a share of 2/4.", "1/2", 1.0),
+        ("-0.5", "-1/2", 1.0),
+        ("3 of 4, so 3/4", "4", 1.0),
     ],
 )
 def test_numbers_match_by_value(predicted: str, gold: str, score: float) -> None:

@@ -12,10 +12,10 @@ from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Experiment, Knowledge, Retrieval, plan
 from crossover.eval.run.passages import Indexes, Passages
+from crossover.programs.retrieval.base import Passage
 from crossover.programs.retrieval.chunks import chunked
 from crossover.programs.retrieval.ranking import Ranking, ndcg, rank_quality, reciprocal_rank
 from crossover.programs.spec import TaskSpec
-from crossover.programs.task import Passage
 
 
 def passages_of(store: Path, retrieval: Retrieval | None = None) -> Passages:

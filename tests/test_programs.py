@@ -12,9 +12,9 @@ from crossover.programs.load import builtin_task, load_object, load_program, pro
 from crossover.programs.metrics import exact_match, metric_for, metric_names, normalise, token_f1
 from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.rag import Rag
+from crossover.programs.retrieval.base import Passage
 from crossover.programs.retrieval.bm25 import Bm25
 from crossover.programs.splits import fold, opening, split_by_hash
-from crossover.programs.task import Passage
 from crossover.programs.tasks.stdlib.docstrings import harvest, mask
 from crossover.programs.validate import validate
 

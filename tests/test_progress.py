@@ -42,6 +42,8 @@ def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
     progress.examples(50, 100)
     parts = ["cell 2 of 4: intents few_shot", "50/100 examples at 5.0/s", "$0.25 so far", "about 1 min 50 s left"]
     assert progress.line() == ", ".join(parts)
+    clock.now = 1000
+    assert "50/100 examples at 3.1/min, " in progress.line()
 
 
 def test_the_first_examples_of_a_run_tell_no_time_left() -> None:
@@ -59,6 +61,19 @@ def test_the_first_examples_of_a_run_tell_no_time_left() -> None:
     assert progress.line().endswith("about 19 min 48 s left")
 
 
+def test_time_that_belongs_to_no_cell_does_not_lengthen_what_is_left() -> None:
+    clock = Clock()
+    progress = Progress(2, stream=io.StringIO(), clock=clock)
+    progress.expect([Share(0, 1), Share(0, 1)])
+    progress.start_cell(1, "a")
+    clock.now = 600
+    progress.leave_out(600)
+    progress.examples(0, 10)
+    clock.now = 605
+    progress.examples(5, 10)
+    assert progress.line() == "cell 1 of 2: a, 5/10 examples at 1.0/s, about 15 s left"
+
+
 def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1, stream=stream, clock=clock)
@@ -68,6 +83,16 @@ def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
         progress.examples(second, 100)
     assert stream.getvalue().count("\n") == 4
     assert "\r" not in stream.getvalue()
+
+
+def test_a_plain_stream_never_gets_a_line_twice() -> None:
+    stream = io.StringIO()
+    progress = Progress(2, stream=stream, clock=Clock())
+    for cell in ("a", "a", "b"):
+        progress.start_cell(1, cell)
+        progress.note("trying the prompt formats")
+    assert stream.getvalue().splitlines().count("cell 1 of 2: a") == 1
+    assert "cell 1 of 2: b" in stream.getvalue()
 
 
 def test_a_terminal_gets_one_line_that_goes_away() -> None:

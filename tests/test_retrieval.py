@@ -14,12 +14,11 @@ import pytest
 from crossover.eval.cli.main import main
 from crossover.models.errors import UserError
 from crossover.programs.retrieval import embedding
-from crossover.programs.retrieval.base import Indexed
+from crossover.programs.retrieval.base import Indexed, Passage
 from crossover.programs.retrieval.bm25 import Bm25
 from crossover.programs.retrieval.dense import Dense
 from crossover.programs.retrieval.embedding import Embedder
 from crossover.programs.retrieval.hybrid import Hybrid, fuse, reciprocal, scaled
-from crossover.programs.task import Passage
 
 CORPUS = [
     Passage("cat", "A kitten rested on the rug."),
@@ -153,7 +152,7 @@ def test_jax_is_never_imported_which_would_take_the_gpu(tmp_path: Path) -> None:
     seen = tmp_path / "imported"
     (tmp_path / "jax" / "__init__.py").write_text(f"open({str(seen)!r}, 'w').close()\n")
     (tmp_path / "jax" / "lax.py").write_text("")
-    code = "from crossover.programs.retrieval.bm25 import Bm25; from crossover.programs.task import Passage\n"
+    code = "from crossover.programs.retrieval.bm25 import Bm25; from crossover.programs.retrieval.base import Passage\n"
     code += "b = Bm25(); b.index([Passage('1', 'blue whale', 'w')]); print(b.search(['whale'], 1))\n"
     code += f"import os; print(os.path.exists({str(seen)!r})); import jax; print(os.path.exists({str(seen)!r}))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])}

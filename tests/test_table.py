@@ -24,6 +24,7 @@ from crossover.eval.report.table import render
 from crossover.eval.report.text import WIDTH, figure, money, small_money
 from crossover.eval.store.recorded import read_recorded
 from crossover.models.usage import Usage
+from crossover.programs.retrieval.ranking import Ranking
 
 GOLDEN = """\
 experiment support
@@ -218,6 +219,32 @@ def test_a_name_too_long_for_its_column_gets_a_line_of_its_own(comparison: Compa
     lines = summary(replace(comparison, arms=arms), width=80, colored=False).splitlines()
     (n,) = [n for n, line in enumerate(lines) if line == name]
     assert lines[n + 1].split()[:2] == ["0.200", "0.150-0.261"]
+
+
+def test_fields_and_passages_stand_below_the_arms(sound: Comparison) -> None:
+    scores = {name: replace(sound.arms[0].score, mean=mean) for name, mean in [("Brand", 0.5), ("Queue (final)", 0.25)]}
+    ranking = Ranking(recall=0.875, mrr=0.75, ndcg=0.8, with_gold=40)
+    arms = [replace(a, fields=scores, ranking=ranking, knowledge="retrieved") for a in sound.arms]
+    lines = summary(replace(sound, arms=tuple(arms)), width=80, colored=False).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("score by field"))
+    assert [line.split()[-3:] for line in lines[at : at + 2]] == [
+        ["Brand", "Queue", "(final)"],
+        ["sft", "0.500", "0.250"],
+    ]
+    assert "passages, retrieved: recall 0.875, MRR 0.750, nDCG 0.800, 40 questions" in lines
+    many = [replace(a, fields={f"a long name {n}": scores["Brand"] for n in range(9)}) for a in arms]
+    text = summary(replace(sound, arms=tuple(many)), width=80, colored=False)
+    assert text.count("a long name") == 4
+    assert "5 more fields, see --details" in text
+
+
+def test_a_price_by_tokens_counted_here_is_marked_and_explained(sound: Comparison) -> None:
+    arms = [replace(a, tokens_estimated=True) for a in sound.arms]
+    text = summary(replace(sound, arms=tuple(arms)), width=80, colored=False)
+    assert "~0.00" in text
+    assert "~ a price by tokens that were counted here: the provider names none" in text
+    unpriced = [replace(a, cost=replace(a.cost, per_1k_requests=None)) for a in arms]
+    assert "~" not in summary(replace(sound, arms=tuple(unpriced)), width=80, colored=False)
 
 
 def test_many_arms_are_cut_to_the_best_and_the_chosen(sound: Comparison) -> None:

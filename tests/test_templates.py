@@ -7,14 +7,19 @@ from pathlib import Path
 import dspy
 import pytest
 import tiny
+from factories import task_with_corpus
 from transformers import AutoTokenizer
 
-from crossover.models.load import load_model
+from crossover.eval.run.measure import measure_accuracy
+from crossover.eval.run.progress import Progress
+from crossover.models.load import LoadedModel, load_model
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
 from crossover.models.text import SYSTEM_INTO_USER, answer_opening, mend_tokenizer, turn_end
 from crossover.models.think import without_thoughts
+from crossover.models.usage import Usage
 from crossover.programs.modules.classify import Classify
+from crossover.programs.task import Fitted
 
 TURNS = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
 START = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -79,6 +84,19 @@ def test_the_token_that_ends_a_turn_is_taken_from_the_template() -> None:
     (remark,) = mend_tokenizer(tokenizer)
     assert name in remark
     assert (tokenizer.eos_token, tokenizer.pad_token) == (name, name)
+
+
+def test_weights_that_were_trained_are_told_of_as_their_base_is(small: LoadedModel, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.FOLDER, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["eos_token"], settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    base, task = load_model(ModelSpec(f"local:{folder}", prompt_format="plain")), task_with_corpus()
+    trained = Fitted(task.program(), small.lm, Usage())
+    measure_accuracy(trained, task, task.test[:1], base, file=tmp_path / "rows", threads=1, progress=Progress())
+    (warning,) = trained.warnings
+    assert warning.startswith("the tokenizer names no token that ends a turn")
 
 
 def test_an_answer_ends_with_the_templates_token_whatever_the_generation_config_says(tmp_path: Path) -> None:

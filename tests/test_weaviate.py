@@ -20,9 +20,8 @@ from crossover.eval.experiment.spec import Retrieval
 from crossover.models.errors import UserError
 from crossover.programs.retrieval import asking
 from crossover.programs.retrieval import weaviate as backend
-from crossover.programs.retrieval.base import Indexed, RetrievalFailed
+from crossover.programs.retrieval.base import Indexed, Passage, RetrievalFailed
 from crossover.programs.retrieval.weaviate import Weaviate
-from crossover.programs.task import Passage
 
 CORPUS = [Passage(f"p{n}", f"fact number{n} about the {w}") for n, w in enumerate(("sea", "sun", "moon", "wind"))]
 DOCKER = "docker run -p 8080:8080 -p 50051:50051 cr.weaviate.io/semitechnologies/weaviate:1.39.0"

@@ -29,10 +29,9 @@ def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     if not blunt:
         return ""
     sharpest = min(blunt, key=lambda c: c.detectable)
-    return (
-        f"{len(blunt)} of {len(contrasts)} comparisons are inconclusive: {sharpest.difference.n} examples show "
-        f"differences of {sharpest.detectable:.3f} at best"
-    )
+    n, least = sharpest.difference.n, sharpest.detectable
+    shown = f"show differences of {least:.3f} at best" if least < 1 else "are too few to show any difference"
+    return f"{len(blunt)} of {len(contrasts)} comparisons are inconclusive: {n} examples {shown}"
 
 
 def _raced_to_the_end(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> list[Contrast]:

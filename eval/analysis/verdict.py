@@ -46,7 +46,7 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     name, break_even = arms[0].task, _break_even(task)
     for _, reason_to_abstain in ABSTAIN:
         if reason := reason_to_abstain(task):
-            return Verdict(name, None, reason, "abstain", flips=_flips(task), break_even=break_even)
+            return Verdict(name, None, reason, "abstain", flips=_needs_unmet(task), break_even=break_even)
     chosen, *others = task.contenders
     confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(task)), "high")
     ties = tuple(a.name for a in others)
@@ -113,12 +113,17 @@ def _flips(task: TaskComparison) -> tuple[str, ...]:
     """Return a sentence for each change of traffic, price or needs that would alter the choice."""
     near = task.contenders if task.ranked else []
     found = [f(task, near[0], other) for other in near[1:] for f in (_traffic, _price)]
+    return (*filter(None, found), *_needs_unmet(task))
+
+
+def _needs_unmet(task: TaskComparison) -> tuple[str, ...]:
+    """Return a sentence for each need that was not applied, and for the best arm that one of them rules out."""
+    found = []
     if task.needs.max_usd_per_month is not None and task.needs.volume_per_month is None:
         found.append("max_usd_per_month was not applied, for needs has no volume_per_month")
-    floor = near[0].score.mean if near else 0.0
+    floor = task.contenders[0].score.mean if task.ranked else 0.0
     barred = [a for a in eligible(task.arms, Needs()) if a.name in task.out and a.score.mean > floor]
-    found += [f"{a.name} scores {a.score.mean:.2f}, but {task.out[a.name]}" for a in barred[:1]]
-    return tuple(sentence for sentence in found if sentence)
+    return (*found, *(f"{a.name} scores {a.score.mean:.2f}, but {task.out[a.name]}" for a in barred[:1]))
 
 
 def _savers(task: TaskComparison, chosen: Arm, other: Arm) -> tuple[Arm, Arm]:
@@ -134,7 +139,7 @@ def _traffic(task: TaskComparison, chosen: Arm, other: Arm) -> str:
         return ""
     start = (start_usd(a, months=months) - (1 - CHEAPER) * start_usd(b, months=months)) / months
     slope = (a.per_1k_requests - (1 - CHEAPER) * b.per_1k_requests) / 1000
-    if start * slope >= 0:
+    if start * slope >= 0 or -start / slope < 1:
         return ""
     side = "above" if (slope < 0) == (cheap is other) else "below"
     words = "is over a tenth cheaper than" if cheap is other else "is no longer a tenth cheaper than"
@@ -157,7 +162,7 @@ def _price(task: TaskComparison, chosen: Arm, other: Arm) -> str:
         else f"{chosen.name} is no longer a tenth cheaper than {other.name}"
     )
     line = f"at less than {usd(below)} per 1,000 requests to {other.name} (now {usd(now)}) {words}"
-    return line if 0 < below < now else ""
+    return line if 0 < below < now and usd(below) != usd(now) else ""
 
 
 def _data(task: TaskComparison) -> str:

@@ -49,7 +49,7 @@ def with_data(cells: CellFlags, measuring: MeasuringFlags, choices: Choices) -> 
     `--output` means two things there: a path by whose suffix a report is written, else columns to answer.
     """
     if cells.file is not None:
-        from crossover.eval.experiment.draft import is_data
+        from crossover.eval.experiment.data_source import is_data
 
         if is_data(str(cells.file)):
             return _with_data(cells, measuring, choices)
@@ -74,7 +74,8 @@ def experiment_of_data(source: str, choices: Choices) -> Path:
     Raises:
         UserError: the file exists and was written for other flags.
     """
-    from crossover.eval.experiment.draft import Draft, experiment_file_of
+    from crossover.eval.experiment.data_source import experiment_file_of
+    from crossover.eval.experiment.draft import Draft
     from crossover.models.errors import UserError
 
     file = experiment_file_of(source)

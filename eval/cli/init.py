@@ -36,7 +36,8 @@ def init(source: str, choices: Choices, yes: bool, file: Path | None) -> int:
 
     Example: crossover init tickets.csv --output Queue
     """
-    from crossover.eval.experiment.draft import Draft, experiment_file_of, is_data
+    from crossover.eval.experiment.data_source import experiment_file_of, is_data
+    from crossover.eval.experiment.draft import Draft
 
     if not is_data(source):
         return _init_folder(Path(source))

@@ -101,11 +101,12 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as e:
         from crossover.eval.report.text import visible
-        from crossover.eval.store.faults import FULL, refusal
         from crossover.models.api_keys import redact
         from crossover.models.errors import UserError
 
         if not isinstance(e, UserError):
+            from crossover.eval.store.faults import FULL, refusal
+
             refused = refusal(e)
             if refused is None:
                 say(_fault_line(e))

@@ -125,7 +125,7 @@ def json_option(command: Decorated) -> Decorated:
         "as_json",
         is_flag=True,
         callback=lambda context, _, given: context.with_resource(reserved_stdout()) if given else None,
-        help="Print JSON, schema version 1.",
+        help="Print JSON, schema version 2.",
     )(command)
 
 
@@ -259,7 +259,7 @@ def file_of(cells: CellFlags, limits: LimitFlags | None = None) -> "tuple[Path, 
     Raises:
         UserError: FILE is a data file.
     """
-    from crossover.eval.experiment.draft import experiment_file_of, is_data
+    from crossover.eval.experiment.data_source import experiment_file_of, is_data
     from crossover.eval.experiment.read import QUICKSTART, Overrides
     from crossover.models.errors import UserError
 

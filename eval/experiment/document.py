@@ -14,7 +14,7 @@ import yaml
 from crossover.eval.experiment.yaml_nodes import below, composed, read_text
 from crossover.models.api_keys import expanded
 from crossover.models.errors import UserError, shortened
-from crossover.programs.task import Problem
+from crossover.programs.records import Problem
 
 OTHER_NAMES = {
     "adapter": "prompt_format",

@@ -7,31 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crossover.eval.experiment.choices import Choices
+from crossover.eval.experiment.data_source import task_name
 from crossover.eval.experiment.guess import Guess, guess, settled
-from crossover.eval.experiment.starter_file import experiment_text, methods_for, task_name
+from crossover.eval.experiment.starter_file import experiment_text, methods_for
 from crossover.models.api_keys import PROVIDER_KEYS
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_text
 from crossover.programs.data import USUAL_METRIC, load_and_check, read_corpus, read_rows
 from crossover.programs.fields import text_of
-from crossover.programs.readers import READERS
-from crossover.programs.records import Record
-from crossover.programs.sources import data_suffix
-from crossover.programs.task import Problem
+from crossover.programs.records import Problem, Record
 
 EXAMPLE_WIDTH, NAME_WIDTH = 30, 20
 """Columns of a terminal for an example and for a name, so that the table fits into 80."""
-
-
-def is_data(source: str) -> bool:
-    """Return whether `source` is a data file or a dataset, not an experiment or a folder."""
-    return source.startswith("hf:") or data_suffix(Path(source)) in READERS
-
-
-def experiment_file_of(source: str) -> Path:
-    """Return the path of a data file's experiment file: beside the data, or in this folder for a dataset."""
-    folder = Path() if source.startswith("hf:") else Path(source).parent
-    return folder / f"{task_name(source)}.crossover.yaml"
 
 
 @dataclass

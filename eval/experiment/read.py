@@ -28,8 +28,8 @@ from crossover.eval.experiment.spec import (
 )
 from crossover.models.errors import UserError
 from crossover.models.spec import differing_settings
+from crossover.programs.records import Problem
 from crossover.programs.spec import TaskSpec
-from crossover.programs.task import Problem
 
 QUICKSTART = Path(__file__).with_name("quickstart.yaml")
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")

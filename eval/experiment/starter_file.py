@@ -1,7 +1,6 @@
 """Write the experiment file of a guessed task, short and commented."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -84,9 +83,3 @@ def _line(key: str, value: Any, comment: str) -> str:
 def flow(value: Any) -> str:
     """Return a value as YAML on one line."""
     return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)[1:-2]
-
-
-def task_name(source: str) -> str:
-    """Return the name of a task for a data file or a dataset: its own, without suffixes."""
-    name = Path(source.removeprefix("hf:")).name
-    return name.partition(".")[0] or "task"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from crossover.eval.analysis.arm import Arm, best_first
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.verdict import Verdict
-from crossover.eval.report.table import break_even_line, marked_name
-from crossover.eval.report.text import columns, figure, p95_words, small_money, visible, wrapped
+from crossover.eval.report.table import break_even_line, marked_name, passage_sentences
+from crossover.eval.report.text import SMALLEST_MONEY, columns, figure, p95_words, small_money, visible, wrapped
 
 NARROWEST, WIDEST, UNKNOWN = 60, 120, 100
 """Least and most columns of the summary, and those of an output that is no terminal."""
@@ -60,7 +60,15 @@ def _task_lines(comparison: Comparison, v: Verdict, width: int) -> list[str]:
     """Return the reason, the table, the cautions and what would change the verdict of one task."""
     arms = [a for a in comparison.arms if a.task == v.task]
     lines = [x for sentence in _reasons(v) for x in _short(sentence, "  ", width)]
-    lines += ["", *_arms_table(arms, v, width)]
+    ranked = best_first(arms)
+    shown = [a for n, a in enumerate(ranked) if n < MOST_ARMS or a.name == v.choose]
+    lines += ["", *_arms_table(shown, width), *_more(len(ranked) - len(shown), "arms"), *_fields_table(shown, width)]
+    if sentences := passage_sentences(shown):
+        lines += ["", *(x for sentence in sentences for x in wrapped(sentence, "", width))]
+    if any(a.format_choice and (a.cost.fit or 0) >= SMALLEST_MONEY for a in shown):
+        lines += ["", *wrapped("fit $: with the trial of prompt formats, which all arms share", "", width)]
+    if any(map(_is_estimate, shown)):
+        lines += ["", *wrapped("~ a price by tokens that were counted here: the provider names none", "", width)]
     if cautions := _cautions(comparison, v, arms)[:MOST_CAUTIONS]:
         lines += ["", *(x for caution in cautions for x in _short(caution, "! ", width))]
     if v.flips:
@@ -99,19 +107,34 @@ def _cautions(comparison: Comparison, v: Verdict, arms: Sequence[Arm]) -> list[s
     ]
 
 
-def _arms_table(arms: Sequence[Arm], v: Verdict, width: int) -> list[str]:
-    """Return the lines of a table of the best arms and the chosen one; a name that is too long gets its own line."""
-    ranked = best_first(arms)
-    shown = [a for n, a in enumerate(ranked) if n < MOST_ARMS or a.name == v.choose]
-    titles = [*FIGURES, *_extra_titles(arms, width)]
+def _arms_table(shown: Sequence[Arm], width: int) -> list[str]:
+    """Return the lines of a table of arms; a name that is too long gets its own line."""
+    titles = [*FIGURES, *_extra_titles(shown, width)]
     while len((figures := _figures(shown, titles))[0]) + len("arm") > width and len(titles) > len(FIGURES):
         titles.pop()
     names = ["arm", *(visible(marked_name(a)) for a in shown)]
+    if titles[-1] == BAR_TITLE and max(map(len, names)) + len(figures[0]) > width:
+        # A name on a line of its own is a worse loss.
+        figures = _figures(shown, titles[:-1])
     first = max(len(name) for name in names if len(name) <= max(width - len(figures[0]), len("arm")))
     lines = []
     for name, rest in zip(names, figures, strict=True):
         lines += [name.ljust(first) + rest] if len(name) <= first else [*wrapped(name, "", width), " " * first + rest]
-    return [*lines, *_more(len(ranked) - len(shown), "arms")]
+    return lines
+
+
+def _fields_table(shown: Sequence[Arm], width: int) -> list[str]:
+    """Return a blank line and the score of each field of the arms' answers; empty where answers have one field."""
+    names = list(dict.fromkeys(name for a in shown for name in a.fields))
+    fitting = names
+    while fitting:
+        scores = ([f"{a.fields[n].mean:.3f}" if n in a.fields else "–" for n in fitting] for a in shown)
+        rows = [(marked_name(a), *line) for a, line in zip(shown, scores, strict=True)]
+        table = columns([("score by field", *fitting), *rows])
+        if max(map(len, table)) <= width:
+            return ["", *map(visible, table), *_more(len(names) - len(fitting), "fields")]
+        fitting = fitting[:-1]
+    return ["", *_more(len(names), "fields")] if names else []
 
 
 def _figures(arms: Sequence[Arm], titles: Sequence[str]) -> list[str]:
@@ -140,12 +163,17 @@ def _bar(arm: Arm) -> str:
     return "█" * low + "▒" * (high - low) + "·" * (BAR - high)
 
 
+def _is_estimate(arm: Arm) -> bool:
+    """Return whether a price follows from tokens that were counted here, in place of the provider's own number."""
+    return arm.tokens_estimated and arm.cost.per_1k_requests is not None
+
+
 BAR_TITLE = "0        1"
 FIGURES: dict[str, Callable[[Arm], str]] = {
     "score": lambda a: f"{a.score.mean:.3f}" if a.score.n else "–",
     "95 %": lambda a: f"{a.score.low:.3f}-{a.score.high:.3f}" if a.score.n else "–",
     "p95 ms": lambda a: p95_words(a.latency, figure) or "–",
-    "$ per 1k": lambda a: "~" * a.tokens_estimated + small_money(a.cost.per_1k_requests),
+    "$ per 1k": lambda a: "~" * _is_estimate(a) + small_money(a.cost.per_1k_requests),
     "fit $": lambda a: small_money(a.cost.fit),
 }
 """Title and text of each column that every table has."""

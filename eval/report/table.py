@@ -90,8 +90,8 @@ def _milliseconds(median: Estimate | None) -> str:
     return "" if median is None else f"{median.mean:.0f}"
 
 
-def passage_lines(arms: Sequence[Arm]) -> list[str]:
-    """Return the quality of the passages, and the score of each arm with and without all gold passages."""
+def passage_sentences(arms: Sequence[Arm]) -> list[str]:
+    """Return the quality of the passages that the arms read, one sentence for each way to find them."""
     sentences = dict[str, None]()
     for a in arms:
         if (r := a.ranking) is not None and not a.knowledge.endswith("none"):
@@ -99,7 +99,12 @@ def passage_lines(arms: Sequence[Arm]) -> list[str]:
             # Gold and noisy passages come in a fixed order, which says nothing about a ranking.
             order = f", MRR {r.mrr:.3f}, nDCG {r.ndcg:.3f}" if a.knowledge.endswith("retrieved") else ""
             sentences[f"{how}: recall {r.recall:.3f}{order}, {r.with_gold} questions"] = None
-    lines = [line for sentence in sentences for line in wrapped(sentence, "")]
+    return list(sentences)
+
+
+def passage_lines(arms: Sequence[Arm]) -> list[str]:
+    """Return the quality of the passages, and the score of each arm with and without all gold passages."""
+    lines = [line for sentence in passage_sentences(arms) for line in wrapped(sentence, "")]
     split = [(a.name, _estimate(a.hit), _estimate(a.miss)) for a in best_first(arms) if a.hit and a.miss]
     if split:
         lines += ["", *columns([("arm", "all gold passages found", "some missed"), *split])]

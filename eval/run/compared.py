@@ -15,7 +15,8 @@ import dspy
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment.choices import Choices
-from crossover.eval.experiment.draft import Draft, is_data
+from crossover.eval.experiment.data_source import is_data
+from crossover.eval.experiment.draft import Draft
 from crossover.eval.experiment.read import Overrides, read_experiment
 from crossover.eval.experiment.spec import Experiment
 from crossover.eval.report.data import ReportData

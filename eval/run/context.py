@@ -171,6 +171,7 @@ class RunContext:
         demos = passages.attach(train_pool(task, None, 0)[:DEMOS], cell.knowledge.train)
         with dspy.context(rm=passages.live(cell.knowledge.test)):
             choice = choose_format(model, task, self.val(cell), demos, threads=self.threads, note=self.progress.note)
+        self.progress.leave_out(choice.spent.seconds)
         # DSPy's threads may have swallowed the exception of a reached limit.
         self.allowance.check()
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ from crossover.models.source import source_fault, weights_source
 from crossover.models.spec import ModelSpec
 from crossover.programs.fields import answers_of
 from crossover.programs.judge import Judge
+from crossover.programs.records import Problem
 from crossover.programs.score import score_examples
-from crossover.programs.task import Budget, Metric, Problem, Task
+from crossover.programs.task import Budget, Metric, Task
 
 ROWS = 2
 """Rows of train and of val that a dry fit sees."""

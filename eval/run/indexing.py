@@ -11,9 +11,9 @@ from crossover.eval.experiment import catalog
 from crossover.eval.experiment.document import KINDS, WORDS
 from crossover.models.errors import UserError
 from crossover.programs.data import read_corpus
+from crossover.programs.records import Problem
 from crossover.programs.retrieval.chunks import chunked
 from crossover.programs.retrieval.load import load_retriever
-from crossover.programs.task import Problem
 
 
 def index_corpus(

@@ -17,9 +17,10 @@ from crossover.models.load import LoadedModel, load_model, source_of
 from crossover.models.source import source_fault
 from crossover.models.spec import ModelSpec
 from crossover.programs.data import load_and_check
+from crossover.programs.records import Problem
 from crossover.programs.retrieval.base import silent
 from crossover.programs.spec import TaskSpec
-from crossover.programs.task import Problem, Task
+from crossover.programs.task import Task
 
 
 def prepare(

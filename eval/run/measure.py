@@ -64,7 +64,9 @@ def measure_accuracy(
             table.append(vars(row))
             fresh += 1
             progress.examples(before + fresh, len(examples))
-    fitted.warnings += [r for r in innermost(fitted.lm).remarks if r not in fitted.warnings]
+    # Weights that were trained are saved with a tokenizer that lacks nothing any more.
+    remarks = dict.fromkeys([*innermost(model.lm).remarks, *innermost(fitted.lm).remarks])
+    fitted.warnings += [r for r in remarks if r not in fitted.warnings]
     if answers is not None and not table.failed:
         # The rows now hold every answer that was paid for.
         answers.unlink(missing_ok=True)

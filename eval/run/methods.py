@@ -9,7 +9,8 @@ from crossover.eval.experiment.catalog import METHOD_FOLDERS
 from crossover.eval.experiment.spec import Experiment, SearchBudget
 from crossover.eval.run.chain import Chain
 from crossover.models.errors import UserError
-from crossover.programs.task import Method, Problem
+from crossover.programs.records import Problem
+from crossover.programs.task import Method
 
 BUDGET_OPTIONS = tuple(f.name for f in fields(SearchBudget))
 

@@ -63,6 +63,7 @@ class Progress:
         self._usd = 0.0
         self._shown_at = -PLAIN_EVERY
         self._drawn = 0
+        self._last_line = ""
 
     def expect(self, shares: Sequence[Share]) -> None:
         """Take the parts of the run's time that the cells are expected to take, in their order."""
@@ -77,6 +78,11 @@ class Progress:
             self._cell, self._name, self._doing = index, visible(name), ""
             self._done = self._total = 0
             self._show(force=True)
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave seconds that the shares of the cells do not cover out of the pace that tells the time left."""
+        with self._lock:
+            self._started += seconds
 
     def examples(self, done: int, total: int) -> None:
         """Show how many test examples of the cell are scored."""
@@ -139,7 +145,10 @@ class Progress:
 
     def _rate(self) -> str:
         seconds, count = self._clock() - self._examples_started, self._done - self._first_done
-        return f" at {count / seconds:.1f}/s" if seconds > 0 and count > 0 else ""
+        if seconds <= 0 or count <= 0:
+            return ""
+        rate = count / seconds
+        return f" at {rate:.1f}/s" if rate >= 1 else f" at {60 * rate:.1f}/min"
 
     def _left(self) -> str:
         """Return the time left if the rest goes at the pace of what is done; empty before anything is."""
@@ -163,7 +172,10 @@ class Progress:
             return
         self._shown_at = now
         if not self._terminal:
-            self._write(self.line() + "\n")
+            # The same words again would look like a cell that begins twice.
+            if (line := self.line()) != self._last_line:
+                self._write(f"{line}\n")
+            self._last_line = line
             return
         # The last column stays free: a full line would move the cursor to the next one.
         text = self.line(columns_of(self._stream) - 1)

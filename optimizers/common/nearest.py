@@ -10,10 +10,9 @@ import dspy
 
 from crossover.models.errors import UserError
 from crossover.programs.demos import question_key, with_demos
-from crossover.programs.retrieval.base import Retriever
+from crossover.programs.retrieval.base import Passage, Retriever
 from crossover.programs.retrieval.dense import Dense
 from crossover.programs.retrieval.load import load_retriever
-from crossover.programs.task import Passage
 
 INDEXES = ("bm25", "dense", "weaviate")
 BM25 = "bm25"

@@ -5,7 +5,7 @@ from typing import Any
 
 import dspy
 
-from crossover.models.answer_types import MOST_LABELS_SHOWN
+from crossover.models.answer_types import MOST_LABELS_SHOWN, has_commas, one_of
 
 
 class Classify(dspy.Module):
@@ -29,4 +29,9 @@ class Classify(dspy.Module):
 
 def build(inputs: Sequence[str], *, output: str, labels: Sequence[str], instructions: str) -> dspy.Module:
     """Return the program for a task's fields and labels."""
-    return Classify(inputs, output, labels, instructions)
+    program = Classify(inputs, output, labels, instructions)
+    # Not in the class, whose source is part of every cell's key: few labels hold commas.
+    if has_commas(labels) and len(labels) <= MOST_LABELS_SHOWN:
+        signature = program.predict.signature.with_updated_fields(output, desc=one_of(labels))
+        program.predict.signature = signature
+    return program

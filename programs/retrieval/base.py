@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from crossover.programs.task import Passage
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -15,6 +13,21 @@ Hits = list[tuple[str, float]]
 
 
 WORD = re.compile(r"[^\W_]")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One retrievable text."""
+
+    id: str
+    """Stable id, referred to by the examples' gold ids."""
+    text: str
+    title: str = ""
+    """Shown before the text, unless empty."""
+
+    def render(self) -> str:
+        """Return the passage as every arm and every model sees it."""
+        return f"{self.title}: {self.text}" if self.title else self.text
 
 
 class RetrievalFailed(Exception):

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.models.jsonl import replacing
-from crossover.programs.retrieval.base import Hits, Indexed, best_hits, hits_of_worded, silent
-from crossover.programs.task import Passage
+from crossover.programs.retrieval.base import Hits, Indexed, Passage, best_hits, hits_of_worded, silent
 
 RECORD = "index.sha256"
 """File of a stored index that names the hash of its texts and the hash of its other files."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crossover.programs.task import Passage
+from crossover.programs.retrieval.base import Passage
 
 OVERLAP = 0.25
 """Share of a window that the next one repeats, so that a sentence cut by one is whole in another."""

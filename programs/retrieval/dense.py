@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossover.programs.retrieval.base import Hits, Indexed, best_hits, hits_of_worded, silent
+from crossover.programs.retrieval.base import Hits, Indexed, Passage, best_hits, hits_of_worded, silent
 from crossover.programs.retrieval.embedding import Embedder
-from crossover.programs.task import Passage
 
 BLOCK = 64
 """Questions that are scored against all passages at once, which bounds memory."""

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossover.models.errors import UserError
-from crossover.programs.retrieval.base import Hits, Indexed, silent
+from crossover.programs.retrieval.base import Hits, Indexed, Passage, silent
 from crossover.programs.retrieval.bm25 import Bm25
 from crossover.programs.retrieval.dense import Dense
-from crossover.programs.task import Passage
 
 DEPTH = 100
 """Hits of each ranking that are fused, or `k` if that is more."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from crossover.models.errors import UserError
 from crossover.programs.retrieval.asking import NoAnswerError, ask_all
-from crossover.programs.retrieval.base import Hits, Indexed, RetrievalFailed, hits_of_worded, silent
+from crossover.programs.retrieval.base import Hits, Indexed, Passage, RetrievalFailed, hits_of_worded, silent
 from crossover.programs.retrieval.embedding import Embedder
 from crossover.programs.retrieval.hybrid import check_alpha
 from crossover.programs.retrieval.weaviate_connection import ServerAddress, connect, explain, temporary
@@ -28,7 +28,6 @@ from crossover.programs.retrieval.weaviate_requests import (
     object_hashes,
     object_id,
 )
-from crossover.programs.task import Passage
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

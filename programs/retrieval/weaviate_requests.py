@@ -7,9 +7,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from crossover.models.errors import UserError
-from crossover.programs.retrieval.base import Hits
+from crossover.programs.retrieval.base import Hits, Passage
 from crossover.programs.retrieval.weaviate_connection import ServerAddress, connect, explain
-from crossover.programs.task import Passage
 
 PREFIX = "Crossover"
 """Beginning of the names of all collections that are made here."""

@@ -8,8 +8,9 @@ import dspy
 
 from crossover.programs.metrics import metric_for
 from crossover.programs.modules.rag import build
+from crossover.programs.retrieval.base import Passage
 from crossover.programs.splits import fold, fraction, opening, split_by_hash
-from crossover.programs.task import Passage, Task
+from crossover.programs.task import Task
 from crossover.programs.tasks.stdlib.docstrings import Documented, harvest
 
 WORDS = 16
