@@ -258,9 +258,9 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=2000)
     flags = parser.parse_args()
     for name in flags.tables or TABLES:
-        draws = f"{flags.draws:,} draws a line, " if name not in SINGLE else ""
-        precise = f"which know a share of 95 % to {bounds(0.95, flags.draws)} points " if draws else ""
-        text = f"{TABLES[name](flags.draws)}\n\n{draws}{precise}(`python benchmarks/simulation.py {name}`)."
+        note = f"{flags.draws:,} draws a line, which know a share of 95 % to {bounds(0.95, flags.draws)} points"
+        note = "No draws" if name in SINGLE else note
+        text = f"{TABLES[name](flags.draws)}\n\n{note} (`python benchmarks/simulation.py {name}`)."
         print(text, flush=True)
         write_section(name, text)
     return 0

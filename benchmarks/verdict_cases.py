@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
     what: str
     before: str
-    """What the audited version made of it."""
+    """What the version before the mending made of it, by this code where its functions had the same form."""
     now: Callable[[], str]
 
 
@@ -187,13 +187,13 @@ DEAR = Prices(machine_hour_usd=3600.0, label_usd=10.0)
 SHAKY = (arm("few_shot", right(250, 300, shift=50), 5.0), arm("sft", [*right(262, 285), *[None] * 15], 90.0))
 
 CASES: tuple[Case, ...] = (
-    Case("160 and 159 of 200 right, in a race", "the second dropped", dropped_of_160_and_159),
+    Case("160 and 159 of 200 right, in a race", "dropped in 91 of 100 orders", dropped_of_160_and_159),
     Case("12 arms, the best too dear at a stated volume", "KeyError", twelve_arms_under_a_budget),
     Case("tests of 2 methods with 9 variants each", "153", contrasts_of_18_variants),
-    Case("3 tied arms: examples to add", "3 numbers", examples_to_add),
+    Case("3 tied arms: examples to add", "about 2,700 more, about 1,800 more", examples_to_add),
     Case(
         "as good and 9 % cheaper than few_shot",
-        "zero_shot",
+        "zero_shot, high",
         judge(arm("few_shot", right(1604, 2000), 100.0), arm("zero_shot", right(1600, 2000), 91.0)),
     ),
     Case(
@@ -203,29 +203,29 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "no volume stated; $100,000 of training saves half of $0.05 a request, beside few_shot",
-        "sft, moderate",
+        "sft, high",
         judge(
             arm("few_shot", right(1600, 2000), 100.0),
             *trained(right(1600, 2000), 50.0, fit_seconds=100_000.0),
             prices=DEAR,
         ),
     ),
-    Case("15 of 300 rows failed, and decide", "sft, moderate", judge(*SHAKY)),
+    Case("15 of 300 rows failed, and decide", "sft, high", judge(*SHAKY)),
     Case("distinct questions that 3 seeds time", "30", questions_of_three_seeds),
     Case("upper end of p95, 3 seeds ask the same 30", "finite", p95_of_30_questions),
-    Case("break-even of a training that is significantly worse", "a number", break_even_beside_a_better_arm),
+    Case("break-even of a training that is significantly worse", "15,000 requests", break_even_beside_a_better_arm),
     Case("1,000 requests to an API at $1, nine of ten read from its cache while measured", "$0.19", cached_api),
     Case("hosting a prompted model on a machine of $50 a month", "$0 a month", hosting_of_local_prompting),
-    Case("S-shape, 0.3 at 64 examples and 0.9 at 256: overtakes 0.6", "outside them", crossover_of_a_jump),
-    Case("limit of that curve", "a number", limit_of_a_jump),
+    Case("S-shape, 0.3 at 64 examples and 0.9 at 256: overtakes 0.6", "92 examples (65 to 114)", crossover_of_a_jump),
+    Case("limit of that curve", "1.00", limit_of_a_jump),
     Case("a lone arm, 200 of 300 right", "zero_shot, high", judge(arm("zero_shot", right(200, 300)))),
-    Case("4 of 200 right, the other arm none", "sft", judge_two(right(0, 200), right(4, 200))),
+    Case("4 of 200 right, the other arm none", "sft, high", judge_two(right(0, 200), right(4, 200))),
     Case("one seed of a training, significantly best", "sft, high", judge_two(right(60, 300), right(240, 300))),
     Case("0.80 of 300, min_score 0.82", "no verdict", judge_two(right(240, 300), right(60, 300), min_score=0.82)),
     Case("arms that never disagree, equivalent from", "115 examples", equivalent_from),
     Case("none of 40 right by any arm", "too few examples", reason(right(0, 40), right(0, 40))),
     Case("4 and 36 of 40 right", "no verdict", judge_two(right(4, 40), right(36, 40))),
-    Case("20 and 26 of 40 right", "start with zero_shot", leader(right(20, 40, shift=10), right(26, 40))),
+    Case("20 and 26 of 40 right", "start with zero_shot or few_shot", leader(right(20, 40, shift=10), right(26, 40))),
     Case("price of a right answer at score 0", "unpriced", lambda: dollars(Cost(0.0, 2.0, None).per_1k_correct(0.0))),
 )
 """What was made of single cases, and what is made of them now."""
