@@ -57,7 +57,7 @@ def main() -> int:
         for (name, *before), arm in zip(BEFORE, arms, strict=True)
     ]
     table = markdown_table(("two arms of identical prompts", "p50", "first token", "1,000 requests"), lines)
-    text = f"{table}\n\nBefore → now, on other prompts and another machine (`python benchmarks/identical.py`)."
+    text = f"{table}\n\nBefore → now, on other prompts and another, busier machine (`python benchmarks/identical.py`)."
     print(text)
     write_section("identical", text)
     return 0

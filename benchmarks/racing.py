@@ -20,7 +20,7 @@ from crossover.eval.analysis.stats import paired_difference
 from crossover.eval.store.recorded import read_recorded
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
-REPLAYS = 400
+REPLAYS = 200
 THREADS = 32
 """Calls in flight, the default of `crossover run`."""
 
