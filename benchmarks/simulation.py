@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 import choice_simulation
 import latency_simulation
 import numpy as np
+import recorded_cases
+import verdict_cases
 from section import markdown_table, write_section
 from verdict_simulation import LINES, Line
 
@@ -174,6 +176,11 @@ FAMILIES: tuple[tuple[str, Draw], ...] = (
 )
 
 
+def bounds(share: float, draws: int) -> str:
+    """Return the half-width of the 95 % interval of a share of so many draws, in points."""
+    return f"±{196 * (share * (1 - share) / draws) ** 0.5:.1f}"
+
+
 def rates(draw: Draw, draws: int) -> tuple[float, float]:
     """Return the coverage and the false positives of so many draws."""
     rng = np.random.default_rng(2024)
@@ -220,6 +227,18 @@ def latencies(draws: int) -> str:
     return verdicts(draws, latency_simulation.LINES)
 
 
+def cases(draws: int) -> str:
+    """Return what is made of single cases, before and now; they are no draws."""
+    return markdown_table(("case", "before", "now"), [(c.what, c.before, c.now()) for c in verdict_cases.CASES])
+
+
+def recorded(draws: int) -> str:
+    """Return what is said of the recorded experiments, before and now, and why; they are no draws."""
+    lines = [(c.what, c.before, c.now(), why) for c, why in recorded_cases.RECORDED]
+    return markdown_table(("recorded", "before", "now", "why"), lines)
+
+
+SINGLE = {"cases": cases, "recorded": recorded}
 TABLES = {
     "coverage": coverage,
     "false-positives": false_positives,
@@ -228,6 +247,7 @@ TABLES = {
     "choices": choices,
     "families": families,
     "latency": latencies,
+    **SINGLE,
 }
 
 
@@ -238,9 +258,9 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=2000)
     flags = parser.parse_args()
     for name in flags.tables or TABLES:
-        text = (
-            f"{TABLES[name](flags.draws)}\n\n{flags.draws:,} draws a line (`python benchmarks/simulation.py {name}`)."
-        )
+        note = f"{flags.draws:,} draws a line, which know a share of 95 % to {bounds(0.95, flags.draws)} points"
+        note = "No draws" if name in SINGLE else note
+        text = f"{TABLES[name](flags.draws)}\n\n{note} (`python benchmarks/simulation.py {name}`)."
         print(text, flush=True)
         write_section(name, text)
     return 0

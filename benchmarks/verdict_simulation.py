@@ -151,11 +151,14 @@ def uneven_clusters(clusters: int, *, graded: bool) -> Callable[[int], float]:
 
 LINES: tuple[Line, ...] = (
     Line("any two of 2 equal arms called different", "4.3 %", "<= 5 %", false_difference(2)),
+    Line("any two of 4 equal arms called different", "2.5 %", "<= 5 %", false_difference(4)),
     Line("any two of 8 equal arms called different", "2.3 %", "<= 5 %", false_difference(8)),
     Line("any two of 9 equal arms called different", "9.9 %", "<= 5 %", false_difference(9)),
+    Line("any two of 12 equal arms called different", "–", "<= 5 %", false_difference(12)),
     Line("any two of 16 equal arms called different", "15.1 %", "<= 5 %", false_difference(16)),
     Line("any two of 32 equal arms called different", "22.3 %", "<= 5 %", false_difference(32)),
     Line("any two equal arms of 4 good and 4 bad ones called different", "2.6 %", "<= 5 %", false_difference(8, 4)),
+    Line("any two equal arms of 4 good and 28 bad ones called different", "5.9 %", "<= 5 %", false_difference(32, 28)),
     Line("the stated detectable lead found, 2 arms", "77 %", ">= 80 %", power(2)),
     Line("the stated detectable lead found, 3 arms", "65 %", ">= 80 %", power(3)),
     Line("the stated detectable lead found, 5 arms", "46 %", ">= 80 %", power(5)),

@@ -40,6 +40,19 @@ def test_races_end_with_the_winner_of_the_full_grid() -> None:
     assert min(shares) >= 95
 
 
+WANTED = re.compile(r"\| .* \| (<= |>= |)([\d.]+)(?:-([\d.]+))? (?:%|points) \| .* \| (-?[\d.]+) (?:%|points) \|")
+"""A line of a table that states what is wanted, with its bounds and what came out."""
+
+
+@pytest.mark.parametrize("name", ["verdicts", "choices", "families", "latency"])
+def test_what_is_wanted_of_the_verdict_came_out(name: str) -> None:
+    lines = [found for line in section(name).splitlines() if (found := WANTED.fullmatch(line))]
+    assert len(lines) >= 4
+    for line in lines:
+        least, most, now = float(line[2]), float(line[3] or 100), float(line[4])
+        assert now <= least if line[1] == "<= " else least <= now <= most, line[0]
+
+
 def _column(text: str, number: int) -> list[float]:
     """Return the percentages of a column of a table, the first column being 1."""
     cells = [line.split("|")[number].strip() for line in text.splitlines() if line.startswith("|")]

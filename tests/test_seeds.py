@@ -10,7 +10,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.analysis.contrast import classify_difference
-from crossover.eval.analysis.seeds import difference_error, seed_error, widen_difference, widen_estimate
+from crossover.eval.analysis.seeds import difference_error, mean_score, seed_error, widen_difference
 from crossover.eval.analysis.stats import paired_difference, score_interval
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.result import Result
@@ -45,7 +45,7 @@ def test_a_failed_row_is_no_difference_between_seeds() -> None:
 def test_one_seed_or_equal_seeds_change_nothing() -> None:
     scores = named(np.array(right(30, 50)))
     e = score_interval(list(scores.values()))
-    assert widen_estimate(e, [scores]) == widen_estimate(e, [scores, scores]) == e
+    assert mean_score(scores, {}, [scores]) == mean_score(scores, {}, [scores, scores]) == e
 
 
 def test_the_widths_are_those_of_resampling_seeds_then_examples() -> None:

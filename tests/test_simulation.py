@@ -33,6 +33,18 @@ def test_a_bad_third_arm_makes_no_cheap_arm_chosen(simulated: Any) -> None:
 def test_variants_chosen_on_val_do_not_flatter_their_method(simulated: Any) -> None:
     choice = importlib.import_module("choice_simulation")
     assert choice.flattery(1, 18, "all")(100) > 0.04
-    assert choice.leader_coverage(1, 18, "all")(100) < 0.9
+    assert choice.winner_coverage(1, 18, "all", plain=True)(100) < 0.9
     assert abs(choice.flattery(1, 18)(100)) < 0.01
-    assert choice.leader_coverage(1, 18)(100) >= 0.9
+    assert choice.winner_coverage(1, 18)(100) >= 0.9
+
+
+@pytest.mark.parametrize("table", ["cases", "recorded"])
+def test_what_the_document_says_of_single_cases_is_what_they_come_to(simulated: Any, table: str) -> None:
+    method = Path(__file__).parent.parent / "docs" / "method.md"
+    assert importlib.import_module("simulation").TABLES[table](0) in method.read_text(encoding="utf-8")
+
+
+def test_the_interval_of_the_chosen_score_allows_for_the_choice_among_methods(simulated: Any) -> None:
+    choice = importlib.import_module("choice_simulation")
+    assert choice.winner_coverage(6, 1)(200) >= 0.93
+    assert choice.winner_coverage(6, 1, plain=True)(200) < choice.winner_coverage(6, 1)(200)

@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from crossover.eval.analysis.contrast import Contrast, classify_difference, examples_needed, holm
+from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, examples_needed, holm
 from crossover.eval.analysis.latency import quantile_interval
 from crossover.eval.analysis.shares import paired_share_bound
 from crossover.eval.analysis.stats import (
@@ -292,6 +292,20 @@ def interval(delta: float, half: float, half90: float) -> Difference:
 )
 def test_a_difference_is_classified(difference: Difference, p_holm: float, finding: str) -> None:
     assert classify_difference(difference, p_holm, margin=0.02) == finding
+
+
+def test_pairs_of_beaten_arms_are_tested_last() -> None:
+    names = [("b", "a"), ("c", "a"), ("d", "a"), ("c", "b"), ("d", "b"), ("d", "c")]
+
+    def adjusted(p: float, out: tuple[str, ...] = ()) -> list[float]:
+        found = [Difference(-0.1, *[math.nan] * 4, x, "mcnemar", 9, 0.1) for x in (p, *[1e-6] * 4, 1e-3)]
+        return [q for q, _ in adjust_pairs(names, found, out=out)]
+
+    # While a and b both lead, no error is spent on c and d.
+    assert adjusted(0.6) == pytest.approx([0.6, 6e-6, 6e-6, 6e-6, 6e-6, 0.6])
+    assert adjusted(0.01) == pytest.approx([0.01, 6e-6, 6e-6, 0.01, 0.01, 0.01])
+    # Where neither a nor b may be chosen, c and d are what there is to choose from.
+    assert adjusted(0.6, out=("a", "b"))[5] == pytest.approx(1e-3)
 
 
 def test_examples_needed_are_a_range_over_the_interval() -> None:

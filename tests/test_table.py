@@ -65,7 +65,7 @@ use sft
 
 sft against      difference     95 % interval  p (Holm)       finding  detectable
 zero_shot            +0.560  +0.483 to +0.626   < 0.001        better       0.137
-few_shot             +0.326  +0.254 to +0.392   < 0.001        better       0.129
+few_shot             +0.326  +0.254 to +0.392   < 0.001        better       0.125
 retrieved_demos      +0.010  -0.009 to +0.029       0.5  inconclusive       0.036
 """
 

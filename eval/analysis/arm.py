@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property, partial
 
 from crossover.eval.analysis.arm_names import arm_names, family_names, retrieval_label
 from crossover.eval.analysis.cost import Cost, RequestCosts, cost_of, mean_cost
@@ -11,8 +12,8 @@ from crossover.eval.analysis.human import HumanCheck, human_check
 from crossover.eval.analysis.labels import LabelScore, mean_labels
 from crossover.eval.analysis.latency import LatencySummary, summarize_latency
 from crossover.eval.analysis.secondary_metrics import mean_secondary_metrics
-from crossover.eval.analysis.seeds import widen_estimate
-from crossover.eval.analysis.stats import Estimate, score_interval
+from crossover.eval.analysis.seeds import mean_score, mean_scores
+from crossover.eval.analysis.stats import ALPHA, Estimate
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Compare, Kind, Prices
 from crossover.eval.store.result import Result
@@ -125,10 +126,27 @@ class Arm:
         """Return the key of the first seed's cell, which names the arm in JSON and on the command line."""
         return self.cells[0]
 
+    @cached_property
+    def score_among(self) -> Callable[[int], Estimate]:
+        """The score by the number of arms it was chosen among: `score_after_choice`, computed once for each."""
+        return cache(partial(score_after_choice, self))
+
     @property
     def curve(self) -> tuple[str, str, str, str]:
         """Return the fields that all arms of one learning curve share: all but the train size."""
         return self.method, self.model, self.knowledge, self.retrieval
+
+
+def score_after_choice(arm: Arm, count: int) -> Estimate:
+    """Return the score of an arm that was chosen among `count` arms of one test set, with a 95 % interval.
+
+    Whatever is chosen for its score was lucky, so the lower end may be missed with a chance of 5 % over `count`. The
+    upper end stays: it is missed by those that had no luck, and they are not chosen. For the better of two this is the
+    plain interval, which is right for it (Benjamini, Hechtlinger and Stark 2019, arXiv 1906.00505).
+    """
+    if count <= 2:
+        return arm.score
+    return replace(arm.score, low=mean_score(arm.scores, arm.clusters, arm.by_seed, tail=ALPHA / count).low)
 
 
 def best_first(arms: Sequence[Arm]) -> list[Arm]:
@@ -203,7 +221,7 @@ def _arm(results: Sequence[Result], name: str, family: str, prices: Prices) -> A
         mlflow_run_ids=tuple(r.mlflow_run_id for r in results),
         scores=scores,
         clusters=clusters,
-        score=widen_estimate(mean_score(scores, clusters), by_seed),
+        score=mean_score(scores, clusters, by_seed),
         rows=rows,
         failed=failed,
         val=_mean_val(results),
@@ -242,26 +260,10 @@ def _mean_val(results: Sequence[Result]) -> float | None:
     return sum(known) / len(known) if len(known) == len(scores) else None
 
 
-def mean_scores(by_seed: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """Return the mean score of each example over the seeds that scored it."""
-    if len(by_seed) == 1:
-        return by_seed[0]
-    gathered: dict[str, list[float]] = {}
-    for scores in by_seed:
-        for i, score in scores.items():
-            gathered.setdefault(i, []).append(score)
-    return {i: sum(s) / len(s) for i, s in gathered.items()}
-
-
 def _ranking(result: Result) -> Ranking | None:
     """Return the quality of the passages shown from the notes of a result, or None without gold passages."""
     names = [f.name for f in fields(Ranking)]
     return Ranking(**{n: result.notes[n] for n in names}) if all(n in result.notes for n in names) else None
-
-
-def mean_score(scores: Mapping[str, float], clusters: Mapping[str, str]) -> Estimate:
-    """Return the mean of the scores with its interval."""
-    return score_interval(list(scores.values()), clusters=[clusters[i] for i in scores] if clusters else None)
 
 
 def _field_scores(tables: Sequence[Rows], clusters: Mapping[str, str]) -> dict[str, Estimate]:
@@ -271,7 +273,7 @@ def _field_scores(tables: Sequence[Rows], clusters: Mapping[str, str]) -> dict[s
         by_seed = tuple(dict(sorted(t.scored_field(name).items())) for t in tables)
         scores = mean_scores(by_seed)
         if all(0 <= s <= 1 for s in scores.values()):
-            by_field[name] = widen_estimate(mean_score(scores, clusters), by_seed)
+            by_field[name] = mean_score(scores, clusters, by_seed)
         else:
             # A number beside the score, such as a length, of which no interval is known.
             by_field[name] = Estimate(sum(scores.values()) / len(scores), math.nan, math.nan, len(scores))

@@ -25,7 +25,9 @@ def cautions(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> tuple[str, .
 
 
 def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    blunt = [c for c in _raced_to_the_end(arms, contrasts) if c.detectable > MARGIN and c.finding == "inconclusive"]
+    undecided = [c for c in _raced_to_the_end(arms, contrasts) if c.finding == "inconclusive"]
+    # Where several arms lead, no pair of the others is tested, however clear it is.
+    blunt = [c for c in undecided if c.detectable > MARGIN and c.difference.p > c.level]
     if not blunt:
         return ""
     sharpest = min(blunt, key=lambda c: c.detectable)
@@ -80,8 +82,8 @@ def _many_arms(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     if (count := len(families_of(arms))) < MANY_ARMS:
         return ""
     return (
-        f"{count} arms were read on one test set: the differences are adjusted for it, the best arm's own score "
-        "is not, and is likely to be a little lower on new data"
+        f"{count} arms were read on one test set: the differences and the interval in the verdict allow for it, "
+        "the arms' own intervals do not, and the best score is likely to be a little lower on new data"
     )
 
 

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
 
-from crossover.eval.analysis.arm import Arm, arms_of, best_first, mean_score, mean_scores
+from crossover.eval.analysis.arm import Arm, arms_of, best_first
 from crossover.eval.analysis.cautions import cautions
 from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, difference_of
 from crossover.eval.analysis.cost import pareto_front
-from crossover.eval.analysis.exclusion import eligible
+from crossover.eval.analysis.exclusion import eligible, reason_out
 from crossover.eval.analysis.families import representatives
 from crossover.eval.analysis.learning import Learning, learning_of
 from crossover.eval.analysis.rules import MARGIN
-from crossover.eval.analysis.seeds import widen_estimate
+from crossover.eval.analysis.seeds import mean_score, mean_scores
+from crossover.eval.analysis.stats import ALPHA
 from crossover.eval.analysis.verdict import Verdict, decide
 from crossover.eval.experiment.spec import Compare, Needs, Prices
 from crossover.eval.store.result import Result
@@ -103,7 +104,7 @@ def compare(
 class Verdicts:
     """Reach the verdict over the arms of one task again under other needs and prices.
 
-    Where the same variants are compared as before, so are their contrasts: scores do not change.
+    Where the same variants are compared as before, so are their differences: scores do not change.
     """
 
     def __init__(self, comparison: Comparison, task: str) -> None:
@@ -120,7 +121,10 @@ class Verdicts:
             self._contrasts[names] = contrasts_of(compared, needs)
         if names not in self._harsh:
             self._harsh[names] = harsh_reading(compared, needs)
-        return decide_both(compared, self._contrasts[names], needs, self._harsh[names])
+        harsh = self._harsh[names]
+        if harsh is not None:
+            harsh = HarshReading(harsh.arms, adjusted(harsh.contrasts, harsh.arms, needs))
+        return decide_both(compared, adjusted(self._contrasts[names], compared, needs), needs, harsh)
 
 
 def with_failures_as_0(arm: Arm) -> Arm:
@@ -132,7 +136,7 @@ def with_failures_as_0(arm: Arm) -> Arm:
         for scores, failed in zip(arm.by_seed, arm.failed_ids, strict=True)
     )
     scores = mean_scores(by_seed)
-    return replace(arm, scores=scores, by_seed=by_seed, score=widen_estimate(mean_score(scores, arm.clusters), by_seed))
+    return replace(arm, scores=scores, by_seed=by_seed, score=mean_score(scores, arm.clusters, by_seed))
 
 
 class HarshReading(NamedTuple):
@@ -176,11 +180,22 @@ def contrasts_of(arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
     best = next(iter(eligible(scored, needs) or best_first(scored)), None)
     few = len(pairs) <= MOST_PAIRS
     differences = [difference_of(later, earlier, resampled=few or best in (earlier, later)) for earlier, later in pairs]
-    names = [(later.name, earlier.name) for earlier, later in pairs]
-    adjusted = adjust_pairs(names, differences, dropped=[a.name for a in scored if a.dropped])
+    found = [
+        Contrast(later.task, later.name, earlier.name, d, d.p, ALPHA, "inconclusive")
+        for (earlier, later), d in zip(pairs, differences, strict=True)
+    ]
+    return adjusted(found, scored, needs)
+
+
+def adjusted(contrasts: Sequence[Contrast], arms: Sequence[Arm], needs: Needs) -> list[Contrast]:
+    """Return the contrasts of one task with p, level and finding adjusted for the choice that the needs leave."""
+    dropped = [a.name for a in arms if a.dropped]
+    out = [a.name for a in arms if not a.dropped and reason_out(a, needs)]
+    names = [(c.a, c.b) for c in contrasts]
+    levels = adjust_pairs(names, [c.difference for c in contrasts], dropped=dropped, out=out)
     return [
-        Contrast(scored[0].task, a, b, d, p, level, classify_difference(d, p, margin=MARGIN))
-        for (a, b), d, (p, level) in zip(names, differences, adjusted, strict=True)
+        replace(c, p_holm=p, level=level, finding=classify_difference(c.difference, p, margin=MARGIN))
+        for c, (p, level) in zip(contrasts, levels, strict=True)
     ]
 
 

@@ -71,23 +71,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def adjust_pairs(
-    pairs: Sequence[tuple[str, str]], differences: Sequence[Difference], *, dropped: Collection[str] = ()
+    pairs: Sequence[tuple[str, str]],
+    differences: Sequence[Difference],
+    *,
+    dropped: Collection[str] = (),
+    out: Collection[str] = (),
 ) -> list[tuple[float, float]]:
-    """Return the adjusted p of each pair of arms and the level that its raw p faces, by Holm's method on open pairs.
+    """Return the adjusted p of each pair of arms and the level that its raw p faces, by Holm's method in two steps.
 
     Holm divides the error among the hypotheses that are left. Once two arms are each shown to be worse than a third,
-    nobody will choose between them, and their pair leaves the family; its own p is multiplied by the number of all
-    pairs. So a race, which never learns how its losers compare, reaches the verdict of the full grid. `dropped` names
-    the arms that a race showed to be worse.
+    nobody will choose between them, and their pair leaves the family: such pairs are tested after all others, and only
+    if each of those was decided, so that no error is spent on them before. So a race, which never learns how its losers
+    compare, reaches the verdict of the full grid. `dropped` names the arms that a race showed to be worse, `out` those
+    that cannot be chosen: they close no pair of others, for the choice is between arms that they beat.
     """
     arms = {name: n for n, name in enumerate(dict.fromkeys(name for pair in pairs for name in pair))}
     first, second = np.array([[arms[a], arms[b]] for a, b in pairs], dtype=int).reshape(-1, 2).T
     p = np.array([d.p for d in differences])
     waiting, beaten = np.ones(len(pairs), dtype=bool), np.zeros(len(arms), dtype=bool)
-    beaten[[arms[name] for name in dropped if name in arms]] = True
-    adjusted, most = np.minimum(1.0, len(pairs) * p), 0.0
+    beaten[[arms[name] for name in (*dropped, *out) if name in arms]] = True
+    eligible = np.array([name not in out for name in arms])
+    adjusted, most, order = np.ones(len(pairs)), 0.0, np.argsort(p, kind="stable")
     levels = np.full(len(pairs), ALPHA / max(1, len(pairs)))
-    for n in np.argsort(p, kind="stable"):
+    for n in order:
         open_pairs = waiting & ~(beaten[first] & beaten[second])
         if not open_pairs[n]:
             continue
@@ -100,7 +106,12 @@ def adjust_pairs(
             break
         waiting[n] = False
         if most <= ALPHA:
-            beaten[first[n] if differences[n].delta < 0 else second[n]] = True
+            worse, better = (first[n], second[n]) if differences[n].delta < 0 else (second[n], first[n])
+            beaten[worse] |= eligible[better]
+    last = beaten[first] & beaten[second]
+    most = max(adjusted[~last], default=0.0)
+    for rank, n in enumerate(order[last[order]]):
+        adjusted[n] = most = max(most, min(1.0, (int(last.sum()) - rank) * p[n]))
     return list(zip(adjusted.tolist(), levels.tolist(), strict=True))
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
-from crossover.eval.analysis.arm import Arm, mean_scores
+from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import holm
+from crossover.eval.analysis.seeds import mean_scores
 from crossover.eval.analysis.stats import ALPHA, paired_difference
 from crossover.eval.store.cells import load_result
 from crossover.eval.store.document import check_version

@@ -12,6 +12,7 @@ from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import Contrast, examples_needed
 from crossover.eval.analysis.cost import monthly_usd, rounded, start_usd
 from crossover.eval.analysis.exclusion import eligible, reason_out
+from crossover.eval.analysis.stats import Estimate
 from crossover.eval.experiment.spec import Needs
 
 Confidence = Literal["high", "moderate", "low", "abstain"]
@@ -97,6 +98,10 @@ class TaskComparison:
         noise = self.volume * math.hypot(2 * error, arm.cost.spread / 1000, other.cost.spread / 1000)
         return dear - cheap > noise
 
+    def chosen_score(self) -> Estimate:
+        """Return the score of the chosen arm, its interval corrected for the choice among the contenders."""
+        return self.contenders[0].score_among(len(self.contenders))
+
     def ties(self) -> list[Contrast]:
         """Return the contrasts of the chosen arm with the other contenders."""
         chosen, *others = self.contenders
@@ -167,7 +172,7 @@ def _price_unknown(task: TaskComparison) -> bool:
 def _need_unsure(task: TaskComparison) -> bool:
     chosen, needs = task.contenders[0], task.needs
     slow = needs.max_p95_ms is not None and chosen.latency.p95.high > needs.max_p95_ms
-    return slow or (needs.min_score is not None and chosen.score.low < needs.min_score)
+    return slow or (needs.min_score is not None and task.chosen_score().low < needs.min_score)
 
 
 def _single_answer(task: TaskComparison) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import optimize, stats
 
-from crossover.eval.analysis.stats import ALPHA, Difference, Estimate
+from crossover.eval.analysis.stats import ALPHA, Difference, Estimate, score_interval
 
 Scores = Mapping[str, float]
 
@@ -46,12 +46,29 @@ def difference_error(a: Mapping[int, Scores], b: Mapping[int, Scores]) -> tuple[
     return error, min((len(arm) for arm in several), default=1)
 
 
-def widen_estimate(estimate: Estimate, by_seed: Sequence[Scores]) -> Estimate:
-    """Return a mean of scores in 0..1 with its interval widened by the spread of its seeds."""
-    error, count = seed_error(by_seed), len(by_seed)
+def mean_scores(by_seed: Sequence[Scores]) -> Scores:
+    """Return the mean score of each example over the seeds that scored it."""
+    if len(by_seed) == 1:
+        return by_seed[0]
+    gathered: dict[str, list[float]] = {}
+    for scores in by_seed:
+        for i, score in scores.items():
+            gathered.setdefault(i, []).append(score)
+    return {i: sum(s) / len(s) for i, s in gathered.items()}
+
+
+def mean_score(
+    scores: Scores, clusters: Mapping[str, str], by_seed: Sequence[Scores] = (), *, tail: float = ALPHA / 2
+) -> Estimate:
+    """Return the mean of scores in 0..1 with its interval, widened by the spread of the seeds where there are several.
+
+    `scores` are the means of `by_seed`, both by example id; the interval misses on each side with chance `tail`.
+    """
+    groups = [clusters[i] for i in scores] if clusters else None
+    estimate, error = score_interval(list(scores.values()), clusters=groups, tail=tail), seed_error(by_seed)
     if error == 0:
         return estimate
-    low, high = _widened(estimate.mean, estimate.low, estimate.high, _t(ALPHA, count) * error)
+    low, high = _widened(estimate.mean, estimate.low, estimate.high, _t(2 * tail, len(by_seed)) * error)
     return replace(estimate, low=max(0.0, low), high=min(1.0, high))
 
 

@@ -85,8 +85,10 @@ class Difference:
         return math.hypot(examples, factor * self.seed_error)
 
 
-def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0) -> Estimate:
-    """Return the mean of scores in 0..1 with its 95 % interval.
+def score_interval(
+    scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0, tail: float = ALPHA / 2
+) -> Estimate:
+    """Return the mean of scores in 0..1 with its interval, which misses the truth on each side with chance `tail`.
 
     Wilson when every score is 0 or 1, BCa bootstrap otherwise. Where a bootstrap would be too narrow (fewer than `FEW`
     scores, or all equal) Wilson's interval replaces it, because no score in 0..1 varies more than a binary score of the
@@ -100,13 +102,13 @@ def score_interval(scores: Sequence[float], *, clusters: Sequence[str] | None = 
     binary = set(scores) <= {0.0, 1.0}
     if clusters is not None and not binary and len(set(clusters)) >= FEW and np.ptp(units) > 1e-12:
         error, freedom = jackknife(scores, clusters)
-        low, high = stats.t.interval(1 - ALPHA, freedom, mean, error)
+        low, high = stats.t.interval(1 - 2 * tail, freedom, mean, error)
     elif clusters is not None:
-        low, high = wilson(mean, effective_size(scores, clusters, ALPHA / 2), ALPHA / 2)
+        low, high = wilson(mean, effective_size(scores, clusters, tail), tail)
     elif binary or n < FEW or np.ptp(units) < 1e-12:
-        low, high = wilson(mean, n, ALPHA / 2)
+        low, high = wilson(mean, n, tail)
     else:
-        low, high = _intervals(units, seed)[0]
+        ((low, high),) = _intervals(units, seed, tails=[tail])
     return Estimate(mean, max(0.0, float(low)), min(1.0, float(high)), n)
 
 
@@ -191,39 +193,35 @@ def _units(values: Sequence[float], clusters: Sequence[str] | None) -> Floats:
     return units
 
 
-def _intervals(units: Floats, seed: int, most: int = MANY) -> list[tuple[float, float]]:
-    """Return the 95 % and the 90 % interval of the mean: BCa bootstrap, or the t interval above `most` units.
+def _intervals(
+    units: Floats, seed: int, most: int = MANY, tails: Sequence[float] = (ALPHA / 2, ALPHA)
+) -> list[tuple[float, float]]:
+    """Return an interval of the mean for each of `tails`: BCa bootstrap, or the t interval above `most` units.
 
     A bootstrap interval is too narrow for few units, because it divides by n rather than n - 1 and uses the normal in
     place of the t distribution; it is expanded by both (Hesterberg 2015).
     """
     if len(units) > most:
-        return _t_intervals(units)
-    levels = (1 - ALPHA, 1 - 2 * ALPHA)
+        at = (len(units) - 1, float(np.mean(units)), float(stats.sem(units)))
+        return [stats.t.interval(1 - 2 * tail, *at) for tail in tails]
     result: Any = None
     intervals = []
-    for level in levels:
+    for tail in tails:
         result = stats.bootstrap(
             (units,),
             np.mean,
-            confidence_level=level,
+            confidence_level=1 - 2 * tail,
             n_resamples=0 if result else RESAMPLES,
             method="BCa",
             bootstrap_result=result,
             rng=np.random.default_rng(seed),
             batch=500,
         )
-        mean, n, tail = float(np.mean(units)), len(units), (1 - level) / 2
+        mean, n = float(np.mean(units)), len(units)
         wider = math.sqrt(n / (n - 1)) * float(stats.t.isf(tail, n - 1) / stats.norm.isf(tail))
         ends = (float(result.confidence_interval.low), float(result.confidence_interval.high))
         intervals.append((mean + wider * (ends[0] - mean), mean + wider * (ends[1] - mean)))
     return intervals
-
-
-def _t_intervals(units: Floats) -> list[tuple[float, float]]:
-    """Return the 95 % and the 90 % interval of the mean by the t distribution."""
-    at = (len(units) - 1, float(np.mean(units)), float(stats.sem(units)))
-    return [stats.t.interval(level, *at) for level in (1 - ALPHA, 1 - 2 * ALPHA)]
 
 
 def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:

@@ -19,6 +19,7 @@ from crossover.eval.analysis.rules import (
     examples_words,
     task_comparison,
 )
+from crossover.eval.analysis.stats import Estimate
 from crossover.eval.experiment.spec import Kind, Needs
 
 
@@ -32,6 +33,8 @@ class Verdict:
     because: str
     """The reason in one sentence, with the numbers that decide."""
     confidence: Confidence
+    score: Estimate | None = None
+    """Score of that arm, its interval corrected for the choice among it and `ties`; None when abstaining."""
     ties: tuple[str, ...] = ()
     """The other arms that are not significantly worse than the best."""
     flips: tuple[str, ...] = ()
@@ -53,7 +56,7 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
     because = _because(task) + _val_words(chosen) + lost + _race_words(arms)
     flips = (*_flips(task), *filter(None, [_data(task)]))
-    return Verdict(name, chosen.name, because, confidence, ties, flips, break_even)
+    return Verdict(name, chosen.name, because, confidence, task.chosen_score(), ties, flips, break_even)
 
 
 def _break_even(task: TaskComparison) -> BreakEven | None:
@@ -87,8 +90,9 @@ def _race_words(arms: Sequence[Arm]) -> str:
 
 
 def _because(task: TaskComparison) -> str:
-    chosen, best = task.contenders[0], task.ranked[0]
-    score = f"{chosen.name} scores {chosen.score.mean:.2f} [{chosen.score.low:.2f}, {chosen.score.high:.2f}]"
+    chosen, best, e, among = task.contenders[0], task.ranked[0], task.chosen_score(), len(task.contenders)
+    choice = f" after choosing among {among}" if among > 2 else ""
+    score = f"{chosen.name} scores {e.mean:.2f} [{e.low:.2f}, {e.high:.2f}{choice}]"
     price = f"on {chosen.score.n} test examples {_price_words(task, chosen)}"
     if len(task.ranked) == 1 and any(a.dropped for a in task.arms):
         return f"{score} {price} and is the only arm left of the race."

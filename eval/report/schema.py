@@ -155,6 +155,7 @@ def _verdict_json(v: Verdict, comparison: Comparison, ids: Mapping[tuple[str, st
         "choose": None if v.choose is None else ids[v.task, v.choose],
         "because": v.because,
         "confidence": v.confidence,
+        "score": None if v.score is None else {k: _finite(x) for k, x in asdict(v.score).items()},
         "compared": [ids[v.task, name] for name in comparison.compared[v.task]],
         "ties": [ids[v.task, name] for name in v.ties],
         "flips": list(v.flips),
