@@ -19,6 +19,7 @@ from crossover.eval.cli.fetch import fetch
 from crossover.eval.cli.human_sheet import human_sheet
 from crossover.eval.cli.index import index
 from crossover.eval.cli.init import init
+from crossover.eval.cli.load import load
 from crossover.eval.cli.ls import ls
 from crossover.eval.cli.options import (
     EXIT_CANNOT_RUN,
@@ -264,6 +265,7 @@ VERBS = (
     report,
     index,
     init,
+    load,
     ls,
     sync,
     export,
