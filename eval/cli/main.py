@@ -247,10 +247,14 @@ def _measure(
 
 def _dry_run(experiment: "Experiment", store: Path) -> int:
     """Print the forecast of the missing cells."""
+    from crossover.eval.run.calibration import likely_lines
     from crossover.eval.run.forecast import forecast, forecast_table
 
     cells, finished = forecast(experiment, store=store)
-    for line in forecast_table(cells):
+    for line in [
+        *forecast_table(cells),
+        *likely_lines(cells, store, machine_hour_usd=experiment.prices.machine_hour_usd),
+    ]:
         echo(line)
     echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)
     return 0
