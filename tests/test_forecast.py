@@ -86,13 +86,14 @@ def test_the_time_of_a_run_is_shared_out_by_what_each_cell_computes(openings: Ex
 
 
 def test_a_forecast_is_scaled_by_what_earlier_runs_took(store: Path) -> None:
+    store.mkdir()
     spec, calibration = ModelSpec("openai/gpt-4o-mini"), Calibration(store)
     assert calibration.line() == ""
     calibration.count(spec, 100.0, 20.0)
     assert calibration.line() == "note: took 20 s; `crossover plan` forecasts by it from now on"
     cell = Forecast("intents  gpt", 1, 1, 1, 0, None, None, spec.name, work=300.0)
     (line,) = likely_lines([cell], store, machine_hour_usd=3.6)
-    assert line.startswith("likely 1 min 0 s, $0.06, peak memory ")
+    assert line.startswith("likely 1 min 0 s, $0.060 of machine time, peak memory ")
     assert line.endswith("by earlier runs")
     again = Calibration(store)
     again.count(spec, 50.0, 8.0)

@@ -22,9 +22,9 @@ def machine_kind(*, local: bool) -> str:
     """Return the kind of this machine, with its accelerator where models run here."""
     if not local:
         return machine()
-    from crossover.models.device import accelerator
+    from crossover.models.device import accelerator, device_name
 
-    return f"{machine()}, {accelerator()}"
+    return machine() if device_name() == "cpu" else f"{machine()}, {accelerator()}"
 
 
 def seconds_of(work: Mapping[str, float], records: Sequence[Timed], kind: str) -> float | None:
