@@ -22,6 +22,7 @@ from crossover.eval.store.cells import cell_folder, save_result
 from crossover.eval.store.recorded import record
 from crossover.eval.store.result import Latency, Result
 from crossover.models.usage import Usage
+from crossover.programs.task import FitFacts
 
 LABELS = 77
 FILE = """\
@@ -63,24 +64,33 @@ def write_store(file: Path, store: Path, rows: int) -> list[str]:
     rng, split, keys = np.random.default_rng(0), keyed.split_sha256["big"], []
     for number, cell in enumerate(plan(experiment)):
         keys.append(keyed.of(cell))
-        write_cell(store, keys[-1], cell, split, 0.5 + 0.03 * number, rows, rng)
+        write_cell(store, finished(keys[-1], cell, split, rng), 0.5 + 0.03 * number, rows, rng)
     record(store, experiment, keys, keyed.split_sha256)
     return keys
 
 
-def write_cell(store: Path, key: str, cell: Cell, split: str, rate: float, rows: int, rng: np.random.Generator) -> None:
-    """Write one finished cell that is right at this rate."""
+def finished(key: str, cell: Cell, split: str, rng: np.random.Generator, val: float | None = None) -> Result:
+    """Return the summary of a finished cell, with its score on val where it has one."""
     latency = Latency(tuple(rng.lognormal(-3, 0.3, 100)), 1)
-    save_result(store, Result(key, cell, split, [], 600.0, latency, Usage(seconds=10), True))
+    facts, local = FitFacts(val_score=val), cell.model.runs_here
+    return Result(key, cell, split, [], 600.0, latency, Usage(seconds=10), local, facts)
+
+
+def write_cell(store: Path, result: Result, rate: float, rows: int, rng: np.random.Generator) -> None:
+    """Write a finished cell whose answers are right at this rate."""
     right, tokens = rng.random(rows) < rate, rng.integers(50, 400, rows)
-    with (cell_folder(store, key) / "rows.jsonl").open("w", encoding="utf-8") as file:
+    folder = cell_folder(store, result.key)
+    folder.mkdir(parents=True)
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         for i in range(rows):
             said = i if right[i] else i + 1
             file.write(
                 f'{{"id": "test-{i}", "score": {float(right[i])}, "failure": "", "prompt_tokens": {tokens[i]}, '
                 f'"cached_tokens": 0, "completion_tokens": 3, "calls": 1, "seconds": 0.123, "usd": 0.0, '
-                f'"output": {{"label": "label {said % LABELS}"}}}}\n'
+                f'"output": {{"label": "label {said % LABELS}"}}, "unparsed": false, "raw": "label {said % LABELS}", '
+                f'"ending": "", "tokens_estimated": false, "fields": {{}}}}\n'
             )
+    save_result(store, result)
 
 
 def timed(command: Sequence[str]) -> tuple[float, float]:

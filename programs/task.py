@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +63,11 @@ class Task:
 
     def split_sha256(self) -> str:
         """Return the hash of all examples with their splits, of the metric's name and of the corpus."""
+        return self._split_sha256
+
+    @cached_property
+    def _split_sha256(self) -> str:
+        # Once a task: each of its cells is held against it, and hashing reads all of the data.
         digest = hashlib.sha256(self.metric_name.encode())
         for name, examples in self.splits().items():
             for e in examples:

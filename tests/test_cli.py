@@ -77,13 +77,14 @@ def test_dry_run_prints_the_cells_and_leaves_nothing(
         == 0
     )
     captured = capsys.readouterr()
-    head, *cells, total = captured.out.splitlines()
+    head, *cells, total, memory = captured.out.splitlines()
     assert head.split("  ")[0] == "cell"
     assert [c.partition(" seed")[0] for c in cells][::2] == [
         f"stdlib_module  {tiny.NAME}  zero_shot,",
         f"stdlib_rag  {tiny.NAME}  zero_shot, retrieved, bm25 k=2,",
     ]
     assert total.startswith("total, at most")
+    assert memory.startswith("memory with the models loaded: ")
     assert captured.err == "4 cells\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from crossover.eval.cli.main import main
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Experiment, plan
-from crossover.eval.run.forecast import expected_shares, forecast, forecast_table
+from crossover.eval.run.calibration import Calibration, likely_lines
+from crossover.eval.run.forecast import Forecast, expected_shares, forecast, forecast_table
 from crossover.eval.run.loading import finished
+from crossover.eval.store.timings import read_timed
 from crossover.models.spec import ModelSpec
 
 
@@ -80,3 +83,32 @@ def test_the_time_of_a_run_is_shared_out_by_what_each_cell_computes(openings: Ex
     (many,) = expected_shares(block, plan(block), found.tasks)
     assert many.test < retrieved.test
     assert many.fit > zero_shot.fit
+
+
+def test_a_forecast_is_scaled_by_what_earlier_runs_took(store: Path) -> None:
+    store.mkdir()
+    spec, calibration = ModelSpec("openai/gpt-4o-mini"), Calibration(store)
+    assert calibration.line() == ""
+    calibration.count(spec, 100.0, 20.0)
+    assert calibration.line() == "note: took 20 s; `crossover plan` forecasts by it from now on"
+    cell = Forecast("intents  gpt", 1, 1, 1, 0, None, None, spec.name, work=300.0)
+    (line,) = likely_lines([cell], store, machine_hour_usd=3.6)
+    assert line.startswith("likely 1 min 0 s, $0.060 of machine time, peak memory ")
+    assert line.endswith("by earlier runs")
+    again = Calibration(store)
+    again.count(spec, 50.0, 8.0)
+    assert again.line() == "note: forecast 10 s, took 8 s (-20%); the next one is scaled by it"
+    (line,) = likely_lines([cell], store, machine_hour_usd=3.6)
+    assert line.startswith("likely 56 s, ")
+    assert line.endswith("by earlier runs; earlier forecasts erred by 20% (median)")
+    # Another model was never timed.
+    assert "likely" not in "".join(likely_lines([replace(cell, model="other")], store, machine_hour_usd=3.6))
+
+
+def test_a_run_times_itself_for_the_next_plan(openings_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (timed,) = read_timed(openings_run / "mlruns")
+    assert timed.expected is None
+    assert min(timed.work, timed.seconds, timed.mib) > 0
+    file, flags = str(openings_run / "openings.yaml"), ["--store", str(openings_run / "mlruns")]
+    assert main(["plan", file, "--seeds", "0,1", *flags]) == 0
+    assert "\nlikely " in capsys.readouterr().out

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.contrast import difference_of
@@ -137,14 +136,14 @@ def learning_of(arms: Sequence[Arm], *, samples: int = SAMPLES) -> Learning | No
         return None
     # A fixed seed: the same results give the same bytes.
     rng = np.random.default_rng(0)
-    weights = _resamples(arms, samples, rng)
-    families = {k: _family(g, weights, rng) for k, g in groups.items()}
+    resamples = _resamples(arms, samples, rng)
+    families = {k: _family(g, resamples, rng) for k, g in groups.items()}
     constants = [a for a in arms if not a.learns and a.score.n and not a.dropped]
     names = curve_names(arms)
     kinds = {k: next(iter(g.values())).kind for k, g in groups.items()}
     rivals = {names[k]: families[k] for k in groups if kinds[k] == "context"}
     for a in constants:
-        means = _means([a], weights, rng)
+        means = _means([a], resamples, rng)
         rivals[names[a.curve]] = _Family((), means, flat(means[:, 0]), fits=True)
     crossovers = [
         found
@@ -165,38 +164,49 @@ def curve_names(arms: Sequence[Arm]) -> dict[tuple[str, str, str, str], str]:
     return {f: ", ".join([f[0], *(x for x, varies in zip(f[1:], vary, strict=True) if varies and x)]) for f in families}
 
 
-def _resamples(arms: Sequence[Arm], samples: int, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
-    """Return how often each resample draws each example; the first resample is the original data."""
+class _Resamples(NamedTuple):
+    """How often each resample draws each unit: a cluster, or an example outside of clusters."""
+
+    drawn: Array
+    """Shape (1 + samples, units); the first row is the original data."""
+    place: Mapping[str, int]
+    """Example id to the column of its unit."""
+
+
+def _resamples(arms: Sequence[Arm], samples: int, rng: np.random.Generator) -> _Resamples:
+    """Draw the resamples that all arms of a task share."""
     ids = sorted(set().union(*(a.scores for a in arms)))
     clusters = arms[0].clusters
-    units = sorted({clusters.get(i, i) for i in ids})
-    drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=samples).astype(float)
-    drawn = np.vstack([np.ones(len(units)), drawn])
-    place = {u: n for n, u in enumerate(units)}
-    return {i: drawn[:, place[clusters.get(i, i)]] for i in ids}
+    units = {u: n for n, u in enumerate(sorted({clusters.get(i, i) for i in ids}))}
+    drawn = np.ones((1 + samples, len(units)))
+    drawn[1:] = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=samples)
+    return _Resamples(drawn, {i: units[clusters.get(i, i)] for i in ids})
 
 
-def _means(
-    group: Sequence[Arm], weights: Mapping[str, NDArray[np.float64]], rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _means(group: Sequence[Arm], resamples: _Resamples, rng: np.random.Generator) -> Array:
     """Return the mean score of each resample at each size, shape (resamples, sizes), with seeds resampled as well."""
-    columns = []
+    drawn, place = resamples
+    sums = list[Array]()
+    for scores in (scores for arm in group for scores in arm.by_seed):
+        at = np.array([place[i] for i in scores], dtype=int)
+        # A resample draws whole units: all it needs of one is the sum of its scores and their number.
+        for weights in (list(scores.values()), np.ones(len(at))):
+            sums.append(np.bincount(at, weights, drawn.shape[1]).astype(np.float64))
+    totals = drawn @ np.stack(sums, axis=1)
+    # A resample may draw none of the examples that a seed scored.
+    by_seed = totals[:, ::2] / np.maximum(totals[:, 1::2], 1e-9)
+    columns, start = [], 0
     for arm in group:
-        by_seed = []
-        for scores in arm.by_seed:
-            drawn = np.stack([weights[i] for i in scores], axis=1)
-            # A resample may draw none of the examples that this seed scored.
-            counted = np.maximum(drawn.sum(1), 1e-9)
-            by_seed.append(drawn @ np.array(list(scores.values())) / counted)
-        table = np.stack(by_seed, axis=1)
+        table = by_seed[:, start : start + len(arm.by_seed)]
+        start += len(arm.by_seed)
         chosen = rng.integers(0, table.shape[1], table.shape)
         chosen[0] = np.arange(table.shape[1])
         columns.append(np.take_along_axis(table, chosen, 1).mean(1))
     return np.stack(columns, axis=1)
 
 
-def _family(group: Mapping[int, Arm], weights: Mapping[str, NDArray[np.float64]], rng: np.random.Generator) -> _Family:
-    means = _means(list(group.values()), weights, rng)
+def _family(group: Mapping[int, Arm], resamples: _Resamples, rng: np.random.Generator) -> _Family:
+    means = _means(list(group.values()), resamples, rng)
     law = fit_curves(list(group), means)
     residuals = (law.at(list(group))[0] - means[0]) / np.maximum(means[1:].std(0), 1e-9)
     return _Family(tuple(group), means, law, fits=bool(np.mean(residuals**2) <= 1))

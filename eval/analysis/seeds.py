@@ -9,6 +9,7 @@ spread of the seeds and is not subtracted again, so such an interval errs on the
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean, stdev
 
 import numpy as np
 from scipy import optimize, stats
@@ -26,10 +27,22 @@ def seed_error(by_seed: Sequence[Scores]) -> float:
     """
     if len(by_seed) < 2:
         return 0.0
+    if _alike(by_seed):
+        return _error_of([fmean(scores.values()) for scores in by_seed])
     ids = sorted(set().union(*by_seed))
     table = np.array([[scores.get(i, math.nan) for i in ids] for scores in by_seed])
     deviations = np.nanmean(table - np.nanmean(table, axis=0), axis=1)
     return float(np.sqrt(np.sum(deviations**2) / (len(by_seed) - 1) / len(by_seed)))
+
+
+def _alike(by_seed: Sequence[Scores]) -> bool:
+    """Return whether all seeds scored the same examples, and at least one."""
+    return bool(by_seed[0]) and all(scores.keys() == by_seed[0].keys() for scores in by_seed[1:])
+
+
+def _error_of(means: Sequence[float]) -> float:
+    """Return the standard error of the mean of the seeds' means; exactly 0 where they are equal."""
+    return stdev(means) / math.sqrt(len(means)) if max(means) > min(means) else 0.0
 
 
 def difference_error(a: Mapping[int, Scores], b: Mapping[int, Scores]) -> tuple[float, int]:
@@ -39,6 +52,9 @@ def difference_error(a: Mapping[int, Scores], b: Mapping[int, Scores]) -> tuple[
     """
     shared = [s for s in a if s in b]
     if len(shared) > 1:
+        if _alike([arm[s] for arm in (a, b) for s in shared]):
+            # The mean of the differences is the difference of the means, and needs no differences.
+            return _error_of([fmean(a[s].values()) - fmean(b[s].values()) for s in shared]), len(shared)
         pairs = [{i: a[s][i] - b[s][i] for i in a[s].keys() & b[s].keys()} for s in shared]
         return seed_error(pairs), len(shared)
     several = [list(arm.values()) for arm in (a, b) if len(arm) > 1]

@@ -24,7 +24,7 @@ def export(cell: str, folder: Path, dtype: str, store: Path) -> None:
     Example: crossover export winner ./winner
     """
     from crossover.eval.run.winner import cell_named
-    from crossover.eval.tracking.package import export_cell
+    from crossover.eval.tracking.export import export_cell
 
     for line in export_cell(store, cell_named(store, cell), folder, dtype=dtype):
         echo(line)

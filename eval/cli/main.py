@@ -19,6 +19,7 @@ from crossover.eval.cli.fetch import fetch
 from crossover.eval.cli.human_sheet import human_sheet
 from crossover.eval.cli.index import index
 from crossover.eval.cli.init import init
+from crossover.eval.cli.load import load
 from crossover.eval.cli.ls import ls
 from crossover.eval.cli.options import (
     EXIT_CANNOT_RUN,
@@ -247,10 +248,14 @@ def _measure(
 
 def _dry_run(experiment: "Experiment", store: Path) -> int:
     """Print the forecast of the missing cells."""
+    from crossover.eval.run.calibration import likely_lines
     from crossover.eval.run.forecast import forecast, forecast_table
 
     cells, finished = forecast(experiment, store=store)
-    for line in forecast_table(cells):
+    for line in [
+        *forecast_table(cells),
+        *likely_lines(cells, store, machine_hour_usd=experiment.prices.machine_hour_usd),
+    ]:
         echo(line)
     echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)
     return 0
@@ -265,6 +270,7 @@ VERBS = (
     report,
     index,
     init,
+    load,
     ls,
     sync,
     export,

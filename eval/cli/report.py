@@ -138,6 +138,7 @@ def deliver(
     from crossover.eval.report.page import is_current
     from crossover.eval.run.loading import finished
     from crossover.eval.run.prompts import prompts_of
+    from crossover.eval.store.loads import read_loads
     from crossover.models.errors import UserError
 
     outcomes, outputs = apply_gates(options.gates, comparison, store=store), options.outputs
@@ -149,8 +150,10 @@ def deliver(
         for path in outputs:
             found = found or finished(experiment, store=store)
             data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
-            is_page = path.suffix == ".html"
-            write_report(replace(data, prompts=prompts_of(store, data)) if is_page else data, path)
+            if is_page := path.suffix == ".html":
+                loads = read_loads(store, {r.key for r in found.results})
+                data = replace(data, prompts=prompts_of(store, data), loads=loads)
+            write_report(data, path)
             say(f"wrote {path}{': open it in a browser' * is_page}")
     except UserError as e:
         # A run that was stopped before its first cell was timed has scores, and nothing to report.

@@ -18,6 +18,7 @@ from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.experiment import catalog
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import METHODOLOGY_VERSION, Experiment, plan
+from crossover.eval.store.loads import LoadLevel
 from crossover.eval.store.result import Finished, Result
 from crossover.models.usage import Usage
 
@@ -38,6 +39,8 @@ class ReportData:
     """Outcomes of the gates that were asked for."""
     prompts: Mapping[tuple[str, str], Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Cell key and example id to the messages that the model was sent, each with its role."""
+    loads: Sequence[LoadLevel] = ()
+    """Load tests of the cells."""
 
     def arms(self, task: str) -> list[Arm]:
         """Return the arms of a task, best score first, unscored ones last."""

@@ -26,6 +26,7 @@ from crossover.eval.report import figures
 from crossover.eval.report.curves import learning_curves
 from crossover.eval.report.data import ReportData, checks, ledger, machine, merged, method_words, versions
 from crossover.eval.report.examples import disagreements, label_lines, shown_arms
+from crossover.eval.report.load import load_figure
 from crossover.eval.report.markdown import markdown
 from crossover.eval.report.schema import to_json
 from crossover.eval.report.summary import next_command
@@ -156,6 +157,7 @@ def _task(data: ReportData, verdict: Verdict, number: int) -> dict[str, Any]:
         "pareto": figures.pareto_figure(arms, front),
         "cost": cost,
         "curves": figures.learning_figure(curves, hues, learning.crossovers if learning else ()) if curves else None,
+        "load": load_figure([n for n in data.loads if n.task == task], arms, hues),
         "forest": forest,
         "span": _span(forest),
         "columns": few,

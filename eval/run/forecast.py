@@ -59,6 +59,9 @@ class Forecast:
     """None for a model behind an API."""
     usd: float | None
     """None for an unknown price."""
+    model: str
+    work: float = 0.0
+    """Part of the run's time that it is expected to take, in any unit; see `expected_shares`."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,13 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     missing = [c for c in cells if not is_finished(store, keys.of(c))]
     paces = {m: _pace(models(m)) for m in experiment.models if m.runs_here}
     choices, forecasts, families = dict[str, Forecast](), list[Forecast](), families_with_variants(experiment)
-    for cell in missing:
+    shares = expected_shares(experiment, missing, keys.tasks)
+    for cell, share in zip(missing, shares, strict=True):
         task, model = keys.tasks[cell.task], models(cell.model)
         with dspy.context(lm=model.lm, adapter=model.prompt_format):
             work = _work(cell, experiment, task, _tokens_of(model.lm), families=families)
-            forecasts.append(_priced(cell, cell.title, work, experiment, paces.get(cell.model)))
+            priced = _priced(cell, cell.title, work, experiment, paces.get(cell.model))
+            forecasts.append(replace(priced, work=sum(share)))
             key = keys.of_format(cell)
             if only_format(model) is None and key not in choices and not (store / "formats" / f"{key}.json").exists():
                 choices[key] = _of_choice(cell, experiment, task, model, paces.get(cell.model))
@@ -230,10 +235,10 @@ def _priced(cell: Cell, title: str, work: CellWork, experiment: Experiment, pace
     read, written = round(work.calls * work.prompt), work.calls * cell.model.max_tokens
     if pace is None:
         usd = api_price({cell.model.name: {"prompt_tokens": read, "completion_tokens": written}})
-        return Forecast(name, work.calls, read, written, work.trained, None, usd)
+        return Forecast(name, work.calls, read, written, work.trained, None, usd, cell.model.name)
     seconds = sum(_seconds(work, pace, cell.model.max_tokens))
     usd = machine_usd(seconds, experiment.prices.machine_hour_usd)
-    return Forecast(name, work.calls, read, written, work.trained, seconds, usd)
+    return Forecast(name, work.calls, read, written, work.trained, seconds, usd, cell.model.name)
 
 
 def _seconds(work: CellWork, pace: Pace, answer: float) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Run an experiment: fit and measure every missing cell, then compare all."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison, Partial, compare
 from crossover.eval.experiment.spec import Cell, Experiment, plan
+from crossover.eval.run.calibration import Calibration
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.forecast import expected_shares
@@ -84,8 +86,13 @@ def measure_missing(
     missing, racing = [c for k, c in cells.items() if k not in results or k in again], context.experiment.racing
     groups = groups_of(missing, racing=racing)
     planned = [c for group in groups for c in group]
-    context.progress.expect(expected_shares(context.experiment, planned, context.tasks))
+    shares = expected_shares(context.experiment, planned, context.tasks)
+    context.progress.expect(shares)
+    calibration, rest = Calibration(context.store), iter(shares)
     for group in groups:
+        work, began = sum(sum(next(rest)) for _ in group), time.perf_counter()
+        # What an earlier run began takes less than its share, and a race less than anybody can foretell.
+        whole = not racing and not any(is_fitted(context.store, context.keys.of(c)) for c in group)
         rivals = [r for k, r in results.items() if r.cell.task == group[0].task and k not in again]
         measured: list[Measured] = []
         try:
@@ -100,10 +107,14 @@ def measure_missing(
         track.begin(context.experiment, cells)
         finish_group(context, measured)
         track.send()
+        if whole and len(measured) == len(group):
+            calibration.count(group[0].model, work, time.perf_counter() - began)
         for key in [k for k in again & results.keys() if not is_finished(context.store, k)]:
             # It was reopened, and a limit came before its last row.
             del results[key]
         results |= {r.key: r for r, _ in measured}
+    if line := calibration.line():
+        context.progress.note(line)
 
 
 def groups_of(cells: Sequence[Cell], *, racing: bool) -> list[list[Cell]]:

@@ -6,15 +6,17 @@ changes its type from row to row.
 
 import json
 import math
+import re
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
+import orjson
 
 from crossover.programs.score import Row
 
@@ -24,6 +26,8 @@ _write, _read = json.JSONEncoder(ensure_ascii=False, default=str).encode, json.J
 _FIELDS = {f.name for f in fields(Row)}
 _REQUIRED = {f.name for f in fields(Row) if f.default is MISSING and f.default_factory is MISSING}
 """Rows of methodology 4 and before have no other fields."""
+CHUNK, LONG = 1 << 14, re.compile(rb"[0-9]{19}")
+"""Bytes of rows that are read at once; digits of a number that may have more than 64 bits."""
 
 
 class Rows(Sequence[Row]):
@@ -93,6 +97,29 @@ class Rows(Sequence[Row]):
         self._outputs.append(sys.intern(_write(row["output"])))
         self._raws.append(raw)
         self.ids.append(sys.intern(row["id"]))
+
+    def extend(self, rows: Sequence[Any]) -> bool:
+        """Add rows by their fields, column by column, and return True; add none and return False where they differ.
+
+        They differ where one has other fields than another, scores of parts, or is broken: `append` takes those.
+        """
+        columns = None if self.fields else _columns_of(rows)
+        if columns is None:
+            return False
+        start, numbers = len(self.ids), columns.numbers
+        self._failures |= {start + n: str(row["failure"]) for n, row in enumerate(rows) if row["failure"]}
+        self._endings |= {start + n: str(row["ending"]) for n, row in enumerate(rows) if row.get("ending")}
+        self.scores += numbers["score"]
+        self.usd += numbers["usd"]
+        self.seconds += numbers["seconds"]
+        for name, column in self.counts.items():
+            column += numbers[name]
+        self._unparsed += bytes(bool(row.get("unparsed")) for row in rows)
+        self._estimated += bytes(bool(row.get("tokens_estimated")) for row in rows)
+        self._outputs += columns.outputs
+        self._raws += columns.raws
+        self.ids += columns.ids
+        return True
 
     def __len__(self) -> int:
         """Return how many rows there are."""
@@ -173,14 +200,60 @@ class Rows(Sequence[Row]):
         return bool(np.isnan(self.usd).any())
 
 
+class _Columns(NamedTuple):
+    """Rows of the same fields as columns."""
+
+    numbers: "dict[str, array[Any]]"
+    ids: list[str]
+    outputs: list[str]
+    raws: list[str]
+
+
+def _columns_of(rows: Sequence[Any]) -> _Columns | None:
+    """Return rows as columns; None where they differ in their fields, have scores of parts, or one is broken."""
+    names = rows[0].keys() if rows and isinstance(rows[0], dict) else set()
+    if not _REQUIRED <= names <= _FIELDS:
+        return None
+    for row in rows:
+        alike = isinstance(row, dict) and row.keys() == names and not row.get("fields")
+        if not alike or not isinstance(row["id"], str) or not isinstance(row["output"], dict):
+            return None
+    try:
+        numbers: dict[str, array[Any]] = {name: array("i", [row[name] for row in rows]) for name in _COUNTS}
+        for name in ("score", "usd"):
+            numbers[name] = array("d", [math.nan if (value := row[name]) is None else value for row in rows])
+        numbers["seconds"] = array("d", [row["seconds"] for row in rows])
+        outputs = [sys.intern(orjson.dumps(row["output"]).decode()) for row in rows]
+        raws = [sys.intern(row.get("raw", "")) for row in rows]
+    except (TypeError, OverflowError):
+        return None
+    return _Columns(numbers, [sys.intern(row["id"]) for row in rows], outputs, raws)
+
+
 def read_table(file: Path) -> Rows:
     """Read a file of rows as columns, up to the first line that is not whole."""
     table = Rows()
     if file.exists():
-        with file.open("rb") as lines:
-            for line in lines:
+        with file.open("rb") as f:
+            while lines := f.readlines(CHUNK):
+                if table.extend(_decoded(lines)):
+                    continue
                 try:
-                    table.append(_read(line.decode()))
+                    for line in lines:
+                        table.append(_read(line.decode()))
                 except (ValueError, TypeError, OverflowError):
                     break
     return table
+
+
+def _decoded(lines: Sequence[bytes]) -> list[Any]:
+    """Return the lines read by orjson, in a third of json's time; none where one is torn, or json reads another value.
+
+    Orjson rounds whole numbers of more than 64 bits, and refuses NaN.
+    """
+    if LONG.search(b"".join(lines)):
+        return []
+    try:
+        return [orjson.loads(line) for line in lines]
+    except ValueError:
+        return []

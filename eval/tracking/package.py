@@ -1,11 +1,10 @@
-"""A fitted arm as a folder that others load; `crossover export` and a registered winner are the same folder.
+"""A fitted arm as a folder that others load; an export and a registered winner are the same folder.
 
 program.json is the DSPy program, adapter/, merged/ or head/ the trained weights with tokenizer and chat template,
 README.md the model card, serve.sh the command that serves the weights. recipe.json tells `load_package` how to answer
 a question with all of it; it holds no key.
 """
 
-import glob
 import inspect
 import json
 import platform
@@ -16,7 +15,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 
@@ -25,12 +24,11 @@ from crossover.eval.experiment.catalog import ROOT
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.cells import cell_folder, check_fitted, inside
-from crossover.eval.store.recorded import params_with
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.card import ADAPTER, HEAD, MERGED, base_of, card, serving_command
 from crossover.models.errors import UserError
-from crossover.models.jsonl import replacing, write_json
-from crossover.models.load import load_model, local_lm, tuned_lm
+from crossover.models.jsonl import write_json
+from crossover.models.load import LoadedModel, load_model, local_lm, tuned_lm
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec
 from crossover.models.weights import folder_sha256
@@ -48,31 +46,6 @@ RECIPE, PROGRAM = "recipe.json", "program.json"
 
 class NotPortableError(UserError):
     """The arm needs something that cannot travel; the message says what."""
-
-
-def export_cell(store: Path, result: Result, folder: Path, *, dtype: str = "float32") -> list[str]:
-    """Write a finished cell to an empty folder with merged weights beside an adapter; return a line for each part.
-
-    Raises:
-        UserError: the folder is not empty, or the weights are gone or changed.
-    """
-    folder = folder.resolve()
-    if folder == Path.cwd() or (folder.exists() and any(folder.iterdir())):
-        raise UserError(f"{folder}: not empty; name a new folder")
-    for killed in folder.parent.glob(f"{glob.escape(folder.name)}.*.part"):
-        shutil.rmtree(killed)
-    task = recorded_task(params_with(store, result.key), result.cell.task)
-    with replacing(folder) as draft:
-        try:
-            lines = write_package(store, result, draft, task=task, merge_as=dtype)
-        except NotPortableError:
-            lines = write_package(store, result, draft, merge_as=dtype)
-        rows = cell_folder(store, result.key) / "fit" / "train.jsonl"
-        if rows.exists():
-            shutil.copy2(rows, draft / rows.name)
-            lines.insert(1, "train.jsonl: the training rows, as prompt and completion")
-    serving = serving_command(result, folder, folder)
-    return lines if serving.startswith("#") else [*lines, f"serve: {serving}"]
 
 
 def write_package(
@@ -228,30 +201,59 @@ def copy_package(folder: Path) -> Path:
     return package
 
 
+class Opened(NamedTuple):
+    """An arm that can be asked."""
+
+    program: dspy.Module
+    lm: dspy.LM
+    prompt_format: dspy.Adapter
+    recipe: dict[str, Any]
+
+
+def open_package(
+    folder: Path, *, load: Callable[[ModelSpec], LoadedModel] = load_model, served: ModelSpec | None = None
+) -> Opened:
+    """Return the arm of a folder with its own model, or with one that a server has under the name of `served`.
+
+    `load` loads the model; one that loads each base once lets adapters share it.
+
+    Raises:
+        ValueError: base or weights are not those that the arm was measured with; those of a server are not checked.
+    """
+    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    model = load(served or ModelSpec.stored(recipe["model"]))
+    lm = model.lm if served else _measured_lm(model.lm, folder, recipe)
+    state = json.loads((folder / PROGRAM).read_text(encoding="utf-8"))
+    program = shaped(_builder(recipe["program"], folder), state, lm)
+    program.load_state(state)
+    return Opened(program, lm, model.prompt_format, recipe)
+
+
+def _measured_lm(lm: dspy.LM, folder: Path, recipe: Mapping[str, Any]) -> dspy.LM:
+    """Return the model with the trained weights of a folder, held against the hashes of the recipe."""
+    trained = _weights_of(folder)
+    # The name ends in the hash of the base and, after a sign, of what was trained; the folder may have another name.
+    base, measured = (name.rpartition("@")[2] for name in (lm.model, recipe["lm"]))
+    if (measured[: len(base)] if trained else measured) != base:
+        raise ValueError(f"the model here is {lm.model}, the arm was measured with {recipe['lm']}")
+    if trained is None:
+        return lm
+    if folder_sha256(trained) != recipe["weights_sha256"]:
+        raise ValueError(f"{trained}: not the weights that the arm was measured with")
+    return _with_head(lm, trained) if trained.name == HEAD else tuned_lm(lm, trained)
+
+
 def load_package(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return a function that answers one question as the arm did: input fields to output fields.
 
     Raises:
         ValueError: base or weights are not those that the arm was measured with.
     """
-    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    model = load_model(ModelSpec.stored(recipe["model"]))
-    lm, trained = model.lm, _weights_of(folder)
-    # The name ends in the hash of the base and, after a sign, of what was trained; the folder may have another name.
-    base, measured = (name.rpartition("@")[2] for name in (lm.model, recipe["lm"]))
-    if (measured[: len(base)] if trained else measured) != base:
-        raise ValueError(f"the model here is {lm.model}, the arm was measured with {recipe['lm']}")
-    if trained is not None:
-        if folder_sha256(trained) != recipe["weights_sha256"]:
-            raise ValueError(f"{trained}: not the weights that the arm was measured with")
-        lm = _with_head(lm, trained) if trained.name == HEAD else tuned_lm(lm, trained)
-    state = json.loads((folder / PROGRAM).read_text(encoding="utf-8"))
-    program = shaped(_builder(recipe["program"], folder), state, lm)
-    program.load_state(state)
+    program, lm, prompt_format, recipe = open_package(folder)
 
     def answer(inputs: Mapping[str, Any]) -> dict[str, Any]:
         asked = {name: inputs[name] for name in recipe["inputs"]}
-        with dspy.context(lm=lm, adapter=model.prompt_format):
+        with dspy.context(lm=lm, adapter=prompt_format):
             prediction = program(**asked)
         return {name: prediction[name] for name in recipe["outputs"]}
 
