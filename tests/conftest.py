@@ -124,7 +124,7 @@ def openings_run(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Pa
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an MLflow database without a run in it: making one takes longer than many a run, so all workers copy it."""
+    """Return an MLflow database without a run: making one takes longer than many a run, so all workers copy it."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from openai_server import openai_server
 from remote_experiment import first_word, write_remote
 
