@@ -5,7 +5,6 @@ command is the one that people run. The figures go into docs/scale.md.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from section import write_section
-from speed import LABELS, finished, timed, write_cell
+from speed import finished, timed, write_cell, write_splits
 
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Cell, plan
@@ -46,12 +45,7 @@ def write_experiment(folder: Path, tasks: int, rows: int, model: str) -> Path:
     """Write the data of the tasks and the experiment file, and return the file."""
     lines = []
     for number in range(tasks):
-        for split, count in (("train", 1000), ("val", 100), ("test", rows)):
-            file = folder / f"{split}{number}.jsonl"
-            with file.open("w", encoding="utf-8") as f:
-                for i in range(count):
-                    text = f"question {i} of the {split} split of task {number}"
-                    f.write(json.dumps({"id": f"{split}-{i}", "text": text, "label": f"label {i % LABELS}"}) + "\n")
+        write_splits(folder, rows, str(number))
         data = ", ".join(f"{split}: {split}{number}.jsonl" for split in ("train", "val", "test"))
         fields = "{text: input, label: output}"
         lines.append(f"  - {{name: task{number}, program: classify, data: {{{data}}}, fields: {fields}}}")

@@ -44,13 +44,22 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def write_splits(folder: Path, rows: int, task: str = "") -> None:
+    """Write the data of a task, with so many test rows; the name of each file ends in the task's."""
+    for split, count in (("train", 1000), ("val", 100), ("test", rows)):
+        with (folder / f"{split}{task}.jsonl").open("w", encoding="utf-8") as file:
+            for i in range(count):
+                row = {
+                    "id": f"{split}-{i}",
+                    "text": f"{split}{task} question number {i}",
+                    "label": f"label {i % LABELS}",
+                }
+                file.write(json.dumps(row) + "\n")
+
+
 def write_task(folder: Path, rows: int, arms: int, model: str) -> Path:
     """Write the data and the experiment file, and return the file."""
-    for name, count in (("train", 1000), ("val", 100), ("test", rows)):
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            for i in range(count):
-                row = {"id": f"{name}-{i}", "text": f"{name} question number {i}", "label": f"label {i % LABELS}"}
-                file.write(json.dumps(row) + "\n")
+    write_splits(folder, rows)
     methods = ", ".join(f"few_shot: {{demos: {n + 1}}}" for n in range(arms))
     (folder / "big.yaml").write_text(FILE.replace("METHODS", methods).replace("MODEL", model), encoding="utf-8")
     return folder / "big.yaml"

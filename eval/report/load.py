@@ -7,6 +7,7 @@ from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.load import LoadSummary, summarize_load
 from crossover.eval.analysis.stats import Estimate
 from crossover.eval.report.plot import Axis, Dot, Figure, Line, even_ticks, interval, log_ticks, path
+from crossover.eval.report.schema import estimate_json
 from crossover.eval.report.text import columns, figure
 from crossover.eval.store.loads import LoadLevel
 
@@ -49,20 +50,12 @@ def load_table(levels: Sequence[LoadLevel]) -> list[str]:
 
 def load_json(levels: Sequence[LoadLevel]) -> list[dict[str, Any]]:
     """Return the levels with their summaries as JSON; an unknown end of an interval is null."""
-    return [
-        {
-            **{name: getattr(level, name) for name in ("task", "cells", "loop", "load", "server", "seconds")},
-            **{k: _plain(v) for k, v in summarize_load(level)._asdict().items()},
-        }
-        for level in levels
-    ]
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, Estimate):
-        return value
-    ends = ((name, getattr(value, name)) for name in ("mean", "low", "high"))
-    return {name: v if abs(v) < float("inf") else None for name, v in ends} | {"n": value.n}
+    found = []
+    for level in levels:
+        about = {name: getattr(level, name) for name in ("task", "cells", "loop", "load", "server", "seconds")}
+        summary = summarize_load(level)._asdict()
+        found.append(about | {k: estimate_json(v) if isinstance(v, Estimate) else v for k, v in summary.items()})
+    return found
 
 
 class LoadFigure(NamedTuple):

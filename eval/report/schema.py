@@ -38,9 +38,9 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "cells": list(arm.cells),
         "prompt_format": arm.prompt_format,
         "val": _finite(arm.val),
-        "score": {**_estimate_json(arm.score), "unparsed": arm.unparsed, "failed": arm.failed},
+        "score": {**estimate_json(arm.score), "unparsed": arm.unparsed, "failed": arm.failed},
         "endings": dict(arm.endings),
-        "fields": {name: _estimate_json(e) for name, e in arm.fields.items()},
+        "fields": {name: estimate_json(e) for name, e in arm.fields.items()},
         "latency_ms": _latency_json(arm.latency),
         "tokens": {"prompt": t.prompt_tokens, "cached": t.cached_tokens, "completion": t.completion_tokens},
         "tokens_estimated": arm.tokens_estimated,
@@ -63,13 +63,13 @@ def arm_json(arm: Arm) -> dict[str, Any]:
         "retrieval_quality": None if arm.ranking is None else asdict(arm.ranking),
         "retrieval_ms": _finite(arm.retrieval_ms),
         "price_source": arm.price_source,
-        "score_hit": None if arm.hit is None else _estimate_json(arm.hit),
-        "score_miss": None if arm.miss is None else _estimate_json(arm.miss),
+        "score_hit": None if arm.hit is None else estimate_json(arm.hit),
+        "score_miss": None if arm.miss is None else estimate_json(arm.miss),
         "human": None
         if human is None
         else {
             "n": human.n,
-            "corrected": _estimate_json(human.corrected),
+            "corrected": estimate_json(human.corrected),
             "kappa": {name: _finite(k) for name, k in human.kappa.items()},
         },
         "dropped": None if arm.dropped is None else {"after": arm.dropped[0], "of": arm.dropped[1]},
@@ -110,7 +110,8 @@ def _latency_json(ms: LatencySummary) -> dict[str, Any]:
     }
 
 
-def _estimate_json(e: Estimate) -> dict[str, Any]:
+def estimate_json(e: Estimate) -> dict[str, Any]:
+    """Return a mean with its interval and the number behind it; an end that is not known is null."""
     return {"mean": _finite(e.mean), "low": _finite(e.low), "high": _finite(e.high), "n": e.n}
 
 
