@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from browser import CHROMIUM, Page, chromium
 from processes import UNTRACKED
 from stores import HOSTILE, MADE, write_experiment, write_store
 
+from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import compare
 from crossover.eval.analysis.gates import Gates, apply_gates
 from crossover.eval.analysis.sweep import verdicts_by_volume
@@ -261,6 +263,16 @@ def test_learning_curves_are_drawn_with_bands_and_the_sizes_where_one_overtakes(
     page = html_page(data)
     assert 'class="sizes crossovers"' in page
     assert f'<td class="n">{size.value:,.0f}</td>' in page
+
+
+def test_a_p95_of_few_requests_is_a_least_one_in_head_and_table(data: ReportData) -> None:
+    def hurried(arm: Arm) -> Arm:
+        return replace(arm, latency=replace(arm.latency, p95=replace(arm.latency.p95, low=980.0, high=math.inf)))
+
+    arms = tuple(map(hurried, data.comparison.arms))
+    page = html_page(replace(data, comparison=replace(data.comparison, arms=arms)))
+    assert "<dt>p95 latency</dt><dd>≥980 ms</dd>" in page
+    assert page.count("≥980 ms</td>") == len(arms)
 
 
 def test_labels_stand_beside_their_frequency(data: ReportData) -> None:

@@ -31,7 +31,7 @@ from crossover.eval.report.markdown import markdown
 from crossover.eval.report.schema import to_json
 from crossover.eval.report.summary import next_command
 from crossover.eval.report.table import break_even_line, format_choices, human_words
-from crossover.eval.report.text import cut, dollars, figure, small_money, visible
+from crossover.eval.report.text import cut, dollars, figure, p95_words, small_money, visible
 
 MOST_BARS = 5
 """Arms shown as bars on the first screen."""
@@ -61,6 +61,7 @@ def html_page(data: ReportData) -> str:
         "usd": dollars,
         "price": _price,
         "ms": lambda x: f"{figure(x)} ms",
+        "p95": lambda latency: f"{words} ms" if (words := p95_words(latency, figure)) else "–",
         "human": human_words,
         "cut": cut,
         "percent": _percent,
