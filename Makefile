@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -n 3 --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 demo: .venv/demo
-	CROSSOVER_LATENCY_REQUESTS=6 $(BIN)/crossover run --limit 80
+	CROSSOVER_LATENCY_REQUESTS=4 $(BIN)/crossover run --limit 80
 
 test: .venv/dev
 	$(PYTEST) -m "not nightly and not slow"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
 
+from crossover.eval.analysis import quantiles
 from crossover.eval.analysis.ledger import ledger_of, machine_usd, mean_usd
 from crossover.eval.analysis.stats import ALPHA, Floats
 from crossover.eval.experiment.spec import Prices
@@ -185,7 +185,7 @@ def half_width(values: Sequence[float]) -> float:
     if len(values) < 2:
         return 0.0
     error = statistics.stdev(values) / math.sqrt(len(values))
-    return float(stats.t.isf(ALPHA / 2, len(values) - 1)) * error
+    return quantiles.student(ALPHA / 2, len(values) - 1) * error
 
 
 def monthly_usd(cost: Cost, volume: float, *, months: float) -> float | None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from crossover.eval.analysis import quantiles
 from crossover.eval.analysis.stats import ALPHA, Estimate
 from crossover.eval.store.result import Result
 
@@ -54,7 +54,7 @@ def quantile_interval(values: Sequence[float], q: float, *, questions: int | Non
     if not values:
         return Estimate(math.nan, math.nan, math.nan, 0)
     ordered, n = sorted(values), questions or len(values)
-    low, high = int(stats.binom.ppf(ALPHA / 2, n, q)), int(stats.binom.ppf(1 - ALPHA / 2, n, q)) + 1
+    low, high = quantiles.binomial(ALPHA / 2, n, q), quantiles.binomial(1 - ALPHA / 2, n, q) + 1
     seeds = len(ordered) / n
     return Estimate(
         float(np.quantile(ordered, q)),

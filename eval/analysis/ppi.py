@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
+from crossover.eval.analysis import quantiles
 from crossover.eval.analysis.stats import ALPHA, Estimate, Floats
 
 IMAGINED = 0.6
@@ -41,7 +41,7 @@ def corrected_mean(human: Sequence[float], judge: Sequence[float], unrated: Sequ
         parts.append((weight**2 * float(np.var(rest, ddof=1)) / others, others - 1))
     variance = sum(v for v, _ in parts)
     freedom = variance**2 / sum(v**2 / d for v, d in parts)
-    half = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * math.sqrt(variance)
+    half = quantiles.student(ALPHA / 2, freedom) * math.sqrt(variance)
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n + others)
 
 

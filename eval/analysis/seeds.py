@@ -12,8 +12,9 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
 
+from crossover.eval.analysis import quantiles
 from crossover.eval.analysis.stats import ALPHA, Difference, Estimate, score_interval
 
 Scores = Mapping[str, float]
@@ -98,10 +99,10 @@ def widen_difference(difference: Difference, error: float, seeds: int) -> Differ
     d = difference
     low, high = _widened(d.delta, d.low, d.high, _t(ALPHA, seeds) * error)
     low90, high90 = _widened(d.delta, d.low90, d.high90, _t(2 * ALPHA, seeds) * error)
-    examples = (d.high - d.low) / 2 / float(stats.norm.ppf(1 - ALPHA / 2))
+    examples = (d.high - d.low) / 2 / quantiles.normal(ALPHA / 2)
 
     def clear_of_0(level: float) -> float:
-        half = math.hypot(float(stats.norm.isf(level / 2)) * examples, _t(level, seeds) * error)
+        half = math.hypot(quantiles.normal(level / 2) * examples, _t(level, seeds) * error)
         return half - abs(d.delta)
 
     p = 1.0 if clear_of_0(1 - 1e-9) >= 0 else 1e-12
@@ -126,4 +127,4 @@ def _widened(middle: float, low: float, high: float, half: float) -> tuple[float
 
 def _t(level: float, seeds: int) -> float:
     """Return the two-sided t value for a number of seeds."""
-    return float(stats.t.isf(level / 2, seeds - 1))
+    return quantiles.student(level / 2, seeds - 1)

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
+
+from crossover.eval.analysis import quantiles
 
 
 def wilson(mean: float, count: float, tail: float) -> tuple[float, float]:
@@ -12,14 +14,14 @@ def wilson(mean: float, count: float, tail: float) -> tuple[float, float]:
 
     Unlike scipy's, `count` may be a fraction. statsmodels has it too, but takes a third of a second to import.
     """
-    z = float(stats.norm.isf(tail))
+    z = quantiles.normal(tail)
     middle, room = mean + z * z / (2 * count), z * math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
     return (middle - room) / (1 + z * z / count), (middle + room) / (1 + z * z / count)
 
 
 def mcnemar(wins: int, losses: int) -> float:
     """Return the p of McNemar's exact test, which is the sign test over the pairs that differ."""
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins or losses else 1.0
+    return quantiles.sign_test(wins, losses)
 
 
 def paired_share_bound(wins: int, losses: int, n: int, tail: float) -> float:
@@ -29,7 +31,7 @@ def paired_share_bound(wins: int, losses: int, n: int, tail: float) -> float:
     the first or the second arm is right. Where no pair is lost, the exact bound of Clopper and Pearson (1934) for the
     share of wins replaces it if that is wider, because no score interval holds its level for a share so near 0.
     """
-    z = float(stats.norm.isf(tail))
+    z = quantiles.normal(tail)
 
     def excess(d: float) -> float:
         b = (2 * n - wins + losses) * d - wins - losses
@@ -39,7 +41,7 @@ def paired_share_bound(wins: int, losses: int, n: int, tail: float) -> float:
     if wins == n:
         return 1.0
     score = float(optimize.brentq(excess, (wins - losses) / n, 1.0))
-    return score if losses else max(score, float(stats.beta.isf(tail, wins + 1, n - wins)))
+    return score if losses else max(score, quantiles.beta(tail, wins + 1, n - wins))
 
 
 def jackknife(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
@@ -67,5 +69,5 @@ def effective_size(scores: Sequence[float], clusters: Sequence[str], tail: float
     error, freedom = jackknife(scores, clusters)
     if error < 1e-9:
         return freedom + 1
-    penalty = (stats.norm.isf(tail) / stats.t.isf(tail, freedom)) ** 2
+    penalty = (quantiles.normal(tail) / quantiles.student(tail, freedom)) ** 2
     return float(np.clip(mean * (1 - mean) / error**2 * penalty, freedom + 1, len(scores)))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from crossover.eval.analysis import quantiles
 from crossover.eval.analysis.shares import effective_size, jackknife, mcnemar, paired_share_bound, wilson
 from crossover.models.errors import UserError
 
@@ -79,7 +79,7 @@ class Difference:
         if self.test.startswith("mcnemar"):
             # Without a difference the pairs vary more; and the exact test loses about a pair and a half to its steps.
             wider = self.error * (math.hypot(1, factor / math.sqrt(self.n)) - 1)
-            examples += 1.5 / self.n + float(stats.norm.isf(level / 2)) * wider
+            examples += 1.5 / self.n + quantiles.normal(level / 2) * wider
             # However few pairs differ, so many must do so in one direction.
             examples = max(examples, (1 + math.ceil(math.log2(1 / level))) / self.n)
         return math.hypot(examples, factor * self.seed_error)
@@ -102,7 +102,7 @@ def score_interval(
     binary = set(scores) <= {0.0, 1.0}
     if clusters is not None and not binary and len(set(clusters)) >= FEW and np.ptp(units) > 1e-12:
         error, freedom = jackknife(scores, clusters)
-        low, high = stats.t.interval(1 - 2 * tail, freedom, mean, error)
+        low, high = quantiles.student_interval(tail, freedom, mean, error)
     elif clusters is not None:
         low, high = wilson(mean, effective_size(scores, clusters, tail), tail)
     elif binary or n < FEW or np.ptp(units) < 1e-12:
@@ -148,7 +148,7 @@ def paired_difference(
         # Means of clusters are nearly normal even where the scores of examples are not.
         error, freedom = jackknife(differences, groups)
         (low, high), (low90, high90) = (
-            stats.t.interval(level, freedom, delta, error) for level in (1 - ALPHA, 1 - 2 * ALPHA)
+            quantiles.student_interval(tail, freedom, delta, error) for tail in (ALPHA / 2, ALPHA)
         )
     elif binary or count < FEW or np.ptp(units) < 1e-12:
         units = np.append(units, [1.0, -1.0])
@@ -202,8 +202,10 @@ def _intervals(
     place of the t distribution; it is expanded by both (Hesterberg 2015).
     """
     if len(units) > most:
-        at = (len(units) - 1, float(np.mean(units)), float(stats.sem(units)))
-        return [stats.t.interval(1 - 2 * tail, *at) for tail in tails]
+        at = (len(units) - 1, float(np.mean(units)), _standard_error(units))
+        return [quantiles.student_interval(tail, *at) for tail in tails]
+    from scipy import stats  # slow to import
+
     result: Any = None
     intervals = []
     for tail in tails:
@@ -218,7 +220,7 @@ def _intervals(
             batch=500,
         )
         mean, n = float(np.mean(units)), len(units)
-        wider = math.sqrt(n / (n - 1)) * float(stats.t.isf(tail, n - 1) / stats.norm.isf(tail))
+        wider = math.sqrt(n / (n - 1)) * quantiles.student(tail, n - 1) / quantiles.normal(tail)
         ends = (float(result.confidence_interval.low), float(result.confidence_interval.high))
         intervals.append((mean + wider * (ends[0] - mean), mean + wider * (ends[1] - mean)))
     return intervals
@@ -230,8 +232,13 @@ def _padded_intervals(padded: Floats) -> list[tuple[float, float]]:
     For binary scores this is the interval of Bonett and Price (2012), which never has width 0.
     """
     mean, error = float(np.mean(padded)), float(np.std(padded)) / math.sqrt(len(padded))
-    half = [float(stats.norm.ppf(1 - tail)) * error for tail in (ALPHA / 2, ALPHA)]
+    half = [quantiles.normal(tail) * error for tail in (ALPHA / 2, ALPHA)]
     return [(mean - h, mean + h) for h in half]
+
+
+def _standard_error(units: Floats) -> float:
+    """Return the standard error of the mean of independent values."""
+    return float(np.std(units, ddof=1)) / math.sqrt(len(units))
 
 
 def _within_one(low: float, high: float) -> tuple[float, float]:
@@ -247,7 +254,10 @@ def _no_difference(units: Floats, seed: int, most: int) -> tuple[float, str]:
     if len(units) < 2:
         return 1.0, "sign-flip"
     if len(units) > most:
-        return float(stats.ttest_1samp(units, 0.0).pvalue), "t"
+        error = _standard_error(units)
+        return quantiles.student_test(float(np.mean(units)) / error if error else math.inf, len(units) - 1), "t"
+    from scipy import stats  # slow to import
+
     result = stats.permutation_test(
         (units,),
         np.sum,
@@ -262,4 +272,4 @@ def _no_difference(units: Floats, seed: int, most: int) -> tuple[float, str]:
 
 def power_factor(level: float) -> float:
     """Return the number of standard errors in a difference that a test at `level` detects with power `POWER`."""
-    return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
+    return quantiles.normal(level / 2) + quantiles.normal(1 - POWER)
