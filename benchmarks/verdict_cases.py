@@ -2,13 +2,16 @@
 
 import math
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import dspy
 import numpy as np
 from choice_simulation import arm
+from latency_simulation import PROMPT, fresh_run
 
 from crossover.eval.analysis.arm import Arm, arms_of
 from crossover.eval.analysis.compare import Comparison, Verdicts, compare
@@ -16,6 +19,7 @@ from crossover.eval.analysis.contrast import classify_difference
 from crossover.eval.analysis.cost import Cost, usd
 from crossover.eval.analysis.latency import quantile_interval
 from crossover.eval.analysis.learning import learning_of
+from crossover.eval.analysis.ledger import labels_of
 from crossover.eval.analysis.racing import block_size, replay
 from crossover.eval.analysis.rules import MARGIN
 from crossover.eval.analysis.stats import paired_difference
@@ -24,9 +28,13 @@ from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.report.table import break_even_line
 from crossover.eval.report.text import dollars
 from crossover.eval.run.latency import timed_questions
+from crossover.eval.store.facts import split_notes
 from crossover.eval.store.result import Result
+from crossover.models.load import local_lm
 from crossover.models.usage import Usage
-from crossover.programs.task import FitFacts
+from crossover.optimizers.bootstrap import Bootstrap
+from crossover.programs.load import builtin_task
+from crossover.programs.task import Budget, FitFacts
 
 Scores = Sequence[float | None]
 
@@ -117,6 +125,31 @@ def break_even_beside_a_better_arm() -> str:
     prompt, tuned = arm("few_shot", right(240, 300), 30.0), arm("sft", right(180, 300), 10.0)
     found = judged(prompt, replace(tuned, fit=Usage(seconds=1000))).verdicts[0].break_even
     return break_even_line(found) if found else "none"
+
+
+def break_evens_of_fresh_runs(saved: float = 0.05) -> str:
+    """Return the break-evens that four runs of one experiment find, of an arm that saves little beside a prompt."""
+    rng = np.random.default_rng(4)
+    found = [fresh_run(rng, tuned=PROMPT * (1 - saved)) for _ in range(4)]
+    return "; ".join(break_even_line(b).partition(": ")[2].replace(" requests", "") for b in found)
+
+
+def labels_of_old_hybrid() -> str:
+    """Return the labels of a hybrid of 8 fixed demonstrations and a pool of 56, which an earlier version stored."""
+    facts, notes = split_notes({"pool": 56, "fixed": 8})
+    return str(labels_of(replace(arm("hybrid", right(10, 10)), facts=facts, notes=notes)))
+
+
+def labels_of_bootstrap() -> str:
+    """Return the labels that a bootstrap is charged, with 64 examples of train and 20 of val."""
+    from overhead import Canned  # it loads torch
+
+    task, lm = builtin_task("stdlib_module"), local_lm("local/canned", Canned(0), 8, 0.0)
+    train, val = task.train[:64], task.val[:20]
+    with tempfile.TemporaryDirectory() as folder:
+        budget = Budget(workdir=Path(folder))
+        fitted = Bootstrap().fit(task.program(), train=train, val=val, metric=task.metric, lm=lm, seed=0, budget=budget)
+    return str(fitted.facts.labels_used)
 
 
 def cached_api() -> str:
@@ -214,6 +247,7 @@ CASES: tuple[Case, ...] = (
     Case("distinct questions that 3 seeds time", "30", questions_of_three_seeds),
     Case("upper end of p95, 3 seeds ask the same 30", "finite", p95_of_30_questions),
     Case("break-even of a training that is significantly worse", "15,000 requests", break_even_beside_a_better_arm),
+    Case("break-even of a training that saves 5 %, four fresh runs", "58; 876; 120; never", break_evens_of_fresh_runs),
     Case("1,000 requests to an API at $1, nine of ten read from its cache while measured", "$0.19", cached_api),
     Case("hosting a prompted model on a machine of $50 a month", "$0 a month", hosting_of_local_prompting),
     Case("S-shape, 0.3 at 64 examples and 0.9 at 256: overtakes 0.6", "92 examples (65 to 114)", crossover_of_a_jump),
@@ -226,6 +260,8 @@ CASES: tuple[Case, ...] = (
     Case("none of 40 right by any arm", "too few examples", reason(right(0, 40), right(0, 40))),
     Case("4 and 36 of 40 right", "no verdict", judge_two(right(4, 40), right(36, 40))),
     Case("20 and 26 of 40 right", "start with zero_shot or few_shot", leader(right(20, 40, shift=10), right(26, 40))),
+    Case("labels of a hybrid of 8 fixed demonstrations and a pool of 56", "56", labels_of_old_hybrid),
+    Case("labels of a bootstrap, 64 of train and 20 of val", "84", labels_of_bootstrap),
     Case("price of a right answer at score 0", "unpriced", lambda: dollars(Cost(0.0, 2.0, None).per_1k_correct(0.0))),
 )
 """What was made of single cases, and what is made of them now."""

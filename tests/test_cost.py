@@ -151,6 +151,10 @@ def test_seeds_that_differ_in_price_widen_the_interval_of_a_break_even() -> None
 def test_equal_ends_are_not_printed_as_an_interval() -> None:
     assert break_even_line(BreakEven(1176.4, 1176.4, 1176.4, "few_shot", "sft")).endswith("1,176 requests")
     assert break_even_line(BreakEven(1176.4, 1000.0, None, "few_shot", "sft")).endswith("requests (1,000 to never)")
+    # An arm that was no cheaper as measured may be cheaper within the noise of the machine.
+    line = break_even_line(BreakEven(None, 1000.0, None, "few_shot", "sft"))
+    assert line == "break-even of sft over few_shot: never, as measured (1,000 to never)"
+    assert "does not get cheaper" in break_even_line(BreakEven(None, None, None, "few_shot", "sft"))
 
 
 def test_a_break_even_that_may_never_come_has_no_upper_end() -> None:

@@ -143,13 +143,14 @@ def price_lines(arms: Sequence[Arm]) -> list[str]:
 
 def break_even_line(b: BreakEven) -> str:
     """Return as a sentence after how many requests the arm that costs more to start has paid for itself."""
-    if b.value is None:
+    if b.value is None and b.low is None:
         return f"break-even: never, {b.run} does not get cheaper than {b.start}"
+    value = "never, as measured" if b.value is None else f"{b.value:,.0f} requests"
     low = "0" if b.low is None else f"{b.low:,.0f}"
     high = "never" if b.high is None else f"{b.high:,.0f}"
     # Equal ends know of no spread, and are no interval.
     interval = "" if low == high or b.low is None else f" ({low} to {high})"
-    return f"break-even of {b.run} over {b.start}: {b.value:,.0f} requests{interval}"
+    return f"break-even of {b.run} over {b.start}: {value}{interval}"
 
 
 def render(comparison: Comparison) -> str:
