@@ -115,7 +115,7 @@ def test_too_few_seeds_clusters_and_examples_are_said() -> None:
     zero = make_result(make_cell("zero_shot"), right(40, 80))
     zero.clusters = sft.clusters
     text = "\n".join(comparison(zero, sft).cautions["intents"])
-    assert "1 of 1 comparisons are inconclusive: 80 examples" in text
+    assert "1 of 1 comparisons is inconclusive: 80 examples" in text
     assert "12 clusters: below 30" in text
     assert "1 seed an arm" in text
 

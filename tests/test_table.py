@@ -46,7 +46,7 @@ $ per 1k: the pace of the accuracy pass
 
 ! few_shot: 1 demonstrations are test questions
 ! few_shot: 10 of 200 rows failed, the first by lm: LMServerError: busy
-? 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.036 at best
+? 1 of 6 comparisons is inconclusive: 200 examples show differences of 0.036 at best
 ? 1 seed an arm: the spread between seeds is not in the intervals; run --seeds 0,1,2 or more
 ? failed rows left 3 comparisons with fewer examples (190 at least); see the failed column
 
@@ -84,7 +84,7 @@ few_shot !       0.474  0.404-0.544      49   0.00694       –      10  190
 zero_shot        0.200  0.150-0.261      49   0.00694       –       0  200
 
 ! few_shot: 1 demonstrations are test questions
-! 1 of 6 comparisons are inconclusive: 200 examples show differences of 0.036 at best
+! 1 of 6 comparisons is inconclusive: 200 examples show differences of 0.036 at best
 ! 1 seed an arm: the spread between seeds is not in the intervals; run --seeds 0,1,2 or more
 
 what would change this:

@@ -33,7 +33,8 @@ def _few_examples(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
     sharpest = min(blunt, key=lambda c: c.detectable)
     n, least = sharpest.difference.n, sharpest.detectable
     shown = f"show differences of {least:.3f} at best" if least < 1 else "are too few to show any difference"
-    return f"{len(blunt)} of {len(contrasts)} comparisons are inconclusive: {n} examples {shown}"
+    be = "is" if len(blunt) == 1 else "are"
+    return f"{len(blunt)} of {len(contrasts)} comparisons {be} inconclusive: {n} examples {shown}"
 
 
 def _raced_to_the_end(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> list[Contrast]:
