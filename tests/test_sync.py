@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +14,7 @@ import pytest
 from openai_server import openai_server
 from processes import ended, start
 from remote_experiment import first_word, write_remote
+from tracking_server import tracking_server
 
 from crossover.eval.cli.main import main
 from crossover.eval.store.lock import holding
@@ -248,25 +246,6 @@ def test_an_experiment_deleted_in_mlflow_is_named_with_the_remedy_and_blocks_no_
     assert sum("crossover.cell" in r.data.tags for r in found) == 1
     client.restore_experiment(identity)
     assert main(["sync", "--store", str(store)]) == 0
-
-
-@contextmanager
-def tracking_server(folder: Path) -> Iterator[str]:
-    """Run `mlflow server` as people do, and yield its address once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    flags = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
-    command = [sys.executable, "-m", "mlflow", "server", *flags, "--port", port, "--workers", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder) as server:
-        assert server.stderr is not None
-        assert any("startup complete" in line for line in server.stderr)
-        # Unread, a full pipe would hold the server up.
-        threading.Thread(target=server.stderr.read, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.send_signal(signal.SIGINT)
 
 
 def check_shown(uri: str) -> None:

@@ -5,10 +5,11 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from crossover.eval.tracking.tracker import Tracker, typed
+from crossover.eval.tracking.tracker import Tracker, made_once, typed
 
 WINNER = "winner"
 """Alias of the version that the last verdict chose."""
@@ -95,7 +96,8 @@ def register_instructions(
         if (prompt := client.get_prompt(name)) is None:
             # The tag by which MLflow lists a prompt in an experiment.
             shown = {"_mlflow_experiment_ids": f",{tracker.experiment_of(parent)},"}
-            prompt = client.create_prompt(name, "Instructions of the programs that were compared", shown)
+            create = partial(client.create_prompt, name, "Instructions of the programs that were compared", shown)
+            prompt = made_once(create, partial(client.get_prompt, name))
         versions = {k: v for k, v in prompt.tags.items() if k.startswith("sha256.")}
         for run_id, text in instructions.items():
             key = f"sha256.{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -64,6 +65,21 @@ def _make_database(store: Path) -> None:
                 MlflowClient(f"sqlite:///{draft.resolve()}").search_experiments(max_results=1)
 
 
+T = TypeVar("T")
+
+
+def made_once(make: Callable[[], T], read: Callable[[], T]) -> T:
+    """Return what `make` makes in MLflow, or what `read` finds there if another machine has just made it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return make()
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return read()
+
+
 class Tracker:
     """Write an experiment as a parent run with a child run for each cell."""
 
@@ -110,7 +126,8 @@ class Tracker:
                 identity = known.experiment_id
             else:
                 folder = None if self.artifacts is None else f"{self.artifacts}/{quote(file_name(experiment))}"
-                identity = self.client.create_experiment(experiment, artifact_location=folder, tags=EXPERIMENT_TAGS)
+                create = partial(self.client.create_experiment, experiment, folder, tags=EXPERIMENT_TAGS)
+                identity = made_once(create, lambda: self.client.get_experiment_by_name(experiment).experiment_id)
             if run_id := self.find(identity, _parent_tags(params)):
                 return run_id
             tags = {"crossover.kind": "experiment", **_parent_tags(params), "mlflow.runName": experiment}
