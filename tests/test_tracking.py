@@ -166,7 +166,8 @@ def test_runs_and_description_of_several_tasks_begin_with_what_is_cut_last() -> 
     comparison = compare(results, needs=Needs(), prices=Prices(), experiment="both")
     tags = [t for arm in comparison.arms for t in run_tags(arm, comparison)]
     assert len({t["mlflow.runColor"] for t in tags}) == 4
-    assert [t["mlflow.runName"] for t in tags] == ["first: zero_shot", "first: few_shot", "second: zero_shot", "second: few_shot"]
+    names = ["first: zero_shot", "first: few_shot", "second: zero_shot", "second: few_shot"]
+    assert [t["mlflow.runName"] for t in tags] == names
     first, second, *_ = description(comparison).splitlines()
     assert first == "- **USE few\\_shot** for first (confidence: moderate)"
     assert second == "- **USE few\\_shot** for second (confidence: moderate)"
