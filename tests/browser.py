@@ -76,9 +76,7 @@ class Page:
 
     def open(self, file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Open a file at a width and in a colour scheme, and wait until it is loaded."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self._shape(width, height, dark=dark)
         self.call("Page.navigate", url=file.resolve().as_uri())
         deadline = time.monotonic() + 300
         while not self.run("document.readyState === 'complete' && location.protocol === 'file:'"):
@@ -87,12 +85,17 @@ class Page:
             time.sleep(0.05)
 
     def visit(self, url: str, until: str, *, width: int = 1500, height: int = 950, seconds: float = 60) -> None:
-        """Open a page of a server and wait until a script gives something that is true."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        """Open a page of a server in light colours, and wait until a script gives something that is true."""
+        self._shape(width, height)
         # Another route of the same page would not be loaded anew.
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
         self.wait(until, seconds=seconds)
+
+    def _shape(self, width: int, height: int, *, dark: bool = False) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def wait(self, until: str, *, seconds: float = 60) -> None:
         """Wait until a script gives something that is true."""
@@ -110,10 +113,9 @@ class Page:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def screenshot(self, file: Path, *, whole: bool = True) -> None:
-        """Write the page, or what the window shows of it, as a picture."""
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
-        file.write_bytes(base64.b64decode(data))
+    def screenshot(self) -> bytes:
+        """Return what the window shows as a PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot")["data"])
 
 
 @contextmanager
@@ -130,6 +132,8 @@ def chromium(profile: Path) -> Iterator[Page]:
         "--disable-extensions",
         "--disable-background-networking",
         "--hide-scrollbars",
+        # A mouse, without which Plotly draws its buttons over every chart.
+        "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
         f"--user-data-dir={profile}",
     ]
     ours = (to_browser[0], from_browser[1])

@@ -3,29 +3,27 @@
 The clicks are those of docs/mlflow.md. One server and one browser serve all tests.
 """
 
-import json
-import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from browser import CHROMIUM, Page, chromium
+from browser import CHROMIUM, chromium
+from mlflow_views import Views
+from PIL import Image
 from served_ui import served_ui
 
-from crossover.eval.tracking.addresses import charts_address
 from crossover.eval.tracking.tracker import Tracker
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+from pictures import ROOT, take_mlflow, take_page
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM: MLflow's pages are not looked at"),
 ]
-PICTURES = os.environ.get("CROSSOVER_PICTURES", "")
-"""Folder to keep the screenshots in, for a person to look at."""
 ARMS = {"zero_shot": "zero_shot", "retrieved_demos": "retrieved_demos demos=3", "sft": "sft epochs=1 rank=4"}
 """Method to the name that its run has in MLflow."""
-PATIENCE = 120.0
-"""Seconds for a page, of which the browser loads the largest parts anew after every start."""
 
 
 @pytest.fixture(scope="module")
@@ -38,85 +36,38 @@ def runs(openings_run: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def address(openings_run: Path) -> Iterator[str]:
-    with served_ui(openings_run / "mlruns") as address:
-        yield address
+def views(openings_run: Path, runs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Views]:
+    profile = tmp_path_factory.mktemp("profile")
+    with chromium(profile) as page, served_ui(openings_run / "mlruns") as server:
+        yield Views(page, server, runs["experiment"])
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
-def shows(*words: str) -> str:
-    """Return a script that is true once the page shows all words."""
-    return f"{json.dumps(words)}.every(w => document.body && document.body.innerText.includes(w))"
-
-
-def see(page: Page, url: str, until: str, picture: str) -> str:
-    """Open a view, wait until a script gives something that is true, and return the text of the page."""
-    page.visit(url, until, seconds=PATIENCE)
-    return look(page, picture)
-
-
-def look(page: Page, picture: str) -> str:
-    """Return the text of the page, and keep a picture of it where one is wanted."""
-    if PICTURES:
-        page.screenshot(Path(PICTURES) / f"{picture}.png")
-    return str(page.run("document.body.innerText"))
-
-
-def click(page: Page, text: str, until: str) -> None:
-    """Click the last link or tab of exactly this text, once it is there, and wait until a script gives something true.
-
-    The first ones are those of the path and of the navigation beside it.
-    """
-    elements = "[...document.querySelectorAll('a, button, [role=tab], [role=button]')]"
-    named = f"{elements}.filter(e => e.innerText.trim() === {json.dumps(text)}).at(-1)"
-    page.wait(named, seconds=PATIENCE)
-    page.run(f"{named}.click()")
-    page.wait(until, seconds=PATIENCE)
-
-
-def test_three_clicks_lead_from_the_charts_to_the_answers(page: Page, address: str, runs: dict[str, str]) -> None:
-    bars = "document.querySelectorAll('.js-plotly-plot .bars .point').length >= 6"
-    text = see(page, charts_address(address, runs["experiment"]), bars, "mlflow_charts")
+def test_three_clicks_lead_from_the_charts_to_the_answers(views: Views, runs: dict[str, str]) -> None:
+    text = views.charts(len(ARMS))
     for shown in ("accuracy", "cost_usd_per_1k", "latency_p95_ms", "Sort: accuracy", "openings"):
         assert shown in text, shown
     # By age, which is the table's own order, sft would come first.
     assert min(ARMS.values(), key=text.index) == ARMS["retrieved_demos"]
-    click(page, "openings", shows("About this run", "USE retrieved_demos demos=3", "Confidence: "))
-    assert "significantly better than the next" in look(page, "mlflow_verdict")
-    click(page, ARMS["retrieved_demos"], shows("About this run", "Parent run"))
-    # The tab's own address: the page draws the tab anew after it was clicked, and may lose the click.
-    traces = f"{address}/#/experiments/{runs['experiment']}/runs/{runs['retrieved_demos']}/traces"
-    assert "refund" in see(page, traces, shows("Request", "Response", "score", "AVG"), "mlflow_traces")
+    text = views.click("openings", "About this run", "USE retrieved_demos demos=3", "Confidence: ")
+    assert "significantly better than the next" in text
+    views.click(ARMS["retrieved_demos"], "About this run", "Parent run")
+    assert "refund" in views.traces(runs["retrieved_demos"], words=["Response"])
 
 
-def test_a_trace_opens_with_its_spans(page: Page, address: str, runs: dict[str, str], openings_run: Path) -> None:
+def test_a_trace_opens_with_its_spans(views: Views, runs: dict[str, str], openings_run: Path) -> None:
     client, experiment, run = Tracker(openings_run / "mlruns").client, runs["experiment"], runs["retrieved_demos"]
     (trace,) = client.search_traces(locations=[experiment], run_id=run, max_results=1)
-    url = f"{address}/#/experiments/{experiment}/traces?selectedEvaluationId={trace.info.trace_id}"
-    text = see(page, url, shows("parse", "model"), "mlflow_trace")
-    assert trace.info.request_preview in text
+    assert trace.info.request_preview in views.trace(trace.info.trace_id)
 
 
-def test_two_arms_stand_side_by_side_on_the_same_questions(page: Page, address: str, runs: dict[str, str]) -> None:
-    run = f"{address}/#/experiments/{runs['experiment']}/runs/{runs['retrieved_demos']}/traces"
-    other = f"{run}?compareToRunUuid={runs['zero_shot']}"
-    text = see(page, other, shows("compare to", "zero_shot", "AVG"), "mlflow_side_by_side")
-    assert ARMS["retrieved_demos"] in text
+def test_two_arms_stand_side_by_side_on_the_same_questions(views: Views, runs: dict[str, str]) -> None:
+    words = ["compare to", "zero_shot"]
+    assert ARMS["retrieved_demos"] in views.traces(runs["retrieved_demos"], beside=runs["zero_shot"], words=words)
 
 
-def test_the_compare_view_sets_arms_side_by_side(page: Page, address: str, runs: dict[str, str]) -> None:
-    ids, experiments = (quote(json.dumps(x)) for x in ([runs[m] for m in ARMS], [runs["experiment"]]))
-    url = f"{address}/#/compare-runs?runs={ids}&experiments={experiments}"
-    text = see(page, url, shows("Comparing 3 Runs", "accuracy_high", "crossover.kind"), "mlflow_compare")
-    # MLflow draws the first rows alone; those in which the arms differ fit.
-    page.run("document.querySelectorAll('[role=switch], input[type=checkbox]').forEach(e => e.click())")
-    page.wait(shows("latency_p95_ms"), seconds=PATIENCE)
-    keys = str(page.run("document.body.innerText")).split()
+def test_the_compare_view_sets_arms_side_by_side(views: Views, runs: dict[str, str]) -> None:
+    text = views.compare([runs[m] for m in ARMS])
+    keys = views.differences().split()
     # One key stands for all arms: no metric is named after one of them.
     for key in ("accuracy", "accuracy_low", "accuracy_high", "fit_usd", "detail/macro_f1", "latency_p95_ms"):
         assert key in keys, key
@@ -124,11 +75,22 @@ def test_the_compare_view_sets_arms_side_by_side(page: Page, address: str, runs:
     assert "seed\t0\t0\t0" in text
 
 
-def test_the_artifact_view_shows_program_rows_and_model(page: Page, address: str, runs: dict[str, str]) -> None:
-    run = f"{address}/#/experiments/{runs['experiment']}/runs/{runs['retrieved_demos']}"
-    text = see(page, f"{run}/artifacts", shows("Artifacts", "rows.json", "program"), "mlflow_artifacts")
-    assert {"model", "program", "notes.json", "rows.json"} <= set(text.split())
-    overview = see(page, run, shows("About this run", "Parent run", "openings.openings"), "mlflow_run")
+def test_the_artifact_view_shows_program_rows_and_model(views: Views, runs: dict[str, str]) -> None:
+    assert {"model", "program", "notes.json", "rows.json"} <= set(views.artifacts(runs["retrieved_demos"]).split())
+    overview = views.run(runs["retrieved_demos"], "Parent run", "openings.openings")
     assert ARMS["retrieved_demos"] in overview
     assert "size" in overview
     assert "seed" in overview
+
+
+def test_every_picture_of_the_documents_is_taken(views: Views, openings_run: Path, tmp_path: Path) -> None:
+    take_page(views.page, openings_run / "openings.html", tmp_path)
+    take_mlflow(views.page, views.server, openings_run / "mlruns", tmp_path)
+    shown = {file.name for file in (ROOT / "docs" / "pictures").iterdir()}
+    assert {file.name for file in tmp_path.iterdir()} == shown
+    for file in tmp_path.iterdir():
+        with Image.open(file) as image:
+            assert image.format == "PNG"
+            assert image.width == (1500 if file.name.startswith("mlflow") else int(file.name.split("-")[1]))
+            # A blank page has one or two colours.
+            assert len(image.getcolors() or ()) > 16, file.name

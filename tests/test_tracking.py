@@ -26,6 +26,7 @@ from crossover.eval.store.result import Result
 from crossover.eval.tracking.addresses import registered_name, store_uri
 from crossover.eval.tracking.comparison import log_comparison
 from crossover.eval.tracking.logged import metric_name, rows_table
+from crossover.eval.tracking.overview import description, parent_metrics, run_tags
 from crossover.eval.tracking.registry import register_instructions
 from crossover.eval.tracking.traces import Request, log_dataset, log_traces
 from crossover.eval.tracking.tracker import Tracker, TrackingError
@@ -154,6 +155,23 @@ def test_the_verdict_lies_in_the_parent_and_names_the_runs(tracker: Tracker, par
     file = tracker.client.download_artifacts(parent, "comparison.json")
     assert json.loads(Path(file).read_text())["experiment"] == "intents"
     assert tracker.client.get_run(parent).info.status == "FINISHED"
+
+
+def test_runs_and_description_of_several_tasks_begin_with_what_is_cut_last() -> None:
+    results = [
+        make_result(replace(make_cell(m), task=task), right(n, 60))
+        for task in ("first", "second")
+        for m, n in (("zero_shot", 12), ("few_shot", 40))
+    ]
+    comparison = compare(results, needs=Needs(), prices=Prices(), experiment="both")
+    tags = [t for arm in comparison.arms for t in run_tags(arm, comparison)]
+    assert len({t["mlflow.runColor"] for t in tags}) == 4
+    names = ["first: zero_shot", "first: few_shot", "second: zero_shot", "second: few_shot"]
+    assert [t["mlflow.runName"] for t in tags] == names
+    first, second, *_ = description(comparison).splitlines()
+    assert first == "- **USE few\\_shot** for first (confidence: moderate)"
+    assert second == "- **USE few\\_shot** for second (confidence: moderate)"
+    assert "accuracy/few_shot second" in parent_metrics(comparison)
 
 
 def test_an_example_is_a_trace_of_what_was_read_asked_and_said(tracker: Tracker, parent: str, tmp_path: Path) -> None:

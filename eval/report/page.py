@@ -67,6 +67,7 @@ def html_page(data: ReportData) -> str:
         "percent": _percent,
         "bar": _bar,
         "breakable": _breakable,
+        "code": _code,
         "quoted": shlex.quote,
         "score": lambda x: f"{x:.3f}",
         "signed": lambda x: f"{x:+.3f}",
@@ -210,6 +211,11 @@ def _price(value: float | None) -> str:
 def _breakable(name: str) -> Markup:
     """Return a name that may break after its punctuation in a narrow column."""
     return Markup(re.sub(r"([_/-])(?=\w)", r"\1<wbr>", str(escape(visible(name)))))
+
+
+def _code(sentence: str) -> Markup:
+    """Return a sentence with what stands in backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(visible(sentence)))))
 
 
 def _percent(x: float, span: float) -> str:

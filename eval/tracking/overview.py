@@ -8,9 +8,14 @@ from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.verdict import Verdict
 from crossover.eval.report.markdown import plain_text, table_row
 from crossover.eval.report.table import marked_name
-from crossover.eval.report.text import figure, small_money
+from crossover.eval.report.text import figure, p95_words, small_money
 from crossover.eval.tracking.logged import arm_metrics, metric_name
 
+COLORS = {
+    "context": ("#2563a8", "#0f7f83", "#5e56c4", "#3c7d3f", "#4aa3df", "#7fb069", "#9b8bd9", "#626a78"),
+    "weights": ("#bd4b12", "#a8326b", "#86690b", "#e58a4e", "#d977a0", "#c9a227"),
+}
+"""Colours of the arms of each kind, cool ones in context; MLflow's own, drawn by chance, give two arms the same."""
 HEADER = ("arm", "accuracy", "95 %", "p95 ms", "$ per 1,000", "$ to fit")
 MOST_ARMS, MOST_CAUTIONS = 20, 3
 COLUMNS = (
@@ -25,13 +30,11 @@ COLUMNS = (
 """Columns of the runs table, in the order shown."""
 
 
-def arm_title(arm: Arm, comparison: Comparison) -> str:
-    """Return the arm's name, with its task where the experiment has several."""
-    return f"{arm.name} ({arm.task})" if len(comparison.verdicts) > 1 else arm.name
-
-
 def run_tags(arm: Arm, comparison: Comparison) -> list[dict[str, str]]:
-    """Return the tags of each run of an arm, in the order of its seeds: its name, and what the verdict says of it."""
+    """Return the tags of each run of an arm, in the order of its seeds: name, colour, and what the verdict says of it.
+
+    The task comes first where there are several: MLflow's lists cut the end of a name.
+    """
     verdict = next(v for v in comparison.verdicts if v.task == arm.task)
     findings = {
         "chosen": arm.name == verdict.choose,
@@ -39,9 +42,12 @@ def run_tags(arm: Arm, comparison: Comparison) -> list[dict[str, str]]:
         "not compared": arm.name not in comparison.compared[arm.task],
         "tied": arm.name in verdict.ties,
     }
-    found, title = next((f for f, applies in findings.items() if applies), "not chosen"), arm_title(arm, comparison)
+    found = next((f for f, applies in findings.items() if applies), "not chosen")
+    title = f"{arm.task}: {arm.name}" if len(comparison.verdicts) > 1 else arm.name
     seeds = [f", seed {seed}" if len(arm.seeds) > 1 else "" for seed in arm.seeds]
-    return [{"mlflow.runName": title + seed, "verdict": found} for seed in seeds]
+    alike = [(a.task, a.name) for a in comparison.arms if a.kind == arm.kind]
+    color = COLORS[arm.kind][alike.index((arm.task, arm.name)) % len(COLORS[arm.kind])]
+    return [{"mlflow.runName": title + seed, "mlflow.runColor": color, "verdict": found} for seed in seeds]
 
 
 def parent_tags(comparison: Comparison) -> dict[str, str]:
@@ -57,7 +63,7 @@ def parent_metrics(comparison: Comparison) -> dict[str, float]:
     """Return the metrics of each winner as `winner/accuracy`, and those of each arm as `accuracy/ARM`."""
     metrics = dict[str, float]()
     for arm in comparison.arms:
-        title = metric_name(arm_title(arm, comparison), arm.cells[0])
+        title = metric_name(f"{arm.name} {arm.task}" if len(comparison.verdicts) > 1 else arm.name, arm.cells[0])
         metrics |= {f"{k}/{title}": v for k, v in arm_metrics(arm).items()}
     for number, verdict in enumerate(comparison.verdicts, 1):
         if (chosen := comparison.chosen(verdict)) is not None:
@@ -73,6 +79,10 @@ def _headline(v: Verdict) -> str:
 def description(comparison: Comparison) -> str:
     """Return the comparison as Markdown: of each task the verdict, the reason, the arms and the doubts."""
     lines = [f"**{plain_text(comparison.partial)}**", ""] if comparison.partial else []
+    if len(comparison.verdicts) > 1:
+        # MLflow folds all but the first lines.
+        verdicts = [(plain_text(_headline(v)), plain_text(v.task), v.confidence) for v in comparison.verdicts]
+        lines += [*(f"- **{use}** for {task} (confidence: {how})" for use, task, how in verdicts), ""]
     for v in comparison.verdicts:
         task = f" for {v.task}" if len(comparison.verdicts) > 1 else ""
         lines += [f"## {plain_text(_headline(v) + task)}", ""]
@@ -96,7 +106,7 @@ def _arm_row(arm: Arm, *, chosen: bool) -> str:
             f"**{name}**" if chosen else name,
             f"{s.mean:.3f}" if s.n else "–",
             f"{s.low:.3f} to {s.high:.3f}" if s.n else "–",
-            figure(arm.latency.p95.mean) if arm.latency.n else "–",
+            p95_words(arm.latency, figure) or "–",
             small_money(arm.cost.per_1k_requests),
             small_money(arm.cost.fit),
         ]
