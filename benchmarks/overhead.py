@@ -102,7 +102,7 @@ def crossover(
         )
         took = time.perf_counter() - start
     assert len(rows) == len(examples)
-    assert not any(r.failure for r in rows)
+    assert not rows.failed
     return took
 
 

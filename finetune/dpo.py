@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import dspy
 
-from crossover.finetune.training.options import TrainingOptions, check_local, without_demos
+from crossover.finetune.training.options import TrainingOptions, check_batch_size, check_local, without_demos
 from crossover.models.errors import UserError
 from crossover.programs.task import Budget, Fitted, Metric, Workload
 
@@ -24,7 +24,8 @@ class Dpo:
     epochs: int = 2
     lr: float = 0.0
     """Learning rate; 0 for a tenth of that of sft, as customary for DPO."""
-    batch_size: int = 8
+    batch_size: int | str = 8
+    """Pairs; `auto` for 8, which go through the model in parts where memory does not hold them at once."""
     warmup: float = 0.05
     bf16: bool = True
     checkpoint_minutes: float = 1.0
@@ -33,6 +34,7 @@ class Dpo:
         """Refuse what cannot be trained, before anything is spent."""
         if self.adapter not in ("lora", "dora"):
             raise UserError(f"dpo adapter {self.adapter!r} is not one of lora, dora; set `adapter: lora`")
+        check_batch_size("dpo", self.batch_size)
 
     def workload(self, train: int) -> Workload:
         """Return what `train` examples make of these options."""

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from crossover.finetune.training.options import TrainingOptions, check_adapter, check_local, without_demos
+from crossover.finetune.training.options import (
+    AUTO,
+    TrainingOptions,
+    check_adapter,
+    check_batch_size,
+    check_local,
+    without_demos,
+)
 from crossover.models.errors import UserError
 from crossover.models.usage import Usage
 from crossover.programs.task import Budget, Fitted, Metric, Workload
@@ -44,7 +51,8 @@ class Sft:
     """Epochs without a better score on val that end the training; 0 trains them all."""
     lr: float = 0.0
     """Learning rate; 0 for one that follows the model's size."""
-    batch_size: int = 8
+    batch_size: int | str = 8
+    """Rows; `auto` for 8, which go through the model in parts where memory does not hold them at once."""
     accumulate: int = 1
     """Batches to an optimizer step."""
     dropout: float = 0.0
@@ -66,6 +74,11 @@ class Sft:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, before anything is spent."""
         check_adapter(self.adapter)
+        check_batch_size("sft", self.batch_size)
+        if self.batch_size == AUTO and (self.accelerate_file or self.search is not None):
+            raise UserError(
+                "sft batch_size auto is for one training in one process; leave out `search` or `accelerate_file`"
+            )
         if self.targets not in SOURCES:
             raise UserError(f"sft targets {self.targets!r} is not one of {', '.join(SOURCES)}; set `targets: gold`")
         if self.mix and not (self.mix < 1 and self.mix_file):
@@ -88,7 +101,11 @@ class Sft:
             from crossover.finetune.training.hyperparameters import plan_of
 
             epochs *= plan_of(self.search).whole_trainings
-        return Workload(epochs=epochs, batch=self.batch_size, attempts=0 if self.targets == "gold" else self.attempts)
+        return Workload(
+            epochs=epochs,
+            batch=TrainingOptions.among(asdict(self)).rows_per_batch,
+            attempts=0 if self.targets == "gold" else self.attempts,
+        )
 
     def fit(
         self,

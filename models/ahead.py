@@ -129,9 +129,12 @@ class Ahead:
 
     def _content(self, example: dspy.Example) -> str | None:
         """Return the last message of an example's prompt, None where DSPy has to make it."""
-        inputs = {k: v for k, v in example.inputs().items() if k in self.predictor.signature.input_fields}
+        signature = self.predictor.signature
+        # The signature makes this anew each time.
+        fields = signature.input_fields
+        inputs = {k: v for k, v in example.inputs().items() if k in fields}
         try:
-            content = self.prompt_format.last_content(self.predictor.signature, inputs)
+            content = self.prompt_format.last_content(signature, inputs)
             content.encode()
         except Exception:
             # The program meets the same error, and its row tells it.

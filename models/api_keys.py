@@ -53,12 +53,12 @@ def redact_all(value: Any) -> Any:
 
 def _secrets() -> Iterable[str]:
     # Every row that is written asks: the values of other variables are not even decoded.
-    return (os.environ.get(k, "") for k in os.environ if k in _referenced or _names_a_secret(k))
+    return (os.environ.get(name, "") for name in _secret_names(tuple(os.environ), frozenset(_referenced)))
 
 
-@lru_cache(maxsize=4096)
-def _names_a_secret(variable: str) -> bool:
-    return SECRET_NAMES.search(variable.upper()) is not None
+@lru_cache(maxsize=8)
+def _secret_names(variables: tuple[str, ...], referenced: frozenset[str]) -> list[str]:
+    return [name for name in variables if name in referenced or SECRET_NAMES.search(name.upper())]
 
 
 @lru_cache(maxsize=64)

@@ -184,18 +184,23 @@ def in_halves(
     waiting = deque([rows])
     while waiting:
         batch = waiting.popleft()
-        if _fits(answer, batch):
+        if fits(answer, batch):
             continue
         again = make_room(batch) or len(batch) > 1
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
         left = [r for r in batch if unanswered(r)] if again else []
         half = (len(left) + 1) // 2
         waiting.extendleft(part for part in (left[half:], left[:half]) if part)
 
 
-def _fits(answer: Callable[[Sequence[R]], None], batch: Sequence[R]) -> bool:
+def release_memory() -> None:
+    """Collect tensors that refer to each other, and return the blocks of a GPU that no tensor uses."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def fits(answer: Callable[[Sequence[R]], None], batch: Sequence[R]) -> bool:
     """Call `answer`, and return whether memory sufficed; if not, nothing refers to its tensors any more."""
     try:
         answer(batch)

@@ -128,7 +128,9 @@ class PlainAdapter(ConstrainedFormat, dspy.ChatAdapter):
         Raises:
             AdapterParseError: a field is absent or of the wrong type.
         """
-        names = list(signature.output_fields)
+        # The signature makes this anew each time.
+        fields = signature.output_fields
+        names = list(fields)
         if len(names) == 1:
             texts = {names[0]: completion.strip()}
         else:
@@ -141,7 +143,7 @@ class PlainAdapter(ConstrainedFormat, dspy.ChatAdapter):
                 elif current:
                     texts[current] += "\n" + line
         try:
-            return {n: parse_value(texts[n].strip(), signature.output_fields[n].annotation) for n in names}
+            return {n: parse_value(texts[n].strip(), fields[n].annotation) for n in names}
         except (KeyError, ValueError) as e:
             raise AdapterParseError(
                 adapter_name="PlainAdapter", signature=signature, lm_response=completion, message=f"no valid {e}"

@@ -64,6 +64,7 @@ def score_example(
     metric: Metric,
     price: Callable[[dict[str, dict[str, Any]]], float | None],
     labels: Mapping[str, frozenset[str]],
+    waited: Callable[[str], float],
 ) -> Row:
     """Run and score one example in the calling DSPy context.
 
@@ -76,17 +77,19 @@ def score_example(
         metric: Called for parsed answers alone; an exception is a failure.
         price: Turns DSPy's usage (model name to token counts) into dollars, or None when it cannot.
         labels: The labels of each output field that is restricted to some, from `label_sets`.
+        waited: Returns the seconds that the example of an id has waited for an answer before the program ran.
     """
     score, failure, unparsed, output = None, "", False, dict[str, Any]()
     fields = dict[str, float]()
     with dspy.track_usage() as tracker, last_answer() as answers:
         start = time.perf_counter()
         try:
-            prediction = program(**example.inputs())
+            inputs = example.inputs()
+            prediction = program(**inputs)
             if not isinstance(prediction, dspy.Prediction):
                 kind = type(prediction).__name__
                 raise TypeError(f"forward returned a {kind}; return the prediction itself, or dspy.Prediction(field=…)")
-            output = {k: v for k, v in prediction.toDict().items() if k not in example.inputs()}
+            output = {k: v for k, v in prediction.toDict().items() if k not in inputs}
         except AdapterParseError as e:
             # DSPy raises it for an empty answer too, and for one cut off before its last field.
             score, unparsed = 0.0, True
@@ -108,7 +111,7 @@ def score_example(
         cached_tokens=used.cached_tokens,
         completion_tokens=used.completion_tokens,
         calls=used.calls,
-        seconds=seconds,
+        seconds=seconds + waited(str(example["id"])),
         # Call by call: a long prompt has rates of its own.
         usd=add_usd(*(price({name: call}) for name, calls in tracker.usage_data.items() for call in calls)),
         output=output,
@@ -169,8 +172,8 @@ def label_sets(program: dspy.Module) -> dict[str, frozenset[str]]:
 
 
 def _is_empty(example: dspy.Example, output: Mapping[str, Any]) -> bool:
-    """Return whether no field that the example has gold values for holds anything."""
-    answers = [output[k] for k in example.labels() if k not in RESERVED and k in output]
+    """Return whether no field that the example has gold values for holds anything; `output` holds no inputs."""
+    answers = [v for k, v in output.items() if k in example and k not in RESERVED]
     return bool(answers) and all(text_of(v).strip() == "" for v in answers)
 
 
@@ -192,6 +195,7 @@ def score_examples(
     metric: Metric,
     *,
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
+    waited: Callable[[str], float] = lambda example_id: 0.0,
     threads: int = 8,
 ) -> Generator[Row, None, None]:
     """Yield one row per example as it finishes, with at most `threads` in flight, in the calling DSPy context.
@@ -200,7 +204,7 @@ def score_examples(
     """
     labels = label_sets(program)
     if threads == 1:
-        yield from (score_example(program, e, metric, price, labels) for e in examples)
+        yield from (score_example(program, e, metric, price, labels, waited) for e in examples)
         return
     waiting, lock, ended = iter(examples), threading.Lock(), threading.Event()
     # Each worker fetches its own next example: handing every one over from here costs two thread switches a row.
@@ -213,7 +217,7 @@ def score_examples(
                     example = next(waiting, None)
                 if example is None:
                     break
-                rows.put(score_example(program, example, metric, price, labels))
+                rows.put(score_example(program, example, metric, price, labels, waited))
         except BaseException as e:  # a spent budget is not an Exception
             rows.put(e)
         finally:

@@ -150,6 +150,8 @@ class Document:
         name = annotation.partition("[")[0]
         if name not in KINDS or (value is None and optional == "None"):
             return value
+        if optional == "str" and isinstance(value, str):
+            return value
         if name == "str" and isinstance(node, yaml.ScalarNode) and isinstance(value, date | int | float):
             return node.value  # YAML reads `name: 2024-05-01` as a date
         if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and name != "bool"):

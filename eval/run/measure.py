@@ -1,7 +1,7 @@
 """Score a fitted program on test examples, uncached, and append the rows as they come."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,13 +91,14 @@ def _scored(
         yield from score_examples(program, examples, metric, price=price, threads=threads)
         return
 
-    def waited(asked: Iterable[dspy.Example], threads: int) -> Iterator[Row]:
-        for row in score_examples(program, asked, metric, price=price, threads=threads):
-            # As in a thread that waits for its answer.
-            yield replace(row, seconds=row.seconds + ahead.waited.pop(row.id, 0.0))
+    def waited(example_id: str) -> float:
+        # As in a thread that waits for its answer.
+        return ahead.waited.pop(example_id, 0.0)
 
-    yield from waited(ahead.answered(examples[:1]), 1)
-    yield from waited(ahead.answered(examples[1:]) if ahead.claimed else examples[1:], threads)
+    first, rest = ahead.answered(examples[:1]), examples[1:]
+    yield from score_examples(program, first, metric, price=price, waited=waited, threads=1)
+    asked = ahead.answered(rest) if ahead.claimed else rest
+    yield from score_examples(program, asked, metric, price=price, waited=waited, threads=threads)
 
 
 def until_outage(

@@ -30,6 +30,8 @@ class TrainingRun:
     """The best weights: a PEFT adapter, or a whole model."""
     lr: float = 0.0
     trainable: int = 0
+    micro_batch: int = 0
+    """Rows that go through the model at once, where free memory decided that; else 0."""
     tokens: int = 0
     best_epoch: int = 0
     """1-based; 0 when nothing beat the untrained model (the first epoch's weights are kept all the same)."""
@@ -64,7 +66,7 @@ class TrainingRun:
             "lr": self.lr,
             "trainable_parameters": self.trainable,
             "resumed_from_step": self.resumed_from,
-        } | ({"margins": self.margins} if self.margins else {})
+        } | {name: value for name in ("margins", "micro_batch") if (value := vars(self)[name])}
 
 
 class Checkpoints:

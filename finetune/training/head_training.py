@@ -62,7 +62,7 @@ def train_head(
     """Train head and base, and keep the best epoch's weights among the checkpoints."""
     engine, folder = engine_of(context.lm), context.checkpoints / "head"
 
-    def build() -> Trainer:
+    def build(options: TrainingOptions) -> Trainer:
         base: Any = AutoModelForCausalLM.from_pretrained(engine.folder, dtype=torch.float32, use_safetensors=True)
         rate = learning_rate(options, base.num_parameters())
         if options.adapter == "lora":
@@ -86,7 +86,7 @@ def train_head(
 
     training = Training(
         data=[ridge, pooling, data.rows, data.labels, data.answers],
-        tokens=sum(map(len, data.rows)),
+        lengths=[len(row) for row in data.rows],
         build=build,
         score=score,
         save=_save,

@@ -11,6 +11,9 @@ import dspy
 from crossover.models.errors import UserError
 
 ADAPTERS = ("lora", "dora", "qlora", "none")
+AUTO = "auto"
+AUTO_ROWS = 8
+"""Rows of a batch whose size is `auto`; memory decides in how many parts they go through the model."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class TrainingOptions:
     epochs: int = 3
     patience: int = 0
     lr: float = 0.0
-    batch_size: int = 8
+    batch_size: int | str = 8
     accumulate: int = 1
     dropout: float = 0.0
     warmup: float = 0.05
@@ -32,6 +35,11 @@ class TrainingOptions:
     packing: bool = False
     gradient_checkpointing: bool = False
     checkpoint_minutes: float = 1.0
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Return the rows of a batch, in whatever parts they go through the model."""
+        return AUTO_ROWS if self.batch_size == AUTO else int(self.batch_size)
 
     @classmethod
     def among(cls, options: Mapping[str, Any]) -> "TrainingOptions":
@@ -72,6 +80,16 @@ def four_bits_missing() -> str:
     if not torch.cuda.is_available():
         return "this machine has no CUDA device"
     return "" if find_spec("bitsandbytes") else "bitsandbytes is not installed"
+
+
+def check_batch_size(method: str, size: int | str) -> None:
+    """Refuse a batch size that is neither a positive number nor AUTO.
+
+    Raises:
+        UserError: it is another text, or below 1.
+    """
+    if size != AUTO and (isinstance(size, str) or size < 1):
+        raise UserError(f"{method} batch_size {size!r} is neither a number of rows nor auto; set `batch_size: auto`")
 
 
 def check_local(lm: dspy.LM, method: str) -> None:

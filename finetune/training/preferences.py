@@ -83,7 +83,7 @@ def train_preferences(options: TrainingOptions, beta: float, pairs: Preferences,
     """Train an adapter on the pairs, and keep the best epoch."""
     engine, folder = engine_of(context.lm), context.checkpoints / "dpo"
 
-    def build() -> Any:
+    def build(options: TrainingOptions) -> Any:
         from datasets import Dataset
         from trl import DPOConfig, DPOTrainer
 
@@ -104,7 +104,7 @@ def train_preferences(options: TrainingOptions, beta: float, pairs: Preferences,
 
     training = Training(
         data=[beta, pairs.rows],
-        tokens=sum(pairs.lengths),
+        lengths=pairs.lengths,
         build=build,
         score=val_scorer(context),
         save=weight_saver(engine.tokenizer),

@@ -1,6 +1,7 @@
 """Load the base to train, and turn `TrainingOptions` into the libraries' own configurations."""
 
 import os
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,14 @@ def trainer_arguments(
 
     The library saves every epoch with `save_epochs`; else only when a callback asks.
     """
-    steps = max(1, rows * options.epochs // (options.batch_size * options.accumulate))
+    steps = max(1, rows * options.epochs // (options.rows_per_batch * options.accumulate))
     return {
         "output_dir": str(folder),
         "use_cpu": not torch.cuda.is_available(),
         "seed": seed,
         "data_seed": seed,
         "num_train_epochs": options.epochs,
-        "per_device_train_batch_size": options.batch_size,
+        "per_device_train_batch_size": options.rows_per_batch,
         "gradient_accumulation_steps": options.accumulate,
         "learning_rate": options.lr,
         "lr_scheduler_type": "linear",
@@ -65,6 +66,11 @@ def trainer_arguments(
     }
 
 
+def tokens_of_row(options: TrainingOptions, lengths: Sequence[int], context: int) -> int:
+    """Return the tokens of the longest row, or of a pack of rows."""
+    return min(context, max(PACK, max(lengths))) if options.packing else max(lengths)
+
+
 def sft_config(
     options: TrainingOptions,
     text: TrainingText,
@@ -77,8 +83,7 @@ def sft_config(
     """Return TRL's configuration: no row is truncated, and the loss falls on the completion alone."""
     from trl import SFTConfig
 
-    longest = max(text.lengths)
-    length = min(context, max(PACK, longest)) if options.packing else longest
+    length = tokens_of_row(options, text.lengths, context)
     rows = ceil(sum(text.lengths) / length) if options.packing else len(text.rows)
     config = SFTConfig(
         **trainer_arguments(options, folder, seed, rows=rows, save_epochs=save_epochs),

@@ -26,8 +26,8 @@ def train_sft(
     engine = engine_of(context.lm)
     training = Training(
         data=[text.sha256, len(text.rows)],
-        tokens=sum(text.lengths),
-        build=lambda: sft_trainer(options, text, engine.folder, engine.tokenizer, folder, context.seed),
+        lengths=text.lengths,
+        build=lambda options: sft_trainer(options, text, engine.folder, engine.tokenizer, folder, context.seed),
         score=val_scorer(context),
         save=weight_saver(engine.tokenizer),
     )

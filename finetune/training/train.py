@@ -7,22 +7,26 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import dspy
+import torch
 from transformers import set_seed
 
+from crossover.finetune.training.batch_size import rows_expected, train_in_parts
 from crossover.finetune.training.checkpoints import Checkpoints, TrainingRun
 from crossover.finetune.training.context import FitContext
-from crossover.finetune.training.options import TrainingOptions
+from crossover.finetune.training.options import AUTO, TrainingOptions
 from crossover.finetune.training.selection import Save, Score, Selector, loss_history
+from crossover.finetune.training.settings import tokens_of_row
 from crossover.models.limits import limited_like
 from crossover.models.load import local_lm, tuned_lm
 from crossover.models.local import LocalEngine
+from crossover.models.memory import free_bytes, release_memory
 from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage
 from crossover.programs.task import FitFacts, Fitted
@@ -34,9 +38,9 @@ class Training:
 
     data: Any
     """JSON values that identify the train data; checkpoints of other data are removed."""
-    tokens: int
-    """Tokens of one epoch."""
-    build: Callable[[], Any]
+    lengths: Sequence[int]
+    """Tokens of each row."""
+    build: Callable[[TrainingOptions], Any]
     """Makes the library's trainer on a fresh copy of the base."""
     score: Score
     save: Save
@@ -52,11 +56,32 @@ def run_training(
     A training that was killed, or paused after a share of its steps, goes on from its newest checkpoint; one that is
     over is read from its folder.
     """
-    identity = identity_of(context, options, training.data)
-    checkpoints = Checkpoints(folder, identity, context.budget.progress)
+    identity, note = identity_of(context, options, training.data), context.budget.progress
+    checkpoints = Checkpoints(folder, identity, note)
+    if checkpoints.run.done or (pause and checkpoints.run.early_score is not None):
+        return checkpoints.run
+    if options.batch_size != AUTO:
+        return _train(training, context, options, checkpoints, pause)
+
+    def train(split: TrainingOptions) -> TrainingRun:
+        checkpoints = Checkpoints(folder, identity, note)
+        checkpoints.run.micro_batch = split.rows_per_batch
+        return _train(training, context, split, checkpoints, pause)
+
+    expected = options.rows_per_batch
+    if not torch.cuda.is_available():
+        with quiet():
+            expected = rows_expected(training.build(options), training.lengths, free_bytes(torch.device("cpu")))
+        release_memory()
+    tokens = tokens_of_row(options, training.lengths, engine_of(context.lm).context)
+    return train_in_parts(train, options, expected, tokens, note)
+
+
+def _train(
+    training: Training, context: FitContext, options: TrainingOptions, checkpoints: Checkpoints, pause: float
+) -> TrainingRun:
+    """Train from the newest checkpoint on, and keep the best epoch's weights."""
     run = checkpoints.run
-    if run.done or (pause and run.early_score is not None):
-        return run
     selector = Selector(
         checkpoints,
         context,
@@ -68,13 +93,13 @@ def run_training(
     )
     set_seed(context.seed)
     with quiet():
-        trainer = training.build()
+        trainer = training.build(options)
         run.lr, run.trainable = trainer.args.learning_rate, trainable_parameters(trainer.model)
         trainer.add_callback(selector)
         trainer.train(resume_from_checkpoint=checkpoints.newest and str(checkpoints.newest))
     run.losses = loss_history(trainer.state, trainer.args.logging_steps)
     run.margins = loss_history(trainer.state, trainer.args.logging_steps, "rewards/margins")
-    run.tokens = round(training.tokens * trainer.state.epoch)
+    run.tokens = round(sum(training.lengths) * trainer.state.epoch)
     if selector.paused:
         checkpoints.write_state()
     else:

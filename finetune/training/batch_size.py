@@ -1,0 +1,98 @@
+"""Split batches so that they fit in memory, and train all the same on the whole of them.
+
+The library's `auto_find_batch_size` goes on with a smaller batch, and so takes other steps on a smaller machine. Here a
+batch goes through the model in parts, whose gradients add up to those of the whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from crossover.finetune.training.checkpoints import TrainingRun
+from crossover.finetune.training.options import TrainingOptions
+from crossover.models.errors import UserError
+from crossover.models.memory import SHARE, drop_tensors, fits, out_of_memory, release_memory
+
+STATE_BYTES = 12
+"""Bytes beside a trainable weight: its gradient and AdamW's two moments, in float32."""
+
+
+def split(options: TrainingOptions, part: int) -> TrainingOptions:
+    """Return the options with `part` rows at a time, and with as many rows to a step as before."""
+    return replace(options, batch_size=part, accumulate=options.rows_per_batch * options.accumulate // part)
+
+
+def train_in_parts(
+    train: Callable[[TrainingOptions], TrainingRun],
+    options: TrainingOptions,
+    expected: int,
+    tokens: int,
+    note: Callable[[str], None],
+) -> TrainingRun:
+    """Train with batches in the largest parts that memory holds, each at most half of one that did not fit.
+
+    Args:
+        train: Trains from the newest checkpoint on.
+        options: Those of a training whose `batch_size` is `auto`.
+        expected: Rows that memory should hold, from `rows_expected`.
+        tokens: Those of the longest row.
+        note: Called with a line where a batch is split.
+
+    Raises:
+        UserError: memory does not hold a single row.
+    """
+    batch = part = options.rows_per_batch
+
+    def explain(fit: str) -> None:
+        note(f"note: batch of {batch} as {batch // part} x {part}: {2 * part} rows of {tokens} tokens {fit} in memory")
+
+    while part > max(1, expected):
+        part //= 2
+    if part < batch:
+        explain("would not fit")
+    while True:
+        try:
+            return train(split(options, part))
+        except Exception as e:
+            if not out_of_memory(e):
+                raise
+            drop_tensors(e)
+        release_memory()
+        if part == 1:
+            what = f"training on a row of {tokens} tokens does not fit in memory"
+            raise UserError(f"{what}; shorten the row, set `gradient_checkpointing: true` or free memory")
+        part //= 2
+        explain("did not fit")
+
+
+def rows_expected(trainer: Any, lengths: Sequence[int], free: int) -> int:
+    """Return how many rows `free` bytes should hold, by what the second of the two longest adds for the backward pass.
+
+    A processor needs the estimate: where a GPU refuses what it cannot hold, Linux grants it, and kills the process.
+    """
+    data, kept = trainer.train_dataset, list[int]()
+    places = sorted(range(len(data)), key=lambda n: -lengths[n]) if len(data) == len(lengths) else range(len(data))
+    two = [data[places[n % len(places)]] for n in range(2)]
+    if not fits(lambda rows: kept.extend(_bytes_kept(trainer, rows[:n]) for n in (1, 2)), two):
+        return 1
+    states = STATE_BYTES * sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    return int((SHARE * free - states) / max(1, kept[1] - kept[0]))
+
+
+def _bytes_kept(trainer: Any, rows: Sequence[Any]) -> int:
+    """Return the bytes of all tensors that a forward pass keeps for the backward pass."""
+    kept = dict[int, torch.UntypedStorage]()
+
+    def keep(tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+
+    trainer.model.train()
+    if trainer.args.gradient_checkpointing:
+        # The trainer does so itself only when it trains.
+        trainer.model.gradient_checkpointing_enable()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: torch.empty(0)), trainer.accelerator.autocast():
+        trainer.compute_loss(trainer.model, trainer.data_collator(rows))
+    return sum(storage.nbytes() for storage in kept.values())

@@ -1,0 +1,156 @@
+"""`batch_size: auto`: a batch goes through the model in parts that fit in memory, and the steps stay the same."""
+
+import contextlib
+import json
+import resource
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dspy
+import pytest
+import tiny
+import torch
+from fakes import fit_intents, metric
+from processes import FORKS, ended
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from crossover.eval.run.methods import method_of
+from crossover.finetune.training.batch_size import rows_expected, train_in_parts
+from crossover.finetune.training.checkpoints import TrainingRun
+from crossover.finetune.training.options import TrainingOptions
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel, load_model
+from crossover.models.spec import ModelSpec
+from crossover.programs.modules.classify import Classify
+from crossover.programs.task import Budget
+
+CPU_TEXT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+
+
+def parts_tried(most: int, expected: int = 8) -> tuple[list[tuple[int, int]], list[str]]:
+    """Return the parts and accumulated steps of trainings in a memory that holds `most` rows, and what was noted."""
+    tried, notes = list[tuple[int, int]](), list[str]()
+
+    def train(options: TrainingOptions) -> TrainingRun:
+        tried.append((options.rows_per_batch, options.accumulate))
+        if options.rows_per_batch > most:
+            raise RuntimeError(CPU_TEXT)
+        return TrainingRun(Path())
+
+    train_in_parts(train, TrainingOptions(batch_size="auto", accumulate=3), expected, 512, notes.append)
+    return tried, notes
+
+
+def test_what_does_not_fit_is_halved_and_a_step_keeps_its_rows() -> None:
+    assert parts_tried(most=8) == ([(8, 3)], [])
+    tried, notes = parts_tried(most=3)
+    assert tried == [(8, 3), (4, 6), (2, 12)]
+    assert notes[0] == "note: batch of 8 as 2 x 4: 8 rows of 512 tokens did not fit in memory"
+    assert notes[1] == "note: batch of 8 as 4 x 2: 4 rows of 512 tokens did not fit in memory"
+
+
+def test_what_memory_should_not_hold_is_not_tried() -> None:
+    would_not = "note: batch of 8 as 2 x 4: 8 rows of 512 tokens would not fit in memory"
+    assert parts_tried(most=8, expected=7) == ([(4, 6)], [would_not])
+    assert parts_tried(most=1, expected=0)[0] == [(1, 24)]
+
+
+def test_a_row_that_does_not_fit_is_refused_with_its_length_and_the_remedy() -> None:
+    with pytest.raises(UserError, match=r"a row of 512 tokens does not fit in memory; shorten the row, set `gradient"):
+        parts_tried(most=0)
+
+
+def test_the_longest_rows_tell_how_many_fit() -> None:
+    """A row keeps four bytes a token; the two weights need twelve bytes each, and sixty percent of memory are used."""
+    model = torch.nn.Linear(1, 1)
+    trainer = SimpleNamespace(
+        model=model,
+        args=SimpleNamespace(gradient_checkpointing=False),
+        train_dataset=[torch.ones(n) for n in (3, 1000, 5, 1000)],
+        data_collator=lambda rows: {"tokens": torch.cat(rows)},
+        accelerator=SimpleNamespace(autocast=contextlib.nullcontext),
+        compute_loss=lambda model, batch: model(batch["tokens"][:, None]).sum(),
+    )
+    free = (24 + 4000 * 3 + 1) / 0.6
+    assert rows_expected(trainer, [3, 1000, 5, 1000], int(free) + 1) == 3
+    assert rows_expected(trainer, [3, 1000, 5, 1000], 0) == 0
+
+
+@pytest.mark.parametrize("size", [0, "all"])
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_other_sizes_are_refused(method: str, size: int | str) -> None:
+    with pytest.raises(UserError, match=f"{method} batch_size {size!r} is neither a number of rows nor auto; set"):
+        method_of(method, {"batch_size": size})
+
+
+def test_a_search_takes_no_batch_size_auto() -> None:
+    with pytest.raises(UserError, match="batch_size auto is for one training in one process; leave out `search`"):
+        method_of("sft", {"batch_size": "auto", "search": {}})
+
+
+@pytest.mark.slow
+def test_a_batch_that_fits_trains_as_one_of_eight_bit_for_bit(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    def fit(size: int | str) -> dict[str, Any]:
+        options = {"rank": 4, "bf16": False, "epochs": 1, "batch_size": size}
+        budget = Budget(workdir=tmp_path / str(size), threads=4)
+        fitted = fit_intents("sft", options, intents, spoken.lm, budget)
+        return {name: fitted.notes.get(name) for name in ("loss", "val_scores", "micro_batch")}
+
+    assert fit("auto") == fit(8) | {"micro_batch": 8}
+
+
+def wide_model(folder: Path) -> None:
+    """Save a model that keeps about 60 MB of a row of 100 tokens for the backward pass."""
+    torch.manual_seed(1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
+    shape = {"hidden_size": 32, "intermediate_size": 20_000, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **shape)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def fit_limited(folder: str, rows: list[dict[str, str]], size: int | str, megabytes: int = 0) -> None:
+    """Fit in a process whose heap may grow by so many megabytes once the model is loaded; 0 for no limit."""
+    model = load_model(ModelSpec(f"local:{folder}/model", prompt_format="plain", decode="free", max_tokens=2))
+    examples, lines = [dspy.Example(**row).with_inputs("text") for row in rows], list[str]()
+    if megabytes:
+        status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+        most = int(status["VmData"].split()[0]) * 1024 + (megabytes << 20)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    with dspy.context(lm=model.lm, adapter=model.prompt_format):
+        fitted = method_of(
+            "sft", {"bf16": False, "epochs": 1, "target_modules": "q_proj, v_proj", "batch_size": size}
+        ).fit(
+            Classify(["text"], "label", []),
+            train=examples,
+            val=examples[:1],
+            metric=metric,
+            lm=model.lm,
+            seed=0,
+            budget=Budget(workdir=Path(folder, str(size)), threads=1, progress=lines.append),
+        )
+    notes = {name: fitted.notes.get(name) for name in ("loss", "micro_batch")}
+    Path(folder, f"{size}.json").write_text(json.dumps(notes | {"lines": lines}))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's heap is Linux's")
+def test_beyond_a_limit_on_memory_training_takes_the_same_steps_in_parts(
+    intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    rows = [e.toDict() | {"text": 8 * f"{e['text']} "} for e in intents[:16]]
+    wide_model(tmp_path / "model")
+    process: Any = FORKS.Process(target=fit_limited, args=(str(tmp_path), rows, "auto", 250))
+    process.start()
+    fit_limited(str(tmp_path), rows, 8)
+    assert ended(process) == 0
+    free, limited = (json.loads((tmp_path / f"{size}.json").read_text()) for size in (8, "auto"))
+    assert free["micro_batch"] is None
+    assert limited["micro_batch"] in (1, 2, 4)
+    assert len(free["loss"]) == 2
+    assert limited["loss"] == pytest.approx(free["loss"], rel=1e-3)
+    assert any(" did not fit in memory" in line for line in limited["lines"])
