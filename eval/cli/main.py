@@ -233,6 +233,7 @@ def _measure(
             progress=progress,
             fresh=fresh,
             fitted_only=fitted_only,
+            backend=flags.backend,
         )
     finally:
         progress.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison, Partial, compare
 from crossover.eval.experiment.spec import Cell, Experiment, plan
+from crossover.eval.run.backends.measure import LOCAL, backend_named, measure_on_workers
 from crossover.eval.run.calibration import Calibration
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
 from crossover.eval.run.context import RunContext
@@ -37,16 +38,19 @@ def run_experiment(
     progress: Progress,
     fresh: bool = False,
     fitted_only: bool = False,
+    backend: str = LOCAL,
 ) -> Comparison:
     """Measure the missing cells, compare all, and track them.
 
     A `fresh` run sets finished cells aside and measures them again; `fitted_only` leaves out cells without a fit.
+    `backend` says where cells are measured; see `backend_named`.
 
     Raises:
         UserError: tasks, models or methods have errors, nothing was fitted, no cell could be measured, another run
             measures the same cells, or the store cannot be written.
         KeyboardInterrupt: Ctrl-C ended the run before a cell was measured.
     """
+    elsewhere = backend_named(backend, experiment)
     context = RunContext.of(experiment, store=store, threads=threads, progress=progress)
     keyed = context.keys
     cells = {keyed.of(c): c for c in plan(experiment)}
@@ -72,7 +76,12 @@ def run_experiment(
                 if key not in results:
                     # It was dropped in a race that this experiment does not hold the winner of.
                     reopen(store, key, progress.note)
-            measure_missing(context, cells, results, track)
+            if elsewhere is None:
+                measure_missing(context, cells, results, track)
+            else:
+                track.begin(experiment, cells)
+                measure_on_workers(context, elsewhere, {k: cells[k] for k in pending if k in missing}, track)
+                results = load_standing(store, cells, racing=racing, planned=cells)
             track.begin(experiment, cells)  # again, for cells that an earlier run finished and did not send
             track.flush(results.values())
     return conclude(context, cells, results, track)

@@ -1,0 +1,107 @@
+"""Measure one cell in a worker of a backend.
+
+Workers write into the store of the run, which is on a file system that they share with it, as is the data: a cell that
+its worker left unfinished is then taken up from its rows, answers and checkpoints by whichever process comes next, as
+after any other kill. The run itself writes what is not a cell's own: its record, and MLflow.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from crossover.eval.experiment.spec import Cell, Experiment
+from crossover.eval.run.cell import finish_group, measure_cells
+from crossover.eval.run.context import RunContext
+from crossover.eval.run.progress import Progress
+from crossover.eval.store.cells import load_result
+from crossover.eval.store.faults import storing
+from crossover.models.api_keys import redact
+from crossover.models.errors import UserError
+from crossover.models.limits import UsageLimits
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, as its workers need to know it."""
+
+    name: str
+    """Different for every run: workers keep tasks and models from cell to cell of one run."""
+    experiment: Experiment = field(compare=False)
+    store: Path = field(compare=False)
+    threads: int = field(compare=False)
+    """Concurrent calls of each worker."""
+
+
+class Outcome(NamedTuple):
+    """What a worker reports of a cell, besides the files in the store."""
+
+    key: str
+    failures: list[str]
+    """Why the cell could not be fitted or measured; empty when it was."""
+    warnings: list[str]
+
+
+Backend = Callable[[Job, Mapping[str, Cell], UsageLimits], Iterator[Outcome]]
+"""Measures cells, given by key, and yields an outcome for each in the order in which they finish.
+
+It raises `Stopped` as soon as the limits do, and then ends what its workers are doing.
+"""
+
+
+def measure_cell(job: Job, key: str, cell: Cell) -> Outcome:
+    """Measure a cell into the store, unless it is finished there; an error becomes a failure of the outcome.
+
+    The lock keeps two workers from writing one cell: one that was taken for dead may still be at work.
+    """
+    locks = job.store / "locks"
+    try:
+        with storing(job.store):
+            locks.mkdir(parents=True, exist_ok=True)
+            with FileLock(locks / f"cell-{key}.lock"):
+                return _measure(job, key, cell)
+    except Exception as e:
+        why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
+        return Outcome(key, [failure(cell, why)], [])
+
+
+def failure(cell: Cell, why: str) -> str:
+    """Return the sentence that reports a cell as not measured."""
+    return redact(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be measured: {why}")
+
+
+def _measure(job: Job, key: str, cell: Cell) -> Outcome:
+    context, stream = _context(job)
+    if context.keys.of(cell) != key:
+        what = f"{socket.gethostname()} has other data, weights or code than the machine of the run"
+        raise UserError(f"{what}; let both see the same files and the same version of crossover")
+    before = load_result(job.store, key)
+    if before is not None and before.dropped is None and context.is_whole(before):
+        return Outcome(key, [], [])
+    failed, written = len(context.failures), stream.tell()
+    _settle_format(context, cell)
+    finish_group(context, list(measure_cells(context, [cell])))
+    return Outcome(key, context.failures[failed:], stream.getvalue()[written:].splitlines())
+
+
+@lru_cache(maxsize=1)
+def _context(job: Job) -> tuple[RunContext, StringIO]:
+    """Return the context of a run and the stream of its warnings, kept for the worker's next cell."""
+    stream = StringIO()
+    progress = Progress(stream=stream, enabled=False)
+    return RunContext.of(job.experiment, store=job.store, threads=job.threads, progress=progress), stream
+
+
+def _settle_format(context: RunContext, cell: Cell) -> None:
+    """Choose the prompt format that the cell shares with others, one worker at a time, so that it is paid for once."""
+    # An error comes again while the cell is fitted, and is reported there.
+    with contextlib.suppress(Exception):
+        context.model(cell.model)
+        with FileLock(context.store / "locks" / "formats.lock"):
+            context.prompt_format(cell)
