@@ -57,7 +57,7 @@ def measure_on_workers(
                 progress.note(line)
             progress.finish_cell()
             if n < len(missing):
-                progress.start_cell(n + 1, f"{len(missing) - n} cells left on workers")
+                progress.start_cell(n + 1, f"cells left on workers: {len(missing) - n}")
             track.send()
     except Stopped:
         # What is finished is in the store, and `allowance` knows the reason.
