@@ -1,16 +1,19 @@
 """Cells on workers of Ray and Slurm are what they are in a local run, whichever worker ends on the way."""
 
 import json
+import os
 import signal
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from crashing import summaries, timeless
+from crashing import question, summaries, timeless
 from openai_server import Messages, Served, openai_server
 from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
@@ -18,7 +21,7 @@ from remote_experiment import first_word, write_remote
 from crossover.eval.cli.main import main
 
 METHODS = "[zero_shot, {few_shot: {demos: 1}}, {few_shot: {demos: 2}}, {few_shot: {demos: 3}}]"
-ROWS, THREADS = 12, 2
+ROWS, THREADS, FIRST_OF_TEST = 12, 2, 200
 FREE = 8
 """Answers before questions wait: too few for a cell to be done, so that each worker has questions that wait."""
 
@@ -54,6 +57,7 @@ class Scene:
         patient = self.file.read_text().replace("max_tokens: 8", "max_tokens: 8, timeout: 600")
         self.file.write_text(patient)
         assert ended(self.run("local")) == 0, self.said("local")
+        self.timed, self.asked = streamed(served.bodies), len(served.bodies)
         self.printed, self.stored = timeless((folder / "local.out").read_text()), summaries(folder / "local")
 
     def run(self, name: str, *flags: str, store: str = "", **environment: str) -> BaseProcess:
@@ -64,7 +68,9 @@ class Scene:
         return (self.folder / f"{name}.err").read_text()
 
     def check(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-        """Hold the store of a run on workers against the local one: nothing lost, doubled or different."""
+        """Hold a run on workers against the local one: nothing lost or doubled, and arms timed in the same order."""
+        # Only requests that are timed are streamed; the run makes them one by one, so that arms take turns.
+        assert streamed(self.served.bodies[self.asked :]) == self.timed
         store = self.folder / name
         for file in store.glob("cells/*/rows.jsonl"):
             ids = Counter(json.loads(line)["id"] for line in file.read_text().splitlines())
@@ -76,6 +82,14 @@ class Scene:
             assert main(["recommend", "--json", "--store", str(self.folder / each)]) == 0
             found.append(timeless(capsys.readouterr().out))
         assert found[0] == found[1]
+
+
+def streamed(bodies: list[dict[str, Any]]) -> list[str]:
+    return [question(b) for b in bodies if b.get("stream")]
+
+
+def asks_test(body: dict[str, Any]) -> bool:
+    return int(body["messages"][-1]["content"].split()[-1]) >= FIRST_OF_TEST
 
 
 @pytest.fixture
@@ -119,7 +133,7 @@ def test_a_ray_node_dies_and_its_cells_are_measured_elsewhere(
 @pytest.mark.slow
 def test_a_pre_empted_job_is_queued_again_and_goes_on(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     scene.gate.close_after(FREE)
-    run = scene.run("jobs", "--backend", "slurm")
+    run = scene.run("jobs", "--backend", "slurm:local")
     wait_for(lambda: scene.gate.waiting > 1 or not run.is_alive(), 120)
     assert run.is_alive(), scene.said("jobs")
     begun = next((scene.folder / "jobs" / "cells").glob("*/program.json")).parent.name
@@ -135,20 +149,90 @@ def test_a_pre_empted_job_is_queued_again_and_goes_on(scene: Scene, capsys: pyte
     assert {f.stem for f in log.parent.glob("*.out") if f.is_symlink()} == set(scene.stored)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ray", "slurm:local"])
+def test_ctrl_c_ends_the_workers_and_keeps_their_rows(scene: Scene, backend: str) -> None:
+    scene.gate.close_after(FREE)
+    run = scene.run("away", "--backend", backend)
+    wait_for(lambda: scene.gate.waiting > 1 or not run.is_alive(), 120)
+    assert run.pid is not None
+    assert run.is_alive(), scene.said("away")
+    workers = psutil.Process(run.pid).children(recursive=True)
+    if backend == "ray":
+        assert_loopback_alone(workers)
+    os.kill(run.pid, signal.SIGINT)
+    assert ended(run) == 130, scene.said("away")
+    said = scene.said("away")
+    assert said.count("Ctrl-C") == 1
+    assert "Traceback" not in said
+    gone, alive = psutil.wait_procs(workers, 60)
+    assert gone
+    assert not alive
+    scene.gate.opened.set()
+    rows = sum(f.read_text().count("\n") for f in (scene.folder / "away").glob("cells/*/rows.jsonl"))
+    assert 0 < rows <= FREE
+    # A local run goes on from these rows.
+    before = len(scene.served.bodies)
+    assert ended(scene.run("again", store="away")) == 0
+    scored = [b for b in scene.served.bodies[before:] if not b.get("stream") and asks_test(b)]
+    assert len(scored) == 4 * ROWS - rows
+    assert summaries(scene.folder / "away") == scene.stored
+
+
+@pytest.mark.slow
+def test_a_limit_of_minutes_ends_the_workers(scene: Scene) -> None:
+    scene.gate.close_after(0)
+    run = scene.run("away", "--backend", "slurm:local", "--max-minutes", "0.2")
+    assert run.pid is not None
+    process = psutil.Process(run.pid)
+    wait_for(lambda: not run.is_alive() or process.children())
+    workers = process.children(recursive=True) if run.is_alive() else []
+    assert ended(run) == 2
+    assert "no cell was measured before the limit of 0.2 minutes" in scene.said("away")
+    _, alive = psutil.wait_procs(workers, 60)
+    assert not alive
+    scene.gate.opened.set()
+    assert ended(scene.run("again", store="away")) == 0
+    assert summaries(scene.folder / "away") == scene.stored
+
+
+def assert_loopback_alone(processes: list[psutil.Process]) -> None:
+    """Check by `ss` that every port that the processes listen on is one of 127.0.0.1."""
+    listed = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
+    pids = {f"pid={p.pid}," for p in processes}
+    addresses = [line.split()[3] for line in listed if any(pid in line for pid in pids)]
+    assert addresses
+    # The second is how a socket of both families shows the first.
+    assert {a.rpartition(":")[0] for a in addresses} <= {"127.0.0.1", "[::ffff:127.0.0.1]"}
+
+
+LEAVE_OUT = "leave it out, or use --backend local"
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--backend", "rya"], "no such backend; use local, ray, ray://HOST:PORT or slurm"),
-        (["--backend", "ray", "--max-calls", "9"], "limits of dollars, calls or tokens hold one process"),
-        (["--backend", "slurm", "--set", "racing=true"], "a race reads all arms side by side"),
+        (["rya"], "no such backend; use local, ray, ray://HOST:PORT, slurm or slurm:local"),
+        (["slurm"], "no sbatch here; run it where jobs are submitted, or use --backend local"),
+        (
+            ["ray", "--max-calls", "9"],
+            f"the limit of 9 calls is counted in one process; {LEAVE_OUT}",
+        ),
+        (
+            ["ray", "--max-usd", "0.5"],
+            f"the limit of 0.5 usd is counted in one process; {LEAVE_OUT}",
+        ),
+        (
+            ["slurm:local", "--set", "racing=true"],
+            "racing drops arms in one process; leave out `racing: true`, or use --backend local",
+        ),
     ],
 )
 def test_what_no_backend_can_do_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], why: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], why: str
 ) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     file = write_remote(tmp_path, "http://127.0.0.1:9/v1")
-    assert main(["run", str(file), "--store", str(tmp_path / "mlruns"), "-q", *flags]) == 2
-    said = capsys.readouterr().err
-    assert f"error: {flags[0]} {flags[1]}: " in said
-    assert why in said
+    assert main(["run", str(file), "--store", str(tmp_path / "mlruns"), "-q", "--backend", *flags]) == 2
+    assert capsys.readouterr().err == f"error: --backend {flags[0]}: {why}\n"
     assert not (tmp_path / "mlruns" / "cells").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison, Partial, compare
 from crossover.eval.experiment.spec import Cell, Experiment, plan
-from crossover.eval.run.backends.measure import LOCAL, backend_named, measure_on_workers
+from crossover.eval.run.backends.scoring import LOCAL, backend_named, score_on_workers
 from crossover.eval.run.calibration import Calibration
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
 from crossover.eval.run.context import RunContext
@@ -43,7 +43,7 @@ def run_experiment(
     """Measure the missing cells, compare all, and track them.
 
     A `fresh` run sets finished cells aside and measures them again; `fitted_only` leaves out cells without a fit.
-    `backend` says where cells are measured; see `backend_named`.
+    `backend` says where cells are fitted and scored; see `backend_named`.
 
     Raises:
         UserError: tasks, models or methods have errors, nothing was fitted, no cell could be measured, another run
@@ -79,9 +79,11 @@ def run_experiment(
             if elsewhere is None:
                 measure_missing(context, cells, results, track)
             else:
-                track.begin(experiment, cells)
-                measure_on_workers(context, elsewhere, {k: cells[k] for k in pending if k in missing}, track)
+                left = {k: c for k, c in cells.items() if k not in results or not context.is_whole(results[k])}
+                scored = score_on_workers(context, elsewhere, left)
                 results = load_standing(store, cells, racing=racing, planned=cells)
+                # They are timed here, so that all arms take turns in one process, as in a local run.
+                measure_missing(context, scored, results, track)
             track.begin(experiment, cells)  # again, for cells that an earlier run finished and did not send
             track.flush(results.values())
     return conclude(context, cells, results, track)

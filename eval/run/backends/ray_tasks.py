@@ -1,12 +1,14 @@
-"""Measure cells as Ray tasks; a task whose worker or node dies is started again on another."""
+"""Fit and score cells as Ray tasks; a task whose worker or node dies is started again on another."""
 
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from crossover.eval.experiment.spec import Cell
-from crossover.eval.run.backends.worker import Job, Outcome, failure, measure_cell
+from crossover.eval.run.backends.worker import Job, Outcome, failure, score_cell
 from crossover.models.api_keys import SECRET_NAMES
 from crossover.models.errors import UserError
 from crossover.models.limits import UsageLimits
@@ -18,38 +20,32 @@ RETRIES = 10
 """How often a cell is started again after the death of its worker."""
 SETTINGS = ("CROSSOVER_", "LITELLM_", "HF_HUB_", "TOKENIZERS_", "OMP_NUM_THREADS", "DO_NOT_TRACK")
 """Beginnings of the environment variables that workers take over from the run."""
+LOOPBACK = "127.0.0.1"
 LOOK_EVERY = 0.5
 """Seconds between looks at the limits of the run."""
 WEIGHTS_TO_MEMORY = 2
 """Bytes of memory asked for a byte of weights: they may be read at twice their precision."""
 
 
-def measure_on_ray(address: str, job: Job, cells: Mapping[str, Cell], limits: UsageLimits) -> Iterator[Outcome]:
-    """Measure cells on the cluster at an address; empty for the one that Ray finds, or a new one on this machine.
+def score_on_ray(address: str, job: Job, cells: Mapping[str, Cell], limits: UsageLimits) -> Iterator[Outcome]:
+    """Fit and score cells on the cluster at an address, or on a new one on this machine where it is empty.
 
     Raises:
-        UserError: Ray is not installed, or no cluster answers at the address.
+        UserError: Ray is not installed, no cluster answers at the address, or a new one would listen on the network.
         Stopped: a limit was reached; the tasks end with the connection.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if not address:
+        # Before Ray is imported. Otherwise it reads 127.0.0.1 as the machine's address in the network.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError as e:
         raise UserError("--backend ray needs Ray; pip install 'crossover[ray]'") from e
-    # Keys stay out: Ray would show them to whoever reaches its cluster.
-    settings = {k: v for k, v in os.environ.items() if k.startswith(SETTINGS) and not SECRET_NAMES.search(k)}
     try:
-        ray.init(
-            address=address or None,
-            runtime_env={"env_vars": settings},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as e:
-        raise UserError(f"--backend ray{address.removeprefix('ray')}: {e}; start the cluster, or leave it out") from e
-    try:
+        _connect(ray, address)
         gpus = ray.cluster_resources().get("GPU", 0) > 0
-        task = ray.remote(measure_cell)
+        task = ray.remote(score_cell)
         waiting = {}
         for key, cell in cells.items():
             needed = resources_of(cell.model, gpus=gpus)
@@ -62,9 +58,26 @@ def measure_on_ray(address: str, job: Job, cells: Mapping[str, Cell], limits: Us
                 try:
                     yield ray.get(ref)
                 except ray.exceptions.RayError as e:
-                    yield Outcome(key, [failure(cells[key], f"{type(e).__name__} {RETRIES + 1} times")], [])
+                    yield Outcome(key, failure(cells[key], f"{type(e).__name__} {RETRIES + 1} times"))
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    # Keys stay out: Ray would show them to whoever reaches its cluster.
+    settings = {k: v for k, v in os.environ.items() if k.startswith(SETTINGS) and not SECRET_NAMES.search(k)}
+    init = partial(ray.init, runtime_env={"env_vars": settings}, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        if address:
+            init(address)
+            return
+        init("local", include_dashboard=False, _node_ip_address=LOOPBACK)
+    except (ConnectionError, RuntimeError, ValueError) as e:
+        what = f"no cluster at {address}" if address else "no cluster could be started"
+        raise UserError(f"--backend ray: {what} ({e}); start one, and name it in RAY_ADDRESS") from e
+    if any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
+        what = "this version of Ray would listen on the network"
+        raise UserError(f"--backend ray: {what}; start a cluster yourself, and name it in RAY_ADDRESS")
 
 
 def resources_of(model: ModelSpec, *, gpus: bool) -> dict[str, float]:

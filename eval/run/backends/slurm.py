@@ -1,7 +1,7 @@
-"""Measure cells as the jobs of a Slurm array, through submitit; one that is pre-empted is queued again.
+"""Fit and score cells as the jobs of a Slurm array, through submitit; one that is pre-empted is queued again.
 
 Partition, account, time and GPUs are Slurm's own settings: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT,
-SBATCH_GPUS. Where there is no Slurm, submitit runs the same jobs as processes of this machine.
+SBATCH_GPUS. `slurm:local` runs the same jobs as processes of this machine, so that they can be tried without Slurm.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.eval.experiment.spec import Cell
-from crossover.eval.run.backends.worker import Job, Outcome, failure, measure_cell
+from crossover.eval.run.backends.worker import Job, Outcome, failure, score_cell
 from crossover.models.errors import UserError
 from crossover.models.limits import UsageLimits
 
@@ -21,11 +21,11 @@ LOOK_EVERY = 1.0
 
 
 class Requeued:
-    """Measure a cell in a job that goes on from the cell's rows when Slurm has taken its node away."""
+    """Score a cell in a job that goes on from the cell's rows when Slurm has taken its node away."""
 
     def __call__(self, job: Job, key: str, cell: Cell) -> Outcome:
-        """Measure the cell."""
-        return measure_cell(job, key, cell)
+        """Score the cell."""
+        return score_cell(job, key, cell)
 
     def checkpoint(self, *arguments: Any) -> Any:
         """Return the same call, which submitit queues again when SIGUSR2 announces the end of the job."""
@@ -34,8 +34,10 @@ class Requeued:
         return DelayedSubmission(self, *arguments)
 
 
-def measure_on_slurm(job: Job, cells: Mapping[str, Cell], limits: UsageLimits) -> Iterator[Outcome]:
-    """Measure cells, each in a job whose log is `slurm/KEY.out` and `slurm/KEY.err` of the store.
+def score_on_slurm(cluster: str, job: Job, cells: Mapping[str, Cell], limits: UsageLimits) -> Iterator[Outcome]:
+    """Fit and score cells, each in a job whose log is `slurm/KEY.out` and `slurm/KEY.err` of the store.
+
+    `cluster` is submitit's name for where jobs run: `slurm` or `local`.
 
     Raises:
         UserError: submitit is not installed, or Slurm refuses the jobs.
@@ -46,10 +48,10 @@ def measure_on_slurm(job: Job, cells: Mapping[str, Cell], limits: UsageLimits) -
     except ImportError as e:
         raise UserError("--backend slurm needs submitit; pip install 'crossover[slurm]'") from e
     folder = job.store / "slurm"
-    executor = submitit.AutoExecutor(folder=folder)
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(name="crossover", timeout_min=60 * HOURS)
     # Slurm queues what has no room; processes of this machine would all start at once.
-    at_once = len(cells) if executor.cluster == "slurm" else os.cpu_count() or 1
+    at_once = len(cells) if cluster == "slurm" else os.cpu_count() or 1
     for first in range(0, len(cells), at_once):
         keys = list(cells)[first : first + at_once]
         try:
@@ -81,4 +83,4 @@ def outcome_of(sent: Any, key: str, cell: Cell) -> Outcome:
     error = sent.exception()
     if error is None:
         return Outcome(*sent.result())
-    return Outcome(key, [failure(cell, f"its job {sent.job_id} ended early; see slurm/{key}.err of the store")], [])
+    return Outcome(key, failure(cell, f"its job {sent.job_id} ended early; see slurm/{key}.err of the store"))

@@ -1,8 +1,8 @@
-"""Measure one cell in a worker of a backend.
+"""Fit and score one cell in a worker of a backend.
 
 Workers write into the store of the run, which is on a file system that they share with it, as is the data: a cell that
 its worker left unfinished is then taken up from its rows, answers and checkpoints by whichever process comes next, as
-after any other kill. The run itself writes what is not a cell's own: its record, and MLflow.
+after any other kill. So does the run when all are scored: it finds the rows, and times all arms in turn.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from crossover.eval.experiment.spec import Cell, Experiment
-from crossover.eval.run.cell import finish_group, measure_cells
+from crossover.eval.run.cell import try_to_fit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.progress import Progress
 from crossover.eval.store.cells import load_result
@@ -43,20 +43,19 @@ class Outcome(NamedTuple):
     """What a worker reports of a cell, besides the files in the store."""
 
     key: str
-    failures: list[str]
-    """Why the cell could not be fitted or measured; empty when it was."""
-    warnings: list[str]
+    failure: str
+    """Why the cell could not be fitted or scored; empty when it was."""
 
 
 Backend = Callable[[Job, Mapping[str, Cell], UsageLimits], Iterator[Outcome]]
-"""Measures cells, given by key, and yields an outcome for each in the order in which they finish.
+"""Scores cells, given by key, and yields an outcome for each in the order in which they are done.
 
 It raises `Stopped` as soon as the limits do, and then ends what its workers are doing.
 """
 
 
-def measure_cell(job: Job, key: str, cell: Cell) -> Outcome:
-    """Measure a cell into the store, unless it is finished there; an error becomes a failure of the outcome.
+def score_cell(job: Job, key: str, cell: Cell) -> Outcome:
+    """Fit a cell and score it on test, unless it is finished in the store; an error becomes a failure.
 
     The lock keeps two workers from writing one cell: one that was taken for dead may still be at work.
     """
@@ -65,10 +64,10 @@ def measure_cell(job: Job, key: str, cell: Cell) -> Outcome:
         with storing(job.store):
             locks.mkdir(parents=True, exist_ok=True)
             with FileLock(locks / f"cell-{key}.lock"):
-                return _measure(job, key, cell)
+                return Outcome(key, _score(_context(job), key, cell))
     except Exception as e:
         why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
-        return Outcome(key, [failure(cell, why)], [])
+        return Outcome(key, failure(cell, why))
 
 
 def failure(cell: Cell, why: str) -> str:
@@ -76,26 +75,27 @@ def failure(cell: Cell, why: str) -> str:
     return redact(f"{cell.task}, {cell.method.label}, seed {cell.seed} could not be measured: {why}")
 
 
-def _measure(job: Job, key: str, cell: Cell) -> Outcome:
-    context, stream = _context(job)
+def _score(context: RunContext, key: str, cell: Cell) -> str:
+    """Score a cell, and return why it could not be fitted; empty when it was."""
     if context.keys.of(cell) != key:
         what = f"{socket.gethostname()} has other data, weights or code than the machine of the run"
         raise UserError(f"{what}; let both see the same files and the same version of crossover")
-    before = load_result(job.store, key)
+    before = load_result(context.store, key)
     if before is not None and before.dropped is None and context.is_whole(before):
-        return Outcome(key, [], [])
-    failed, written = len(context.failures), stream.tell()
+        return ""
     _settle_format(context, cell)
-    finish_group(context, list(measure_cells(context, [cell])))
-    return Outcome(key, context.failures[failed:], stream.getvalue()[written:].splitlines())
+    if (fitted_cell := try_to_fit(context, cell)) is None:
+        return context.failures[-1]
+    fitted_cell.score(context, fitted_cell.test)
+    return ""
 
 
 @lru_cache(maxsize=1)
-def _context(job: Job) -> tuple[RunContext, StringIO]:
-    """Return the context of a run and the stream of its warnings, kept for the worker's next cell."""
-    stream = StringIO()
-    progress = Progress(stream=stream, enabled=False)
-    return RunContext.of(job.experiment, store=job.store, threads=job.threads, progress=progress), stream
+def _context(job: Job) -> RunContext:
+    """Return the context of a run, kept for the worker's next cell."""
+    # Not a word of it: the run says the same when it takes the fitted cell over.
+    progress = Progress(stream=StringIO(), enabled=False)
+    return RunContext.of(job.experiment, store=job.store, threads=job.threads, progress=progress)
 
 
 def _settle_format(context: RunContext, cell: Cell) -> None:
