@@ -19,6 +19,11 @@ from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import plan
+from crossover.eval.run.backends.worker import Job, Outcome, score_cell
+from crossover.eval.run.context import RunContext
+from crossover.eval.run.progress import Progress
 
 METHODS = "[zero_shot, {few_shot: {demos: 1}}, {few_shot: {demos: 2}}, {few_shot: {demos: 3}}]"
 ROWS, THREADS, FIRST_OF_TEST = 12, 2, 200
@@ -177,6 +182,21 @@ def test_ctrl_c_ends_the_workers_and_keeps_their_rows(scene: Scene, backend: str
     scored = [b for b in scene.served.bodies[before:] if not b.get("stream") and asks_test(b)]
     assert len(scored) == 4 * ROWS - rows
     assert summaries(scene.folder / "away") == scene.stored
+
+
+def test_a_worker_times_a_cell_that_nobody_began(tmp_path: Path) -> None:
+    store, quiet = tmp_path / "mlruns", Progress(enabled=False)
+    with openai_server(first_word, word_seconds=0.0) as served:
+        experiment, _ = read_experiment(write_remote(tmp_path, served.url))
+        assert experiment is not None
+        context, cell = RunContext.of(experiment, store=store, threads=THREADS, progress=quiet), plan(experiment)[0]
+        job, key = Job("run", experiment, store, THREADS), context.keys.of(cell)
+        first, again = score_cell(job, key, cell), score_cell(job, key, cell)
+        other = score_cell(job, "another", cell)
+    assert first.part is not None
+    assert first.part.seconds > 0
+    assert again == Outcome(key, "")
+    assert "has other data, weights or code than the machine of the run" in other.failure
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from crossover.eval.experiment.spec import Cell, Experiment, Limits
 from crossover.eval.run.backends.ray_tasks import score_on_ray
 from crossover.eval.run.backends.slurm import score_on_slurm
 from crossover.eval.run.backends.worker import Backend, Job
+from crossover.eval.run.calibration import TimedPart
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.forecast import expected_shares
 from crossover.models.errors import UserError
@@ -46,12 +47,13 @@ def backend_named(name: str, experiment: Experiment) -> Backend | None:
     return partial(score_on_slurm, rest or "slurm")
 
 
-def score_on_workers(context: RunContext, backend: Backend, missing: Mapping[str, Cell]) -> dict[str, Cell]:
+def score_on_workers(context: RunContext, backend: Backend, missing: Mapping[str, Cell]) -> dict[str, TimedPart | None]:
     """Fit and score the missing cells on workers, until all are done or a limit or Ctrl-C ends it.
 
-    Returns the scored cells by key, in the order of `missing`. They are not finished: this process times them.
+    Returns the keys of the scored cells, and what those took that were not begun before. They are not finished: this
+    process times them.
     """
-    experiment, progress, scored = context.experiment, context.progress, set[str]()
+    experiment, progress, scored = context.experiment, context.progress, dict[str, TimedPart | None]()
     # The run holds the limit of minutes; a worker's clock would start anew with every worker.
     job = Job(uuid.uuid4().hex, replace(experiment, limits=Limits()), context.store.resolve(), context.threads)
     progress.expect(expected_shares(experiment, list(missing.values()), context.tasks))
@@ -62,8 +64,8 @@ def score_on_workers(context: RunContext, backend: Backend, missing: Mapping[str
                 context.failures.append(outcome.failure)
                 progress.note(f"warning: {outcome.failure}")
             else:
-                scored.add(outcome.key)
+                scored[outcome.key] = outcome.part
             progress.finish_cell()
             if n < len(missing):
                 progress.start_cell(n + 1, f"cells left on workers: {len(missing) - n}")
-    return {k: c for k, c in missing.items() if k in scored}
+    return scored

@@ -7,6 +7,7 @@ after any other kill. So does the run when all are scored: it finds the rows, an
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,10 +18,11 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from crossover.eval.experiment.spec import Cell, Experiment
+from crossover.eval.run.calibration import TimedPart, machine_kind, peak_mib
 from crossover.eval.run.cell import try_to_fit
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.progress import Progress
-from crossover.eval.store.cells import load_result
+from crossover.eval.store.cells import is_fitted, load_result
 from crossover.eval.store.faults import storing
 from crossover.models.api_keys import redact
 from crossover.models.errors import UserError
@@ -45,6 +47,8 @@ class Outcome(NamedTuple):
     key: str
     failure: str
     """Why the cell could not be fitted or scored; empty when it was."""
+    part: TimedPart | None = None
+    """How long it took; None for a cell that was begun before, which takes less."""
 
 
 Backend = Callable[[Job, Mapping[str, Cell], UsageLimits], Iterator[Outcome]]
@@ -64,7 +68,10 @@ def score_cell(job: Job, key: str, cell: Cell) -> Outcome:
         with storing(job.store):
             locks.mkdir(parents=True, exist_ok=True)
             with FileLock(locks / f"cell-{key}.lock"):
-                return Outcome(key, _score(_context(job), key, cell))
+                began, whole = time.perf_counter(), not is_fitted(job.store, key)
+                why = _score(_context(job), key, cell)
+                seconds, kind = time.perf_counter() - began, machine_kind(local=cell.model.runs_here)
+                return Outcome(key, why, TimedPart(kind, seconds, peak_mib()) if whole else None)
     except Exception as e:
         why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
         return Outcome(key, failure(cell, why))
