@@ -15,6 +15,7 @@ import psutil
 import pytest
 from crashing import question, summaries, timeless
 from openai_server import Messages, Served, openai_server
+from openings import write_openings
 from processes import UNTRACKED, ended, start, wait_for
 from remote_experiment import first_word, write_remote
 
@@ -24,6 +25,7 @@ from crossover.eval.experiment.spec import plan
 from crossover.eval.run.backends.worker import Job, Outcome, score_cell
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.progress import Progress
+from crossover.eval.store.timings import read_timed
 
 METHODS = "[zero_shot, {few_shot: {demos: 1}}, {few_shot: {demos: 2}}, {few_shot: {demos: 3}}]"
 ROWS, THREADS, FIRST_OF_TEST = 12, 2, 200
@@ -197,6 +199,24 @@ def test_a_worker_times_a_cell_that_nobody_began(tmp_path: Path) -> None:
     assert first.part.seconds > 0
     assert again == Outcome(key, "")
     assert "has other data, weights or code than the machine of the run" in other.failure
+
+
+@pytest.mark.slow
+def test_weights_that_a_worker_trained_are_timed_by_the_run(tmp_path: Path) -> None:
+    trained = "[zero_shot, sft: {epochs: 2, rank: 4, bf16: false}]"
+    file = write_openings(tmp_path, trained, test=12, more="prices: {machine_hour_usd: 0}\n")
+    for name, backend in (("here", "local"), ("away", "slurm:local")):
+        argv = ["run", str(file), "--json", "--store", name, "--backend", backend, *UNTRACKED]
+        assert ended(start(tmp_path, tmp_path / name, *argv)) == 0, (tmp_path / f"{name}.err").read_text()
+    stored = [summaries(tmp_path / name) for name in ("here", "away")]
+    for cell in (cell for each in stored for cell in each.values()):
+        # A worker's process has not read the prompts of another cell before.
+        del cell["fit"]["cached_tokens"]
+    assert stored[0] == stored[1]
+    assert timeless((tmp_path / "away.out").read_text()) == timeless((tmp_path / "here.out").read_text())
+    said = (tmp_path / "away.err").read_text()
+    assert "training step" not in said, "the run trained again what a worker had trained"
+    assert len(read_timed(tmp_path / "away")) == 1
 
 
 @pytest.mark.slow
