@@ -9,10 +9,10 @@ from crossover.eval.cli.main import main
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Experiment, plan
-from crossover.eval.run.calibration import Calibration, likely_lines
+from crossover.eval.run.calibration import Calibration, TimedPart, likely_lines
 from crossover.eval.run.forecast import Forecast, expected_shares, forecast, forecast_table
 from crossover.eval.run.loading import finished
-from crossover.eval.store.timings import read_timed
+from crossover.eval.store.timings import Timed, read_timed
 from crossover.models.spec import ModelSpec
 
 
@@ -101,6 +101,13 @@ def test_a_forecast_is_scaled_by_what_earlier_runs_took(store: Path) -> None:
     (line,) = likely_lines([cell], store, machine_hour_usd=3.6)
     assert line.startswith("likely 56 s, ")
     assert line.endswith("by earlier runs; earlier forecasts erred by 20% (median)")
+    # Workers count as if one machine had done all, and not at all where they are of another kind.
+    parts = Calibration(store)
+    kind = read_timed(store)[0].machine
+    parts.count(spec, 10.0, 1.0, [TimedPart("another", 1.0, 1.0)])
+    assert parts.line() == ""
+    parts.count(spec, 10.0, 1.0, [TimedPart(kind, 2.0, 1e9), TimedPart(kind, 3.0, 1.0)])
+    assert read_timed(store)[2:] == [Timed(kind, spec.name, 10.0, 6.0, read_timed(store)[-1].expected, 1e9)]
     # Another model was never timed.
     assert "likely" not in "".join(likely_lines([replace(cell, model="other")], store, machine_hour_usd=3.6))
 

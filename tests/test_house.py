@@ -27,6 +27,8 @@ SEAMS = {
     "peft": ["models/", "finetune/"],
     "trl": ["models/", "finetune/"],
     "weaviate": ["programs/retrieval/weaviate"],
+    "ray": ["eval/run/backends/"],
+    "submitit": ["eval/run/backends/"],
 }
 """Third-party package to the paths that may import it."""
 RUN_BY_MLFLOW = "eval/tracking/registered.py"

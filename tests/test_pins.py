@@ -10,8 +10,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-LEFT_OPEN = {"ray"}
-"""Extras that the tested set does not hold."""
 
 
 def pins() -> dict[str, Requirement]:
@@ -42,9 +40,6 @@ def test_every_pin_is_one_version_from_the_registry() -> None:
 @pytest.mark.parametrize("needed", declared(), ids=str)
 def test_a_dependency_is_pinned_within_its_range(needed: Requirement) -> None:
     name = canonicalize_name(needed.name)
-    if name in LEFT_OPEN:
-        assert name not in pins()
-        return
     (version,) = pins()[name].specifier
     assert needed.specifier.contains(version.version, prereleases=True)
 
@@ -99,6 +94,6 @@ def test_what_is_installed_is_what_was_pinned() -> None:
 
 
 def test_nothing_runs_that_is_not_pinned() -> None:
-    names = needed() - LEFT_OPEN
+    names = needed()
     assert len(names) > 100
     assert names <= pins().keys()

@@ -1,7 +1,9 @@
 """Training text: gold, a teacher's or the model's own; several steps by traces; built once."""
 
+import contextvars
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,35 @@ def test_the_same_targets_are_never_built_twice(
     assert lines == []
     build("self", intents[2:], spoken, replace(budget, progress=lines.append))
     assert lines
+
+
+def test_who_comes_while_targets_are_built_waits_for_them(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    budget, scored, second = (
+        Budget(workdir=tmp_path, shared=tmp_path / "shared", threads=1),
+        list[str](),
+        list[Targets](),
+    )
+    program = Classify(["text"], "label", [])
+
+    def build_targets() -> Targets:
+        return targets_of("self", intents[:4], FitContext(program, [], counted, spoken.lm, 0, budget), 1)
+
+    # With the prompt format of this test.
+    run = contextvars.copy_context().run
+    late = threading.Thread(target=lambda: second.append(run(build_targets)))
+
+    def counted(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> float:
+        if not scored:
+            late.start()
+        scored.append(str(gold.id))
+        return 1.0
+
+    first = build_targets()
+    late.join()
+    assert second == [first]
+    assert len(scored) == 4
 
 
 def test_a_teacher_answers_in_its_own_frame(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:

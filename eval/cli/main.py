@@ -233,6 +233,7 @@ def _measure(
             progress=progress,
             fresh=fresh,
             fitted_only=fitted_only,
+            backend=flags.backend,
         )
     finally:
         progress.close()
@@ -250,11 +251,13 @@ def _dry_run(experiment: "Experiment", store: Path) -> int:
     """Print the forecast of the missing cells."""
     from crossover.eval.run.calibration import likely_lines
     from crossover.eval.run.forecast import forecast, forecast_table
+    from crossover.eval.run.methods import launch_lines
 
     cells, finished = forecast(experiment, store=store)
     for line in [
         *forecast_table(cells),
         *likely_lines(cells, store, machine_hour_usd=experiment.prices.machine_hour_usd),
+        *launch_lines(experiment),
     ]:
         echo(line)
     echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)

@@ -85,6 +85,7 @@ class MeasuringFlags:
     quiet: bool
     verbose: bool
     no_progress: bool
+    backend: str
 
 
 def gathered(command: Decorated, name: str, record: type) -> Decorated:
@@ -224,7 +225,14 @@ def measuring_options(command: Decorated) -> Decorated:
         json_option,
         gate_options,
         limit_options,
-        click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls."),
+        click.option(
+            "--backend",
+            default="local",
+            show_default=True,
+            metavar="local|ray[://HOST:PORT]|slurm[:local]",
+            help="Where cells are fitted and scored; workers share its file system. slurm:local needs no Slurm.",
+        ),
+        click.option("-j", "--threads", type=click.IntRange(1), default=32, help="Concurrent calls, of each worker."),
         experiment_options,
     ):
         command = add(command)

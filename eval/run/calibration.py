@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from crossover.eval.analysis.ledger import machine_usd
 from crossover.eval.report.data import machine
@@ -68,6 +69,15 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+class TimedPart(NamedTuple):
+    """What a worker took to fit and score a cell from its beginning."""
+
+    machine: str
+    seconds: float
+    mib: float
+    """Most memory that the worker has had so far."""
+
+
 class Calibration:
     """Time the groups of a run against their forecast, and keep both."""
 
@@ -75,11 +85,17 @@ class Calibration:
         """Read what earlier runs took."""
         self._store, self._records, self._timed = store, read_timed(store), list[Timed]()
 
-    def count(self, model: ModelSpec, work: float, seconds: float) -> None:
-        """Keep how long the whole cells of one task and model took; `work` is what the forecast counts of them."""
+    def count(self, model: ModelSpec, work: float, seconds: float, parts: Sequence[TimedPart] = ()) -> None:
+        """Keep how long the whole cells of one task and model took; `work` is what the forecast counts of them.
+
+        The seconds of workers count in full, as if one machine had done all; nothing is kept where machines differ.
+        """
         kind = machine_kind(local=model.runs_here)
+        if any(p.machine != kind for p in parts):
+            return
         expected = seconds_of({model.name: work}, self._records, kind)
-        self._timed.append(Timed(kind, model.name, work, seconds, expected, peak_mib()))
+        seconds, mib = seconds + sum(p.seconds for p in parts), max([peak_mib(), *(p.mib for p in parts)])
+        self._timed.append(Timed(kind, model.name, work, seconds, expected, mib))
         save_timed(self._store, self._timed[-1])
 
     def line(self) -> str:

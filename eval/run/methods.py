@@ -1,8 +1,10 @@
 """Make the method that an experiment file names."""
 
+import shlex
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from crossover.eval.experiment.catalog import METHOD_FOLDERS
@@ -26,6 +28,17 @@ def method_of(name: str, options: Any) -> Method:
             method: Method = cls(**options)
             return method
     raise UserError(f"method {name!r} is not a file of optimizers/ or finetune/; see `crossover ls methods`")
+
+
+def launch_lines(experiment: Experiment) -> list[str]:
+    """Return, for each accelerate configuration, the command that starts the processes of a training."""
+    steps = [step for method in experiment.methods for step in method.steps]
+    files = dict.fromkeys(str(file) for step in steps if (file := step.options.get("accelerate_file")))
+    if not files:
+        return []
+    from crossover.finetune.training.launch import command_of
+
+    return [f"{f} starts each training by: {shlex.join(command_of(Path(f), Path('FOLDER')))}" for f in files]
 
 
 def check_methods(experiment: Experiment) -> list[Problem]:

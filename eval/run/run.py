@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison, Partial, compare
 from crossover.eval.experiment.spec import Cell, Experiment, plan
-from crossover.eval.run.calibration import Calibration
+from crossover.eval.run.backends.scoring import LOCAL, backend_named, score_on_workers
+from crossover.eval.run.calibration import Calibration, TimedPart
 from crossover.eval.run.cell import Measured, finish_group, measure_cells
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.forecast import expected_shares
@@ -37,16 +39,19 @@ def run_experiment(
     progress: Progress,
     fresh: bool = False,
     fitted_only: bool = False,
+    backend: str = LOCAL,
 ) -> Comparison:
     """Measure the missing cells, compare all, and track them.
 
     A `fresh` run sets finished cells aside and measures them again; `fitted_only` leaves out cells without a fit.
+    `backend` says where cells are fitted and scored; see `backend_named`.
 
     Raises:
         UserError: tasks, models or methods have errors, nothing was fitted, no cell could be measured, another run
             measures the same cells, or the store cannot be written.
         KeyboardInterrupt: Ctrl-C ended the run before a cell was measured.
     """
+    elsewhere = backend_named(backend, experiment)
     context = RunContext.of(experiment, store=store, threads=threads, progress=progress)
     keyed = context.keys
     cells = {keyed.of(c): c for c in plan(experiment)}
@@ -72,16 +77,31 @@ def run_experiment(
                 if key not in results:
                     # It was dropped in a race that this experiment does not hold the winner of.
                     reopen(store, key, progress.note)
-            measure_missing(context, cells, results, track)
+            if elsewhere is None:
+                measure_missing(context, cells, results, track)
+            else:
+                left = {k: c for k, c in cells.items() if k not in results or not context.is_whole(results[k])}
+                parts = score_on_workers(context, elsewhere, left)
+                results = load_standing(store, cells, racing=racing, planned=cells)
+                track.begin(experiment, cells)
+                # They are timed here, so that all arms take turns in one process, as in a local run.
+                measure_missing(context, {k: c for k, c in left.items() if k in parts}, results, track, parts)
             track.begin(experiment, cells)  # again, for cells that an earlier run finished and did not send
             track.flush(results.values())
     return conclude(context, cells, results, track)
 
 
 def measure_missing(
-    context: RunContext, cells: Mapping[str, Cell], results: dict[str, Result], track: BackgroundSync
+    context: RunContext,
+    cells: Mapping[str, Cell],
+    results: dict[str, Result],
+    track: BackgroundSync,
+    parts: Mapping[str, TimedPart | None] = MappingProxyType({}),
 ) -> None:
-    """Measure the cells that are not finished, or not whole, group by group, until a limit or Ctrl-C ends it."""
+    """Measure the cells that are not finished, or not whole, group by group, until a limit or Ctrl-C ends it.
+
+    `parts` are the cells that workers scored, by key.
+    """
     again = {k for k, r in results.items() if not context.is_whole(r)}
     missing, racing = [c for k, c in cells.items() if k not in results or k in again], context.experiment.racing
     groups = groups_of(missing, racing=racing)
@@ -92,7 +112,9 @@ def measure_missing(
     for group in groups:
         work, began = sum(sum(next(rest)) for _ in group), time.perf_counter()
         # What an earlier run began takes less than its share, and a race less than anybody can foretell.
-        whole = not racing and not any(is_fitted(context.store, context.keys.of(c)) for c in group)
+        keys = [context.keys.of(c) for c in group]
+        timed = [part for k in keys if (part := parts.get(k)) is not None]
+        whole = not racing and not any(is_fitted(context.store, k) for k in keys if parts.get(k) is None)
         rivals = [r for k, r in results.items() if r.cell.task == group[0].task and k not in again]
         measured: list[Measured] = []
         try:
@@ -108,7 +130,7 @@ def measure_missing(
         finish_group(context, measured)
         track.send()
         if whole and len(measured) == len(group):
-            calibration.count(group[0].model, work, time.perf_counter() - began)
+            calibration.count(group[0].model, work, time.perf_counter() - began, timed)
         for key in [k for k in again & results.keys() if not is_finished(context.store, k)]:
             # It was reopened, and a limit came before its last row.
             del results[key]

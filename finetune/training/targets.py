@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from filelock import FileLock
 
 from crossover.finetune.training.context import FitContext
 from crossover.models.answer_types import is_text
@@ -110,10 +111,13 @@ def targets_of(source: str, examples: Sequence[dspy.Example], context: FitContex
     # With a retriever in the program the targets depend on its index, and only the cell's own folder stands for that.
     own = budget.checkpoints or budget.workdir
     file = (own if budget.shared is None or dspy.settings.rm is not None else budget.shared) / f"{key}.json"
-    if (targets := _read(file)) is None:
-        with dspy.context(lm=lm, adapter=adapter):
-            targets = _sample(source, examples, context, lm, attempts)
-        write_json(file, asdict(targets))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Another worker, or another run, may be asking for the same targets.
+    with FileLock(file.with_suffix(".lock")):
+        if (targets := _read(file)) is None:
+            with dspy.context(lm=lm, adapter=adapter):
+                targets = _sample(source, examples, context, lm, attempts)
+            write_json(file, asdict(targets))
     if not targets.calls:
         raise UserError(
             f"none of {len(examples)} train examples was answered with a score of 1 by {lm.model}, so that sft has "
