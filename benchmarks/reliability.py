@@ -142,7 +142,7 @@ class Tally:
         if attack is not None:
             self.seconds[attack.name] += report.duration
         if attack is not None and (report.when == "call" or report.failed):
-            examples = re.findall(r"(\d+) passing examples", str(vars(item).get("hypothesis_statistics", "")))
+            examples = re.findall(r"(\d+) passing", str(vars(item).get("hypothesis_statistics", "")))
             counts = [int(str(n)) for name, n in item.user_properties if name == "tries"] or [int(n) for n in examples]
             self.tries[attack.name] += sum(counts) or 1
             self.failed[attack.name] += report.failed
