@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import dspy
 import pytest
 
 from crossover.eval.cli.main import main
@@ -83,6 +84,12 @@ def test_the_time_of_a_run_is_shared_out_by_what_each_cell_computes(openings: Ex
     (many,) = expected_shares(block, plan(block), found.tasks)
     assert many.test < retrieved.test
     assert many.fit > zero_shot.fit
+    # Answers of a label are short, and what is written before them is not.
+    (name, task) = next(iter(found.tasks.items()))
+    reasoning = replace(task, program=lambda: dspy.ChainOfThought(task.program().predictors()[0].signature))
+    long, _, trained = expected_shares(openings, plan(openings), {name: reasoning})
+    assert long.test > 2 * zero_shot.test
+    assert long.test == trained.test
 
 
 def test_a_forecast_is_scaled_by_what_earlier_runs_took(store: Path) -> None:

@@ -76,8 +76,8 @@ class Pace:
 
 USUAL_PACE = Pace(1.0, 2.5)
 """A token that is written takes longer than one that is read, even among others of a batch (measured on two cores)."""
-CHARACTERS, USUAL_CONTEXT = 4, 8000
-"""Characters of a token, and tokens of the longest prompt, of a model that is not loaded yet."""
+CHARACTERS, USUAL_CONTEXT, USUAL_REASONING = 4, 8000, 100
+"""Characters of a token, tokens of the longest prompt and of a reasoning, of a model that is not loaded yet."""
 MOST_DEMOS = 200
 """Demonstrations that expected shares render: a longer block fills most contexts, and is read once for all prompts."""
 
@@ -251,7 +251,8 @@ def _seconds(work: CellWork, pace: Pace, answer: float) -> tuple[float, float]:
 def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> list[Share]:
     """Return which part of a run's time each cell is likely to take; no model is loaded and none is asked.
 
-    Prompts are plain and counted by their characters; answers are taken to be as long as the right ones.
+    Prompts are plain and counted by their characters; answers are taken to be as long as the right ones, and a field
+    that the data lacks, such as a reasoning, to be some sentences.
     """
 
     def count(program: dspy.Module, example: dspy.Example) -> float:
@@ -265,10 +266,16 @@ def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mappin
             if variant not in found:
                 task = tasks[cell.task]
                 answers = ["\n".join(text_of(e[name]) for name in task.outputs) for e in task.test[:QUESTIONS]]
-                answer = min(mean(map(len, answers)) / CHARACTERS, cell.model.max_tokens)
+                written = mean(map(len, answers)) / CHARACTERS + USUAL_REASONING * len(_unlabelled(task))
+                answer = min(written, cell.model.max_tokens)
                 work = _work(cell, experiment, task, count, families=families, most=MOST_DEMOS)
                 found[variant] = Share(*_seconds(work, USUAL_PACE, answer))
     return [found[variant] for variant in variants]
+
+
+def _unlabelled(task: Task) -> set[str]:
+    """Return the fields that the program writes and the data has no answer for."""
+    return {f for p in task.program().predictors() for f in p.signature.output_fields} - set(task.outputs)
 
 
 def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:
