@@ -124,7 +124,7 @@ def test_a_ray_node_dies_and_its_cells_are_measured_elsewhere(
         scene.gate.close_after(FREE)
         run = scene.run("away", "--backend", "ray", RAY_ADDRESS=cluster.address, **alone)
         # More than one worker asks at once: both are at work.
-        wait_for(lambda: scene.gate.waiting > THREADS or not run.is_alive(), 120)
+        wait_for(lambda: scene.gate.waiting > THREADS or not run.is_alive())
         assert run.is_alive(), scene.said("away")
         cluster.remove_node(nodes[0], allow_graceful=False)
         scene.gate.opened.set()
@@ -141,7 +141,7 @@ def test_a_ray_node_dies_and_its_cells_are_measured_elsewhere(
 def test_a_pre_empted_job_is_queued_again_and_goes_on(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     scene.gate.close_after(FREE)
     run = scene.run("jobs", "--backend", "slurm:local")
-    wait_for(lambda: scene.gate.waiting > 1 or not run.is_alive(), 120)
+    wait_for(lambda: scene.gate.waiting > 1 or not run.is_alive())
     assert run.is_alive(), scene.said("jobs")
     begun = next((scene.folder / "jobs" / "cells").glob("*/program.json")).parent.name
     log = scene.folder / "jobs" / "slurm" / f"{begun}.err"
@@ -161,7 +161,7 @@ def test_a_pre_empted_job_is_queued_again_and_goes_on(scene: Scene, capsys: pyte
 def test_ctrl_c_ends_the_workers_and_keeps_their_rows(scene: Scene, backend: str) -> None:
     scene.gate.close_after(FREE)
     run = scene.run("away", "--backend", backend)
-    wait_for(lambda: scene.gate.waiting > 1 or not run.is_alive(), 120)
+    wait_for(lambda: scene.gate.waiting > 1 or not run.is_alive())
     assert run.pid is not None
     assert run.is_alive(), scene.said("away")
     workers = psutil.Process(run.pid).children(recursive=True)
