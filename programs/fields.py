@@ -252,3 +252,8 @@ def _content_id(record: Record, split: str, copies: Counter[str]) -> str:
     key = f"{split}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     copies[key] += 1
     return key if copies[key] == 1 else f"{key}-{copies[key]}"
+
+
+def unlabelled_fields(program: dspy.Module, outputs: Sequence[str]) -> set[str]:
+    """Return the fields that the program writes and the data has no answer for, such as a reasoning."""
+    return {f for p in program.predictors() for f in p.signature.output_fields} - set(outputs)

@@ -37,7 +37,7 @@ from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import FORMATS, ModelSpec
 from crossover.models.usage import add_usd
 from crossover.programs.demos import with_demos
-from crossover.programs.fields import text_of
+from crossover.programs.fields import text_of, unlabelled_fields
 from crossover.programs.task import Task
 
 QUESTIONS = 5
@@ -266,16 +266,12 @@ def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mappin
             if variant not in found:
                 task = tasks[cell.task]
                 answers = ["\n".join(text_of(e[name]) for name in task.outputs) for e in task.test[:QUESTIONS]]
-                written = mean(map(len, answers)) / CHARACTERS + USUAL_REASONING * len(_unlabelled(task))
+                unlabelled = unlabelled_fields(task.program(), task.outputs)
+                written = mean(map(len, answers)) / CHARACTERS + USUAL_REASONING * len(unlabelled)
                 answer = min(written, cell.model.max_tokens)
                 work = _work(cell, experiment, task, count, families=families, most=MOST_DEMOS)
                 found[variant] = Share(*_seconds(work, USUAL_PACE, answer))
     return [found[variant] for variant in variants]
-
-
-def _unlabelled(task: Task) -> set[str]:
-    """Return the fields that the program writes and the data has no answer for."""
-    return {f for p in task.program().predictors() for f in p.signature.output_fields} - set(task.outputs)
 
 
 def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:
