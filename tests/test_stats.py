@@ -13,6 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from crossover.eval.analysis import quantiles
 from crossover.eval.analysis.contrast import Contrast, adjust_pairs, classify_difference, examples_needed, holm
 from crossover.eval.analysis.latency import quantile_interval
 from crossover.eval.analysis.shares import paired_share_bound
@@ -58,6 +59,16 @@ def test_few_or_equal_scores_keep_a_wide_interval(scores: list[float]) -> None:
     e = score_interval(scores)
     assert e.low < e.mean < e.high
     assert e.high - e.low > 0.3
+
+
+@given(st.floats(1e-6, 0.5), st.integers(1, 400), st.floats(0.01, 0.99), st.floats(-9, 9))
+def test_quantiles_are_those_of_scipy_stats(tail: float, n: int, share: float, ratio: float) -> None:
+    assert quantiles.normal(tail) == pytest.approx(stats.norm.isf(tail), abs=1e-9)
+    assert quantiles.student(tail, n) == pytest.approx(stats.t.isf(tail, n), rel=1e-9, abs=1e-9)
+    assert quantiles.student_interval(tail, n, 1.0, 2.0) == pytest.approx(stats.t.interval(1 - 2 * tail, n, 1.0, 2.0))
+    assert quantiles.student_test(ratio, n) == pytest.approx(2 * stats.t.sf(abs(ratio), n))
+    assert quantiles.beta(tail, n, 3) == pytest.approx(stats.beta.isf(tail, n, 3))
+    assert quantiles.binomial(0.025, n, share) == stats.binom.ppf(0.025, n, share)
 
 
 def test_graded_scores_get_the_bootstrap_of_scipy() -> None:

@@ -36,8 +36,3 @@ def beta(tail: float, a: float, b: float) -> float:
 def binomial(below: float, n: int, share: float) -> int:
     """Return the smallest count of successes in `n` trials whose distribution function reaches `below`."""
     return int(np.searchsorted(special.bdtr(np.arange(n + 1), n, share), below))
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Return the two-sided p of the exact binomial test that a win is as likely as a loss."""
-    return min(1.0, 2 * float(special.bdtr(min(wins, losses), wins + losses, 0.5)))

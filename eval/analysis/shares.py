@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 
 from crossover.eval.analysis import quantiles
 
@@ -21,7 +21,7 @@ def wilson(mean: float, count: float, tail: float) -> tuple[float, float]:
 
 def mcnemar(wins: int, losses: int) -> float:
     """Return the p of McNemar's exact test, which is the sign test over the pairs that differ."""
-    return quantiles.sign_test(wins, losses)
+    return min(1.0, 2 * float(special.bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def paired_share_bound(wins: int, losses: int, n: int, tail: float) -> float:
