@@ -34,9 +34,7 @@ def p95(questions: int, seeds: int) -> Callable[[int], float]:
     return simulate
 
 
-def fresh_run(
-    rng: np.random.Generator, blocks: int = BLOCKS, *, tuned: float = 0.067, requests: int = 300
-) -> BreakEven:
+def fresh_run(rng: np.random.Generator, blocks: int = BLOCKS, *, tuned: float, requests: int = 300) -> BreakEven:
     """Return the break-even that a run finds of an arm that takes `tuned` seconds a request over one that takes 0.1.
 
     The speed of the machine varies from run to run, for fitting and serving alike, and from block to block for each
@@ -55,14 +53,14 @@ def fresh_run(
     return break_even_interval(costs, each)
 
 
-def break_even(blocks: int) -> Callable[[int], float]:
+def break_even(blocks: int, requests: int = 300) -> Callable[[int], float]:
     """Return how often the interval holds the break-even of an arm that saves a third of each request."""
     tuned = 0.067
 
     def simulate(draws: int) -> float:
         rng, held = np.random.default_rng(12), 0
         for _ in range(draws):
-            b = fresh_run(rng, blocks, tuned=tuned)
+            b = fresh_run(rng, blocks, tuned=tuned, requests=requests)
             low, high = b.low or 0.0, float("inf") if b.high is None else b.high
             held += low <= FIT / (PROMPT - tuned) <= high
         return held / draws

@@ -22,8 +22,8 @@ def test_equal_arms_are_seldom_called_different(simulated: Any, arms: int, worse
 def test_intervals_of_p95_and_break_even_hold_the_truth(simulated: Any) -> None:
     latencies = importlib.import_module("latency_simulation")
     assert latencies.p95(80, 3)(100) >= 0.93
-    assert latencies.break_even(5)(40) >= 0.85
-    assert latencies.break_even(1)(40) <= 0.40
+    assert latencies.break_even(5, 40)(40) >= 0.85
+    assert latencies.break_even(1, 40)(40) <= 0.40
 
 
 def test_a_bad_third_arm_makes_no_cheap_arm_chosen(simulated: Any) -> None:
