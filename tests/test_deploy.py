@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,10 +36,13 @@ def test_accelerate_reads_its_configuration(name: str, kind: str) -> None:
     assert (config.distributed_type, config.num_processes) == (kind, 2)
 
 
-def test_every_server_is_on_loopback() -> None:
+def test_every_server_is_on_loopback_and_mlflow_has_the_driver_of_its_database() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     assert set(services) == {"postgres", "mlflow", "weaviate", "vllm"}
     assert all(port.startswith("127.0.0.1:") for s in services.values() for port in s.get("ports", []))
+    project = tomllib.loads((DEPLOY.parent.parent / "pyproject.toml").read_text())["project"]
+    (driver,) = project["optional-dependencies"]["postgres"]
+    assert driver in services["mlflow"]["command"][-1]
 
 
 def test_a_plan_names_the_command_of_its_trainings(tmp_path: Path) -> None:
