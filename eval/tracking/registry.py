@@ -56,8 +56,7 @@ def register(
                 signature=ModelSignature(Schema(inputs), Schema(outputs)),
             )
         client.log_artifacts(run_id, str(work / "model"), "model")
-        with contextlib.suppress(MlflowException):  # the name has a version already
-            client.create_registered_model(name)
+        made_once(partial(client.create_registered_model, name), partial(client.get_registered_model, name))
         uri = f"{client.get_run(run_id).info.artifact_uri}/model"
         tags = {"crossover.cell": recipe["cell"], **{k: str(recipe[k]) for k in ("task", "method", "seed")}}
         number = str(client.create_model_version(name, uri, run_id=run_id, tags=tags, description=about).version)
