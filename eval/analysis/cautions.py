@@ -108,16 +108,16 @@ def _unparsed_answers(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str
 
 
 ENDINGS = {
-    "length": "were cut at `max_tokens`",
-    "refusal": "are refusals",
-    "reasoning": "are reasoning without an answer",
-    "empty": "are empty",
+    "length": ("was cut at `max_tokens`", "were cut at `max_tokens`"),
+    "refusal": ("is a refusal", "are refusals"),
+    "reasoning": ("is reasoning without an answer", "are reasoning without an answer"),
+    "empty": ("is empty", "are empty"),
 }
-"""What `Row.ending` says of an answer, in words."""
+"""What `Row.ending` says, in words: of one answer, and of several."""
 
 
 def _broken_answers(arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> str:
-    counts = [f"{n} of {a.name}'s {a.rows} answers {ENDINGS[k]}" for a in arms for k, n in a.endings.items()]
+    counts = [f"{n} of {a.name}'s {a.rows} answers {ENDINGS[k][n > 1]}" for a in arms for k, n in a.endings.items()]
     if not counts:
         return ""
     cut = any("length" in a.endings for a in arms)
