@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from crashing import timeless
 from openai_server import Messages, openai_server
+from ray_nodes import ALONE, ray_nodes
 from remote_experiment import first_word, write_remote
 from section import markdown_table, write_section
 
@@ -29,13 +30,7 @@ SCALE = Path(__file__).parent.parent / "docs" / "scale.md"
 SECONDS, CALLS_AT_ONCE = 0.2, 2
 CELLS, QUESTIONS, WORKERS = 16, 60, (1, 2, 4)
 MANY, ROWS, KILLED_AT = 200, 12, (50, 100)
-SETTINGS = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "CROSSOVER_LATENCY_REQUESTS": "1",
-    "OPENAI_API_KEY": "none",
-}
-LOOPBACK = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+SETTINGS = ALONE | {"CROSSOVER_LATENCY_REQUESTS": "1", "OPENAI_API_KEY": "none"}
 
 
 class Clock:
@@ -91,17 +86,10 @@ def wait(process: "subprocess.Popen[bytes]", store: Path) -> None:
 
 def on_cluster(file: Path, store: Path, workers: int, during: Callable[[Any], None] = lambda cluster: None) -> None:
     """Run the experiment on a cluster of so many nodes, while something happens to it."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **LOOPBACK})
-    try:
-        for _ in range(workers):
-            cluster.add_node(num_cpus=1, **LOOPBACK)
+    with ray_nodes(workers) as cluster:
         process = run_on(file, store, cluster.address)
         during(cluster)
         wait(process, store)
-    finally:
-        cluster.shutdown()
 
 
 def experiment(folder: Path, url: str, *, cells: int, questions: int) -> Path:

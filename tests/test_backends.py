@@ -17,6 +17,7 @@ from crashing import question, summaries, timeless
 from openai_server import Messages, Served, openai_server
 from openings import write_openings
 from processes import UNTRACKED, ended, start, wait_for
+from ray_nodes import ALONE, ray_nodes
 from remote_experiment import first_word, write_remote
 
 from crossover.eval.cli.main import main
@@ -111,26 +112,17 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 def test_a_ray_node_dies_and_its_cells_are_measured_elsewhere(
     scene: Scene, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    # On Linux, Ray takes 127.0.0.1 for the machine's address in the network, unless it is told that there is none.
-    alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    monkeypatch.setenv(*next(iter(alone.items())))
-    from ray.cluster_utils import Cluster
-
-    loopback = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **loopback})
-    try:
-        nodes = [cluster.add_node(num_cpus=1, **loopback) for _ in range(2)]
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
+    with ray_nodes(2) as cluster:
         scene.gate.close_after(FREE)
-        run = scene.run("away", "--backend", "ray", RAY_ADDRESS=cluster.address, **alone)
+        run = scene.run("away", "--backend", "ray", RAY_ADDRESS=cluster.address, **ALONE)
         # More than one worker asks at once: both are at work.
         wait_for(lambda: scene.gate.waiting > THREADS or not run.is_alive())
         assert run.is_alive(), scene.said("away")
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         scene.gate.opened.set()
         assert ended(run) == 0, scene.said("away")
-    finally:
-        cluster.shutdown()
     scene.check("away", capsys)
     asked = len(scene.served.bodies)
     assert ended(scene.run("again", store="away")) == 0
