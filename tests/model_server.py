@@ -1,7 +1,6 @@
 """`transformers serve` on loopback: a real model behind a real OpenAI-compatible server, in a process of its own."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import tiny
+from processes import free_port
 
 PRICED, UNPRICED = "gpt-4o-mini", "house-model"
 """Names that the small model is served by: one that stands in the table of prices, and one that does not."""
@@ -21,9 +21,7 @@ def model_server(folder: Path, seconds: float = 600) -> Iterator[str]:
     """Serve the small model and yield the address; a model's name is its folder, seen from the server's."""
     for name in (PRICED, UNPRICED):
         (folder / name).symlink_to(tiny.FOLDER, target_is_directory=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # float32, as the model runs in this process: at half the precision some answers differ.
     argv = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     with (folder / "served.log").open("wb") as log:

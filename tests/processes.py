@@ -4,6 +4,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -75,3 +76,10 @@ def wait_for(seen: Any, seconds: float = 600) -> None:
     while not seen():
         assert time.monotonic() < deadline, "did not happen"
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

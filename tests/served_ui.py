@@ -1,12 +1,13 @@
 """Run `crossover ui` on a store: MLflow's own server, on loopback, ended as a person ends it."""
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from processes import free_port
 
 
 def start_ui(store: Path) -> tuple["subprocess.Popen[str]", str]:
@@ -14,9 +15,7 @@ def start_ui(store: Path) -> tuple["subprocess.Popen[str]", str]:
 
     What it prints after that, such as the address of the last run, stays to be read from the process.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     # A process started in the background ignores Ctrl-C, and its children inherit that.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 from loopback_weaviate import Loopback, serve
-from processes import UNTRACKED
+from processes import UNTRACKED, free_port
 
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.spec import Retrieval
@@ -61,12 +60,6 @@ def opened() -> Iterator[Callable[[Loopback], Weaviate]]:
 Open = Callable[[Loopback], Weaviate]
 
 
-def closed_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 def fault(retriever: Weaviate) -> str:
     with pytest.raises(UserError) as caught:
         retriever.index(CORPUS)
@@ -75,7 +68,7 @@ def fault(retriever: Weaviate) -> str:
 
 
 def test_no_server_is_one_line_with_the_command_that_starts_one() -> None:
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     assert fault(Weaviate(url=url, query="bm25")) == (
         f"Weaviate at {url} cannot be reached; set `url` or WEAVIATE_URL, or run one: {DOCKER}"
     )
@@ -110,7 +103,7 @@ def test_an_old_server_is_told_by_its_version(start: Start, opened: Open) -> Non
 
 def test_a_blocked_grpc_port_is_named(start: Start, opened: Open) -> None:
     server = start()
-    server.grpc_port = closed_port()
+    server.grpc_port = free_port()
     message = fault(opened(server))
     assert f"its gRPC port {server.grpc_port} does not" in message
     assert message.endswith("or set `grpc_port`")
@@ -128,7 +121,7 @@ def test_a_cloud_cluster_needs_a_key() -> None:
 
 def test_an_embedded_server_without_its_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # An address that is nobody's stands for no network: the client downloads the binary from GitHub.
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr("weaviate.embedded.DEFAULT_BINARY_PATH", str(tmp_path))
     monkeypatch.setattr("weaviate.connect.helpers.DEFAULT_BINARY_PATH", str(tmp_path), raising=False)
     message = fault(Weaviate(embedded=True, query="bm25", folder=tmp_path))
