@@ -59,4 +59,4 @@ def postgres() -> Iterator[str]:
         subprocess.run(init, check=True, capture_output=True, cwd=name, user=user)
         command = ["postgres", "-D", data, "-p", port, "-h", "127.0.0.1", "-k", "", "-F"]
         with running(command, until="ready to accept connections", cwd=Path(name), user=user):
-            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg://mlflow@127.0.0.1:{port}/postgres"
