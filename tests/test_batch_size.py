@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import resource
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import pytest
 import tiny
 import torch
 from fakes import fit_intents, metric
+from heap import limit_growth, return_freed_blocks
 from processes import FORKS, ended
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -115,12 +115,12 @@ def wide_model(folder: Path) -> None:
 
 def fit_limited(folder: str, rows: list[dict[str, str]], size: int | str, megabytes: int = 0) -> None:
     """Fit in a process whose heap may grow by so many megabytes once the model is loaded; 0 for no limit."""
+    if megabytes:
+        return_freed_blocks()
     model = load_model(ModelSpec(f"local:{folder}/model", prompt_format="plain", decode="free", max_tokens=2))
     examples, lines = [dspy.Example(**row).with_inputs("text") for row in rows], list[str]()
     if megabytes:
-        status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-        most = int(status["VmData"].split()[0]) * 1024 + (megabytes << 20)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        limit_growth(megabytes)
     with dspy.context(lm=model.lm, adapter=model.prompt_format):
         fitted = method_of(
             "sft", {"bf16": False, "epochs": 1, "target_modules": "q_proj, v_proj", "batch_size": size}

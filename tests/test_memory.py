@@ -3,12 +3,12 @@
 import gc
 import json
 import random
-import resource
 import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 from dspy import lm15
+from heap import limit_growth, return_freed_blocks
 from processes import FORKS, ended
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -164,15 +165,9 @@ def too_many_for(most: int) -> Any:
     return check
 
 
-def close_heap() -> None:
-    """Let the heap grow by 70 MB at most: one row takes 6 MB a tensor, all rows together 100 MB."""
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    most = int(status["VmData"].split()[0]) * 1024 + (70 << 20)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-
-
 def limited(out: str) -> None:
-    """Answer in a process whose heap may hardly grow: first one by one, then all at once."""
+    """Answer in a process whose heap may grow by 70 MB: a row takes 6 MB a tensor, all rows together 100 MB."""
+    return_freed_blocks()
     torch.set_num_threads(1)
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
@@ -188,7 +183,7 @@ def limited(out: str) -> None:
     requests = [request(f"text: {n} " + f"word {n} " * 20) for n in range(16)]
     alone = [served.complete(r).message.text for r in requests]
     # All threads begin before the heap is closed to their stacks.
-    ready = threading.Barrier(len(requests), action=close_heap)
+    ready = threading.Barrier(len(requests), action=partial(limit_growth, 70))
 
     def ask(r: lm15.Request) -> str:
         ready.wait()

@@ -1,6 +1,5 @@
 """Rows as columns are the rows that were written, whole or torn."""
 
-import ctypes
 import json
 import resource
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from factories import make_row
+from heap import return_freed_blocks
 from processes import FORKS, ended
 
 from crossover.eval.store.result import append_rows, read_rows
@@ -64,16 +64,9 @@ def test_a_torn_line_ends_the_table(tmp_path: Path) -> None:
     assert list(read_table(tmp_path / "none.jsonl")) == []
 
 
-M_MMAP_THRESHOLD = -3
-"""Number of this parameter in malloc.h."""
-
-
 def use_rows(folder: str, count: int) -> None:
     """Append rows as a scoring pass does, resume the file, read it as a comparison does; write by how much it grew."""
-    if sys.platform == "linux":
-        # glibc raises this threshold with every large block that was freed before, here by imports; beyond it growing
-        # columns leave holes of up to 3 MB behind, by chance. Fixed, what is measured is what rows need.
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 17)
+    return_freed_blocks()
     ids = [sys.intern(f"test-{n}") for n in range(count)]
     file, before = Path(folder) / "rows.jsonl", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for n in range(0, count, 1000):
