@@ -1,11 +1,8 @@
 """Run a program over examples and score it: the one copy, used for selection on val and for the final test."""
 
-import contextvars
 import math
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +16,7 @@ from crossover.programs.fields import RESERVED, answers_of, text_of
 from crossover.programs.judge import Judged
 from crossover.programs.metrics import Scored, normalise
 from crossover.programs.task import Metric
+from crossover.programs.threads import in_threads
 
 ADVICE = " To fix: - "
 """What DSPy adds to a provider's error: the same for every error of a kind, and for those who call it by themselves."""
@@ -202,63 +200,26 @@ def score_examples(
 
     An exception that ends the run (budget, limit) is raised after the rows of the calls under way.
     """
-    labels = label_sets(program)
-    if threads == 1:
-        yield from (score_example(program, e, metric, price, labels, waited) for e in examples)
-        return
-    waiting, lock, ended = iter(examples), threading.Lock(), threading.Event()
-    # Each worker fetches its own next example: handing every one over from here costs two thread switches a row.
-    rows: queue.SimpleQueue[Row | BaseException | None] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            while not ended.is_set():
-                with lock:
-                    example = next(waiting, None)
-                if example is None:
-                    break
-                rows.put(score_example(program, example, metric, price, labels, waited))
-        except BaseException as e:  # a spent budget is not an Exception
-            rows.put(e)
-        finally:
-            rows.put(None)
-
-    workers = min(threads, len(examples)) if isinstance(examples, Sequence) else threads
-    yield from _rows_of(work, rows, ended, workers=max(1, workers))
+    for rows in score_batches(program, examples, metric, price=price, waited=waited, threads=threads):
+        yield from rows
 
 
-def _rows_of(
-    work: Callable[[], None],
-    rows: "queue.SimpleQueue[Row | BaseException | None]",
-    ended: threading.Event,
+def score_batches(
+    program: dspy.Module,
+    examples: Iterable[dspy.Example],
+    metric: Metric,
     *,
-    workers: int,
-) -> Iterator[Row]:
-    """Run `work` in threads and yield the rows that it puts, up to one None from each; raise its first exception."""
-    # DSPy's settings live in context variables, which plain threads do not inherit.
-    running = [
-        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(workers)
-    ]
-    try:
-        for w in running:
-            w.start()
-        working, stop = workers, None
-        while working:
-            row = rows.get()
-            if row is None:
-                working -= 1
-            elif isinstance(row, BaseException):
-                stop = stop or row
-                ended.set()
-            else:
-                yield row
-        if stop is not None:
-            raise stop
-    finally:
-        ended.set()
-        for w in running:
-            if w.is_alive():
-                w.join()
+    price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
+    waited: Callable[[str], float] = lambda example_id: 0.0,
+    threads: int = 8,
+) -> Generator[list[Row], None, None]:
+    """Return what `score_examples` yields as lists, each of the rows that finished since the one before."""
+    labels = label_sets(program)
+
+    def row_of(example: dspy.Example) -> Row:
+        return score_example(program, example, metric, price, labels, waited)
+
+    return in_threads(row_of, examples, threads)
 
 
 def mean_score(rows: Sequence[Row]) -> float:

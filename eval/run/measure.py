@@ -18,7 +18,7 @@ from crossover.models.last_answer import recorded
 from crossover.models.load import LoadedModel
 from crossover.models.meter import Meter
 from crossover.models.price import TokenCounts
-from crossover.programs.score import Row, score_examples
+from crossover.programs.score import Row, score_batches
 from crossover.programs.task import Fitted, Metric, Task
 
 FATAL = ("LMAuthError", "LMBillingError", "LMUnsupportedModelError", "LMNotConfiguredError")
@@ -55,14 +55,13 @@ def measure_accuracy(
     ahead = sending_ahead(fitted.program, lm, model.prompt_format)
     with RowLog(file) as log, context, states_of(fitted.lm, file), ahead as sent:
         scored = _scored(fitted.program, left, task.metric, model.price, threads, sent)
-        for row in until_outage(scored, left, progress.note):
-            if row.failure or not model.local:
-                # A provider's answer, a program or a metric may quote a key.
-                output, raw = redact_all(row.output), redact(row.raw)
-                row = replace(row, failure=redact(row.failure), raw=raw, output=output)
-            log.add(row)
-            table.append(vars(row))
-            fresh += 1
+        for rows in until_outage(scored, left, progress.note):
+            # A provider's answer, a program or a metric may quote a key.
+            safe = [row if model.local and not row.failure else _redacted(row) for row in rows]
+            log.add(safe)
+            for row in safe:
+                table.append(vars(row))
+            fresh += len(safe)
             progress.examples(before + fresh, len(examples))
     # Weights that were trained are saved with a tokenizer that lacks nothing any more.
     remarks = dict.fromkeys([*innermost(model.lm).remarks, *innermost(fitted.lm).remarks])
@@ -78,6 +77,10 @@ def measure_accuracy(
     return table, sum(seconds for _, seconds in pace) * len(examples) / timed if timed else 0.0
 
 
+def _redacted(row: Row) -> Row:
+    return replace(row, failure=redact(row.failure), raw=redact(row.raw), output=redact_all(row.output))
+
+
 def _scored(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -85,10 +88,10 @@ def _scored(
     price: Callable[[TokenCounts], float | None],
     threads: int,
     ahead: Ahead | None,
-) -> Generator[Row, None, None]:
+) -> Generator[list[Row], None, None]:
     """Yield a row for each example; their prompts are sent ahead if the first shows that the program asks for them."""
     if ahead is None:
-        yield from score_examples(program, examples, metric, price=price, threads=threads)
+        yield from score_batches(program, examples, metric, price=price, threads=threads)
         return
 
     def waited(example_id: str) -> float:
@@ -96,27 +99,27 @@ def _scored(
         return ahead.waited.pop(example_id, 0.0)
 
     first, rest = ahead.answered(examples[:1]), examples[1:]
-    yield from score_examples(program, first, metric, price=price, waited=waited, threads=1)
+    yield from score_batches(program, first, metric, price=price, waited=waited, threads=1)
     asked = ahead.answered(rest) if ahead.claimed else rest
-    yield from score_examples(program, asked, metric, price=price, waited=waited, threads=threads)
+    yield from score_batches(program, asked, metric, price=price, waited=waited, threads=threads)
 
 
 def until_outage(
-    rows: Generator[Row, None, None], examples: Sequence[dspy.Example], note: Callable[[str], None]
-) -> Generator[Row, None, None]:
+    batches: Generator[list[Row], None, None], examples: Sequence[dspy.Example], note: Callable[[str], None]
+) -> Generator[list[Row], None, None]:
     """Yield the rows; where the first all fail by one of FATAL, ask no more and yield the rest as failed alike."""
-    first, seen = "", set[str]()
-    for row in rows:
-        kind = row.failure.removeprefix("lm: ").partition(":")[0]
-        first = kind if not seen else first if kind == first else ""
-        seen.add(row.id)
-        yield row
-        if len(seen) == FIRST_ROWS and first in FATAL:
-            break
+    first, seen = list[Row](), set[str]()
+    for rows in batches:
+        yield rows
+        seen.update(row.id for row in rows)
+        if len(first) < FIRST_ROWS:
+            first = [*first, *rows][:FIRST_ROWS]
+            kinds = {row.failure.removeprefix("lm: ").partition(":")[0] for row in first}
+            if len(first) == FIRST_ROWS and len(kinds) == 1 and kinds <= set(FATAL):
+                break
     else:
         return
-    rows.close()
-    left = [e for e in examples if str(e["id"]) not in seen]
-    note(f"warning: the first {FIRST_ROWS} rows failed alike, so {len(left)} are not asked: {row.failure}")
-    for e in left:
-        yield Row(str(e["id"]), None, row.failure, 0, 0, 0, 0, 0.0, 0.0, {})
+    batches.close()
+    left, failure = [e for e in examples if str(e["id"]) not in seen], first[-1].failure
+    note(f"warning: the first {FIRST_ROWS} rows failed alike, so {len(left)} are not asked: {failure}")
+    yield [Row(str(e["id"]), None, failure, 0, 0, 0, 0, 0.0, 0.0, {}) for e in left]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import dspy
@@ -10,7 +11,7 @@ from crossover.eval.analysis.arm import MOST_FAILED
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.measure import until_outage
 from crossover.models.meter import Meter
-from crossover.programs.score import score_examples
+from crossover.programs.score import score_batches
 from crossover.programs.task import Fitted, Task
 
 
@@ -24,8 +25,8 @@ def score_on_val(
     """
     meter = Meter(file=answers)
     with dspy.context(lm=meter.metered(fitted.lm), disable_history=True, trace=None):
-        scored = score_examples(fitted.program, val, task.metric, threads=context.threads)
-        rows = list(until_outage(scored, val, context.progress.note))
+        scored = score_batches(fitted.program, val, task.metric, threads=context.threads)
+        rows = list(chain.from_iterable(until_outage(scored, val, context.progress.note)))
     meter.close()
     scores, labels = [r.score for r in rows if r.score is not None], fitted.facts.labels_used
     fitted.spent += replace(meter.total, seconds=meter.seconds)
