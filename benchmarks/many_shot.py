@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--model", default="smollm2")
     p.add_argument("--questions", type=int, default=64)
     p.add_argument("--few", type=int, default=8, help="questions for (a), which is slow")
-    p.add_argument("--demos", type=int, nargs="*", default=[16, 64, 256])
+    p.add_argument("--demos", type=int, nargs="*", default=[64, 128, 512], help="as many as fit at most")
     p.add_argument("--repeats", type=int, default=2)
     p.add_argument("--long", type=int, help="also fill a context of so many tokens, with random weights")
     a = p.parse_args(argv)
