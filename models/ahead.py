@@ -39,6 +39,29 @@ class Job(Protocol):
         ...
 
 
+class Turns(Sequence[lm15.Message]):
+    """The messages of a prompt; all but the last are shared with other prompts, as copies of hundreds take long."""
+
+    __slots__ = ("_last", "_shared")
+
+    def __init__(self, shared: tuple[lm15.Message, ...], last: lm15.Message) -> None:
+        """Put the last message after the shared ones."""
+        self._shared, self._last = shared, last
+
+    def __len__(self) -> int:
+        """Return the number of messages."""
+        return len(self._shared) + 1
+
+    def __iter__(self) -> Iterator[lm15.Message]:
+        """Yield the messages."""
+        yield from self._shared
+        yield self._last
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a message, or several by a slice."""
+        return (*self._shared, self._last)[index]
+
+
 @dataclass(frozen=True, slots=True)
 class SentRequest(lm15.Request):
     """A request that an engine computes before it is asked for."""

@@ -13,7 +13,7 @@ from dspy import lm15
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossover.models.adapters import attach, switch
-from crossover.models.ahead import SentRequest
+from crossover.models.ahead import SentRequest, Turns
 from crossover.models.batching import Job, decode_jobs, failing, groups_by_prefix
 from crossover.models.constrained import CompiledGrammar, Grammars
 from crossover.models.decode import Prompt, can_share, stop_tokens
@@ -141,14 +141,14 @@ class LocalEngine:
         """
         with self._tokenizing:
             rows = self._encoder.encode_all(messages_of(request), contents)
-        sent, jobs = list[SentRequest | None](), list[Job]()
+        sent, jobs, shared = list[SentRequest | None](), list[Job](), request.messages[:-1]
         for content, ids in zip(contents, rows, strict=True):
             try:
                 jobs.append(self._job(request, ids))
             except lm15.ContextLengthError:
                 sent.append(None)
                 continue
-            messages = (*request.messages[:-1], lm15.Message.user(content))
+            messages: Any = Turns(shared, lm15.Message.user(content))
             sent.append(SentRequest(request.model, messages, request.system, config=request.config, job=jobs[-1]))
         self._worker.expect(len(jobs))
         for job in jobs:
