@@ -74,6 +74,21 @@ def test_time_that_belongs_to_no_cell_does_not_lengthen_what_is_left() -> None:
     assert progress.line() == "cell 1 of 2: a, 5/10 examples at 1.0/s, about 15 s left"
 
 
+def test_a_fit_counts_its_own_time_down() -> None:
+    """It went up: `1 min left` before a training, `10 min left` at its end."""
+    clock = Clock()
+    progress = Progress(2, stream=io.StringIO(), clock=clock)
+    progress.expect([Share(0, 10), Share(30, 10)])
+    progress.start_cell(1, "a")
+    clock.now = 20
+    progress.finish_cell()
+    progress.start_cell(2, "b")
+    shown = []
+    for clock.now in (20, 50, 80, 500):
+        shown.append(progress.line().rpartition(", ")[2])
+    assert shown == ["about 1 min 20 s left", "about 50 s left", "about 20 s left", "about 20 s left"]
+
+
 def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1, stream=stream, clock=clock)

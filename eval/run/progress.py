@@ -56,7 +56,7 @@ class Progress:
         self._cell = 0
         self._name = self._doing = ""
         self._done = self._total = self._first_done = 0
-        self._examples_started = self._started
+        self._examples_started = self._cell_started = self._started
         self._shares: Sequence[Share] = ()
         self._worked = 0.0
         """Shares of the finished cells."""
@@ -76,6 +76,7 @@ class Progress:
             if not self._cell:
                 self._started = self._clock()
             self._cell, self._name, self._doing = index, visible(name), ""
+            self._cell_started = self._clock()
             self._done = self._total = 0
             self._show(force=True)
 
@@ -83,6 +84,7 @@ class Progress:
         """Leave seconds that the shares of the cells do not cover out of the pace that tells the time left."""
         with self._lock:
             self._started += seconds
+            self._cell_started += seconds
 
     def examples(self, done: int, total: int) -> None:
         """Show how many test examples of the cell are scored."""
@@ -154,16 +156,21 @@ class Progress:
         """Return the time left if the rest goes at the pace of what is done; empty before anything is."""
         if not 0 < self._cell <= len(self._shares):
             return ""
-        here, done, before = self._shares[self._cell - 1], 0.0, 0.0
-        if self._total:
+        here, later = self._shares[self._cell - 1], sum(sum(s) for s in self._shares[self._cell :])
+        if not self._total:
+            # How far the fit has come is not known: it takes as long as forecast, or ends now if it took longer.
+            pace = (self._cell_started - self._started) / self._worked if self._worked else 0.0
+            fitting = max(0.0, pace * here.fit - (self._clock() - self._cell_started))
+            left = fitting + pace * (here.test + later)
+        else:
             # Examples that an earlier run scored took no time of this one.
             before = here.test * self._first_done / self._total
             done = here.fit + here.test * self._done / self._total - before
-        if not self._worked and done < FEWEST_DONE * sum(here):
-            return ""
-        worked = self._worked + done
-        left = sum(sum(s) for s in self._shares[self._cell - 1 :]) - before - done
-        return duration((self._clock() - self._started) / worked * left) if worked > 0 and left > 0 else ""
+            if not self._worked and done < FEWEST_DONE * sum(here):
+                return ""
+            worked = self._worked + done
+            left = (self._clock() - self._started) / worked * (sum(here) - before - done + later) if worked > 0 else 0.0
+        return duration(left) if left > 0 else ""
 
     def _show(self, *, force: bool = False) -> None:
         now = self._clock()
