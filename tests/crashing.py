@@ -14,6 +14,8 @@ from typing import Any
 from openai_server import Served
 from processes import ended, start
 
+from crossover.eval.run.latency import timed_questions
+
 THREADS = 2
 TIMES = ("latency_ms", "retrieval_ms", "mlflow_run_id", "mlflow_run_ids")
 """Keys of an arm in `--json` that no two runs share: what was timed, and the names that MLflow gave."""
@@ -21,9 +23,6 @@ RESULT_TIMES = ("latency", "serve_seconds", "rows_sha256", "mlflow_run_id")
 """Keys of a cell's summary that no two runs share; the rows hold the seconds of each answer."""
 NOTE_TIMES = ("resumed_from_step", "replayed_calls")
 """Notes that tell of the interruption itself."""
-
-FIRST = ("of 200", "of 201")
-"""Of the first two test examples, which a warm-up asks."""
 
 Moment = Callable[[Path], bool]
 """Tells, of the folder of a run, whether the time has come."""
@@ -77,6 +76,8 @@ class Scene:
     expected: str = ""
     summaries: dict[str, Any] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    warm_up: tuple[str, ...] = ()
+    """Texts of the test examples that an arm is warmed up with before it is timed."""
     seconds: float = 0.0
     sending: float = 0.0
     """Of the seconds, those from the first finished cell on, in which MLflow is told."""
@@ -91,8 +92,10 @@ class Scene:
         assert process.exitcode == 0, self.said(folder)
         self.seconds, self.sending = time.monotonic() - began, time.monotonic() - written
         self.expected, self.summaries = timeless(self.out(folder)), summaries(folder / "mlruns")
-        ids = [json.loads(line)["id"] for line in (self.file.parent / "test.jsonl").read_text().splitlines()]
-        assert all([r["id"] for r in cell["rows"]] == sorted(ids) for cell in self.summaries.values())
+        test: Any = [json.loads(line) for line in (self.file.parent / "test.jsonl").read_text().splitlines()]
+        ids = sorted(row["id"] for row in test)
+        assert all([r["id"] for r in cell["rows"]] == ids for cell in self.summaries.values())
+        self.warm_up = tuple(str(e.get("text")) for e in timed_questions(test, 1, seed=0, seeds=[0])[1])
         self.asked = Counter(question(b) for b in self.served.bodies[before:])
 
     def run(self, folder: Path, *flags: str) -> BaseProcess:
@@ -132,7 +135,7 @@ class Scene:
         assert summaries(store) == self.summaries
         assert not list(store.glob("cells/*/serving.jsonl"))
         again = Counter(question(b) for b in self.served.bodies[before:]) - self.asked
-        warm_up = sum(n for q, n in again.items() if any(f in json.loads(q)[-1]["content"] for f in FIRST))
+        warm_up = sum(n for q, n in again.items() if json.loads(q)[-1]["content"].endswith(self.warm_up))
         # Asked again: what was under way when the process died, and two requests an arm to warm up before timing.
         assert again.total() - warm_up <= kills * THREADS, again
         assert again.total() <= kills * (THREADS + 2 * len(self.summaries)), again
