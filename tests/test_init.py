@@ -190,6 +190,12 @@ def test_a_folder_of_documents_makes_it_retrieve_and_tells_the_gold_column(
     assert "q: train 24, val 4, test 12, corpus 2, metric numeric_match" in capsys.readouterr().out
 
 
+def test_answers_from_documents_are_scored_by_the_words_they_share() -> None:
+    rows = [Record({"question": f"what {i}?", "answer": f"week {i}"}, "") for i in range(40)]
+    assert guess(rows, Choices(docs="docs")).metric == "token_f1"
+    assert guess(rows, Choices()).metric == "exact_match"
+
+
 class Terminal(io.TextIOWrapper):
     """Standard input as a terminal gives it."""
 

@@ -189,7 +189,9 @@ def _metric(program: str, answers: Sequence[str]) -> str:
         return ""
     if all(a.strip().lstrip("-").replace(".", "", 1).isdecimal() for a in answers):
         return "numeric_match"
-    return "exact_match" if median(len(a.split()) for a in answers) <= SHORT_ANSWER else "token_f1"
+    # Asked about a document, a model answers in a sentence: as in SQuAD, what it shares with the answer counts.
+    short = median(len(a.split()) for a in answers) <= SHORT_ANSWER
+    return "exact_match" if short and program == "answer" else "token_f1"
 
 
 def _max_tokens(program: str, answers: Sequence[str], outputs: int) -> int:
