@@ -212,14 +212,18 @@ def score_batches(
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
     waited: Callable[[str], float] = lambda example_id: 0.0,
     threads: int = 8,
+    when_needed: bool = False,
 ) -> Generator[list[Row], None, None]:
-    """Return what `score_examples` yields as lists, each of the rows that finished since the one before."""
+    """Return what `score_examples` yields as lists, each of the rows that finished since the one before.
+
+    With `when_needed`, for answers that are there already, most threads are started only if the program has to wait.
+    """
     labels = label_sets(program)
 
     def row_of(example: dspy.Example) -> Row:
         return score_example(program, example, metric, price, labels, waited)
 
-    return in_threads(row_of, examples, threads)
+    return in_threads(row_of, examples, threads, when_needed=when_needed)
 
 
 def mean_score(rows: Sequence[Row]) -> float:

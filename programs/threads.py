@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -21,10 +22,21 @@ class _Ended(NamedTuple):
     """A thread has ended."""
 
 
-def in_threads(apply: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[list[R], None, None]:
+class _HeldUp(NamedTuple):
+    """A thread took longer for an item than computing alone takes."""
+
+
+FEW, HELD_UP = 2, 0.02
+"""Threads that begin of those that are started when needed, and seconds for an item after which the others do."""
+
+
+def in_threads(
+    apply: Callable[[T], R], items: Iterable[T], threads: int, *, when_needed: bool = False
+) -> Generator[list[R], None, None]:
     """Yield what `apply` returns for each item, as lists of all that was returned since the one before.
 
-    At most `threads` items are under way, each in the caller's context variables; one thread is the calling one.
+    At most `threads` items are under way, each in the caller's context variables; one thread is the calling one. With
+    `when_needed`, most threads are started only if items have to wait: those that compute hinder each other.
 
     Raises:
         BaseException: the first that `apply` raised, after the results of the items under way.
@@ -34,7 +46,7 @@ def in_threads(apply: Callable[[T], R], items: Iterable[T], threads: int) -> Gen
         return
     waiting, lock, stopped = iter(items), threading.Lock(), threading.Event()
     # Each worker fetches its own next item: handing every one over from here costs two thread switches an item.
-    handed: queue.SimpleQueue[R | _Raised | _Ended] = queue.SimpleQueue()
+    handed: queue.SimpleQueue[R | _Raised | _HeldUp | _Ended] = queue.SimpleQueue()
 
     def work() -> None:
         try:
@@ -43,7 +55,10 @@ def in_threads(apply: Callable[[T], R], items: Iterable[T], threads: int) -> Gen
                     item = next(waiting, None)
                 if item is None:
                     break
+                began = time.perf_counter()
                 handed.put(apply(item))
+                if when_needed and time.perf_counter() - began > HELD_UP:
+                    handed.put(_HeldUp())
         except BaseException as e:  # a spent budget is not an Exception
             handed.put(_Raised(e))
         finally:
@@ -51,18 +66,22 @@ def in_threads(apply: Callable[[T], R], items: Iterable[T], threads: int) -> Gen
 
     workers = max(1, min(threads, len(items)) if isinstance(items, Sequence) else threads)
     # DSPy's settings live in context variables, which plain threads do not inherit.
-    running = [
-        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(workers)
-    ]
+    pool = [threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(workers)]
+    started = pool[:FEW] if when_needed else pool
     try:
-        for w in running:
+        for w in started:
             w.start()
-        raised = list[BaseException]()
-        while workers:
+        raised, working = list[BaseException](), len(started)
+        while working:
             results = list[R]()
             for one in _all_of(handed):
-                if isinstance(one, _Ended):
-                    workers -= 1
+                if isinstance(one, _HeldUp):
+                    for w in pool[len(started) :]:
+                        w.start()
+                    working += len(pool) - len(started)
+                    started = pool
+                elif isinstance(one, _Ended):
+                    working -= 1
                 elif isinstance(one, _Raised):
                     raised.append(one.error)
                     stopped.set()
@@ -74,7 +93,7 @@ def in_threads(apply: Callable[[T], R], items: Iterable[T], threads: int) -> Gen
             raise raised[0]
     finally:
         stopped.set()
-        for w in running:
+        for w in started:
             if w.is_alive():
                 w.join()
 

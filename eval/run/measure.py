@@ -100,8 +100,16 @@ def _scored(
 
     first, rest = ahead.answered(examples[:1]), examples[1:]
     yield from score_batches(program, first, metric, price=price, waited=waited, threads=1)
-    asked = ahead.answered(rest) if ahead.claimed else rest
-    yield from score_batches(program, asked, metric, price=price, waited=waited, threads=threads)
+    there = ahead.claimed > 0
+    yield from score_batches(
+        program,
+        ahead.answered(rest) if there else rest,
+        metric,
+        price=price,
+        waited=waited,
+        threads=threads,
+        when_needed=there,
+    )
 
 
 def until_outage(
