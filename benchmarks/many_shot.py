@@ -1,7 +1,8 @@
 """Many-shot serving: this engine against what a user would wire to DSPy today.
 
 `python benchmarks/many_shot.py [--model NAME] [--questions N] [--long TOKENS]` prints the device, questions per second,
-the ratios, and the peak memory; beyond the model's context one of its shape with random weights serves:
+the ratios and the peak memory, and fails where a size misses a bar of its device; beyond the model's context one of its
+shape with random weights serves:
 (a) transformers' `generate`, one request at a time, behind DSPy; (b) transformers' continuous batching on the same
 prompts, without DSPy; (c) this engine behind DSPy, prompts sent ahead; and the floor: each distinct token once through
 a plain forward pass, then decoding in one full batch, without DSPy.
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 import torch
@@ -35,6 +36,20 @@ from crossover.programs.score import score_examples
 from crossover.programs.task import Budget, Task
 
 MAX_TOKENS = 8
+
+
+class Bars(NamedTuple):
+    """What every size has to reach on a device."""
+
+    over_single: float
+    """Least rate of the engine, in rates of one request at a time."""
+    over_batched: float
+    """Least rate of the engine, in rates of continuous batching."""
+    over_floor: float
+    """Most time of the engine, in times of the floor."""
+
+
+PROCESSOR, GPU = Bars(10, 1.0, 1.3), Bars(20, 1.0, 2.0)
 
 
 class OneAtATime:
@@ -153,8 +168,8 @@ def seconds(action: Callable[[], None], repeats: int) -> float:
     return best
 
 
-def measured(engine: LocalEngine, model: Any, work: Work, few: int, repeats: int) -> str:
-    """Return the line of one size; `model` is another copy of the engine's."""
+def measured(engine: LocalEngine, model: Any, work: Work, few: int, repeats: int) -> tuple[str, Bars]:
+    """Return the line of one size and what it reached; `model` is another copy of the engine's."""
     model.set_attn_implementation("sdpa")
     questions, first = len(work.questions), Work(work.task, work.program, work.questions[:few], [], work.shared)
 
@@ -168,10 +183,22 @@ def measured(engine: LocalEngine, model: Any, work: Work, few: int, repeats: int
     single = few / seconds(lambda: through_dspy(first, OneAtATime(engine, model), 1), 1)
     batched = questions / seconds(lambda: continuous(work, model, engine.tokenizer.eos_token_id), 1)
     longest = max(len(p) for p in work.prompts)
-    return (
+    reached = Bars(engine_rate / single, engine_rate / batched, floor_rate / engine_rate)
+    line = (
         f"{longest:13d}  {single:16.2f}  {batched:16.2f}  {engine_rate:12.1f}  {floor_rate:7.1f}"
-        f"  {engine_rate / single:5.1f}  {engine_rate / batched:5.1f}  {floor_rate / engine_rate:16.2f}"
+        f"  {reached.over_single:5.1f}  {reached.over_batched:5.1f}  {reached.over_floor:16.2f}"
     )
+    return line, reached
+
+
+def verdict(sizes: Sequence[Bars], bars: Bars) -> tuple[str, bool]:
+    """Return in words whether all sizes reach the bars, and whether they do."""
+    reached = all(
+        s.over_single >= bars.over_single and s.over_batched >= bars.over_batched and s.over_floor <= bars.over_floor
+        for s in sizes
+    )
+    wanted = f"c/a at least {bars.over_single:g}, c/b at least {bars.over_batched:g}, floor ratio at most"
+    return f"{'reached' if reached else 'not reached'} at every size: {wanted} {bars.over_floor:g}", reached
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,15 +216,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{a.model}; accelerator: {accelerator()}")
     print("prompt tokens  (a) one by one/s  (b) continuous/s  (c) engine/s  floor/s    c/a    c/b  floor time ratio")
     engine, plain = (LocalEngine.load(source) for _ in range(2))
+    sizes = list[Bars]()
     for demos in a.demos:
-        print(measured(engine, plain.model, prepare(engine, demos, a.questions), a.few, a.repeats), flush=True)
+        work = prepare(engine, demos, a.questions)
+        line, reached = measured(engine, plain.model, work, a.few, a.repeats)
+        sizes.append(reached)
+        print(line, flush=True)
     if a.long:
         engine, plain = random_engine(source, a.long), random_engine(source, a.long)
         work = prepare(engine, 10_000, a.questions)
-        print(measured(engine, plain.model, work, a.few, a.repeats), "random weights", flush=True)
+        line, reached = measured(engine, plain.model, work, a.few, a.repeats)
+        sizes.append(reached)
+        print(line, "random weights", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"peak memory {peak:.2f} GB, {torch.get_num_threads()} threads")
-    return 0
+    line, reached_all = verdict(sizes, GPU if torch.cuda.is_available() else PROCESSOR)
+    print(line)
+    return 0 if reached_all else 1
 
 
 if __name__ == "__main__":
