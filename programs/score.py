@@ -200,30 +200,20 @@ def score_examples(
 
     An exception that ends the run (budget, limit) is raised after the rows of the calls under way.
     """
-    for rows in score_batches(program, examples, metric, price=price, waited=waited, threads=threads):
+    for rows in in_threads(scorer(program, metric, price=price, waited=waited), examples, threads):
         yield from rows
 
 
-def score_batches(
+def scorer(
     program: dspy.Module,
-    examples: Iterable[dspy.Example],
     metric: Metric,
     *,
     price: Callable[[dict[str, dict[str, Any]]], float | None] = lambda usage: 0.0,
     waited: Callable[[str], float] = lambda example_id: 0.0,
-    threads: int = 8,
-    when_needed: bool = False,
-) -> Generator[list[Row], None, None]:
-    """Return what `score_examples` yields as lists, each of the rows that finished since the one before.
-
-    With `when_needed`, for answers that are there already, most threads are started only if the program has to wait.
-    """
+) -> Callable[[dspy.Example], Row]:
+    """Return what runs and scores one example in the calling DSPy context, as `score_example` does."""
     labels = label_sets(program)
-
-    def row_of(example: dspy.Example) -> Row:
-        return score_example(program, example, metric, price, labels, waited)
-
-    return in_threads(row_of, examples, threads, when_needed=when_needed)
+    return lambda example: score_example(program, example, metric, price, labels, waited)
 
 
 def mean_score(rows: Sequence[Row]) -> float:

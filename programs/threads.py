@@ -93,7 +93,7 @@ def in_threads(
             raise raised[0]
     finally:
         stopped.set()
-        for w in started:
+        for w in pool:
             if w.is_alive():
                 w.join()
 

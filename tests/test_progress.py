@@ -28,11 +28,17 @@ class Clock:
         return self.now
 
 
+def begun(clock: Clock, *shares: Share) -> Progress:
+    """Return the progress of a run that expects these shares, in its first cell."""
+    progress = Progress(len(shares), stream=io.StringIO(), clock=clock)
+    progress.expect(shares)
+    progress.start_cell(1, "a")
+    return progress
+
+
 def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
     clock = Clock()
-    progress = Progress(4, stream=io.StringIO(), clock=clock)
-    progress.expect([Share(0, 3), Share(0, 2), Share(6, 1), Share(0, 3)])
-    progress.start_cell(1, "a")
+    progress = begun(clock, Share(0, 3), Share(0, 2), Share(6, 1), Share(0, 3))
     clock.now = 30
     progress.finish_cell()
     progress.start_cell(2, "intents few_shot")
@@ -49,9 +55,7 @@ def test_the_line_tells_cell_rate_spend_and_time_left() -> None:
 def test_the_first_examples_of_a_run_tell_no_time_left() -> None:
     """They wait for the model to load; the first real run had `1 h 44 min left`, and took 13 minutes."""
     clock = Clock()
-    progress = Progress(2, stream=io.StringIO(), clock=clock)
-    progress.expect([Share(0, 1), Share(0, 9)])
-    progress.start_cell(1, "a")
+    progress = begun(clock, Share(0, 1), Share(0, 9))
     progress.examples(0, 80)
     clock.now = 10
     progress.examples(2, 80)
@@ -63,9 +67,7 @@ def test_the_first_examples_of_a_run_tell_no_time_left() -> None:
 
 def test_time_that_belongs_to_no_cell_does_not_lengthen_what_is_left() -> None:
     clock = Clock()
-    progress = Progress(2, stream=io.StringIO(), clock=clock)
-    progress.expect([Share(0, 1), Share(0, 1)])
-    progress.start_cell(1, "a")
+    progress = begun(clock, Share(0, 1), Share(0, 1))
     clock.now = 600
     progress.leave_out(600)
     progress.examples(0, 10)
@@ -77,9 +79,7 @@ def test_time_that_belongs_to_no_cell_does_not_lengthen_what_is_left() -> None:
 def test_a_fit_counts_its_own_time_down() -> None:
     """It went up: `1 min left` before a training, `10 min left` at its end."""
     clock = Clock()
-    progress = Progress(2, stream=io.StringIO(), clock=clock)
-    progress.expect([Share(0, 10), Share(30, 10)])
-    progress.start_cell(1, "a")
+    progress = begun(clock, Share(0, 10), Share(30, 10))
     clock.now = 20
     progress.finish_cell()
     progress.start_cell(2, "b")

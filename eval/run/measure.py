@@ -18,8 +18,9 @@ from crossover.models.last_answer import recorded
 from crossover.models.load import LoadedModel
 from crossover.models.meter import Meter
 from crossover.models.price import TokenCounts
-from crossover.programs.score import Row, score_batches
+from crossover.programs.score import Row, scorer
 from crossover.programs.task import Fitted, Metric, Task
+from crossover.programs.threads import in_threads
 
 FATAL = ("LMAuthError", "LMBillingError", "LMUnsupportedModelError", "LMNotConfiguredError")
 """Failures that no later row escapes: a wrong key, a used-up quota, an unknown model."""
@@ -91,25 +92,19 @@ def _scored(
 ) -> Generator[list[Row], None, None]:
     """Yield a row for each example; their prompts are sent ahead if the first shows that the program asks for them."""
     if ahead is None:
-        yield from score_batches(program, examples, metric, price=price, threads=threads)
+        yield from in_threads(scorer(program, metric, price=price), examples, threads)
         return
 
     def waited(example_id: str) -> float:
         # As in a thread that waits for its answer.
         return ahead.waited.pop(example_id, 0.0)
 
-    first, rest = ahead.answered(examples[:1]), examples[1:]
-    yield from score_batches(program, first, metric, price=price, waited=waited, threads=1)
-    there = ahead.claimed > 0
-    yield from score_batches(
-        program,
-        ahead.answered(rest) if there else rest,
-        metric,
-        price=price,
-        waited=waited,
-        threads=threads,
-        when_needed=there,
-    )
+    score, rest = scorer(program, metric, price=price, waited=waited), examples[1:]
+    yield from in_threads(score, ahead.answered(examples[:1]), 1)
+    if ahead.claimed:
+        yield from in_threads(score, ahead.answered(rest), threads, when_needed=True)
+    else:
+        yield from in_threads(score, rest, threads)
 
 
 def until_outage(

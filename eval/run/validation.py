@@ -11,8 +11,9 @@ from crossover.eval.analysis.arm import MOST_FAILED
 from crossover.eval.run.context import RunContext
 from crossover.eval.run.measure import until_outage
 from crossover.models.meter import Meter
-from crossover.programs.score import score_batches
+from crossover.programs.score import scorer
 from crossover.programs.task import Fitted, Task
+from crossover.programs.threads import in_threads
 
 
 def score_on_val(
@@ -25,7 +26,7 @@ def score_on_val(
     """
     meter = Meter(file=answers)
     with dspy.context(lm=meter.metered(fitted.lm), disable_history=True, trace=None):
-        scored = score_batches(fitted.program, val, task.metric, threads=context.threads)
+        scored = in_threads(scorer(fitted.program, task.metric), val, context.threads)
         rows = list(chain.from_iterable(until_outage(scored, val, context.progress.note)))
     meter.close()
     scores, labels = [r.score for r in rows if r.score is not None], fitted.facts.labels_used
