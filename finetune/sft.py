@@ -52,7 +52,7 @@ class Sft:
     lr: float = 0.0
     """Learning rate; 0 for one that follows the model's size."""
     batch_size: int | str = 8
-    """Rows; `auto` for 8, which go through the model in parts where memory does not hold them at once."""
+    """Rows, which go through the model in parts where memory does not hold them at once; `auto` for 8."""
     accumulate: int = 1
     """Batches to an optimizer step."""
     dropout: float = 0.0

@@ -175,6 +175,8 @@ class Budget:
     """Fields to the user's names for them, as `Task.columns`, for messages."""
     progress: Callable[[str], None] = lambda line: None
     """Called with a one-line progress message."""
+    trained: Callable[[float], None] = lambda share: None
+    """Called with the share of a training's steps that are done, above 0 and up to 1."""
 
 
 @dataclass(frozen=True)

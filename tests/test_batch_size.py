@@ -1,4 +1,4 @@
-"""`batch_size: auto`: a batch goes through the model in parts that fit in memory, and the steps stay the same."""
+"""A batch goes through the model in parts that fit in memory, and the steps stay the same."""
 
 import contextlib
 import json
@@ -11,15 +11,19 @@ import dspy
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from fakes import fit_intents, metric
 from heap import limit_growth, return_freed_blocks
 from processes import FORKS, ended
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from trl import SFTConfig
 
 from crossover.eval.run.methods import method_of
-from crossover.finetune.training.batch_size import rows_expected, train_in_parts
+from crossover.finetune.training.batch_size import _bytes_kept, parts_of, rows_expected, train_in_parts
 from crossover.finetune.training.checkpoints import TrainingRun
+from crossover.finetune.training.loss import CompletionLossTrainer, apart, in_rows_apart
 from crossover.finetune.training.options import TrainingOptions
+from crossover.finetune.training.train import quiet
 from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.spec import ModelSpec
@@ -74,8 +78,35 @@ def test_the_longest_rows_tell_how_many_fit() -> None:
         compute_loss=lambda model, batch: model(batch["tokens"][:, None]).sum(),
     )
     free = (24 + 4000 * 3 + 1) / 0.6
-    assert rows_expected(trainer, [3, 1000, 5, 1000], int(free) + 1) == 3
-    assert rows_expected(trainer, [3, 1000, 5, 1000], 0) == 0
+    assert rows_expected(trainer, [3, 1000, 5, 1000], 8, int(free) + 1) == 3
+    assert rows_expected(trainer, [3, 1000, 5, 1000], 2, int(free) + 1) == 2
+    assert rows_expected(trainer, [3, 1000, 5, 1000], 8, 0) == 0
+
+
+def test_what_rows_share_takes_memory_once(tmp_path: Path) -> None:
+    """All rows begin with 90 tokens and end with 10 of their own: a batch of 64 is as long as seven and a bit."""
+    ids = [[*range(5, 95), *range(5 + n, 15 + n)] for n in range(3)]
+    rows = [{"input_ids": row, "labels": [-100] * 95 + row[95:]} for row in ids]
+    with quiet():
+        trainer = CompletionLossTrainer(
+            model=LlamaForCausalLM.from_pretrained(tiny.FOLDER, dtype=torch.float32),
+            args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[]),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(tiny.FOLDER),
+        )
+    weigh = in_rows_apart(trainer, rows[:2])
+    assert trainer.joins
+    assert [weigh(n) for n in (1, 64)] == pytest.approx([1, 0.9 + 64 * 0.1])
+    # What one row keeps and the optimizer's states leave room for one row, or for all the rows that seven take apart.
+    states = 12 * sum(p.numel() for p in trainer.model.parameters())
+    with apart(trainer):
+        one = _bytes_kept(trainer, rows[:2]) - _bytes_kept(trainer, rows[:1])
+    assert [rows_expected(trainer, [100] * 3, 64, int((states + n * one) / 0.6) + 9) for n in (1, 7.3)] == [1, 64]
+
+
+def test_a_batch_is_split_into_equal_parts() -> None:
+    assert [parts_of(12, most) for most in (12, 11, 5, 1, 0)] == [12, 6, 4, 1, 1]
+    assert parts_of(7, 6) == 1
 
 
 @pytest.mark.parametrize("size", [0, "all"])
@@ -100,7 +131,7 @@ def test_a_batch_that_fits_trains_as_one_of_eight_bit_for_bit(
         fitted = fit_intents("sft", options, intents, spoken.lm, budget)
         return {name: fitted.notes.get(name) for name in ("loss", "val_scores", "micro_batch")}
 
-    assert fit("auto") == fit(8) | {"micro_batch": 8}
+    assert fit("auto") == fit(8)
 
 
 def wide_model(folder: Path) -> None:
@@ -144,11 +175,11 @@ def test_beyond_a_limit_on_memory_training_takes_the_same_steps_in_parts(
 ) -> None:
     rows = [e.toDict() | {"text": 8 * f"{e['text']} "} for e in intents[:16]]
     wide_model(tmp_path / "model")
-    process: Any = FORKS.Process(target=fit_limited, args=(str(tmp_path), rows, "auto", 250))
+    process: Any = FORKS.Process(target=fit_limited, args=(str(tmp_path), rows, 8, 250))
     process.start()
-    fit_limited(str(tmp_path), rows, 8)
+    fit_limited(str(tmp_path), rows, "auto")
     assert ended(process) == 0
-    free, limited = (json.loads((tmp_path / f"{size}.json").read_text()) for size in (8, "auto"))
+    free, limited = (json.loads((tmp_path / f"{size}.json").read_text()) for size in ("auto", 8))
     assert free["micro_batch"] is None
     assert limited["micro_batch"] in (1, 2, 4)
     assert len(free["loss"]) == 2

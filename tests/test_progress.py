@@ -89,6 +89,31 @@ def test_a_fit_counts_its_own_time_down() -> None:
     assert shown == ["about 1 min 20 s left", "about 50 s left", "about 20 s left", "about 20 s left"]
 
 
+def test_a_training_tells_its_share_and_the_time_left_at_its_own_pace() -> None:
+    """A lone training of an hour told no time left at all."""
+    clock = Clock()
+    progress = begun(clock, Share(30, 10))
+    assert progress.line() == "cell 1 of 1: a"
+    clock.now = 100  # val was read with the untrained model
+    progress.trained(0.01)
+    assert progress.line() == "cell 1 of 1: a, 1% trained"
+    clock.now = 300
+    progress.trained(0.51)
+    # Steps: 200 s for half of them, so 196 s for the other 49 %. Test: 300 s made 15 shares, so 200 s for its 10.
+    assert progress.line() == "cell 1 of 1: a, 51% trained, about 6 min 36 s left"
+    progress.examples(0, 10)
+    assert "trained" not in progress.line()
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_counts_from_there() -> None:
+    clock = Clock()
+    progress = begun(clock, Share(10, 0))
+    progress.trained(0.5)
+    clock.now = 10
+    progress.trained(0.6)
+    assert progress.line() == "cell 1 of 1: a, 60% trained, about 40 s left"
+
+
 def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1, stream=stream, clock=clock)

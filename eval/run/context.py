@@ -207,4 +207,5 @@ class RunContext:
             threads=self.threads,
             columns=self.tasks[cell.task].columns,
             progress=self.progress.note,
+            trained=self.progress.trained,
         )

@@ -56,7 +56,9 @@ class Progress:
         self._cell = 0
         self._name = self._doing = ""
         self._done = self._total = self._first_done = 0
-        self._examples_started = self._cell_started = self._started
+        self._trained = self._trained_before = 0.0
+        """Share of the cell's training that is done, and of it the part before this process's first step."""
+        self._examples_started = self._cell_started = self._training_started = self._started
         self._shares: Sequence[Share] = ()
         self._worked = 0.0
         """Shares of the finished cells."""
@@ -78,6 +80,7 @@ class Progress:
             self._cell, self._name, self._doing = index, visible(name), ""
             self._cell_started = self._clock()
             self._done = self._total = 0
+            self._trained = 0.0
             self._show(force=True)
 
     def leave_out(self, seconds: float) -> None:
@@ -91,7 +94,16 @@ class Progress:
         with self._lock:
             if total != self._total or done < self._done or not self._total:
                 self._examples_started, self._first_done = self._clock(), done
-            self._done, self._total, self._doing = done, total, ""
+            self._done, self._total, self._doing, self._trained = done, total, "", 0.0
+            self._show()
+
+    def trained(self, share: float) -> None:
+        """Show which share of the cell's training is done, above 0 and up to 1."""
+        with self._lock:
+            if not self._trained:
+                # A training that goes on from a checkpoint took no time of this run until there.
+                self._trained_before, self._training_started = share, self._clock()
+            self._trained = share
             self._show()
 
     def note(self, text: str) -> None:
@@ -134,6 +146,8 @@ class Progress:
         """Return the line in its current state; the cell's name is cut where `width` has no room for the figures."""
         with self._lock:
             parts = [self._doing] if self._doing else []
+            if self._trained:
+                parts.append(f"{self._trained:.0%} trained")
             if self._total:
                 parts.append(f"{self._done}/{self._total} examples{self._rate()}")
             if self._usd:
@@ -158,9 +172,13 @@ class Progress:
             return ""
         here, later = self._shares[self._cell - 1], sum(sum(s) for s in self._shares[self._cell :])
         if not self._total:
-            # How far the fit has come is not known: it takes as long as forecast, or ends now if it took longer.
             pace = (self._cell_started - self._started) / self._worked if self._worked else 0.0
-            fitting = max(0.0, pace * here.fit - (self._clock() - self._cell_started))
+            if (fresh := self._trained - self._trained_before) > 0:
+                fitting = (self._clock() - self._training_started) / fresh * (1 - self._trained)
+                pace = (self._clock() - self._started) / (self._worked + here.fit * fresh)
+            else:
+                # How far the fit has come is not known: it takes as long as forecast, or ends now if it took longer.
+                fitting = max(0.0, pace * here.fit - (self._clock() - self._cell_started))
             left = fitting + pace * (here.test + later)
         else:
             # Examples that an earlier run scored took no time of this one.

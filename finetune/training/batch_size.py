@@ -4,6 +4,7 @@ The library's `auto_find_batch_size` goes on with a smaller batch, and so takes 
 batch goes through the model in parts, whose gradients add up to those of the whole.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from crossover.finetune.training.checkpoints import TrainingRun
+from crossover.finetune.training.loss import apart, in_rows_apart
 from crossover.finetune.training.options import TrainingOptions
 from crossover.models.errors import UserError
 from crossover.models.memory import SHARE, drop_tensors, fits, out_of_memory, release_memory
@@ -24,6 +26,11 @@ def split(options: TrainingOptions, part: int) -> TrainingOptions:
     return replace(options, batch_size=part, accumulate=options.rows_per_batch * options.accumulate // part)
 
 
+def parts_of(batch: int, most: int) -> int:
+    """Return the most rows, up to `most`, in whose multiples a batch goes through the model; at least one."""
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and (n <= most or n == 1))
+
+
 def train_in_parts(
     train: Callable[[TrainingOptions], TrainingRun],
     options: TrainingOptions,
@@ -31,11 +38,11 @@ def train_in_parts(
     tokens: int,
     note: Callable[[str], None],
 ) -> TrainingRun:
-    """Train with batches in the largest parts that memory holds, each at most half of one that did not fit.
+    """Train with batches in the largest equal parts that memory holds, each at most half of one that did not fit.
 
     Args:
         train: Trains from the newest checkpoint on.
-        options: Those of a training whose `batch_size` is `auto`.
+        options: Those of the training.
         expected: Rows that memory should hold, from `rows_expected`.
         tokens: Those of the longest row.
         note: Called with a line where a batch is split.
@@ -43,15 +50,14 @@ def train_in_parts(
     Raises:
         UserError: memory does not hold a single row.
     """
-    batch = part = options.rows_per_batch
+    batch = options.rows_per_batch
+    part = parts_of(batch, expected)
 
-    def explain(fit: str) -> None:
-        note(f"note: batch of {batch} as {batch // part} x {part}: {2 * part} rows of {tokens} tokens {fit} in memory")
+    def explain(rows: int, fit: str) -> None:
+        note(f"note: batch of {batch} as {batch // part} x {part}: {rows} rows of {tokens} tokens {fit} in memory")
 
-    while part > max(1, expected):
-        part //= 2
     if part < batch:
-        explain("would not fit")
+        explain(batch, "would not fit")
     while True:
         try:
             return train(split(options, part))
@@ -63,22 +69,28 @@ def train_in_parts(
         if part == 1:
             what = f"training on a row of {tokens} tokens does not fit in memory"
             raise UserError(f"{what}; shorten the row, set `gradient_checkpointing: true` or free memory")
-        part //= 2
-        explain("did not fit")
+        tried, part = part, parts_of(batch, part // 2)
+        explain(tried, "did not fit")
 
 
-def rows_expected(trainer: Any, lengths: Sequence[int], free: int) -> int:
-    """Return how many rows `free` bytes should hold, by what the second of the two longest adds for the backward pass.
+def rows_expected(trainer: Any, lengths: Sequence[int], batch: int, free: int) -> int:
+    """Return how many of the longest rows, up to `batch`, `free` bytes should hold for the backward pass.
 
     A processor needs the estimate: where a GPU refuses what it cannot hold, Linux grants it, and kills the process.
     """
     data, kept = trainer.train_dataset, list[int]()
     places = sorted(range(len(data)), key=lambda n: -lengths[n]) if len(data) == len(lengths) else range(len(data))
     two = [data[places[n % len(places)]] for n in range(2)]
-    if not fits(lambda rows: kept.extend(_bytes_kept(trainer, rows[:n]) for n in (1, 2)), two):
-        return 1
+    # A trainer notes figures of every batch, which the first log would take for figures of the training.
+    metrics = copy.deepcopy(getattr(trainer, "_metrics", None))
+    with torch.random.fork_rng(), apart(trainer):
+        if not fits(lambda rows: kept.extend(_bytes_kept(trainer, rows[:n]) for n in (1, 2)), two):
+            return 0
+    if metrics is not None:
+        trainer._metrics = metrics
     states = STATE_BYTES * sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return int((SHARE * free - states) / max(1, kept[1] - kept[0]))
+    room, rows_apart = (SHARE * free - states) / max(1, kept[1] - kept[0]), in_rows_apart(trainer, two)
+    return max((n for n in range(1, batch + 1) if rows_apart(n) <= room), default=0)
 
 
 def _bytes_kept(trainer: Any, rows: Sequence[Any]) -> int:

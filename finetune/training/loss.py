@@ -9,7 +9,10 @@ Two savings over TRL's trainer, with the same loss and gradients up to rounding:
   beginning and itself. Gradients of the beginning add up as they would over its copies.
 """
 
+import contextlib
 import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +47,9 @@ class CompletionLossTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         bare = self.accelerator.unwrap_model(model)
         joined = None if self.joins is False or _drops(bare) else join(inputs, _attention_share(bare))
         if joined is not None and self.joins is None:
-            self.joins = same_loss(model, inputs, joined)
+            two = {name: rows[:2] for name, rows in inputs.items()}
+            pair = join(two, 0.0)
+            self.joins = pair is not None and same_loss(model, two, pair)
         total, outputs = joined_loss(model, joined) if joined and self.joins else padded_loss(model, inputs)
         labels = int((inputs["labels"][:, 1:] != NO_LABEL).sum())
         loss = total / (labels if num_items_in_batch is None else num_items_in_batch)
@@ -70,8 +75,7 @@ def join(inputs: dict[str, torch.Tensor], attention_share: float) -> Joined | No
     before_labels = int((labels != NO_LABEL).int().argmax(1).min()) - 1
     alike = (ids == ids[0]).all(0)[: max(0, before_labels)]
     shared = int(alike.int().cumprod(0).sum())
-    whole, padded = shared + int((lengths - shared).sum()), ids.numel()
-    if not shared or whole * (1 + attention_share * whole) >= padded * (1 + attention_share * ids.shape[1]):
+    if not shared or not _saves(shared + int((lengths - shared).sum()), len(ids), ids.shape[1], attention_share):
         return None
     own = mask.clone()
     own[:, :shared] = False
@@ -93,6 +97,11 @@ def join(inputs: dict[str, torch.Tensor], attention_share: float) -> Joined | No
         columns + shared,
         following[columns],
     )
+
+
+def _saves(joined: int, rows: int, longest: int, attention_share: float) -> bool:
+    """Return whether one row of `joined` tokens costs less than `rows` padded to the longest."""
+    return joined * (1 + attention_share * joined) < rows * longest * (1 + attention_share * longest)
 
 
 def joined_loss(model: Any, joined: Joined) -> tuple[torch.Tensor, Any]:
@@ -119,15 +128,55 @@ def same_loss(model: Any, inputs: dict[str, Any], joined: Joined) -> bool:
     """Return whether the model gives a joined batch the same loss.
 
     It does not where attention has a window or positions that do not come from `position_ids`, or where a state runs
-    through the row instead of attention.
+    through the row instead of attention. The check is in float32, since bfloat16 alone moves the loss by more than
+    `SAME_LOSS`: the class's own `forward` is called, because accelerate's casts to bfloat16 wherever it is called.
     """
-    with torch.no_grad():
+    exact = partial(type(model).forward, model)
+    with torch.no_grad(), torch.autocast(inputs["input_ids"].device.type, enabled=False):
         try:
-            together = float(joined_loss(model, joined)[0])
+            together = float(joined_loss(exact, joined)[0])
         except (RuntimeError, TypeError, ValueError):  # a model that takes no such mask
             return False
-        apart = float(padded_loss(model, inputs)[0])
+        apart = float(padded_loss(exact, inputs)[0])
     return abs(together - apart) <= SAME_LOSS * apart
+
+
+@contextlib.contextmanager
+def apart(trainer: Any) -> Iterator[None]:
+    """Let the trainer join no rows inside the block."""
+    joins, trainer.joins = getattr(trainer, "joins", False), False
+    try:
+        yield
+    finally:
+        trainer.joins = joins
+
+
+def in_rows_apart(trainer: Any, longest: Sequence[Any]) -> Callable[[int], float]:
+    """Return a function from the number of long rows in a batch to that of rows apart with as many tokens.
+
+    Whether the trainer joins rows, and how many tokens are shared, is learnt from two of the longest and from what all
+    rows begin with.
+    """
+    if not isinstance(trainer, CompletionLossTrainer):
+        return float
+    with torch.no_grad():
+        trainer.compute_loss(trainer.model, trainer.data_collator(longest))
+    shared = shared_by_all(trainer.train_dataset["input_ids"]) if trainer.joins else 0
+    tokens, share = max(len(row["input_ids"]) for row in longest), _attention_share(trainer.model)
+
+    def rows_apart(rows: int) -> float:
+        joined = shared + rows * (tokens - shared)
+        return joined / tokens if _saves(joined, rows, tokens, share) else float(rows)
+
+    return rows_apart
+
+
+def shared_by_all(rows: Iterable[Sequence[int]]) -> int:
+    """Return how many token ids all rows begin with."""
+    # What the first and the last in order share, all between them share, too.
+    ids = sorted(map(list, rows))
+    first, last = ids[0], ids[-1]
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
 def _drops(model: Any) -> bool:

@@ -84,6 +84,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Save in the middle of an epoch: at the pause, at a limit, or when a checkpoint is due."""
+        self.context.budget.trained(state.global_step / state.max_steps)
         in_epoch = not _ends_epoch(state)
         if self.pause and self.run.early_score is None and state.global_step >= self.pause * state.max_steps:
             self.run.early_score = self._read_val(model)

@@ -17,10 +17,10 @@ import dspy
 import torch
 from transformers import set_seed
 
-from crossover.finetune.training.batch_size import rows_expected, train_in_parts
+from crossover.finetune.training.batch_size import rows_expected, split, train_in_parts
 from crossover.finetune.training.checkpoints import Checkpoints, TrainingRun
 from crossover.finetune.training.context import FitContext
-from crossover.finetune.training.options import AUTO, TrainingOptions
+from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.selection import Save, Score, Selector, loss_history
 from crossover.finetune.training.settings import tokens_of_row
 from crossover.models.limits import limited_like
@@ -60,25 +60,40 @@ def run_training(
     checkpoints = Checkpoints(folder, identity, note)
     if checkpoints.run.done or (pause and checkpoints.run.early_score is not None):
         return checkpoints.run
-    if options.batch_size != AUTO:
-        return _train(training, context, options, checkpoints, pause)
-
-    def train(split: TrainingOptions) -> TrainingRun:
-        checkpoints = Checkpoints(folder, identity, note)
-        checkpoints.run.micro_batch = split.rows_per_batch
-        return _train(training, context, split, checkpoints, pause)
-
-    expected = options.rows_per_batch
+    batch = options.rows_per_batch
+    first, expected = [_built(training, context, split(options, batch))], batch
     if not torch.cuda.is_available():
         with quiet():
-            expected = rows_expected(training.build(options), training.lengths, free_bytes(torch.device("cpu")))
-        release_memory()
+            expected = rows_expected(first[0], training.lengths, batch, free_bytes(torch.device("cpu")))
+
+    def train(options: TrainingOptions) -> TrainingRun:
+        checkpoints = Checkpoints(folder, identity, note)
+        fits_whole = options.rows_per_batch == batch
+        checkpoints.run.micro_batch = 0 if fits_whole else options.rows_per_batch
+        if not fits_whole:
+            first.clear()
+            release_memory()
+        trainer = first.pop() if first else _built(training, context, options)
+        return _train(trainer, training, context, options, checkpoints, pause)
+
     tokens = tokens_of_row(options, training.lengths, engine_of(context.lm).context)
     return train_in_parts(train, options, expected, tokens, note)
 
 
+def _built(training: Training, context: FitContext, options: TrainingOptions) -> Any:
+    """Return the trainer; new weights of an adapter follow the seed."""
+    set_seed(context.seed)
+    with quiet():
+        return training.build(options)
+
+
 def _train(
-    training: Training, context: FitContext, options: TrainingOptions, checkpoints: Checkpoints, pause: float
+    trainer: Any,
+    training: Training,
+    context: FitContext,
+    options: TrainingOptions,
+    checkpoints: Checkpoints,
+    pause: float,
 ) -> TrainingRun:
     """Train from the newest checkpoint on, and keep the best epoch's weights."""
     run = checkpoints.run
@@ -91,11 +106,9 @@ def _train(
         keep_start=training.keep_start,
         pause=pause,
     )
-    set_seed(context.seed)
+    run.lr, run.trainable = trainer.args.learning_rate, trainable_parameters(trainer.model)
+    trainer.add_callback(selector)
     with quiet():
-        trainer = training.build(options)
-        run.lr, run.trainable = trainer.args.learning_rate, trainable_parameters(trainer.model)
-        trainer.add_callback(selector)
         trainer.train(resume_from_checkpoint=checkpoints.newest and str(checkpoints.newest))
     run.losses = loss_history(trainer.state, trainer.args.logging_steps)
     run.margins = loss_history(trainer.state, trainer.args.logging_steps, "rewards/margins")
