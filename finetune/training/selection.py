@@ -128,6 +128,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
             self.context.budget.progress(f"{step}, loss {float(logs['loss']):.3f}")
 
     def _read_val(self, model: Any) -> float:
+        self.context.budget.progress(f"reading {len(self.context.val)} val examples")
         score, used = self.score(model)
         self.run.selection += used
         return score

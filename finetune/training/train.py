@@ -61,6 +61,7 @@ def run_training(
     if checkpoints.run.done or (pause and checkpoints.run.early_score is not None):
         return checkpoints.run
     batch = options.rows_per_batch
+    # Tells what fits in memory, and trains if the whole batch does; a list, so that a split can drop it.
     first, expected = [_built(training, context, split(options, batch))], batch
     if not torch.cuda.is_available():
         with quiet():
@@ -68,9 +69,8 @@ def run_training(
 
     def train(options: TrainingOptions) -> TrainingRun:
         checkpoints = Checkpoints(folder, identity, note)
-        fits_whole = options.rows_per_batch == batch
-        checkpoints.run.micro_batch = 0 if fits_whole else options.rows_per_batch
-        if not fits_whole:
+        if options.rows_per_batch < batch:
+            checkpoints.run.micro_batch = options.rows_per_batch
             first.clear()
             release_memory()
         trainer = first.pop() if first else _built(training, context, options)
