@@ -25,7 +25,7 @@ class Dpo:
     lr: float = 0.0
     """Learning rate; 0 for a tenth of that of sft, as customary for DPO."""
     batch_size: int | str = 8
-    """Pairs; `auto` for 8, which go through the model in parts where memory does not hold them at once."""
+    """Pairs, which go through the model in parts where memory does not hold them at once; `auto` for 8."""
     warmup: float = 0.05
     bf16: bool = True
     checkpoint_minutes: float = 1.0
