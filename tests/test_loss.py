@@ -10,6 +10,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM, MistralConfig, Mistral
 from trl import SFTTrainer
 
 from crossover.finetune.training.loss import (
+    LABELS,
+    NO_LABEL,
+    TOKENS,
     CompletionLossTrainer,
     join,
     joined_loss,
@@ -96,7 +99,7 @@ def test_joined_rows_have_the_loss_and_the_gradients_of_padded_ones() -> None:
     given = batch(40, (6, 3, 11, 4))
     joined = join(given, 0.0)
     assert joined is not None
-    assert joined.inputs["input_ids"].shape == (1, 40 + 6 + 3 + 11 + 4)
+    assert joined.inputs["input_ids"].shape == (1, 64)
     found = []
     for loss, _ in (padded_loss(model, given), joined_loss(model, joined)):
         model.zero_grad()
@@ -114,8 +117,11 @@ def test_rows_are_joined_where_that_saves_work_and_never_beyond_the_first_label(
     # All of the row is alike but its last two tokens, which are labelled: the one before them predicts the first.
     joined = join(batch(10, (2, 2)), 0.0)
     assert joined is not None
-    assert joined.inputs["position_ids"].tolist() == [[*range(9), 9, 10, 11, 9, 10, 11]]
-    assert len(joined.targets) == 4
+    assert joined.inputs["position_ids"][0, :15].tolist() == [*range(9), 9, 10, 11, 9, 10, 11]
+    assert int((joined.targets != NO_LABEL).sum()) == 4
+    # Few shapes for many lengths.
+    assert joined.inputs["input_ids"].shape == (1, TOKENS)
+    assert joined.targets.shape == joined.columns.shape == (LABELS,)
     # Attention over one row of all is dear where the rows have little in common.
     assert join(batch(2, (200,) * 8), 0.0) is not None
     assert join(batch(2, (200,) * 8), 0.01) is None
