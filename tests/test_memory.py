@@ -2,6 +2,7 @@
 
 import gc
 import json
+import platform
 import random
 import sys
 import threading
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tiny
 import torch
@@ -26,7 +28,15 @@ from crossover.models.decode import Prompt
 from crossover.models.errors import UserError
 from crossover.models.heads import HeadEngine
 from crossover.models.local import LocalEngine
-from crossover.models.memory import SHARE, BatchBound, Size, free_bytes, left_in_cgroup, out_of_memory
+from crossover.models.memory import (
+    SHARE,
+    BatchBound,
+    Size,
+    free_bytes,
+    left_in_cgroup,
+    out_of_memory,
+    release_memory,
+)
 from crossover.models.prefix import Prefix, extend
 
 GPU_TEXT = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -139,6 +149,36 @@ def test_an_error_keeps_no_tensor_alive() -> None:
         served.complete(request("a"))
     assert caught.value.__cause__ is not None
     assert [tensor() for tensor in broken] == [None]
+
+
+def resident_megabytes(folder: str) -> None:
+    """Let a thread free 200 MB in small blocks, and write what the process holds before, with them, freed, released."""
+    held = [psutil.Process().memory_info().rss >> 20]
+
+    def work() -> None:
+        blocks = [bytearray(1 << 16) for _ in range(3200)]
+        held.append(psutil.Process().memory_info().rss >> 20)
+        del blocks[:-1]
+        held.append(psutil.Process().memory_info().rss >> 20)
+        release_memory()
+        held.append(psutil.Process().memory_info().rss >> 20)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    Path(folder, "held.json").write_text(json.dumps(held))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return what is freed")
+def test_what_a_thread_has_freed_goes_back(tmp_path: Path) -> None:
+    process: Any = FORKS.Process(target=resident_megabytes, args=(str(tmp_path),))
+    process.start()
+    assert ended(process) == 0
+    before, full, freed, released = json.loads((tmp_path / "held.json").read_text())
+    assert full - before >= 190
+    # The last block holds the others in place.
+    assert freed - before >= 190
+    assert released - before <= 20
 
 
 def test_a_head_reads_in_halves_what_does_not_fit() -> None:

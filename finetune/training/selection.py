@@ -14,6 +14,7 @@ from crossover.finetune.training.checkpoints import BEST, Checkpoints
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions
 from crossover.models.limits import Stopped, limits_of
+from crossover.models.memory import release_memory
 from crossover.models.usage import Usage
 
 EPOCH_RNG = "epoch_rng.safetensors"
@@ -131,6 +132,8 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         self.context.budget.progress(f"reading {len(self.context.val)} val examples")
         score, used = self.score(model)
         self.run.selection += used
+        # What the engine's thread took for long prompts and many answers, the training could not use.
+        release_memory()
         return score
 
     def _save_best(self, model: Any) -> None:
