@@ -50,6 +50,17 @@ def decoded(
     return dict(decode(model, prefix, [Row(n, p) for n, p in enumerate(prompts)], stop))
 
 
+def test_a_model_that_is_trained_in_bfloat16_shares_prefixes_too() -> None:
+    model = small_model()
+    # As accelerate does; what rounds is no fault of the model.
+    wrapped = model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    computed = set[torch.dtype]()
+    model.model.layers[0].mlp.down_proj.register_forward_hook(lambda _, __, out: computed.add(out.dtype))
+    assert can_share(model)
+    assert computed == {torch.float32}
+    assert model.forward is wrapped
+
+
 def test_shared_prefixes_change_no_logit() -> None:
     rng, model, plain, rows = random.Random(2), small_model(), small_model(), 0
     assert can_share(model)
