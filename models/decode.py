@@ -1,5 +1,6 @@
 """Decode a batch of prompts that may share a prefix; each row ends by itself."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -176,6 +177,22 @@ def decode(
         batch.push(tokens)
 
 
+@contextlib.contextmanager
+def in_own_precision(model: Any) -> Iterator[None]:
+    """Let the model compute in the precision of its weights inside the block.
+
+    A trainer that computes in bfloat16 casts in a context of its own, and in a forward that it puts in place of the
+    class's. Where two ways to compute are compared, that rounding would pass for a difference.
+    """
+    casting = vars(model).pop("forward", None)
+    try:
+        with torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        if casting is not None:
+            model.forward = casting
+
+
 def can_share(model: Any) -> bool:
     """Return whether the model can read a shared prefix: full attention in all layers, and the same logits.
 
@@ -188,9 +205,7 @@ def can_share(model: Any) -> bool:
     ids = [k % model.config.vocab_size for k in range(7, 7 + 12 * 31, 31)]
     was_training = model.training
     model.eval()
-    # A trainer puts a forward in place of the class's that computes in bfloat16, whose rounding would pass for a fault.
-    trainers = vars(model).pop("forward", None)
-    with torch.inference_mode():
+    with torch.inference_mode(), in_own_precision(model):
         plain = model(torch.tensor([ids], device=model.device)).logits[0, -1].float()
         try:
             register_attention()
@@ -200,8 +215,6 @@ def can_share(model: Any) -> bool:
             return False
         finally:
             model.train(was_training)
-            if trainers is not None:
-                model.forward = trainers
     # Half precision rounds the two ways differently, by a tenth of the deviation; a wrong mask is off by several.
     tolerance = 0.02 if model.dtype == torch.float32 else 0.5
     return bool((plain - shared).abs().max() <= tolerance * plain.std())

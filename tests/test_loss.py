@@ -28,7 +28,7 @@ TEXT = "a card that was lost on the way to the bank and never came back"
 WORDS = TEXT.split()
 
 
-def trained(trainer_class: type[SFTTrainer], folder: Path, *, bf16: bool = False) -> tuple[list[float], SFTTrainer]:
+def trained(trainer_class: type[SFTTrainer], folder: Path) -> tuple[list[float], SFTTrainer]:
     """Train three steps and return the losses and the trainer."""
     rows = [
         {

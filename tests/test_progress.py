@@ -112,6 +112,11 @@ def test_a_training_that_goes_on_from_a_checkpoint_counts_from_there() -> None:
     clock.now = 10
     progress.trained(0.6)
     assert progress.line() == "cell 1 of 1: a, 60% trained, about 40 s left"
+    # The cell's second training.
+    progress.trained(0.1)
+    clock.now = 20
+    progress.trained(0.2)
+    assert progress.line() == "cell 1 of 1: a, 20% trained, about 1 min 20 s left"
 
 
 def test_a_plain_stream_gets_a_line_every_ten_seconds() -> None:

@@ -100,8 +100,9 @@ class Progress:
     def trained(self, share: float) -> None:
         """Show which share of the cell's training is done, above 0 and up to 1."""
         with self._lock:
-            if not self._trained:
-                # A training that goes on from a checkpoint took no time of this run until there.
+            if not self._trained or share < self._trained:
+                # What came before took none of this training's time: the steps up to the checkpoint that it goes on
+                # from, or another training of the cell.
                 self._trained_before, self._training_started = share, self._clock()
             self._trained = share
             self._show()

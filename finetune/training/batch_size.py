@@ -27,8 +27,8 @@ def split(options: TrainingOptions, part: int) -> TrainingOptions:
 
 
 def parts_of(batch: int, most: int) -> int:
-    """Return the most rows, up to `most`, in whose multiples a batch goes through the model; at least one."""
-    return max(n for n in range(1, batch + 1) if batch % n == 0 and (n <= most or n == 1))
+    """Return the rows of the largest part, up to `most` but at least one, that divides a batch evenly."""
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
 
 
 def train_in_parts(
@@ -83,13 +83,15 @@ def rows_expected(trainer: Any, lengths: Sequence[int], batch: int, free: int) -
     two = [data[places[n % len(places)]] for n in range(2)]
     # A trainer notes figures of every batch, which the first log would take for figures of the training.
     metrics = copy.deepcopy(getattr(trainer, "_metrics", None))
-    with torch.random.fork_rng(), apart(trainer):
-        if not fits(lambda rows: kept.extend(_bytes_kept(trainer, rows[:n]) for n in (1, 2)), two):
-            return 0
+    with torch.random.fork_rng():
+        with apart(trainer):
+            if not fits(lambda rows: kept.extend(_bytes_kept(trainer, rows[:n]) for n in (1, 2)), two):
+                return 0
+        rows_apart = in_rows_apart(trainer, two)
     if metrics is not None:
         trainer._metrics = metrics
     states = STATE_BYTES * sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    room, rows_apart = (SHARE * free - states) / max(1, kept[1] - kept[0]), in_rows_apart(trainer, two)
+    room = (SHARE * free - states) / max(1, kept[1] - kept[0])
     return max((n for n in range(1, batch + 1) if rows_apart(n) <= room), default=0)
 
 

@@ -11,12 +11,15 @@ Two savings over TRL's trainer, with the same loss and gradients up to rounding:
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from trl import SFTTrainer
+
+from crossover.models.decode import in_own_precision
+from crossover.models.prefix import shared_tokens
 
 NO_LABEL = -100
 TOKENS, LABELS = 64, 16
@@ -137,16 +140,14 @@ def same_loss(model: Any, inputs: dict[str, Any], joined: Joined) -> bool:
     """Return whether the model gives a joined batch the same loss.
 
     It does not where attention has a window or positions that do not come from `position_ids`, or where a state runs
-    through the row instead of attention. The check is in float32, since bfloat16 alone moves the loss by more than
-    `SAME_LOSS`: the class's own `forward` is called, because accelerate's casts to bfloat16 wherever it is called.
+    through the row instead of attention. Bfloat16 alone would move the loss by more than `SAME_LOSS`.
     """
-    exact = partial(type(model).forward, model)
-    with torch.no_grad(), torch.autocast(inputs["input_ids"].device.type, enabled=False):
+    with torch.no_grad(), in_own_precision(model):
         try:
-            together = float(joined_loss(exact, joined)[0])
+            together = float(joined_loss(model, joined)[0])
         except (RuntimeError, TypeError, ValueError):  # a model that takes no such mask
             return False
-        apart = float(padded_loss(exact, inputs)[0])
+        apart = float(padded_loss(model, inputs)[0])
     return abs(together - apart) <= SAME_LOSS * apart
 
 
@@ -170,7 +171,9 @@ def in_rows_apart(trainer: Any, longest: Sequence[Any]) -> Callable[[int], float
         return float
     with torch.no_grad():
         trainer.compute_loss(trainer.model, trainer.data_collator(longest))
-    shared = shared_by_all(trainer.train_dataset["input_ids"]) if trainer.joins else 0
+    # What the first and the last in order share, all between them share, too.
+    ids = list(trainer.train_dataset["input_ids"]) if trainer.joins else []
+    shared = shared_tokens(np.asarray(min(ids)), np.asarray(max(ids))) if ids else 0
     tokens, share = max(len(row["input_ids"]) for row in longest), _attention_share(trainer.model)
 
     def rows_apart(rows: int) -> float:
@@ -178,14 +181,6 @@ def in_rows_apart(trainer: Any, longest: Sequence[Any]) -> Callable[[int], float
         return joined / tokens if _saves(joined, rows, tokens, share) else float(rows)
 
     return rows_apart
-
-
-def shared_by_all(rows: Iterable[Sequence[int]]) -> int:
-    """Return how many token ids all rows begin with."""
-    # What the first and the last in order share, all between them share, too.
-    ids = sorted(map(list, rows))
-    first, last = ids[0], ids[-1]
-    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
 def _drops(model: Any) -> bool:
