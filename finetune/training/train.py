@@ -67,8 +67,11 @@ def run_training(
         with quiet():
             expected = rows_expected(first[0], training.lengths, batch, free_bytes(torch.device("cpu")))
 
+    begun = [checkpoints]
+
     def train(options: TrainingOptions) -> TrainingRun:
-        checkpoints = Checkpoints(folder, identity, note)
+        # The clock of the first attempt has run since before the estimate; another one reads what the last one saved.
+        checkpoints = begun.pop() if begun else Checkpoints(folder, identity, note)
         if options.rows_per_batch < batch:
             checkpoints.run.micro_batch = options.rows_per_batch
             first.clear()
