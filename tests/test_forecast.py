@@ -5,16 +5,18 @@ from pathlib import Path
 
 import dspy
 import pytest
+import tiny
 
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import read_experiment
-from crossover.eval.experiment.spec import Experiment, plan
+from crossover.eval.experiment.spec import Experiment, Knowledge, plan
 from crossover.eval.run.calibration import Calibration, TimedPart, likely_lines
 from crossover.eval.run.forecast import Forecast, expected_shares, forecast, forecast_table
 from crossover.eval.run.loading import finished
 from crossover.eval.store.timings import Timed, read_timed
 from crossover.models.spec import ModelSpec
+from crossover.programs.spec import TaskSpec
 
 
 @pytest.fixture
@@ -71,6 +73,31 @@ def test_the_choice_of_a_prompt_format_has_a_line_of_its_own(openings: Experimen
     assert cells[0].calls == 3 * 2 * 12  # formats, with and without demonstrations, val examples
     assert cells[0].seconds
     assert len(cells) == 4
+
+
+def test_training_and_demonstrations_are_counted_with_what_train_reads(store: Path) -> None:
+    experiment = Experiment(
+        "reading",
+        (TaskSpec("stdlib_rag"),),
+        (tiny.SPEC,),
+        (MethodSpec("few_shot", {"demos": 2}), MethodSpec("sft")),
+        knowledge=(
+            Knowledge("none", "none"),
+            Knowledge("none", "gold"),
+            Knowledge("gold", "none"),
+            Knowledge("gold", "gold"),
+        ),
+        train_sizes=(8,),
+        limit=5,
+    )
+    cells, _ = forecast(experiment, store=store)
+    told = {c.name.partition("  ")[2]: c for c in cells}
+    shown, trained = ([c for name, c in told.items() if method in name] for method in ("few_shot", "sft"))
+    bare, closed, opened, full = (c.train_tokens for c in trained)
+    assert bare == closed < opened == full
+    bare, asked, demonstrated, full = (c.prompt_tokens / c.calls for c in shown)
+    assert bare < asked < full
+    assert bare < demonstrated < full
 
 
 def test_the_time_of_a_run_is_shared_out_by_what_each_cell_computes(openings: Experiment, openings_run: Path) -> None:

@@ -184,14 +184,13 @@ def _work(
     for step in cell.method.steps:
         if step.searches:
             calls += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
-    questions = [_with_passages(e, task, cell) for e in test[:QUESTIONS]]
-    bare, alike = _prompts(questions, [task.program()], count)
-    row = bare + cell.model.max_tokens
-    rows = work.epochs * len(train) * predictors
+    questions, reads = test[:QUESTIONS], cell.knowledge
+    bare, alike = _prompts(_with_passages(questions, task, cell, reads.train), [task.program()], count)
+    rows, row = work.epochs * len(train) * predictors, bare + cell.model.max_tokens
     fixed, others = train[: work.demos], train[work.demos :]
     shown = [[*fixed[:most], *others[n * work.retrieved : (n + 1) * work.retrieved]] for n in (0, 1)]
-    programs = [with_demos(task.program(), [_with_passages(e, task, cell) for e in demos]) for demos in shown]
-    prompt, shared = _prompts(questions, programs, count)
+    programs = [with_demos(task.program(), _with_passages(demos, task, cell, reads.train)) for demos in shown]
+    prompt, shared = _prompts(_with_passages(questions, task, cell, reads.test), programs, count)
     computed = rows * (row - alike + alike / work.batch)
     return CellWork(calls * predictors, tests * predictors, prompt, shared, round(rows * row), computed)
 
@@ -221,8 +220,9 @@ def _tokens_of(lm: dspy.LM) -> Count:
 def _of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
     """Return the forecast of choosing the prompt format of the cell's task and model."""
     val = sample_val(task.val, experiment.limit)[:QUESTIONS_OF_FORMAT]
-    shown, program = [_with_passages(e, task, cell) for e in val[:QUESTIONS]], task.program()
-    programs = (program, with_demos(task.program(), [_with_passages(e, task, cell) for e in task.train[:DEMOS]]))
+    reads, program = cell.knowledge, task.program()
+    shown = _with_passages(val[:QUESTIONS], task, cell, reads.test)
+    programs = (program, with_demos(program, _with_passages(task.train[:DEMOS], task, cell, reads.train)))
     length = mean(prompt_tokens(p, e, model.lm) for p in programs for e in shown)
     calls = len(FORMATS) * len(programs) * len(val) * len(program.predictors())
     work = CellWork(calls, 0, length, 0.0, 0, 0.0)
@@ -274,15 +274,15 @@ def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mappin
     return [found[variant] for variant in variants]
 
 
-def _with_passages(example: dspy.Example, task: Task, cell: Cell) -> dspy.Example:
-    """Return the example with the right number of passages, taken from the corpus without a search."""
+def _with_passages(examples: Sequence[dspy.Example], task: Task, cell: Cell, knowledge: str) -> list[dspy.Example]:
+    """Return examples with as many passages as `knowledge` gives each, taken from the corpus without a search."""
     if not task.corpus:
-        return example
-    k = cell.retrieval.k if cell.retrieval else 0
-    gold = len(example.get("gold", []))
-    count = {"none": 0, "retrieved": k, "gold": gold, "noisy": k + gold}[cell.knowledge.test]
-    shown: Sequence[str] = [p.render() for p in task.corpus[:count]]
-    return example.copy(passages=list(shown)).with_inputs(*dict.fromkeys([*task.inputs, "passages"]))
+        return list(examples)
+    k, inputs = cell.retrieval.k if cell.retrieval else 0, dict.fromkeys([*task.inputs, "passages"])
+    gold = [len(e.get("gold", [])) for e in examples]
+    counts = [{"none": 0, "retrieved": k, "gold": n, "noisy": k + n}[knowledge] for n in gold]
+    shown = [[p.render() for p in task.corpus[:n]] for n in counts]
+    return [e.copy(passages=texts).with_inputs(*inputs) for e, texts in zip(examples, shown, strict=True)]
 
 
 def _pace(model: LoadedModel) -> Pace:
