@@ -82,6 +82,6 @@ def test_dspys_better_together_trains_a_local_model(
     assert not tuned.flag_compilation_error_occurred
     assert {c["strategy"] for c in tuned.candidate_programs} == {"", "p", "p -> w"}
     weights = next(c["program"] for c in tuned.candidate_programs if c["strategy"] == "p -> w").get_lm()
-    assert weights.model == f"{spoken.lm.model}+{folder_sha256(tmp_path / 'training-1' / 'best')[:12]}"
+    assert weights.model == f"{spoken.lm.model}+{folder_sha256(next((tmp_path / 'training-1').glob('best-*')))[:12]}"
     scores = [mean_score(list(score_examples(c["program"], intents[20:], metric))) for c in tuned.candidate_programs]
     assert [100 * s for s in scores] == [c["score"] for c in tuned.candidate_programs]

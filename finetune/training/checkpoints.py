@@ -7,6 +7,7 @@ later steps are computed again, to the same numbers.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from crossover.models.jsonl import write_json
 from crossover.models.usage import Usage
 from crossover.models.weights import checkpoint_sha256
 
-STATE, BEST = "selection.json", "best"
+STATE, BEST = "selection.json", "best-"
 
 
 @dataclass
@@ -34,7 +35,9 @@ class TrainingRun:
     """Rows that go through the model at once, where free memory decided that; else 0."""
     tokens: int = 0
     best_epoch: int = 0
-    """1-based; 0 when nothing beat the untrained model (the first epoch's weights are kept all the same)."""
+    """1-based; 0 when nothing beat the untrained model (the best epoch's weights are kept all the same)."""
+    kept_epoch: int = 0
+    """The epoch whose weights are kept, 1-based; 0 for the weights before training."""
     val_scores: list[float] = field(default_factory=list)
     """Mean on val before training and after each epoch."""
     losses: list[float] = field(default_factory=list)
@@ -51,6 +54,23 @@ class TrainingRun:
     done: bool = False
     """Whether the training is over: a later process only reads its outcome."""
 
+    def judge_newest(self, *, start: bool) -> bool:
+        """Hold the newest score against those before; return whether its weights are to be kept.
+
+        Those of the best epoch are, the first of equal ones; with `start` only if it beats the weights before training.
+        """
+        *before, newest = self.val_scores
+        if newest > max(before, default=-math.inf):
+            self.best_epoch = len(before)
+        if kept := newest > max(before[0 if start else 1 :], default=-math.inf):
+            self.kept_epoch = len(before)
+        return kept
+
+    @property
+    def kept_score(self) -> float | None:
+        """Return the mean on val of the weights that are kept; None if val was never read."""
+        return self.val_scores[self.kept_epoch] if self.val_scores else None
+
     @property
     def spent(self) -> Usage:
         """Return the cost of the training, its selection included."""
@@ -61,6 +81,7 @@ class TrainingRun:
         """Return the facts of the training for the notes of a fit."""
         return {
             "best_epoch": self.best_epoch,
+            "kept_epoch": self.kept_epoch,
             "val_scores": self.val_scores,
             "loss": self.losses,
             "lr": self.lr,
@@ -96,9 +117,11 @@ class Checkpoints:
         if state.pop("identity", None) == self._identity and "hashes" in state:
             self._hashes = state.pop("hashes")
             self.newest = self._find_newest()
-            run = TrainingRun(**state | {"folder": self.folder / BEST, "selection": Usage(**state["selection"])})
+            run = TrainingRun(**state | {"folder": self.folder, "selection": Usage(**state["selection"])})
+            run.folder = self._best_of(run)
+            self._remove_others(run)
             if run.done:
-                self.check_best()
+                self.check_best(run)
             if run.done or self.newest is not None:
                 return run
             # Scores without a checkpoint are of steps that must be taken again, but their time was spent.
@@ -108,7 +131,21 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self._hashes = {}
-        return TrainingRun(folder=self.folder / BEST, seconds=seconds)
+        run = TrainingRun(folder=self.folder, seconds=seconds)
+        run.folder = self._best_of(run)
+        return run
+
+    def _best_of(self, run: TrainingRun) -> Path:
+        """Return where a run keeps its best weights: each epoch's in a folder of its own, until the state names it.
+
+        Written over those before, they would not be those of the state that a killed training goes on from.
+        """
+        return self.folder / f"{BEST}{run.kept_epoch}"
+
+    def _remove_others(self, run: TrainingRun) -> None:
+        for folder in self.folder.glob(f"{BEST}*"):
+            if folder != run.folder:
+                shutil.rmtree(folder)
 
     def _find_newest(self) -> Path | None:
         """Return the newest whole checkpoint, and remove those after it."""
@@ -120,19 +157,22 @@ class Checkpoints:
             shutil.rmtree(folder)
         return None
 
-    def check_best(self) -> None:
+    def check_best(self, run: TrainingRun) -> None:
         """Hold the best weights against their hash.
 
         Raises:
             UserError: they are not the weights that were trained.
         """
-        if self._hashes.get(BEST) != checkpoint_sha256(self.folder / BEST):
-            what = f"{self.folder / BEST}: not the weights that were trained"
+        if self._hashes.get(run.folder.name) != checkpoint_sha256(run.folder):
+            what = f"{run.folder}: not the weights that were trained"
             raise UserError(f"{what}; move {self.folder} away and run again, which trains anew")
 
-    def add_best(self) -> None:
-        """Record the hash of best weights that were written just now."""
-        self._hashes[BEST] = checkpoint_sha256(self.folder / BEST)
+    def keep(self, save: Callable[[Path], None]) -> None:
+        """Write the weights of the run's `kept_epoch`; those before stay until the state names these."""
+        self.run.folder = self._best_of(self.run)
+        shutil.rmtree(self.run.folder, ignore_errors=True)
+        save(self.run.folder)
+        self._hashes[self.run.folder.name] = checkpoint_sha256(self.run.folder)
 
     def add(self, checkpoint: Path) -> None:
         """Record a checkpoint that was written just now, and forget those that the library has removed."""
@@ -146,10 +186,11 @@ class Checkpoints:
         state = asdict(self.run) | {"identity": self._identity, "hashes": self._hashes}
         del state["folder"]
         write_json(self.folder / STATE, state)
+        self._remove_others(self.run)
 
     def finish(self) -> None:
         """Record that the training is over, and remove the checkpoints that nobody will go on from."""
-        self.check_best()
+        self.check_best(self.run)
         self.run.done = True
         self.write_state()
         for folder in self.folder.glob("checkpoint-*"):

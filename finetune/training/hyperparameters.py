@@ -80,8 +80,8 @@ class Trial(NamedTuple):
 
     @property
     def final(self) -> float | None:
-        """Return the best mean on val after an epoch, or None if the trial was not finished."""
-        return None if self.run is None else max(self.run.val_scores[1:])
+        """Return the mean on val of the weights that were kept, or None if the trial was not finished."""
+        return None if self.run is None else self.run.kept_score
 
     @property
     def spent(self) -> Usage:
@@ -197,7 +197,7 @@ def _ranked(scores: Sequence[float]) -> list[int]:
 def _result(trials: Sequence[Trial], context: FitContext) -> SearchResult:
     """Return the winner of the finished trials, and the report."""
     runs = {n: t.run for n, t in enumerate(trials) if t.run is not None}
-    final = [max(run.val_scores[1:]) for run in runs.values()]
+    final = [run.kept_score or 0.0 for run in runs.values()]
     best = list(runs)[_ranked(final)[0]]
     report = {
         "trials": [t.params | {"early": t.early, "final": t.final} for t in trials],

@@ -150,10 +150,8 @@ def _select(run: TrainingRun, folder: Path, context: FitContext) -> None:
     run.val_scores = [score(None)]
     for n, epoch in enumerate(epochs, 1):
         run.val_scores.append(score(epoch))
-        best = run.val_scores[n] > max(run.val_scores[:n])
         context.budget.progress(f"epoch {n}/{len(epochs)}, val {run.val_scores[n]:.3f}")
-        if best or n == 1:
-            run.best_epoch = n if best else 0
+        if run.judge_newest(start=False):
             copy_epoch(epoch, run.folder)
 
 

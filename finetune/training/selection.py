@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from crossover.finetune.training.checkpoints import BEST, Checkpoints
+from crossover.finetune.training.checkpoints import Checkpoints
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions
 from crossover.models.limits import Stopped, limits_of
@@ -61,7 +61,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         if not self.run.val_scores:
             self.run.val_scores.append(self._read_val(model))
             if self.keep_start:
-                self._save_best(model)
+                self._keep(model)
             self.checkpoints.write_state()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -99,17 +99,16 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
             control.should_save = self._checkpoint_is_due()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Score val, and keep the weights if no epoch before, nor the untrained model, was as good."""
+        """Score val, and keep the weights if none that can be kept was as good before."""
         epoch, scores = round(state.epoch), self.run.val_scores
         # The library calls this also when a training stops within an epoch, or resumes at the end of a scored one.
         if not _ends_epoch(state) or len(scores) > epoch:
             return
         scores.append(self._read_val(model))
         self.context.budget.progress(f"epoch {epoch}/{self.options.epochs}, val {scores[epoch]:.3f}")
-        best = scores[epoch] > max(scores[:epoch])
-        if best or not self.context.val or (epoch == 1 and not self.keep_start):
-            self.run.best_epoch = epoch if best else 0
-            self._save_best(model)
+        if self.run.judge_newest(start=self.keep_start) or not self.context.val:
+            self.run.kept_epoch = epoch
+            self._keep(model)
         if epoch - self.run.best_epoch >= self.options.patience > 0:
             control.should_training_stop = True
         control.should_save = self.paused or (epoch < self.options.epochs and self._checkpoint_is_due())
@@ -136,9 +135,8 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         release_memory()
         return score
 
-    def _save_best(self, model: Any) -> None:
-        self.save(model, self.checkpoints.folder / BEST)
-        self.checkpoints.add_best()
+    def _keep(self, model: Any) -> None:
+        self.checkpoints.keep(lambda folder: self.save(model, folder))
 
     def _checkpoint_is_due(self) -> bool:
         return time.perf_counter() - self.saved_at >= 60 * self.options.checkpoint_minutes

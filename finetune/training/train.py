@@ -183,7 +183,7 @@ def fitted_with(
     spent = run.spent + spent
     # A resumed training, or targets that another fit built, took time before this process began.
     spent.seconds = max(spent.seconds, time.perf_counter() - context.begun)
-    facts = FitFacts(logit_change=change, val_score=max(run.val_scores, default=None))
+    facts = FitFacts(logit_change=change, val_score=run.kept_score)
     fitted = Fitted(context.program, tuned, spent, folder, facts, {**run.notes, **notes})
     if run.best_epoch == 0:
         fitted.warnings.append("no epoch beat the untrained model on val")
