@@ -203,8 +203,10 @@ class LocalEngine:
             )
         _, _, adapter = request.model.partition("+")
         temperature = float(request.config.temperature or 0.0)
-        seed = int(request.config.seed or 0) + (self._repeat(request.model, ids) if temperature > 0 else 0)
-        return Job(Prompt(ids, max_tokens, temperature, seed, grammar, on_token), adapter)
+        seed = request.config.seed
+        if seed is None:
+            seed = self._repeat(request.model, ids) if temperature > 0 else 0
+        return Job(Prompt(ids, max_tokens, temperature, int(seed), grammar, on_token), adapter)
 
     def _grammar(self, response_format: Mapping[str, Any] | None) -> CompiledGrammar | None:
         """Return the grammar that a request's format holds the answer to, None when any answer is allowed."""
@@ -220,7 +222,7 @@ class LocalEngine:
             return self._grammars.compiled(response_format["schema"])
 
     def _repeat(self, model: str, ids: np.ndarray) -> int:
-        """Return how often this prompt was sampled before, so that its samples differ, and repeat in every run."""
+        """Return how often this prompt was sampled before, so that its samples differ where nobody gives a seed."""
         key = hash((model, ids.tobytes()))
         with self._tokenizing:
             self._sampled[key] += 1

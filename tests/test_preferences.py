@@ -31,6 +31,31 @@ def test_a_pair_prefers_what_is_right(spoken: LoadedModel, intents: list[dspy.Ex
         preferences(intents[:3], FitContext(program, [], lambda *a, **k: 1.0, spoken.lm, 0, budget), attempts=1)
 
 
+def test_the_pairs_follow_the_seed_and_not_what_was_asked_before(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    program, budget = Classify(["text"], "label", []), Budget(workdir=tmp_path, threads=4)
+    warm = spoken.lm.copy(temperature=1.0)
+    one, same, other = (
+        preferences(intents, FitContext(program, [], metric, warm, seed, budget), attempts=2).rows for seed in (0, 0, 1)
+    )
+    assert one == same != other
+
+
+def test_answers_that_were_paid_for_are_not_asked_for_again(
+    spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
+) -> None:
+    budget = Budget(workdir=tmp_path, answers=tmp_path / "answers.jsonl", threads=4)
+    context = FitContext(Classify(["text"], "label", []), [], metric, spoken.lm, 0, budget)
+    first = preferences(intents, context, attempts=2)
+    lines = (tmp_path / "answers.jsonl").read_text()
+    again = preferences(intents, context, attempts=2)
+    assert len(lines.splitlines()) == 2 * len(intents)
+    assert (tmp_path / "answers.jsonl").read_text() == lines
+    assert again.rows == first.rows
+    assert again.spent.calls == first.spent.calls
+
+
 @pytest.mark.slow
 def test_dpo_widens_the_margin(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
     options = {"epochs": 4, "attempts": 1, "rank": 4, "bf16": False}

@@ -16,10 +16,11 @@ from fakes import metric
 from crossover.eval.run.methods import method_of
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.render import perplexity, render_training_text
-from crossover.finetune.training.targets import Targets, gold_calls, targets_of
+from crossover.finetune.training.targets import Targets, Tracer, gold_calls, targets_of
 from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel
 from crossover.models.prompt import engine_of
+from crossover.models.prompt_formats import prompt_format
 from crossover.programs.demos import with_demos
 from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.multihop import Multihop
@@ -57,6 +58,27 @@ def test_the_same_targets_are_never_built_twice(
     assert lines == []
     build("self", intents[2:], spoken, replace(budget, progress=lines.append))
     assert lines
+
+
+def test_targets_of_other_settings_are_others(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:
+    budget = Budget(workdir=tmp_path, shared=tmp_path / "shared", threads=4)
+    warm = replace(spoken, lm=spoken.lm.copy(temperature=0.5))
+    for model, decode in ((spoken, "free"), (warm, "free"), (spoken, "labels"), (spoken, "free")):
+        with dspy.context(adapter=prompt_format("plain", decode=decode)):
+            build("self", intents, model, budget)
+    assert len(list((tmp_path / "shared").glob("*.json"))) == 3
+
+
+def test_of_two_answers_to_one_question_each_example_has_its_own(
+    spoken: LoadedModel, intents: list[dspy.Example]
+) -> None:
+    tracer, example = Tracer(Classify(["text"], "label", [])), intents[0]
+    with dspy.context(lm=spoken.lm.copy(temperature=1.0)):
+        answers = {tracer(**example.inputs()).label for _ in range(8)}
+    assert len(answers) > 1
+    for answer in answers:
+        [call] = tracer.calls(example, {"label": answer})
+        assert call.outputs == {"label": answer}
 
 
 def test_who_comes_while_targets_are_built_waits_for_them(

@@ -15,6 +15,7 @@ from crossover.finetune.training.settings import base_model, lora_config, traine
 from crossover.finetune.training.targets import WARM, Call, Tracer, gold_calls
 from crossover.finetune.training.train import Training, run_training, val_scorer, weight_saver
 from crossover.models.errors import UserError
+from crossover.models.meter import Meter
 from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage
 from crossover.programs.score import score_examples, usage_of
@@ -65,16 +66,17 @@ def _answered(
     """Answer every example so many times; return the first right and the first wrong answers by id, and the usage."""
     right, wrong, spent = dict[str, Call](), dict[str, Call](), Usage()
     budget = context.budget
+    lm = Meter(file=budget.answers, seed=context.seed).metered(context.lm)
     for attempt in range(attempts):
         tracer = Tracer(context.program)
-        with dspy.context(lm=context.lm if attempt == 0 else context.lm.copy(temperature=WARM)):
+        with dspy.context(lm=lm if attempt == 0 else lm.copy(temperature=WARM)):
             rows = {r.id: r for r in score_examples(tracer, examples, context.metric, threads=budget.threads)}
         spent += usage_of(list(rows.values())) + Usage(metric_calls=len(rows))
         for e in examples:
-            score, parsed = rows[str(e["id"])].score, bool(rows[str(e["id"])].output)
+            score, output = rows[str(e["id"])].score, rows[str(e["id"])].output
             # An answer that is partly right, or could not be parsed, is neither to be preferred nor to be avoided.
-            if score in (0.0, 1.0) and parsed:
-                (right if score else wrong).setdefault(str(e["id"]), tracer.calls(e)[0])
+            if score in (0.0, 1.0) and output:
+                (right if score else wrong).setdefault(str(e["id"]), tracer.calls(e, output)[0])
         budget.progress(f"dpo: {len(wrong)} of {len(examples)} examples answered wrongly in {attempt + 1} attempts")
     return right, wrong, spent
 

@@ -6,8 +6,8 @@ their content: never built twice for the same program, examples, model and metri
 
 import hashlib
 import json
-import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from filelock import FileLock
 
 from crossover.finetune.training.context import FitContext
 from crossover.models.answer_types import is_text
+from crossover.models.engine import innermost
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
+from crossover.models.meter import Meter
 from crossover.models.usage import Usage
 from crossover.programs.demos import demo_of, one_answer
 from crossover.programs.score import score_examples, usage_of
@@ -49,6 +51,10 @@ class Targets:
     teacher_usd: float | None = 0.0
 
 
+Traced = tuple[str, dict[str, Any], dict[str, Any]]
+"""The name, the inputs and the outputs of a predictor that was called."""
+
+
 class Tracer(dspy.Module):  # type: ignore[misc]  # dspy is untyped
     """Run a program and record the calls of its predictors, by the program's own inputs."""
 
@@ -57,14 +63,15 @@ class Tracer(dspy.Module):  # type: ignore[misc]  # dspy is untyped
         super().__init__()
         self.program = program.deepcopy()
         self.names = {id(p): name for name, p in self.program.named_predictors()}
-        self.recorded: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {}
+        self.recorded: dict[str, list[tuple[dict[str, Any], list[Traced]]]] = defaultdict(list)
+        """The answer and the calls of each run, by the inputs: several examples may ask the same."""
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Run the program on one example."""
         with dspy.context(trace=[]):
             prediction = self.program(**inputs)
             trace = list(dspy.settings.trace)
-        self.recorded[_key(inputs)] = [
+        calls = [
             (
                 self.names[id(p)],
                 {k: given[k] for k in p.signature.input_fields if k in given},
@@ -73,11 +80,15 @@ class Tracer(dspy.Module):  # type: ignore[misc]  # dspy is untyped
             for p, given, answer in trace
             if id(p) in self.names
         ]
+        self.recorded[_key(inputs)].append((prediction.toDict(), calls))
         return prediction
 
-    def calls(self, example: dspy.Example) -> list[Call]:
-        """Return the calls of the latest run on an example."""
-        return [Call(str(example["id"]), *call) for call in self.recorded[_key(example.inputs().toDict())]]
+    def calls(self, example: dspy.Example, output: Mapping[str, Any]) -> list[Call]:
+        """Return the calls of the latest run on an example's inputs that came to this output."""
+        for answer, calls in reversed(self.recorded[_key(example.inputs().toDict())]):
+            if all(output[k] == v for k, v in answer.items() if k in output):
+                return [Call(str(example["id"]), *call) for call in calls]
+        return []
 
 
 def _key(inputs: dict[str, Any]) -> str:
@@ -103,7 +114,10 @@ def targets_of(source: str, examples: Sequence[dspy.Example], context: FitContex
         attempts,
         lm.model,
         lm.kwargs.get("max_tokens"),
+        lm.kwargs.get("temperature"),
+        getattr(getattr(innermost(lm), "connection", None), "api_base", ""),
         type(adapter).__name__,
+        getattr(adapter, "decode", ""),
         program.dump_state(),
         [e.toDict() for e in examples],
     ]
@@ -170,7 +184,8 @@ def _sample(source: str, examples: Sequence[dspy.Example], context: FitContext, 
     from crossover.models.price import api_price
     from crossover.models.prompt import engine_of
 
-    local, start = engine_of(lm) is not None, time.perf_counter()
+    local, meter = engine_of(lm) is not None, Meter(file=context.budget.answers, seed=context.seed)
+    lm = meter.metered(lm)
     tracer, targets = Tracer(context.program), Targets([])
     left, traces = list(examples), dict[str, list[Call]]()
     for attempt in range(attempts):
@@ -186,13 +201,13 @@ def _sample(source: str, examples: Sequence[dspy.Example], context: FitContext, 
             )
         targets.spent += usage_of(rows) + Usage(metric_calls=len(rows))
         # An answer that could not be parsed has no trace.
-        scores = {r.id: r.score for r in rows if r.output}
+        scores, outputs = {r.id: r.score for r in rows if r.output}, {r.id: r.output for r in rows}
         last = attempt == attempts - 1
         for e in left:
             score = scores.get(str(e["id"]))
             # Of a wrong last attempt, the steps that the data has answers for are learnt all the same.
             if score == 1.0 or (source == "gold" and last and score is not None):
-                traces[str(e["id"])] = tracer.calls(e)
+                traces[str(e["id"])] = tracer.calls(e, outputs[str(e["id"])])
         left = [e for e in left if scores.get(str(e["id"])) != 1.0]
         targets.solved = len(examples) - len(left)
         context.budget.progress(f"targets: {targets.solved} of {len(examples)} examples after {attempt + 1} attempts")
@@ -202,7 +217,7 @@ def _sample(source: str, examples: Sequence[dspy.Example], context: FitContext, 
     for e in examples:
         calls = traces.get(str(e["id"]), [])
         targets.calls += _with_gold(tracer.program, e, calls, str(e["id"]) in wrong) if source == "gold" else calls
-    targets.spent.seconds = time.perf_counter() - start
+    targets.spent.seconds = meter.seconds
     targets.teacher_usd = targets.spent.usd if source == "teacher" else 0.0
     return targets
 
