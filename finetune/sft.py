@@ -120,13 +120,15 @@ class Sft:
     ) -> Fitted:
         """Train on all of `train`, keep the epoch that scores best on `val`, and serve it by the same engine."""
         from crossover.finetune.training.context import FitContext
-        from crossover.finetune.training.mix import with_general
+        from crossover.finetune.training.mix import read_general, with_general
         from crossover.finetune.training.render import perplexity, render_training_text, write_jsonl
         from crossover.finetune.training.targets import targets_of, unlearned_fields
         from crossover.finetune.training.train import fitted_with
 
         check_local(lm, "sft")
         context = FitContext(without_demos(program), val, metric, lm, seed, budget)
+        # Before anything is paid for.
+        general = read_general(Path(self.mix_file)) if self.mix else []
         # Whoever answers for targets may see the program's demonstrations; the trained model does without.
         targets = targets_of(self.targets, train, replace(context, program=program), self.attempts)
         own = render_training_text(context.program, targets.calls, lm)
@@ -135,7 +137,7 @@ class Sft:
         unlearned = ", ".join(unlearned_fields(context.program, targets.calls))
         lacking = f", without {unlearned}" if unlearned else ""
         budget.progress(f"sft learns {learnt} from {len(own.rows)} rows{lacking}")
-        text = with_general(own, Path(self.mix_file), self.mix, lm, seed) if self.mix else own
+        text = with_general(own, general, self.mix, lm, seed) if general else own
         write_jsonl(text, budget.workdir / "train.jsonl")
         notes: dict[str, Any] = {
             "rows": len(own.rows),

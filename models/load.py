@@ -119,7 +119,7 @@ def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
     if (folder / "adapter_config.json").exists():
         engine = engine_of(lm)
         return _like(lm, f"{lm.model}+{engine.add_adapter(folder)}", engine)
-    return whole_lm(lm, LocalEngine.load(folder))
+    return whole_lm(lm, LocalEngine.load(folder, trust_remote_code=engine_of(lm).trust_remote_code))
 
 
 def whole_lm(lm: dspy.LM, engine: Any) -> dspy.LM:

@@ -74,7 +74,10 @@ class LocalEngine:
         """Token ids that training text holds before every answer, and that a grammar leaves no room for."""
         self.context = int(model.config.max_position_embeddings)
         self.folder = Path(".")
+        """Where the weights were loaded from; a hub id as a path for those of the hub."""
         self.sha256 = ""
+        self.trust_remote_code = False
+        """Whether code that came with the weights may run, also where they are loaded again to be trained."""
         self.prefixes = PrefixStore(prefix_bytes if can_share(model) else 0)
         self.stop = stop_tokens(model, tokenizer, self.stop_at_line)
         self._lock, self._tokenizing = threading.Lock(), threading.Lock()
@@ -90,6 +93,7 @@ class LocalEngine:
         """Load weights (safetensors only) and tokenizer from a folder or a hub id."""
         model, tokenizer = load_weights(folder, trust_remote_code=trust_remote_code)
         engine = cls(model, tokenizer)
+        engine.trust_remote_code = trust_remote_code
         engine.folder = Path(folder) if Path(folder).is_dir() else Path(str(model.config._name_or_path))
         engine.sha256 = folder_sha256(Path(folder)) if Path(folder).is_dir() else str(model.config._commit_hash)
         return engine

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+from weakref import finalize, ref
 
 J = TypeVar("J")
 
@@ -25,8 +26,11 @@ class Worker(Generic[J]):
         with self._lock:
             self._arriving += jobs
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="local-model")
-                self._thread.start()
+                # The thread waits for jobs without holding this worker, whose model would never be freed.
+                work = threading.Thread(target=_work, args=(self._jobs, ref(self)), daemon=True, name="local-model")
+                self._thread = work
+                work.start()
+                finalize(self, self._jobs.put, None)
 
     def put(self, job: J) -> None:
         """Hand over a job that was announced."""
@@ -40,21 +44,29 @@ class Worker(Generic[J]):
             self._jobs.put(None)
             thread.join()
 
-    def _work(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            jobs = [first]
-            # Wait only for jobs that are already being prepared: a lone one is never delayed.
-            while self._arriving > len(jobs) or not self._jobs.empty():
-                try:
-                    # A thread that fails between announcing its job and handing it over must not hold up the rest.
-                    job = self._jobs.get(timeout=0.05)
-                except queue.Empty:
-                    break
-                if job is None:
-                    # `close` was called: answer what has been collected, then read the end mark again.
-                    self._jobs.put(None)
-                    break
-                jobs.append(job)
-            with self._lock:
-                self._arriving -= len(jobs)
-            self._answer(jobs)
+    def answer_with(self, first: J) -> None:
+        """Answer a job together with those that are there or being prepared."""
+        jobs = [first]
+        # Wait only for jobs that are already being prepared: a lone one is never delayed.
+        while self._arriving > len(jobs) or not self._jobs.empty():
+            try:
+                # A thread that fails between announcing its job and handing it over must not hold up the rest.
+                job = self._jobs.get(timeout=0.05)
+            except queue.Empty:
+                break
+            if job is None:
+                # `close` was called: answer what has been collected, then read the end mark again.
+                self._jobs.put(None)
+                break
+            jobs.append(job)
+        with self._lock:
+            self._arriving -= len(jobs)
+        self._answer(jobs)
+
+
+def _work(jobs: "queue.SimpleQueue[J | None]", worker: "ref[Worker[J]]") -> None:
+    while (first := jobs.get()) is not None:
+        if (its := worker()) is None:
+            return
+        its.answer_with(first)
+        del first, its

@@ -15,11 +15,11 @@ from datasets import Dataset
 from fakes import fit_intents, metric
 from heap import limit_growth, return_freed_blocks
 from processes import FORKS, ended
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from trl import SFTConfig
 
 from crossover.eval.run.methods import method_of
-from crossover.finetune.training.batch_size import _bytes_kept, parts_of, rows_expected, train_in_parts
+from crossover.finetune.training.batch_size import _bytes_kept, by_rows, parts_of, rows_expected, train_in_parts
 from crossover.finetune.training.checkpoints import TrainingRun
 from crossover.finetune.training.loss import CompletionLossTrainer, apart, in_rows_apart
 from crossover.finetune.training.options import TrainingOptions
@@ -119,6 +119,47 @@ def test_other_sizes_are_refused(method: str, size: int | str) -> None:
 def test_a_search_takes_no_batch_size_auto() -> None:
     with pytest.raises(UserError, match="batch_size auto is for one training in one process; leave out `search`"):
         method_of("sft", {"batch_size": "auto", "search": {}})
+
+
+class Averaging(torch.nn.Module):
+    """A linear model of two numbers a row, whose loss is a mean over rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 1)
+        torch.nn.init.zeros_(self.linear.weight)
+
+    def forward(self, rows: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": ((self.linear(rows)[:, 0] - labels) ** 2).mean()}
+
+
+def test_parts_of_a_mean_count_by_their_rows(tmp_path: Path) -> None:
+    """Thirteen rows: the second batch of eight is five rows, which are parts of four and of one."""
+    data = [{"rows": torch.tensor([float(n), 1.0]), "labels": torch.tensor(3.0 * n * n)} for n in range(13)]
+
+    def trained(part: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            report_to=[],
+            num_train_epochs=2,
+            learning_rate=0.01,
+            optim="sgd",
+            per_device_train_batch_size=part,
+            gradient_accumulation_steps=8 // part,
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        trainer = by_rows(Trainer)(model=Averaging(), args=arguments, train_dataset=data)
+        with quiet():
+            trainer.train()
+        weight: torch.Tensor = trainer.model.linear.weight.detach()
+        return weight
+
+    whole = trained(8)
+    assert whole.abs().max() > 0
+    assert all(torch.allclose(trained(part), whole, rtol=1e-5) for part in (4, 1))
 
 
 @pytest.mark.slow

@@ -46,6 +46,12 @@ def test_a_file_that_cannot_be_mixed_in_is_refused(tmp_path: Path) -> None:
         read_general(tmp_path / "bad.jsonl")
 
 
+def test_a_line_separator_within_a_text_and_empty_lines_end_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "web.jsonl"
+    file.write_text('{"prompt": "one\u2028two", "completion": "three\u0085"}\n\n{"prompt": "a", "completion": "b"}\n\n')
+    assert [row["prompt"][0]["content"] for row in read_general(file)] == ["one\u2028two", "a"]
+
+
 def test_another_content_of_the_file_is_another_cell(tmp_path: Path) -> None:
     file = general(tmp_path / "general.jsonl", 3)
     cell = replace(make_cell("sft"), method=MethodSpec("sft", {"mix": 0.1, "mix_file": str(file)}))

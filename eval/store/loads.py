@@ -68,7 +68,7 @@ def read_loads(store: Path, cells: Collection[str]) -> list[LoadLevel]:
 
 def _read(file: Path) -> LoadLevel:
     try:
-        head, *lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+        head, *lines = (json.loads(line) for line in file.read_text(encoding="utf-8").rstrip("\n").split("\n"))
         values: dict[str, Any] = head | {"cells": tuple(head["cells"])}
         return LoadLevel(**values, requests=tuple(LoadRequest(**line) for line in lines))
     except (ValueError, KeyError, TypeError) as e:

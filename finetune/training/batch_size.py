@@ -5,7 +5,7 @@ batch goes through the model in parts, whose gradients add up to those of the wh
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,35 @@ def split(options: TrainingOptions, part: int) -> TrainingOptions:
 def parts_of(batch: int, most: int) -> int:
     """Return the rows of the largest part, up to `most` but at least one, that divides a batch evenly."""
     return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
+
+
+def by_rows(trainer: Any) -> Any:
+    """Return a class of trainer, of those that average the loss of a batch, whose parts count by their rows.
+
+    The library gives each part of a step the same weight, also the smaller one that an epoch ends on.
+    """
+
+    class ByRows(trainer):  # type: ignore[misc]  # the library's trainers are untyped
+        rows_in_step = 0
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            parts, items = super().get_batch_samples(*args, **kwargs)
+            self.rows_in_step = sum(map(_rows, parts))
+            return parts, items
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            if not self.rows_in_step:
+                # Outside of a step, where what memory holds is estimated.
+                return loss
+            # The library divides by the number of parts afterwards.
+            return loss * (_rows(inputs) * self.current_gradient_accumulation_steps / self.rows_in_step)
+
+    return ByRows
+
+
+def _rows(batch: Mapping[str, Any]) -> int:
+    return len(next(iter(batch.values())))
 
 
 def train_in_parts(

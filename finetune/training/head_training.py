@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from crossover.finetune.training.batch_size import by_rows
 from crossover.finetune.training.checkpoints import TrainingRun
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions, learning_rate
 from crossover.finetune.training.regression import Labelled, base_states, regression, score_head
-from crossover.finetune.training.settings import lora_config, trainer_arguments
+from crossover.finetune.training.settings import base_model, base_of, lora_config, trainer_arguments
 from crossover.finetune.training.train import Training, copy_best, in_eval, run_training
 from crossover.models.heads import HeadEngine, pooled
 from crossover.models.local import BASE, LocalEngine
@@ -62,8 +63,8 @@ def train_head(
     """Train head and base, and keep the best epoch's weights among the checkpoints."""
     engine, folder = engine_of(context.lm), context.checkpoints / "head"
 
-    def build(options: TrainingOptions) -> Trainer:
-        base: Any = AutoModelForCausalLM.from_pretrained(engine.folder, dtype=torch.float32, use_safetensors=True)
+    def build(options: TrainingOptions) -> Any:
+        base = base_model(replace(options, adapter="none"), base_of(engine))
         rate = learning_rate(options, base.num_parameters())
         if options.adapter == "lora":
             from peft import get_peft_model
@@ -71,7 +72,7 @@ def train_head(
             base = get_peft_model(base, lora_config(options))
         model = Classifier(base, *regression(base_states(engine, data, pooling), data, ridge), pooling)
         arguments = trainer_arguments(replace(options, lr=rate), folder, context.seed, rows=len(data.rows))
-        return Trainer(
+        return by_rows(Trainer)(
             model=model,
             args=TrainingArguments(**arguments, remove_unused_columns=False),
             train_dataset=list(zip(data.rows, data.labels, strict=True)),
@@ -110,5 +111,5 @@ def serve_trained(run: TrainingRun, pooling: str, data: Labelled, context: FitCo
     engine.tokenizer.save_pretrained(folder)
     whole = not (folder / "adapter_config.json").exists()
     name = BASE if whole else engine.add_adapter(folder)
-    served = LocalEngine.load(folder) if whole else engine
+    served = LocalEngine.load(folder, trust_remote_code=engine.trust_remote_code) if whole else engine
     return HeadEngine(served, head["weight"], head["bias"], data.answers, pooling=pooling, adapter=name)

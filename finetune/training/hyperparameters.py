@@ -21,6 +21,7 @@ from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions, learning_rate
 from crossover.finetune.training.render import TrainingText
 from crossover.finetune.training.sft_training import train_sft
+from crossover.models.device import parameters_of
 from crossover.models.errors import UserError
 from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage
@@ -172,7 +173,10 @@ def _judge_one(study: optuna.Study, this: _Search) -> None:
 
 def _suggest(trial: optuna.trial.Trial, this: _Search) -> dict[str, Any]:
     """Draw the values of a trial; an interrupted one has them already, and gets the same."""
-    middle = learning_rate(this.options, engine_of(this.context.lm).model.num_parameters())
+    engine = engine_of(this.context.lm)
+    # The model that serves holds the adapters of earlier cells too.
+    parameters = parameters_of(engine.folder, trust_remote_code=engine.trust_remote_code)
+    middle = learning_rate(this.options, parameters)
     values: dict[str, Any] = {"lr": trial.suggest_float("lr", middle / STRETCH, middle * STRETCH, log=True)}
     if this.options.adapter != "none":
         values["rank"] = trial.suggest_categorical("rank", RANKS)

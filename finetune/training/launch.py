@@ -23,6 +23,7 @@ from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
 from crossover.finetune.training.selection import loss_history
+from crossover.finetune.training.settings import Base, base_of
 from crossover.finetune.training.sft_training import sft_trainer
 from crossover.finetune.training.train import identity_of, quiet, trainable_parameters
 from crossover.models.errors import UserError
@@ -71,7 +72,7 @@ def train_launched(
         "identity": identity_of(context, options, [text.sha256, len(text.rows), file.read_text(encoding="utf-8")]),
         "options": asdict(options),
         "text": asdict(text),
-        "base": str(engine.folder.resolve()),
+        "base": base_of(engine),
         "seed": context.seed,
         "template": engine.tokenizer.chat_template,
     }
@@ -183,8 +184,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(arguments[0])
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     options, text = TrainingOptions(**job["options"]), TrainingText(**job["text"])
-    base, seed = Path(job["base"]), int(job["seed"])
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    base, seed = Base(*job["base"]), int(job["seed"])
+    tokenizer = AutoTokenizer.from_pretrained(base.source, trust_remote_code=base.trust_remote_code)
     tokenizer.chat_template = job["template"]
     mend_tokenizer(tokenizer)
     set_seed(seed)

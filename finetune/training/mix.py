@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def read_general(file: Path) -> list[dict[str, list[dict[str, str]]]]:
     if not file.is_file():
         raise UserError(f"sft mix_file {file}: no such file; name JSON lines with prompt and completion")
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # Not by `splitlines`, which also ends a line at characters that JSON may hold, such as U+2028.
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             rows.append({k: _messages(row[k], r) for k, r in (("prompt", "user"), ("completion", "assistant"))})
@@ -41,17 +45,17 @@ def _messages(value: object, role: str) -> list[dict[str, str]]:
     return [{"role": str(m["role"]), "content": str(m["content"])} for m in value]
 
 
-def with_general(text: TrainingText, file: Path, share: float, lm: dspy.LM, seed: int) -> TrainingText:
-    """Add general rows, drawn by the seed, until they are this share of all rows, or the file ends.
+def with_general(
+    text: TrainingText, general: Sequence[Mapping[str, list[dict[str, str]]]], share: float, lm: dspy.LM, seed: int
+) -> TrainingText:
+    """Add general rows, drawn by the seed, until they are this share of all rows, or there are no more.
 
     Rows that exceed the context are skipped.
     """
     engine = engine_of(lm)
     rows, lengths = list(text.rows), list(text.lengths)
     wanted = len(rows) + round(share / (1 - share) * len(rows))
-    general = read_general(file)
-    random.Random(seed).shuffle(general)
-    for row in general:
+    for row in random.Random(seed).sample(general, len(general)):
         if len(rows) >= wanted:
             break
         safe = {k: safe_messages(engine.tokenizer, messages) for k, messages in row.items()}

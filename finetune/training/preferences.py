@@ -7,11 +7,12 @@ from typing import Any
 
 import dspy
 
+from crossover.finetune.training.batch_size import by_rows
 from crossover.finetune.training.checkpoints import TrainingRun
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions, learning_rate
 from crossover.finetune.training.render import render_call, row_ids
-from crossover.finetune.training.settings import base_model, lora_config, trainer_arguments
+from crossover.finetune.training.settings import base_model, base_of, lora_config, trainer_arguments
 from crossover.finetune.training.targets import WARM, Call, Tracer, gold_calls
 from crossover.finetune.training.train import Training, run_training, val_scorer, weight_saver
 from crossover.models.errors import UserError
@@ -89,11 +90,11 @@ def train_preferences(options: TrainingOptions, beta: float, pairs: Preferences,
         from datasets import Dataset
         from trl import DPOConfig, DPOTrainer
 
-        model = base_model(options, engine.folder)
+        model = base_model(options, base_of(engine))
         # A tenth of the rate of sft, as customary for DPO.
         rate = options.lr or learning_rate(options, model.num_parameters()) / 10
         arguments = trainer_arguments(replace(options, lr=rate), folder, context.seed, rows=len(pairs.rows))
-        trainer = DPOTrainer(
+        trainer = by_rows(DPOTrainer)(
             model=model,
             args=DPOConfig(**arguments, beta=beta, max_length=max(pairs.lengths)),
             train_dataset=Dataset.from_list(pairs.rows),

@@ -4,6 +4,8 @@ DSPy's provider for local models imports a function that TRL has removed, and se
 This one trains an adapter in this process and attaches it to the base that already answers.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,17 +89,20 @@ def conversation_text(conversations: Sequence[Sequence[Mapping[str, str]]], lm: 
         UserError: there is no conversation, or none fits the model's context.
     """
     engine: LocalEngine = engine_of(lm)
-    rows, lengths, dropped = [], [], 0
-    for conversation in conversations:
-        messages = safe_messages(engine.tokenizer, [dict(m) for m in conversation if m["content"]])
-        length = len(row_ids(engine.tokenizer, messages))
-        if length > engine.context:
+    rows, lengths, dropped, digest = [], [], 0, hashlib.sha256()
+    for *prompt, answer in conversations:
+        # An empty system turn says nothing; an empty answer is one.
+        shown = [dict(m) for m in (*(m for m in prompt if m["content"]), answer)]
+        messages = safe_messages(engine.tokenizer, shown)
+        ids = row_ids(engine.tokenizer, messages)
+        if len(ids) > engine.context:
             dropped += 1
             continue
+        digest.update(json.dumps(ids).encode())
         rows.append({"prompt": messages[:-1], "completion": messages[-1:]})
-        lengths.append(length)
+        lengths.append(len(ids))
     if not rows and dropped:
         raise UserError(f"none of {dropped} training rows fits the model's context of {engine.context} tokens")
     if not rows:
         raise UserError("DSPy handed over no training rows: no trace was good enough for the metric")
-    return TrainingText(rows, lengths, dropped, "")
+    return TrainingText(rows, lengths, dropped, digest.hexdigest())

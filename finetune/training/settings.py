@@ -4,24 +4,41 @@ import os
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from crossover.finetune.training.options import TrainingOptions
 from crossover.finetune.training.render import TrainingText
 from crossover.models.device import training_in_bfloat16
+from crossover.models.local import LocalEngine
 
 PACK = 1024
 """Tokens of a pack, unless a row is longer."""
 
 
-def base_model(options: TrainingOptions, folder: Path) -> Any:
+class Base(NamedTuple):
+    """The weights that a training starts from."""
+
+    source: str
+    """A folder or a hub id."""
+    trust_remote_code: bool = False
+
+
+def base_of(engine: LocalEngine) -> Base:
+    """Return the weights that an engine was loaded from, by a path that holds in other processes too."""
+    folder = engine.folder
+    return Base(str(folder.resolve() if folder.is_dir() else folder), engine.trust_remote_code)
+
+
+def base_model(options: TrainingOptions, base: Base) -> Any:
     """Return a fresh copy of the base in float32, or in four bits for qlora."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     if options.adapter != "qlora":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(
+            base.source, dtype=torch.float32, use_safetensors=True, trust_remote_code=base.trust_remote_code
+        )
     # The four settings of QLoRA (arXiv 2305.14314).
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -31,7 +48,11 @@ def base_model(options: TrainingOptions, folder: Path) -> Any:
     )
     device = int(os.environ.get("LOCAL_RANK", "0"))
     return AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=four_bits, device_map={"": device}, use_safetensors=True
+        base.source,
+        quantization_config=four_bits,
+        device_map={"": device},
+        use_safetensors=True,
+        trust_remote_code=base.trust_remote_code,
     )
 
 

@@ -10,7 +10,7 @@ from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.loss import trainer_for
 from crossover.finetune.training.options import TrainingOptions, learning_rate
 from crossover.finetune.training.render import TrainingText, row_ids
-from crossover.finetune.training.settings import base_model, lora_config, sft_config
+from crossover.finetune.training.settings import Base, base_model, base_of, lora_config, sft_config
 from crossover.finetune.training.train import Training, run_training, val_scorer, weight_saver
 from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
@@ -27,7 +27,7 @@ def train_sft(
     training = Training(
         data=[text.sha256, len(text.rows)],
         lengths=text.lengths,
-        build=lambda options: sft_trainer(options, text, engine.folder, engine.tokenizer, folder, context.seed),
+        build=lambda options: sft_trainer(options, text, base_of(engine), engine.tokenizer, folder, context.seed),
         score=val_scorer(context),
         save=weight_saver(engine.tokenizer),
     )
@@ -37,7 +37,7 @@ def train_sft(
 def sft_trainer(
     options: TrainingOptions,
     text: TrainingText,
-    base: Path,
+    base: Base,
     tokenizer: Any,
     folder: Path,
     seed: int,
