@@ -38,7 +38,8 @@ class Dpo:
 
     def workload(self, train: int) -> Workload:
         """Return what `train` examples make of these options."""
-        return Workload(epochs=self.epochs, attempts=self.attempts)
+        # A pair is two rows, each with the whole prompt.
+        return Workload(epochs=2 * self.epochs, readings=1 + self.epochs, attempts=self.attempts)
 
     def fit(
         self,

@@ -53,7 +53,9 @@ class Head:
 
     def workload(self, train: int) -> Workload:
         """Return what `train` examples make of these options."""
-        return Workload(epochs=1 if self.base == "frozen" else self.epochs)
+        if self.base == "frozen":
+            return Workload(epochs=1, readings=1 if self.ridge else len(RIDGES))
+        return Workload(epochs=self.epochs, readings=1 + self.epochs)
 
     def fit(
         self,

@@ -96,15 +96,18 @@ class Sft:
 
     def workload(self, train: int) -> Workload:
         """Return what `train` examples make of these options."""
-        epochs = float(self.epochs)
+        trainings, readings, gold = 1.0, 1 + self.epochs, self.targets == "gold"
         if self.search is not None:
             from crossover.finetune.training.hyperparameters import plan_of
 
-            epochs *= plan_of(self.search).whole_trainings
+            plan = plan_of(self.search)
+            trainings, readings = plan.whole_trainings, plan.readings_of_val(self.epochs)
         return Workload(
-            epochs=epochs,
+            epochs=trainings * self.epochs / (1 - self.mix),
+            readings=readings,
             batch=TrainingOptions.among(asdict(self)).rows_per_batch,
-            attempts=0 if self.targets == "gold" else self.attempts,
+            attempts=0 if gold else self.attempts,
+            traced=self.attempts if gold else 0,
         )
 
     def fit(

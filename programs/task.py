@@ -190,9 +190,13 @@ class Workload:
     calls: int = 1
     """Calls of the program to a question."""
     epochs: float = 0.0
-    """Passes over train of all trainings together."""
+    """Rows of all trainings together, over those of train: two passes are 2, and of pairs 4."""
+    readings: int = 0
+    """Times that val is read to choose among weights."""
     attempts: int = 0
     """Answers to each train example that are asked for before the training."""
+    traced: int = 0
+    """The same for a program of several steps, whose inner answers the data does not hold."""
     batch: int = 1
     """Rows that compute together what they begin with, in a training."""
 

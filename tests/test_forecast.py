@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
@@ -14,6 +15,7 @@ from crossover.eval.experiment.spec import Experiment, Knowledge, plan
 from crossover.eval.run.calibration import Calibration, TimedPart, likely_lines
 from crossover.eval.run.forecast import Forecast, expected_shares, forecast, forecast_table
 from crossover.eval.run.loading import finished
+from crossover.eval.run.methods import method_of
 from crossover.eval.store.timings import Timed, read_timed
 from crossover.models.spec import ModelSpec
 from crossover.programs.spec import TaskSpec
@@ -98,6 +100,26 @@ def test_training_and_demonstrations_are_counted_with_what_train_reads(store: Pa
     bare, asked, demonstrated, full = (c.prompt_tokens / c.calls for c in shown)
     assert bare < asked < full
     assert bare < demonstrated < full
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "epochs", "readings"),
+    [
+        ("sft", {"epochs": 2}, 2, 3),
+        ("sft", {"epochs": 2, "mix": 0.5, "mix_file": "general.jsonl"}, 4, 3),
+        # Each of 4 trials reads val before its training, after its first epoch and where it is judged; 2 go on.
+        ("sft", {"epochs": 3, "search": {"trials": 4, "early": 0.5, "finish": 2}}, 9, 4 * 3 + 2 * 2),
+        ("dpo", {"epochs": 2}, 4, 3),
+        ("head", {"base": "frozen"}, 1, 5),
+        ("head", {"base": "frozen", "ridge": 1.0}, 1, 1),
+        ("head", {"base": "lora", "epochs": 3}, 3, 4),
+    ],
+)
+def test_a_method_tells_what_its_trainings_take(
+    method: str, options: dict[str, Any], epochs: float, readings: int
+) -> None:
+    work = method_of(method, options).workload(100)
+    assert (work.epochs, work.readings) == (pytest.approx(epochs), readings)
 
 
 def test_the_time_of_a_run_is_shared_out_by_what_each_cell_computes(openings: Experiment, openings_run: Path) -> None:

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.run.loading import load_tasks
@@ -16,7 +19,7 @@ from crossover.eval.store.cells import cell_folder
 from crossover.eval.store.recorded import read_recorded
 from crossover.eval.store.result import Result, read_rows
 from crossover.eval.tracking.package import NotPortableError, copy_package, write_package
-from crossover.eval.tracking.registry import register, unregister
+from crossover.eval.tracking.registry import register, requirements, unregister
 from crossover.eval.tracking.tracker import Tracker
 from crossover.models.spec import ModelSpec
 from crossover.programs.task import Task
@@ -31,6 +34,12 @@ import crossover.eval.tracking.package
 assert crossover.__file__.endswith("/code/crossover/__init__.py"), crossover.__file__
 assert not crossover.__file__.startswith(sys.argv[2]), crossover.__file__
 print("ANSWERS", json.dumps(model.predict(json.loads(sys.argv[3]))))
+import ast
+used = {s for n, m in list(sys.modules.items()) if n.split(".")[0] == "crossover" and getattr(m, "__file__", None)
+        for s in ast.parse(open(m.__file__, encoding="utf-8").read()).body}
+names = {a.name for s in used if isinstance(s, ast.Import) for a in s.names}
+names |= {s.module for s in used if isinstance(s, ast.ImportFrom) and s.module and not s.level}
+print("IMPORTS", json.dumps(sorted({n.split(".")[0] for n in names})))
 """
 
 
@@ -56,8 +65,23 @@ def answers(uri: str, store: Path, folder: Path, questions: list[dict[str, str]]
     command = [sys.executable, "-W", "ignore", "-c", LOAD, uri, str(ROOT), json.dumps(questions)]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(ran.stdout.rpartition("ANSWERS ")[2])
+    given, _, imports = ran.stdout.rpartition("ANSWERS ")[2].partition("IMPORTS ")
+    assert lacking(json.loads(imports)) == set()
+    found: list[dict[str, Any]] = json.loads(given)
     return found
+
+
+def lacking(imports: list[str]) -> set[str]:
+    """Return the packages of imports that an environment with a registered model's requirements does not have."""
+    told, left = set[str](), [Requirement(r) for r in requirements()]
+    while left:
+        one = left.pop()
+        if canonicalize_name(one.name) not in told and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            told.add(canonicalize_name(one.name))
+            left += [Requirement(r) for r in metadata.requires(one.name) or ()]
+    known = metadata.packages_distributions()
+    needed = {canonicalize_name(known[n][0]) for n in imports if n in known} - {"crossover"}
+    return needed - told
 
 
 @pytest.mark.slow

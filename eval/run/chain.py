@@ -35,7 +35,9 @@ class Chain:
             batch=max(w.batch for w in steps),
             calls=prod(w.calls for w in steps),
             epochs=sum(w.epochs for w in steps),
+            readings=sum(w.readings for w in steps),
             attempts=sum(w.attempts for w in steps),
+            traced=sum(w.traced for w in steps),
         )
 
     def fit(

@@ -180,7 +180,8 @@ def _work(
         requests += cold + sum(map(len, batches_of(test, requests, threads=requests)))
     work = method_of(cell.method.name, cell.method.options).workload(len(train))
     tests = (len(test) + requests) * work.calls
-    calls = tests + val * chosen_on_val * work.calls + len(train) * work.attempts + round(val * work.epochs)
+    answers = work.attempts + work.traced * (predictors > 1)
+    calls = tests + len(train) * answers + val * (work.readings + chosen_on_val * work.calls)
     for step in cell.method.steps:
         if step.searches:
             calls += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
@@ -287,8 +288,7 @@ def _with_passages(examples: Sequence[dspy.Example], task: Task, cell: Cell, kno
 
 def _pace(model: LoadedModel) -> Pace:
     """Time two prompts that share no prefix, one answered with a single token and one with up to 24."""
-    text = " crossover" * 64
-    timed = []
+    text, timed = " crossover" * 64, list[tuple[float, int, int]]()
     for start, answer in (("warm", 1), ("read", 1), ("write", 24)):
         messages = [{"role": "user", "content": start + text}]
         began = time.perf_counter()

@@ -75,7 +75,7 @@ def unregister(tracker: Tracker, name: str) -> None:
 
 def requirements() -> list[str]:
     """Return the packages that a registered arm runs on, in the versions that it was measured with."""
-    models = ("torch", "transformers", "peft", "gguf", "filelock", "platformdirs")
+    models = ("torch", "transformers", "peft", "gguf", "llguidance", "filelock", "platformdirs")
     return [f"{p}=={version(p)}" for p in ("mlflow", "dspy", *models, "numpy", "scipy", "bm25s", "PyYAML", "click")]
 
 

@@ -54,6 +54,11 @@ class Plan:
         """Trainings from beginning to end that the search amounts to."""
         return self.trials * self.early + self.finish * (1 - self.early)
 
+    def readings_of_val(self, epochs: int) -> int:
+        """Return how often val is read: by each trial before its training, after each epoch, and where it is judged."""
+        early = int(self.early * epochs)
+        return self.trials * (2 + early) + self.finish * (epochs - early)
+
 
 def plan_of(given: Mapping[str, Any]) -> Plan:
     """Return the plan of an experiment file's `search`.
