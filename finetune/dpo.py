@@ -19,9 +19,11 @@ class Dpo:
     attempts: int = 4
     """Answers to each train example, the first at the model's own temperature, the others at 1."""
     adapter: str = "lora"
+    """`lora` or `dora`."""
     rank: int = 16
     alpha: int = 32
     epochs: int = 2
+    """The one that scores best on val is kept."""
     lr: float = 0.0
     """Learning rate; 0 for a tenth of that of sft, as customary for DPO."""
     batch_size: int | str = 8

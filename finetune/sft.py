@@ -47,6 +47,7 @@ class Sft:
     mix_file: str = ""
     """JSON lines with prompt and completion: the source of the general rows."""
     epochs: int = 3
+    """The one that scores best on val is kept."""
     patience: int = 0
     """Epochs without a better score on val that end the training; 0 trains them all."""
     lr: float = 0.0

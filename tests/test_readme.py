@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from crossover.programs.metrics import metric_names
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -32,3 +34,8 @@ def test_the_commands_work_in_their_order_in_an_empty_folder(tmp_path: Path) -> 
     assert {"report.html", "report.md", "winner", "crossover.schema.json"} <= {
         f.name for f in (tmp_path / "tickets").iterdir()
     }
+
+
+def test_every_metric_is_named() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in metric_names() if f"`{name}`" not in text] == []

@@ -144,11 +144,11 @@ def _figures(arms: Sequence[Arm], titles: Sequence[str]) -> list[str]:
 
 
 def _extra_titles(arms: Sequence[Arm], width: int) -> list[str]:
-    """Return the columns to add to `FIGURES`, the most telling first: val, counts that differ, and the bar."""
+    """Return the columns to add to `FIGURES`, the most telling first: what failed, val, and the bar."""
     shown = {
-        "val": any(a.val is not None for a in arms),
-        "failed": len({a.failed for a in arms}) > 1,
+        "failed": any(a.failed for a in arms),
         "unparsed": any(a.unparsed for a in arms),
+        "val": any(a.val is not None for a in arms),
         "n": len({a.score.n for a in arms}) > 1,
         BAR_TITLE: width >= BAR_FROM,
     }
