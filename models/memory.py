@@ -196,15 +196,21 @@ def in_halves(
 
 
 def release_memory() -> None:
-    """Collect tensors that refer to each other, and return the blocks that no tensor uses, of a GPU and of the heap.
-
-    The GNU C library keeps what a thread has freed for that thread alone, blocks of up to 32 MB.
-    """
+    """Collect tensors that refer to each other, and return the blocks that no tensor uses, of a GPU and of the heap."""
     gc.collect()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def trim_heap() -> None:
+    """Return to the system what was freed on the heap.
+
+    The GNU C library keeps it, blocks of up to 32 MB, for the thread that freed it: where tensors have ever new sizes,
+    a process grows to many times of what it uses.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def fits(answer: Callable[[Sequence[R]], None], batch: Sequence[R]) -> bool:

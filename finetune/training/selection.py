@@ -14,10 +14,12 @@ from crossover.finetune.training.checkpoints import Checkpoints
 from crossover.finetune.training.context import FitContext
 from crossover.finetune.training.options import TrainingOptions
 from crossover.models.limits import Stopped, limits_of
-from crossover.models.memory import release_memory
+from crossover.models.memory import release_memory, trim_heap
 from crossover.models.usage import Usage
 
 EPOCH_RNG = "epoch_rng.safetensors"
+TRIM_SECONDS = 20
+"""Seconds between returns of freed memory: batches of ever new shapes made a process grow by 50 MB a step."""
 
 Score = Callable[[Any], tuple[float, Usage]]
 """Returns the mean score of a model in training on val, and the usage of the calls."""
@@ -52,7 +54,7 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         self.run, self.score, self.save, self.keep_start, self.pause = checkpoints.run, score, save, keep_start, pause
         self.allowance = limits_of(context.lm)
         self.limit_reached = self.paused = False
-        self.saved_at = time.perf_counter()
+        self.saved_at = self.trimmed_at = time.perf_counter()
         self.epoch_rng: torch.Tensor | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -86,6 +88,9 @@ class Selector(TrainerCallback):  # type: ignore[misc]  # transformers' callback
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Save in the middle of an epoch: at the pause, at a limit, or when a checkpoint is due."""
         self.context.budget.trained(state.global_step / state.max_steps)
+        if time.perf_counter() - self.trimmed_at >= TRIM_SECONDS:
+            trim_heap()
+            self.trimmed_at = time.perf_counter()
         in_epoch = not _ends_epoch(state)
         if self.pause and self.run.early_score is None and state.global_step >= self.pause * state.max_steps:
             self.run.early_score = self._read_val(model)
