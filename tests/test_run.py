@@ -251,6 +251,12 @@ def test_a_cell_that_cannot_be_fitted_is_told_and_the_others_are_measured(
     assert failure.startswith("intents, sft attempts=1 targets=self, seed 0 could not be fitted: none of 1 train")
     assert run(experiment, store, *own, "--only", "sft") == 2
     assert f"error: {failure}" in capsys.readouterr().err
+    # A stage of which nothing came cannot run either; one that has fitted some of its cells is done in part.
+    stage = ["finetune", str(experiment), "--store", str(store), "--no-progress"]
+    assert main([*stage, *own]) == 2
+    both = own[1].replace("}}]", "}}, {sft: {epochs: 1, rank: 4}}]")
+    assert main([*stage, "--set", both]) == 4
+    assert f"error: {failure}" in capsys.readouterr().err
 
 
 def test_a_training_whose_rows_are_all_too_long_stops_the_run_before_anything_is_measured(

@@ -8,6 +8,7 @@ import click
 
 from crossover.eval.cli.options import (
     EXIT_CANNOT_RUN,
+    EXIT_PARTIAL,
     CellFlags,
     LimitFlags,
     experiment_of,
@@ -50,7 +51,9 @@ def _stage(name: str, kind: "Kind", text: str) -> click.Command:
             echo(f"warning: stopped by {summary.stopped}; {left}", err=True)
         if summary.stopped == INTERRUPTED:
             return EXIT_INTERRUPTED
-        return EXIT_CANNOT_RUN if summary.failures or (summary.missing and not summary.fitted) else 0
+        if not summary.failures and not summary.missing:
+            return 0
+        return EXIT_PARTIAL if summary.fitted or summary.finished else EXIT_CANNOT_RUN
 
     return verb
 
