@@ -89,6 +89,21 @@ def test_a_fit_counts_its_own_time_down() -> None:
     assert shown == ["about 1 min 20 s left", "about 50 s left", "about 20 s left", "about 20 s left"]
 
 
+def test_cells_whose_rows_lay_there_say_nothing_of_the_pace() -> None:
+    """A run that went on told `about 0 s left` before a training of half an hour."""
+    clock = Clock()
+    progress = begun(clock, Share(0, 10), Share(30, 10))
+    progress.examples(10, 10)
+    clock.now = 1
+    progress.finish_cell()
+    progress.start_cell(2, "b")
+    assert progress.line() == "cell 2 of 2: b"
+    progress.trained(0.1)
+    clock.now = 101
+    progress.trained(0.2)
+    assert progress.line().startswith("cell 2 of 2: b, 20% trained, about 18 min")
+
+
 def test_a_training_tells_its_share_and_the_time_left_at_its_own_pace() -> None:
     """A lone training of an hour told no time left at all."""
     clock = Clock()

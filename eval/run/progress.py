@@ -134,7 +134,10 @@ class Progress:
         """Count the cell as measured."""
         with self._lock:
             if 0 < self._cell <= len(self._shares):
-                self._worked += sum(self._shares[self._cell - 1])
+                # A cell whose rows all lay there, from a run that was killed, took no time of this one.
+                here, fresh = self._shares[self._cell - 1], self._total - self._first_done if self._total else 1
+                if fresh:
+                    self._worked += here.fit + here.test * fresh / max(1, self._total)
             self._doing = ""
             self._done = self._total = 0
 
