@@ -75,6 +75,9 @@ class Scene:
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.err").read_text()
 
+    def rows(self, name: str) -> int:
+        return sum(f.read_text().count("\n") for f in (self.folder / name).glob("cells/*/rows.jsonl"))
+
     def check(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
         """Hold a run on workers against the local one: nothing lost or doubled, and arms timed in the same order."""
         # Only requests that are timed are streamed; the run makes them one by one, so that arms take turns.
@@ -153,7 +156,7 @@ def test_a_pre_empted_job_is_queued_again_and_goes_on(scene: Scene, capsys: pyte
 def test_ctrl_c_ends_the_workers_and_keeps_their_rows(scene: Scene, backend: str) -> None:
     scene.gate.close_after(FREE)
     run = scene.run("away", "--backend", backend)
-    wait_for(lambda: scene.gate.waiting > 1 or not run.is_alive())
+    wait_for(lambda: (scene.gate.waiting > 1 and scene.rows("away") > 0) or not run.is_alive())
     assert run.pid is not None
     assert run.is_alive(), scene.said("away")
     workers = psutil.Process(run.pid).children(recursive=True)
@@ -168,13 +171,14 @@ def test_ctrl_c_ends_the_workers_and_keeps_their_rows(scene: Scene, backend: str
     assert gone
     assert not alive
     scene.gate.opened.set()
-    rows = sum(f.read_text().count("\n") for f in (scene.folder / "away").glob("cells/*/rows.jsonl"))
+    rows = scene.rows("away")
     assert 0 < rows <= FREE
     # A local run goes on from these rows.
     before = len(scene.served.bodies)
     assert ended(scene.run("again", store="away")) == 0
     scored = [b for b in scene.served.bodies[before:] if not b.get("stream") and asks_test(b)]
-    assert len(scored) == 4 * ROWS - rows
+    # An answer that came as the workers ended may lie there without its row.
+    assert 4 * ROWS - FREE <= len(scored) <= 4 * ROWS - rows
     assert summaries(scene.folder / "away") == scene.stored
 
 
