@@ -22,7 +22,7 @@ class Gepa:
     searches: ClassVar[bool] = True
 
     auto: str = "light"
-    """`light`, `medium` or `heavy`: the number of metric calls of a budget without one, as no experiment's is."""
+    """`light`, `medium` or `heavy`: the number of metric calls if the budget sets none; an experiment always does."""
     minibatch: int = 3
     """Examples shown to one reflection."""
     merge: bool = True
