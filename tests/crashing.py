@@ -19,7 +19,7 @@ from crossover.eval.run.latency import timed_questions
 THREADS = 2
 TIMES = ("latency_ms", "retrieval_ms", "mlflow_run_id", "mlflow_run_ids")
 """Keys of an arm in `--json` that no two runs share: what was timed, and the names that MLflow gave."""
-RESULT_TIMES = ("latency", "serve_seconds", "rows_sha256", "mlflow_run_id")
+RESULT_TIMES = ("latency", "serve_seconds", "rows_sha256", "mlflow_run_id", "finished_on")
 """Keys of a cell's summary that no two runs share; the rows hold the seconds of each answer."""
 NOTE_TIMES = ("resumed_from_step", "replayed_calls")
 """Notes that tell of the interruption itself."""
