@@ -1,21 +1,28 @@
-"""Several programs with different demonstrations vote on the answer (DSPy's majority)."""
+"""Several programs with different demonstrations vote on the answer."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
+from pydantic.fields import FieldInfo
 
+from crossover.models.answer_types import labels_of
 from crossover.models.usage import Usage
-from crossover.programs.demos import last_output, with_demos
-from crossover.programs.splits import fold
+from crossover.programs.demos import with_demos
+from crossover.programs.fields import text_of
+from crossover.programs.metrics import normalise
 from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 
 class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
-    """Ask every program and return the most frequent answer; of equally frequent ones the first."""
+    """Ask every program and return the most frequent answer; of equally frequent ones the first.
+
+    An answer of several fields has the votes of all its fields: it is the one that agrees most with the others.
+    """
 
     def __init__(self, programs: Sequence[dspy.Module]) -> None:
         """Hold the programs as sub-modules, so that they are saved with the vote."""
@@ -36,8 +43,17 @@ class Vote(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
                 unparsed = e
         if not answers and unparsed is not None:
             raise unparsed
-        # DSPy's own normalization drops articles, and with them the label "a".
-        return dspy.majority(answers, normalize=fold, field=last_output(self.programs[0]))
+        fields = self.programs[0].predictors()[-1].signature.output_fields
+        ballots = [[(name, _same(a.get(name), field)) for name, field in fields.items()] for a in answers]
+        votes = Counter(value for ballot in ballots for value in ballot)
+        best = max(range(len(answers)), key=lambda n: sum(votes[value] for value in ballots[n]))
+        return answers[best]
+
+
+def _same(value: Any, field: FieldInfo) -> str:
+    """Return a text that is equal for values that mean the same; punctuation tells labels such as C and C++ apart."""
+    free = isinstance(value, str) and not labels_of(field)
+    return normalise(value) if free else text_of(value).strip().casefold()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Evolve the instructions by reflection on wrong answers and feedback in words (DSPy's GEPA, arXiv 2507.19457)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from dspy.teleprompt.gepa import InstructionProposer
 from crossover.models.errors import UserError
 from crossover.optimizers.common.search import Search
 from crossover.programs.fields import answers_of
+from crossover.programs.gold import list_outputs
 from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 SIZES = ("light", "medium", "heavy")
@@ -54,13 +55,14 @@ class Gepa:
     ) -> Fitted:
         """Reflect on train, select on val."""
         search = Search(program, val=val, metric=metric, lm=lm, seed=seed, budget=budget)
+        lists = list_outputs(program)
 
         def explained(
             gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
         ) -> dspy.Prediction:
             # With a predictor's name DSPy asks for the words alone: this answer was scored, and counted, before.
             score = metric(gold, pred, trace) if pred_name else search.metric(gold, pred, trace)
-            return dspy.Prediction(score=score, feedback=feedback(gold, pred, score))
+            return dspy.Prediction(score=score, feedback=feedback(gold, pred, score, lists))
 
         with search:
             optimizer = dspy.GEPA(
@@ -79,13 +81,16 @@ class Gepa:
         return search.fitted()
 
 
-def feedback(gold: dspy.Example, pred: dspy.Prediction, score: float) -> str:
-    """Describe how good an answer is, and name the right one for every output that the example holds."""
+def feedback(gold: dspy.Example, pred: dspy.Prediction, score: float, lists: Collection[str] = ()) -> str:
+    """Describe how good an answer is, and name the right one for every output that the example holds.
+
+    The outputs named in `lists` hold one answer that is a list; a list in any other holds several right answers.
+    """
     if score >= 1:
         return "Right."
     lines = [f"Wrong (score {score:g})." if score <= 0 else f"Only partly right (score {score:g})."]
     for name, value in pred.items():
         if name in gold and name not in gold.inputs():
-            right = " or ".join(repr(a) for a in answers_of(gold[name]))
+            right = " or ".join(repr(a) for a in ([gold[name]] if name in lists else answers_of(gold[name])))
             lines.append(f"The {name} was {str(value)[:300]!r}, but the right {name} is {right[:300]}.")
     return " ".join(lines)

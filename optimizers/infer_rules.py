@@ -12,6 +12,20 @@ from crossover.programs.demos import drawn, with_demos
 from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 
+class _OwnSignatures(dspy.InferRules):  # type: ignore[misc]  # dspy is untyped
+    """DSPy's optimizer, but each candidate has instructions of its own.
+
+    DSPy writes the rules onto the signature class, which all copies of a program share: the best program would end
+    with the rules of the last, and so would the program that was given.
+    """
+
+    def update_program_instructions(self, predictor: dspy.Predict, natural_language_rules: str) -> None:
+        """Give the predictor a new signature, with the rules behind its instructions."""
+        shared = predictor.signature
+        predictor.signature = shared.with_instructions(shared.instructions)
+        super().update_program_instructions(predictor, natural_language_rules)
+
+
 @dataclass(frozen=True)
 class InferRules:
     """Induced rules beside bootstrapped demonstrations; the defaults are DSPy's."""
@@ -51,7 +65,7 @@ class InferRules:
         order = drawn(train, seed, self.examples)
         with search:
             search.score_start()
-            optimizer = dspy.InferRules(
+            optimizer = _OwnSignatures(
                 num_candidates=self.candidates,
                 num_rules=self.rules,
                 num_threads=search.threads,

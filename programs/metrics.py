@@ -22,6 +22,8 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MARKS = f"[{re.escape(string.punctuation)}]"
 _PUNCTUATION = re.compile(rf"((?<=\d){_MARKS}(?=\d)|(?<!\w)-(?=\.?\d)|(?<!\w)\.(?=\d))|{_MARKS}")
 """Any mark; the group is one that belongs to a number: within it, or its sign, or the point before it."""
+_ROUNDING = 1e-9
+"""How far a sum of floats may lie beyond what is right: a perfect BLEU is 100.00000000000004."""
 MINUS = str.maketrans({"\u2212": "-"})
 """The minus sign of typesetting to that of keyboards."""
 
@@ -187,16 +189,17 @@ def as_metric(function: Callable[..., Any], *, arguments: int = 2) -> Metric:
     def metric(
         gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
     ) -> float:
-        return _score_of(function(*(gold, pred, trace, pred_name, pred_trace)[:arguments]))
+        return score_of(function(*(gold, pred, trace, pred_name, pred_trace)[:arguments]))
 
     return metric
 
 
-def _score_of(value: Any) -> float:
+def score_of(value: Any) -> float:
     """Return what a metric returned as a score.
 
     Raises:
         TypeError: it holds no number.
+        ValueError: the number is not from 0 to 1.
     """
     if isinstance(value, Scored):
         return value
@@ -204,9 +207,12 @@ def _score_of(value: Any) -> float:
         value = value.toDict()
     if isinstance(value, Mapping) and value:
         others = {str(k): float(v) for k, v in value.items() if isinstance(v, int | float)}
-        return Scored(_score_of(value.get("score", next(iter(value.values())))), others)
+        return Scored(score_of(value.get("score", next(iter(value.values())))), others)
+    remedy = "return True, False or a number from 0 to 1 in every case"
     try:
-        return float(value)
+        score = float(value)
     except (TypeError, ValueError):
-        what = f"the metric returned {value!r:.60}"
-        raise TypeError(f"{what}; return True, False or a number from 0 to 1 in every case") from None
+        raise TypeError(f"the metric returned {value!r:.60}; {remedy}") from None
+    if not -_ROUNDING <= score <= 1 + _ROUNDING:
+        raise ValueError(f"the metric returned {score:g}; {remedy}")
+    return min(max(score, 0.0), 1.0)

@@ -1,6 +1,5 @@
 """Run a program over examples and score it: the one copy, used for selection on val and for the final test."""
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from crossover.models.last_answer import last_answer
 from crossover.models.usage import Usage, add_usd
 from crossover.programs.fields import RESERVED, answers_of, text_of
 from crossover.programs.judge import Judged
-from crossover.programs.metrics import Scored, normalise
+from crossover.programs.metrics import Scored, normalise, score_of
 from crossover.programs.task import Metric
 from crossover.programs.threads import in_threads
 
@@ -139,9 +138,7 @@ def _graded(
             output["judgement"] = value.facts
         if isinstance(value, Scored):
             fields |= value.fields
-        score = float(value)
-        if not math.isfinite(score):
-            raise ValueError(f"score is {score}")
+        score = float(score_of(value))
     except Exception as e:
         return None, _reason("metric", e)
     return score, ""

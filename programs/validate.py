@@ -5,12 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, pairwise, zip_longest
 
 import dspy
+from pydantic import TypeAdapter, ValidationError
 
+from crossover.models.answer_types import labels_of
 from crossover.models.errors import UserError, one_line
 from crossover.programs.demos import question_key
 from crossover.programs.fields import answers_of, text_of
 from crossover.programs.gold import list_outputs
+from crossover.programs.metrics import normalise
 from crossover.programs.modules.classify import Classify
+from crossover.programs.modules.record import Record
 from crossover.programs.records import Problem, fault, few
 from crossover.programs.task import Task
 
@@ -33,6 +37,7 @@ def validate(task: Task) -> list[Problem]:
         return [*problems, fault(task.name, f"the program cannot be built: {one_line(e, 160)}", "rename its fields")]
     gold = few(list(_gold_answers(task, program)))
     problems += gold or list(_wrong_answer(task))
+    problems += few(list(_outside_type(task, program)))
     if isinstance(program, Classify) and task.train:
         problems += few([*_unseen_labels(task), *_doubtful_labels(task)]) + few(list(_several_labels(task)))
     problems += _near_duplicates(task)
@@ -102,6 +107,29 @@ def _gold_answers(task: Task, program: dspy.Module) -> Iterator[Problem]:
                 shown = ", ".join(repr(v)[:60] for v in chosen.values())
                 yield fault(_at(task, example), f"the gold answer {shown} {verdict}", "correct the row or the metric")
                 break
+
+
+def _outside_type(task: Task, program: dspy.Module) -> Iterator[Problem]:
+    """Yield the first val or test example of each gold answer that a field's type does not let the program give."""
+    outputs = {n: f for p in program.predictors() for n, f in p.signature.output_fields.items() if n in task.outputs}
+    typed = {n: (TypeAdapter(f.annotation), {*map(normalise, labels_of(f))}) for n, f in outputs.items()}
+    for example in (*task.val, *task.test):
+        for name, (kind, known) in typed.items():
+            value = example[name]
+            if isinstance(value, list) or normalise(text_of(value)) in known:
+                continue
+            try:
+                kind.validate_python(value)
+            except ValidationError:
+                known.add(normalise(text_of(value)))
+                column = task.columns.get(name, name)
+                if isinstance(program, Record):
+                    what = f"{column!r} holds {text_of(value)!r}, as no train row does: no arm can answer so"
+                    remedy = f"add such a train row, or write `output: {{{column}: text}}`"
+                else:
+                    what = f"the type of {column!r} does not allow {text_of(value)!r}: no arm can answer so"
+                    remedy = "correct the row or the program"
+                yield Problem("warning", _at(task, example), what, remedy)
 
 
 def _wrong_answer(task: Task) -> Iterator[Problem]:

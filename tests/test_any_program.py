@@ -225,6 +225,7 @@ def explained(gold, pred): return dspy.Prediction(score=0.5, feedback="half righ
 def several(gold, pred): return {"score": 0.25, "length": 7, "tone": True}
 def first(gold, pred): return {"tone": True, "length": 7}
 def nothing(gold, pred): return None if gold.label != pred.label else True
+def beyond(gold, pred): return 1 + 2e-16 if gold.label == pred.label else {"score": -2}
 judge = dspy.Predict("answer -> good: bool")
 def asks(gold, pred): return judge(answer=pred.label).good
 """
@@ -240,9 +241,11 @@ def test_a_metric_may_return_a_number_a_prediction_or_a_dict(tmp_path: Path, int
 
     assert [call(n) for n in ("number", "yes", "explained", "several", "first")] == [0.5, 1.0, 0.5, 0.25, 1.0]
     assert call("several").fields == {"score": 0.25, "length": 7.0, "tone": 1.0}
-    assert call("nothing") == 1.0
+    assert call("nothing") == call("beyond") == 1.0
     with pytest.raises(TypeError, match="the metric returned None; return True, False or a number"):
         call("nothing", wrong)
+    with pytest.raises(ValueError, match="the metric returned -2; return True, False or a number from 0 to 1"):
+        call("beyond", wrong)
     with dspy.context(lm=DummyLM([{"good": "True"}])), pytest.raises(UserError) as error:
         call("asks")
     assert str(error.value) == (

@@ -3,7 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 import pytest
@@ -182,6 +182,22 @@ def test_an_ensemble_answers_with_the_majority(intents: list[dspy.Example]) -> N
             return dspy.Prediction(label=self.label)
 
     assert Vote([Fixed("b"), Fixed("a"), Fixed("a")])(text="x").label == "a"
+    assert Vote([Fixed("5"), Fixed("-5"), Fixed("-5")])(text="x").label == "-5"
+
+
+def test_an_ensemble_votes_on_fields_of_every_type() -> None:
+    class Fixed(dspy.Module):
+        def __init__(self, *values: Any) -> None:
+            super().__init__()
+            self.predict, self.values = dspy.Predict("text -> language, sizes: list[int], price: float"), values
+            signature = self.predict.signature
+            self.predict.signature = signature.with_updated_fields("language", Literal["C", "C++"])
+
+        def forward(self, text: str) -> dspy.Prediction:
+            return dspy.Prediction(**dict(zip(("language", "sizes", "price"), self.values, strict=True)))
+
+    members = [Fixed("C", [1, 2], 3.0), Fixed("C++", [1], 3.0), Fixed("C++", [1, 2], 4.0), Fixed("C++", [1, 2], 3.0)]
+    assert Vote(members)(text="x").toDict() == {"language": "C++", "sizes": [1, 2], "price": 3.0}
 
 
 @pytest.mark.parametrize("name", ["few_shot", "many_shot"])

@@ -42,6 +42,8 @@ def products(**outputs: str) -> Task:
         (["yes", "No", "TRUE"], Kind("boolean")),
         (["red", "blue", "red", "blue", ""], Kind("one of", ("blue", "red"), optional=True)),
         (["38", "M", "38", "M"], Kind("one of", ("38", "M"))),
+        (["01067", "80331"], Kind("text")),
+        (["1234567890123456789", "5"], Kind("text")),
         (["a poem", "a play", "an essay"], Kind("text")),
         ([["a"], [], ["b", "c"]], Kind("list")),
         (["", None], Kind("text", optional=True)),
@@ -70,6 +72,27 @@ def test_a_cell_becomes_a_value_of_its_kind() -> None:
     for kind, cell in (("number", "about 3"), ("boolean", "maybe")):
         with pytest.raises(ValueError, match=cell):
             Kind(kind).value(cell)
+
+
+def test_values_that_train_does_not_have_are_named(tmp_path: Path) -> None:
+    for split, last in (("train", "red,3"), ("val", "green,"), ("test", "grün,4")):
+        rows = "".join(f"{split} {n},{('red', 'blue')[n % 2]},{n}\n" for n in range(9))
+        (tmp_path / f"{split}.csv").write_text(f"text,colour,size\n{rows}the last {split},{last}\n")
+    data = {split: f"{split}.csv" for split in ("train", "val", "test")}
+    fields = {"text": "input", "colour": "output", "size": "output"}
+    _, problems = load_and_check(TaskSpec("goods", "record", data, fields), base=tmp_path)
+    found = [(p.where.rpartition("/")[2], p.what, p.remedy) for p in problems if "no arm" in p.what]
+    says, remedy = ", as no train row does: no arm can answer so", "add such a train row, or write `output: {%s: text}`"
+    assert found == [
+        ("val.csv:11", f"'colour' holds 'green'{says}", remedy % "colour"),
+        ("val.csv:11", f"'size' holds 'none'{says}", remedy % "size"),
+        ("test.csv:11", f"'colour' holds 'grün'{says}", remedy % "colour"),
+    ]
+    _, problems = load_and_check(
+        replace(TaskSpec("goods", "record", data), input=["text"], output={"colour": "text", "size": "text"}),
+        base=tmp_path,
+    )
+    assert not [p for p in problems if "no arm" in p.what]
 
 
 def test_the_signature_of_a_record_has_its_types() -> None:

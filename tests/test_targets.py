@@ -24,6 +24,7 @@ from crossover.models.prompt_formats import prompt_format
 from crossover.programs.demos import with_demos
 from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.multihop import Multihop
+from crossover.programs.score import score_examples
 from crossover.programs.task import Budget
 
 
@@ -79,6 +80,18 @@ def test_of_two_answers_to_one_question_each_example_has_its_own(
     for answer in answers:
         [call] = tracer.calls(example, {"label": answer})
         assert call.outputs == {"label": answer}
+
+
+def test_a_program_that_returns_no_prediction_is_told_what_to_return(
+    spoken: LoadedModel, intents: list[dspy.Example]
+) -> None:
+    class Text(Classify):
+        def forward(self, **inputs: str) -> str:  # type: ignore[override]
+            return str(super().forward(**inputs).label)
+
+    with dspy.context(lm=spoken.lm):
+        [row] = score_examples(Tracer(Text(["text"], "label", [])), intents[:1], metric, threads=1)
+    assert row.failure.startswith("program: TypeError: forward returned a str; return the prediction itself")
 
 
 def test_who_comes_while_targets_are_built_waits_for_them(

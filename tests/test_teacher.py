@@ -83,6 +83,15 @@ def test_a_better_instruction_is_found_and_kept(method: str, tmp_path: Path) -> 
     assert fitted.spent.metric_calls <= 120
 
 
+def test_the_rules_of_the_best_candidate_stay_and_the_given_program_keeps_its_own(tmp_path: Path) -> None:
+    given = Classify(["text"], "label", [])
+    before = given.predict.signature.instructions
+    fitted = fit("infer_rules", tuple(reversed(GOOD)), tmp_path, program=given)
+    assert fitted.notes["val_scores"] == [0.0, 1.0, 0.0]
+    assert "last word" in fitted.program.predictors()[0].signature.instructions
+    assert given.predict.signature.instructions == before
+
+
 @pytest.mark.parametrize("method", ["copro", "gepa", "mipro"])
 def test_a_worse_instruction_is_rejected_and_the_table_is_told(method: str, tmp_path: Path) -> None:
     fitted = fit(method, BAD, tmp_path)
@@ -112,6 +121,22 @@ def test_feedback_names_every_right_answer_and_how_far_an_answer_is() -> None:
         feedback(gold, pred, 0.0) == "Wrong (score 0). The answer was 'elm', but the right answer is 'oak' or 'an oak'."
     )
     assert feedback(gold, pred, 0.5).startswith("Only partly right (score 0.5). The answer was 'elm'")
+    listed = dspy.Prediction(answer=["oak"])
+    assert "right answer is ['oak', 'an oak']." in feedback(gold, listed, 0.5, {"answer"})
+
+
+def test_a_search_shows_whole_lists_and_one_of_several_right_answers() -> None:
+    class Tags(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.predict = dspy.Predict("text -> tags: list[str], label")
+
+    train = [dspy.Example(id="1", text="t", tags=["a", "b"], label=["x", "y"]).with_inputs("text")]
+    with openai_server(lambda model, messages: "") as served:
+        lm = remote("openai/gpt-4o-mini", served.url).lm
+        search = Search(Tags(), val=train, metric=metric, lm=lm, seed=0, budget=Budget())
+    (shown,) = search.examples(train)
+    assert (shown.tags, shown.label) == (["a", "b"], "x")
 
 
 def test_zero_shot_mipro_holds_no_demonstration(tmp_path: Path) -> None:

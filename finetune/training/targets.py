@@ -80,7 +80,9 @@ class Tracer(dspy.Module):  # type: ignore[misc]  # dspy is untyped
             for p, given, answer in trace
             if id(p) in self.names
         ]
-        self.recorded[_key(inputs)].append((prediction.toDict(), calls))
+        # Anything else is scored as a failure, with the remedy.
+        if isinstance(prediction, dspy.Prediction):
+            self.recorded[_key(inputs)].append((prediction.toDict(), calls))
         return prediction
 
     def calls(self, example: dspy.Example, output: Mapping[str, Any]) -> list[Call]:

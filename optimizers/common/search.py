@@ -21,6 +21,7 @@ from crossover.models.errors import UserError
 from crossover.models.meter import BudgetSpent, Meter
 from crossover.models.prompt_formats import TwoFormats
 from crossover.models.usage import Usage
+from crossover.programs.gold import list_outputs
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
@@ -125,10 +126,13 @@ class Search:
         return self.adapter.teacher if isinstance(self.adapter, TwoFormats) else self.adapter
 
     def examples(self, train: Sequence[dspy.Example]) -> list[dspy.Example]:
-        """Return train in the form that DSPy can show, one right answer each; the metric still accepts all of them."""
-        single = []
+        """Return train in the form that DSPy can show, one right answer each; the metric still accepts all of them.
+
+        An answer that is a list, to a field whose type is a list, stays whole.
+        """
+        single, whole = [], {*NO_OUTPUT, *list_outputs(self.program)}
         for e in train:
-            lists = {k: v[0] for k, v in e.labels().items() if isinstance(v, list) and v and k not in NO_OUTPUT}
+            lists = {k: v[0] for k, v in e.labels().items() if isinstance(v, list) and v and k not in whole}
             self.metric.originals[str(e["id"])] = e
             single.append(e.copy(**lists) if lists else e)
         return single
