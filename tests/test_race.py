@@ -52,16 +52,24 @@ def test_losers_are_dropped_and_the_winner_is_read_whole(tmp_path: Path, capsys:
 
 
 def test_an_interrupted_race_goes_the_same_way_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write_openings(tmp_path, "[zero_shot, retrieved_demos: {demos: 3}]", more="racing: true\n")
+    file = write_openings(tmp_path, METHODS, more="racing: true\n")
     first = run(file, capsys)
-    for folder in (tmp_path / "mlruns" / "cells").iterdir():
-        (folder / "result.json").unlink()
-        lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
-        (folder / "rows.jsonl").write_text("".join(lines[:15]))
-    again = run(file, capsys)
-    assert [(a["name"], a["score"], a["dropped"]) for a in again["arms"]] == [
-        (a["name"], a["score"], a["dropped"]) for a in first["arms"]
-    ]
+    dropped = {a["id"] for a in first["arms"] if a["dropped"]}
+    assert dropped
+    for keep in (dropped, {}):
+        for folder in (tmp_path / "mlruns" / "cells").iterdir():
+            if folder.name not in keep:
+                (folder / "result.json").unlink()
+                lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+                (folder / "rows.jsonl").write_text("".join(lines[:15]))
+        store = ["--store", str(tmp_path / "mlruns"), *UNTRACKED]
+        assert main(["run", str(file), *store, "--json"]) == 0
+        out, err = capsys.readouterr()
+        # All arms that there were to choose from count, also those that were dropped before the interruption.
+        assert "race: 3 of 3 arms left after 0 examples" in err
+        assert [(a["name"], a["score"], a["dropped"]) for a in json.loads(out)["arms"]] == [
+            (a["name"], a["score"], a["dropped"]) for a in first["arms"]
+        ]
 
 
 def test_a_dropped_arm_is_contrasted_on_the_examples_that_both_scored() -> None:

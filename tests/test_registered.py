@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from crossover.eval.cli.main import main
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.cells import cell_folder
@@ -159,6 +161,25 @@ def test_a_winner_is_registered_once_and_unmarked_when_the_verdict_abstains(
     unregister(tracker, "never.registered")
     # Other tests read the same store.
     tracker.client.set_registered_model_alias("openings.openings", "winner", again)
+
+
+def test_the_mark_follows_a_verdict_that_only_other_needs_change(openings_run: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(openings_run / "mlruns", tmp_path / "mlruns")
+
+    def marked(*flags: str) -> list[tuple[str, str]]:
+        assert main(["run", str(openings_run / "openings.yaml"), "--store", str(store), "--no-progress", *flags]) == 0
+        client, name = Tracker(store).client, "openings.openings"
+        versions = client.get_registered_model(name).aliases.values()
+        found = [client.get_model_version(name, v) for v in versions]
+        return [(v.tags["crossover.cell"], v.description) for v in found]
+
+    key = result_of(openings_run, "retrieved_demos").key
+    [(first, text)] = marked()
+    assert first == key
+    [(same, dearer)] = marked("--set", "prices={machine_hour_usd: 50}")
+    assert (same, dearer != text) == (key, True)
+    assert marked("--set", "needs={min_score: 0.99}") == []
+    assert marked() == [(key, text)]
 
 
 def test_what_cannot_travel_says_why(openings_run: Path, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class RacingCell:
 def race_cells(context: RunContext, cells: Sequence[Cell], rivals: Sequence[Result]) -> Iterator[Measured]:
     """Race the cells of one task; yield dropped cells as they drop out, then those that were scored to the end.
 
-    `rivals` are finished cells, which take part with their rows. The examples come in the order of a hash of their ids,
+    `rivals` are finished cells, which take part with their rows; those of a dropped arm end where it was dropped, and
+    its bets with them. The examples come in the order of a hash of their ids,
     or of their clusters, so that an interrupted race goes the same way again, from the rows on disk.
 
     Raises:
@@ -113,9 +114,8 @@ def _arms(context: RunContext, cells: Sequence[Cell], rivals: Sequence[Result]) 
     """Return the arms, each with a cell for every seed, after fitting the new ones."""
     arms: dict[tuple[object, ...], list[RacingCell]] = {}
     for result in rivals:
-        # An arm that an earlier race of the experiment dropped stays out.
-        if result.dropped is None:
-            arms.setdefault(_arm(result.cell), []).append(RacingCell(result.key, Rows.of(result.rows)))
+        # Also one that was dropped before an interruption: the bar counts every arm that there was to choose from.
+        arms.setdefault(_arm(result.cell), []).append(RacingCell(result.key, Rows.of(result.rows)))
     for cell in cells:
         context.begin(cell)
         if (fitted_cell := try_to_fit(context, cell)) is not None:

@@ -22,7 +22,7 @@ from crossover.eval.run.race import race_cells
 from crossover.eval.store.cells import is_finished, is_fitted, load_standing, reopen, set_aside
 from crossover.eval.store.faults import refusal, storing
 from crossover.eval.store.lock import holding
-from crossover.eval.store.recorded import changed_tasks, record
+from crossover.eval.store.recorded import changed_tasks, is_changed, record
 from crossover.eval.store.result import Result
 from crossover.eval.tracking.background import BackgroundSync
 from crossover.eval.tracking.pending import pending_cells
@@ -163,6 +163,7 @@ def conclude(
         before = f" before the limit of {stopped}" if stopped else ""
         raise UserError("\n".join([*context.failures, f"no cell was measured{before}; see the notes above"]))
     done = [k for k in cells if is_finished(context.store, k)]
+    changed = is_changed(context.store, experiment)
     try:
         with storing(context.store):
             record(context.store, experiment, done, context.keys.split_sha256)
@@ -181,6 +182,9 @@ def conclude(
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         context.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
     else:
+        if changed:
+            # Other needs or prices may have another verdict, of cells that MLflow has.
+            track.begin(experiment, cells)
         track.conclude(experiment, comparison)
     return comparison
 

@@ -91,12 +91,21 @@ def recorded_facts(store: Path) -> Iterator[dict[str, Any]]:
 
 def changed_tasks(store: Path, name: str, splits: Mapping[str, str]) -> list[str]:
     """Return the tasks whose data differs from that of the last run of this experiment."""
-    try:
-        facts = json.loads((_folder(store) / f"{file_name(name)}.json").read_text(encoding="utf-8"))
-        before = dict(facts.get("split_sha256", {}))
-    except (OSError, ValueError, AttributeError, TypeError):  # no run yet, or a record that the next one replaces
-        return []
+    before = _of_last_run(store, name, "split_sha256")
     return [task for task, split in splits.items() if before.get(task, split) != split]
+
+
+def is_changed(store: Path, experiment: Experiment) -> bool:
+    """Return whether file and flags say something else than at the last run of this experiment."""
+    return _of_last_run(store, experiment.name, "params") != params_of(experiment)
+
+
+def _of_last_run(store: Path, name: str, key: str) -> dict[str, Any]:
+    """Return what the record of an experiment holds under a key; nothing without one, or if it is damaged."""
+    try:
+        return dict(json.loads((_folder(store) / f"{file_name(name)}.json").read_text(encoding="utf-8")).get(key, {}))
+    except (OSError, ValueError, AttributeError, TypeError):  # no run yet, or a record that the next one replaces
+        return {}
 
 
 def find_cell(store: Path, prefix: str) -> Result:

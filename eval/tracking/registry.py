@@ -20,7 +20,7 @@ def register(
 ) -> str:
     """Register an arm's package as the winner under `name`, to be loaded by MLflow alone; return its version.
 
-    A winner that was registered before keeps its version. `work` is an empty folder for the model's files; `about` is
+    A winner that is marked already keeps its version, with the new description. `work` is an empty folder for the model's files; `about` is
     the description, in Markdown.
 
     Raises:
@@ -37,6 +37,9 @@ def register(
         try:
             current = client.get_model_version_by_alias(name, WINNER)
             if current.tags.get("crossover.cell") == recipe["cell"]:
+                if about and about != current.description:
+                    client.update_model_version(name, current.version, about)
+                    client.update_registered_model(name, about)
                 return str(current.version)
         except MlflowException as e:
             if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
