@@ -147,7 +147,9 @@ def test_a_process_that_died_before_its_verdict_leaves_nothing_open(tmp_path: Pa
         assert tracker.client.get_run(parent).info.status == "RUNNING"
         last = {"sync": ["sync", "--store", str(store)], "run": flags}.get(ends, [*flags, "--only", "zero_shot"])
         assert main(last) == 0
-    assert runs_of(store)[1] == [parent]
+    parents = runs_of(store)[1]
+    assert parent in parents
+    assert len(parents) == (2 if ends == "run of other settings" else 1)
     assert pending_runs(store, tracker.uri) == []
     told = {a.path for a in tracker.client.list_artifacts(parent)}
     assert ("comparison.json" in told) == (ends != "run of other settings")

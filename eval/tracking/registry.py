@@ -20,8 +20,8 @@ def register(
 ) -> str:
     """Register an arm's package as the winner under `name`, to be loaded by MLflow alone; return its version.
 
-    A winner that is marked already keeps its version, with the new description. `work` is an empty folder for the model's files; `about` is
-    the description, in Markdown.
+    A winner that is marked already keeps its version, with the new description. `work` is an empty folder for the
+    model's files; `about` is the description, in Markdown.
 
     Raises:
         TrackingError: MLflow could not be reached or written.
