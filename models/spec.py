@@ -1,16 +1,19 @@
 """The settings of one language model, which all of its arms share."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 FORMATS = ("plain", "json", "chat")
 """The prompt formats, shortest first."""
 
 
+TIMEOUT = 120.0
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model of an experiment."""
+    """One model of an experiment; who pays for it and how long one waits for it make no other model."""
 
     name: str
     """`smollm2`, `local:<folder, .gguf file or hub id>`, or any LiteLLM name."""
@@ -25,15 +28,20 @@ class ModelSpec:
     """Run code that comes with a hub model."""
     api_base: str = ""
     """Address of an OpenAI-compatible server, in place of the provider's; `${NAME}` in it stays a reference."""
-    api_key: str = ""
+    api_key: str = field(default="", compare=False)
     """`${NAME}` of the environment variable that holds the key; empty for the provider's usual one."""
-    timeout: float = 120.0
+    timeout: float = field(default=TIMEOUT, compare=False)
     """Seconds after which an API call has failed, all its attempts and the waits between them included."""
 
     @property
     def runs_here(self) -> bool:
         """Return whether the model's weights are loaded into this process."""
         return self.name == "smollm2" or self.name.startswith("local:")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that can change an answer; the others are there with their defaults."""
+        return asdict(replace(self, api_key="", timeout=TIMEOUT))
 
     @classmethod
     def stored(cls, data: Mapping[str, Any]) -> "ModelSpec":

@@ -1,6 +1,7 @@
 """Passages are found once, shared by every arm, and judged against the gold ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -124,6 +125,9 @@ def test_retrieval_is_a_factor_only_where_something_is_retrieved() -> None:
     hashes = {"split_sha256": "s", "program_sha256": "p", "model_sha256": "m", "limit": None}
     assert len({c.key(**hashes, retriever="") for c in cells}) == 5
     assert cells[2].key(**hashes, retriever="a") != cells[2].key(**hashes, retriever="b")
+    # Neither patience nor who pays changes an answer.
+    patient = replace(cells[0], model=replace(tiny.SPEC, timeout=600, api_key="${OTHER_KEY}"))
+    assert (patient, patient.key(**hashes, retriever="")) == (cells[0], cells[0].key(**hashes, retriever=""))
 
 
 def test_what_train_reads_is_no_factor_of_an_untrained_arm() -> None:

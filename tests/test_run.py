@@ -13,8 +13,11 @@ from factories import task_with_corpus
 from processes import UNTRACKED
 
 from crossover.eval.cli.main import main
+from crossover.eval.experiment.read import read_experiment
+from crossover.eval.experiment.spec import plan
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.eval.run.audit import audit
+from crossover.eval.run.loading import prepare
 from crossover.eval.store.result import append_rows, read_rows
 from crossover.models.load import LoadedModel
 from crossover.models.usage import Usage
@@ -301,6 +304,16 @@ def test_other_tasks_are_scored_before_and_after_a_training(
     assert kept["low"] <= kept["after"] - kept["before"] <= kept["high"]
     assert kept["gain_before"] > 0.5
     assert len(list(store.glob("retention/*.json"))) == 2
+    # Other data of the other task asks for another training's notes, and nothing else.
+    other = experiment.parent / "other-test.jsonl"
+    other.write_text(other.read_text().replace("yes", "no"))
+    found, _ = read_experiment(experiment)
+    assert found is not None
+    keys = prepare(found, store=store)
+    assert {c.method.name: keys.of(c) in {f["key"] for f in cells} for c in plan(found) if c.method.name in notes} == {
+        "zero_shot": True,
+        "sft": False,
+    }
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ class Cell:
         `retriever` is the backend's identity: what its options do not tell. `search` is the budget and the teacher
         of a method that searches prompts; for the others it must be empty.
         """
-        cell = asdict(self)
+        cell = asdict(self) | {"model": self.model.identity}
         del cell["retrieval"]
         found = None if self.retrieval is None else self.retrieval.facts() | ({"model": retriever} if retriever else {})
         facts = {

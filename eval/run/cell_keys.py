@@ -35,10 +35,12 @@ class CellKeys:
     @cached_property
     def identities(self) -> dict[str, dict[str, str]]:
         """Hashes of each task's split and program, computed once because they read all of the data."""
-        return {
-            n: {"split_sha256": t.split_sha256(), "program_sha256": program_sha256(t.program())}
-            for n, t in self.tasks.items()
-        }
+        return {name: _identity(task) for name, task in self.tasks.items()}
+
+    @cached_property
+    def retained(self) -> dict[str, dict[str, str]]:
+        """The same of the tasks of `retention`."""
+        return {name: _identity(task) for name, task in self.others.items()}
 
     @property
     def split_sha256(self) -> dict[str, str]:
@@ -59,7 +61,7 @@ class CellKeys:
 
     def of_format(self, cell: Cell) -> str:
         """Return the key of the prompt format that is chosen for the cell's task and model, whatever the method."""
-        found = [METHODOLOGY_VERSION, asdict(cell.model), self.model_sha256[cell.model], self.identities[cell.task]]
+        found = [METHODOLOGY_VERSION, cell.model.identity, self.model_sha256[cell.model], self.identities[cell.task]]
         return hashlib.sha256(json.dumps([*found, self.experiment.limit]).encode()).hexdigest()[:16]
 
     def _search(self, cell: Cell) -> dict[str, Any] | None:
@@ -68,13 +70,16 @@ class CellKeys:
         if not taught and not cell.method.searches:
             return None
         spec = self.experiment.teacher
-        teacher = None if spec is None else [asdict(spec), self.model_sha256[spec]]
+        teacher = None if spec is None else [spec.identity, self.model_sha256[spec]]
         return {"budget": asdict(self.experiment.budget), "teacher": teacher}
 
     def _retained(self, cell: Cell) -> dict[str, Any] | None:
         """Return the retention tasks of a cell that trains weights: its warnings depend on them."""
-        names = [t.name for t in self.experiment.retention]
-        return {"retention": names} if names and cell.method.trains else None
+        return {"retention": self.retained} if self.retained and cell.method.trains else None
+
+
+def _identity(task: Task) -> dict[str, str]:
+    return {"split_sha256": task.split_sha256(), "program_sha256": program_sha256(task.program())}
 
 
 def _files(cell: Cell) -> dict[str, str]:

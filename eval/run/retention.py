@@ -14,9 +14,10 @@ import dspy
 
 from crossover.eval.analysis.rules import FORGETS
 from crossover.eval.analysis.stats import paired_difference
-from crossover.eval.experiment.spec import Retrieval, default_knowledge
+from crossover.eval.experiment.spec import METHODOLOGY_VERSION, Retrieval, default_knowledge
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.eval.run.passages import Indexes, Passages
+from crossover.eval.store.cells import program_sha256
 from crossover.models.jsonl import write_json
 from crossover.models.load import LoadedModel
 from crossover.programs.demos import with_demos
@@ -92,7 +93,9 @@ class Retention:
         self, kind: str, program: dspy.Module, test: Sequence[dspy.Example], task: Task, model: LoadedModel
     ) -> dict[str, float]:
         """Return the untrained model's scores, kept in the store because all trainings start from that model."""
-        facts = [model.sha256, asdict(model.spec), task.split_sha256(), kind, [e.toDict() for e in test]]
+        # `auto` may choose another format for another of the experiment's tasks.
+        asked = [type(model.prompt_format).__name__, model.spec.identity, program_sha256(program), kind]
+        facts = [METHODOLOGY_VERSION, model.sha256, *asked, task.split_sha256(), [e.toDict() for e in test]]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         file: Path = self.indexes.store / "retention" / f"{digest}.json"
         if not file.exists():
