@@ -109,9 +109,10 @@ class RunContext:
         return families_with_variants(self.experiment)
 
     def is_whole(self, result: Result) -> bool:
-        """Return whether a finished cell has no failed row, and a score on val where one is needed."""
+        """Return whether a finished cell has no failed row, and where they are needed a score on val and timings."""
         unread = result.facts.val_score is None and result.cell.family in self.chosen_on_val
-        return not unread and not Rows.of(result.rows).failed
+        untimed = self.experiment.needs.max_p95_ms is not None and not (result.dropped or result.latency.bounded)
+        return not (unread or untimed or Rows.of(result.rows).failed)
 
     @cached_property
     def retention(self) -> Retention:

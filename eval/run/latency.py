@@ -253,6 +253,7 @@ class Probe:
             cold_first_token=tuple(t.first_token for t in cold if t.first_token is not None),
             batched=tuple(s for s in self.batched if s is not None),
             batch=len(self.batches[0]) if self.batches else 0,
+            bounded=self.bounded,
         )
 
 
