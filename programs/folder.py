@@ -10,6 +10,7 @@ from crossover.models.errors import UserError, one_line
 from crossover.programs.readers import encoding_of
 from crossover.programs.records import Problem, fault, few
 from crossover.programs.retrieval.base import Passage
+from crossover.programs.words import windows, word_count
 
 PASSAGE_WORDS = 120
 """Words up to which paragraphs that follow each other make one passage; a longer paragraph is cut between sentences."""
@@ -60,7 +61,7 @@ def passages_of(text: str) -> Iterator[str]:
     """Yield groups of paragraphs of at most `PASSAGE_WORDS` words."""
     group, words = list[str](), 0
     for part in _parts(text):
-        size = len(part.split())
+        size = word_count(part)
         if group and words + size > PASSAGE_WORDS:
             yield "\n".join(group)
             group, words = [], 0
@@ -73,12 +74,11 @@ def passages_of(text: str) -> Iterator[str]:
 def _parts(text: str) -> Iterator[str]:
     """Yield the paragraphs; one that is longer than a passage in sentences, and such a sentence in pieces."""
     for paragraph in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
-        if len(paragraph.split()) <= PASSAGE_WORDS:
+        if word_count(paragraph) <= PASSAGE_WORDS:
             yield from [paragraph.strip()] if paragraph.strip() else []
             continue
-        for sentence in re.split(r"(?<=[.!?])\s+|\n", paragraph.strip()):
-            words = sentence.split()
-            yield from (" ".join(words[n : n + PASSAGE_WORDS]) for n in range(0, len(words), PASSAGE_WORDS))
+        for sentence in re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n", paragraph.strip()):
+            yield from filter(None, windows(sentence, PASSAGE_WORDS, PASSAGE_WORDS))
 
 
 def gold_passages(names: Sequence[str], answers: Sequence[str], corpus: dict[str, list[Passage]]) -> list[str]:

@@ -9,7 +9,9 @@ from pypdf import PdfWriter
 from crossover.programs.data import load_and_check
 from crossover.programs.folder import PASSAGE_WORDS, gold_passages, passages_of, read_folder
 from crossover.programs.retrieval.base import Passage
+from crossover.programs.retrieval.chunks import chunked
 from crossover.programs.spec import TaskSpec
+from crossover.programs.words import word_count
 
 
 def folder(path: Path) -> Path:
@@ -54,6 +56,17 @@ def test_a_long_paragraph_is_cut_between_sentences() -> None:
     assert all(len(p.split()) <= PASSAGE_WORDS for p in parts)
     assert parts[0].endswith("four.")
     assert " ".join(" ".join(parts).split()) == " ".join(("One two three four. " * 100 + "x " * 300).split())
+
+
+def test_a_script_without_spaces_is_cut_too() -> None:
+    text = "申请人应当在三十日内提交材料。" * 60
+    parts = list(passages_of(text))
+    assert len(parts) > 1
+    assert all(word_count(p) <= PASSAGE_WORDS and p.endswith("。") for p in parts)
+    assert "".join("".join(parts).split()) == text
+    chunks, _ = chunked([Passage("a", text.replace("。", ""))], 50)
+    assert {word_count(c.text) for c in chunks[:-1]} == {50}
+    assert word_count("Das Haus 是白色的 .") == 5
 
 
 def test_the_gold_of_a_document_is_its_passages_with_the_answer() -> None:

@@ -83,6 +83,13 @@ def test_chunks_cover_every_word_and_remember_their_passage() -> None:
     assert parts[-1] == Passage("b", "short")
 
 
+def test_no_chunk_has_the_id_of_another_passage() -> None:
+    words = " ".join(f"w{n}" for n in range(20))
+    parts, parent = chunked([Passage("a.md", words), Passage("a.md#2", "short"), Passage("a.md#3", words)], 8)
+    assert len({p.id for p in parts}) == len(parts) == len(parent)
+    assert [p.id for p in parts if parent[p.id] == "a.md#2"] == ["a.md#2"]
+
+
 def test_a_chunk_of_a_gold_passage_is_a_hit(tmp_path: Path) -> None:
     corpus = (Passage("long", " ".join(["filler"] * 30 + ["needle"])), Passage("other", "nothing here"))
     example = dspy.Example(id="q", question="where is the needle", answer="x", gold=["long"]).with_inputs("question")

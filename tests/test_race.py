@@ -13,6 +13,7 @@ from crossover.eval.analysis.compare import compare
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Needs, Prices
+from crossover.eval.store.recorded import read_recorded
 from crossover.eval.store.result import read_rows
 
 METHODS = "[zero_shot, few_shot: {demos: 3}, retrieved_demos: {demos: 3}]"
@@ -49,6 +50,19 @@ def test_losers_are_dropped_and_the_winner_is_read_whole(tmp_path: Path, capsys:
     whole = run(file, capsys, "--set", "racing=false")
     assert {a["score"]["n"] + a["score"]["failed"] for a in whole["arms"]} == {60}
     assert (tmp_path / "mlruns" / "cells" / loser["id"] / "rows.jsonl").read_bytes().startswith(kept)
+
+
+def test_an_arm_that_left_a_race_knows_the_clusters_of_the_whole_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_openings(tmp_path, "[zero_shot, retrieved_demos: {demos: 3}]", more="racing: true\n")
+    test = tmp_path / "test.jsonl"
+    rows = [json.loads(line) | {"writer": f"w{n // 2}"} for n, line in enumerate(test.read_text().splitlines())]
+    test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = run(file, capsys, "--set", "tasks.openings.cluster=writer")
+    assert any(a["dropped"] for a in data["arms"])
+    results = read_recorded(tmp_path / "mlruns").results
+    assert [len(set(r.clusters.values())) for r in results] == [30, 30]
 
 
 def test_an_interrupted_race_goes_the_same_way_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,8 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
         notes=fitted.notes | measures,
         warnings=[*fitted.warnings, *doubts],
         integrity=audit(fitted, test, model),
-        clusters={str(e["id"]): str(e["cluster"]) for e in test if "cluster" in e},
+        # Of all examples, also for an arm that left a race: the clusters are the task's.
+        clusters={str(e["id"]): str(e["cluster"]) for e in fitted_cell.test if "cluster" in e},
         hits=passages.hits(test, cell.knowledge.test) if cell.knowledge.test == "retrieved" else {},
     )
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from crossover.models.jsonl import replacing
 from crossover.programs.retrieval.base import Hits, Indexed, Passage, best_hits, hits_of_worded, silent
+from crossover.programs.words import UNSPACED
 
 RECORD = "index.sha256"
 """File of a stored index that names the hash of its texts and the hash of its other files."""
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]{2,}")
-"""Two or more letters of Thai, Lao, Burmese, Khmer, Japanese or Chinese."""
+_RUN = re.compile(rf"[{UNSPACED}]{{2,}}")
+"""Two or more letters of a script without spaces."""
 
 
 @dataclass
@@ -128,7 +129,7 @@ def _record(folder: Path, texts_sha256: str) -> str:
 
 def _spaced(text: str) -> str:
     """Return the text with every run of an unspaced script as pairs of characters."""
-    return UNSPACED.sub(lambda run: " ".join(("", *map("".join, pairwise(run[0])), "")), text)
+    return _RUN.sub(lambda run: " ".join(("", *map("".join, pairwise(run[0])), "")), text)
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crossover.programs.retrieval.base import Passage
+from crossover.programs.words import windows
 
 OVERLAP = 0.25
 """Share of a window that the next one repeats, so that a sentence cut by one is whole in another."""
@@ -16,16 +17,15 @@ def chunked(corpus: Sequence[Passage], words: int) -> tuple[list[Passage], dict[
     """
     if not words:
         return list(corpus), {p.id: p.id for p in corpus}
-    step, parts, parent = max(1, round(words * (1 - OVERLAP))), list[Passage](), dict[str, str]()
+    step, known = max(1, round(words * (1 - OVERLAP))), {p.id for p in corpus}
+    parts, parent = list[Passage](), dict[str, str]()
     for passage in corpus:
-        text = passage.text.split()
-        starts = range(0, max(1, len(text) - words + step), step)
-        for n, start in enumerate(starts):
-            part = (
-                passage
-                if len(starts) == 1
-                else replace(passage, id=f"{passage.id}#{n}", text=" ".join(text[start : start + words]))
-            )
+        texts = windows(passage.text, words, step)
+        for n, text in enumerate(texts):
+            part = passage if len(texts) == 1 else replace(passage, id=f"{passage.id}#{n}", text=text)
+            while part is not passage and part.id in known:
+                # The passages of one file are named so too.
+                part = replace(part, id=f"{part.id}~")
             parts.append(part)
             parent[part.id] = passage.id
     return parts, parent
