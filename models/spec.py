@@ -55,7 +55,7 @@ class ModelSpec:
 
 def differing_settings(models: Iterable[ModelSpec]) -> dict[ModelSpec, list[str]]:
     """Return what tells each model from the others: its name, and the settings that differ among those of its name."""
-    settings = {m: asdict(m) for m in models}
+    settings = {m: m.identity for m in models}
     several = len({m.name for m in settings}) > 1
     found = {}
     for model, own in settings.items():

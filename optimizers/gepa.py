@@ -9,8 +9,8 @@ from dspy.teleprompt.gepa import InstructionProposer
 
 from crossover.models.errors import UserError
 from crossover.optimizers.common.search import Search
+from crossover.programs.demos import list_outputs
 from crossover.programs.fields import answers_of
-from crossover.programs.gold import list_outputs
 from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 SIZES = ("light", "medium", "heavy")

@@ -10,7 +10,7 @@ from crossover.models.errors import UserError
 from crossover.models.usage import Usage
 from crossover.optimizers.common.context import fits_context, leading_that_fit
 from crossover.optimizers.common.nearest import NearestDemos
-from crossover.programs.demos import drawn, last_output, with_demos
+from crossover.programs.demos import answer_fields, drawn, with_demos
 from crossover.programs.task import Budget, FitFacts, Fitted, Metric, Workload
 
 ORDERS = ("shuffled", "label_sorted", "similarity")
@@ -68,11 +68,11 @@ class ManyShot:
         """Return the block sorted by label for `label_sorted`, else as it is."""
         if self.order != "label_sorted":
             return block
-        return sorted(block, key=lambda e: str(e.get(last_output(program))))
+        return sorted(block, key=lambda e: str(e.get(_answer_field(program, block))))
 
     def _order(self, program: dspy.Module, train: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
         """Return train shuffled by seed; balanced: one of each label, then the second of each, and so on."""
-        shuffled, output = drawn(train, seed), last_output(program)
+        shuffled, output = drawn(train, seed), _answer_field(program, train)
         if not self.balanced or any(output not in e for e in shuffled):
             return shuffled
         seen: dict[str, int] = defaultdict(int)
@@ -82,3 +82,8 @@ class ManyShot:
             rounds.append(seen[label])
             seen[label] += 1
         return [e for _, e in sorted(zip(rounds, shuffled, strict=True), key=lambda pair: pair[0])]
+
+
+def _answer_field(program: dspy.Module, examples: Sequence[dspy.Example]) -> str:
+    """Return the last output field that the examples hold an answer to, or an empty string."""
+    return (answer_fields(program, examples) or [""])[-1]

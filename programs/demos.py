@@ -16,9 +16,10 @@ def drawn(examples: Sequence[dspy.Example], seed: int, count: int | None = None)
     return random.Random(seed).sample(list(examples), len(examples) if count is None else min(count, len(examples)))
 
 
-def last_output(program: dspy.Module) -> str:
-    """Return the field name of the program's answer: the last output of its last predictor."""
-    return str([n for _, p in program.named_predictors() for n in p.signature.output_fields][-1])
+def answer_fields(program: dspy.Module, examples: Sequence[dspy.Example]) -> list[str]:
+    """Return the output fields of the program's predictors that the examples hold answers to, in order."""
+    names = dict.fromkeys(n for _, p in program.named_predictors() for n in p.signature.output_fields)
+    return [n for n in names if any(n in e and n not in e.inputs() for e in examples[:1])]
 
 
 def demo_of(example: dspy.Example, predictor: dspy.Predict) -> dict[str, Any] | None:
@@ -43,6 +44,12 @@ def one_answer(value: Any, field: FieldInfo) -> Any:
 def is_list(annotation: Any) -> bool:
     """Return whether an output field's type is a list, with or without the type of its items."""
     return annotation is list or get_origin(annotation) is list
+
+
+def list_outputs(program: dspy.Module) -> set[str]:
+    """Return the output fields of a program whose value is a list; in any other, a list holds several right answers."""
+    fields = {n: f for p in program.predictors() for n, f in p.signature.output_fields.items()}
+    return {name for name, field in fields.items() if is_list(field.annotation)}
 
 
 def with_demos(program: dspy.Module, examples: Sequence[dspy.Example]) -> dspy.Module:

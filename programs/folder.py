@@ -14,6 +14,8 @@ from crossover.programs.words import windows, word_count
 
 PASSAGE_WORDS = 120
 """Words up to which paragraphs that follow each other make one passage; a longer paragraph is cut between sentences."""
+SENTENCE = re.compile(r"(\s*)(\S.*?(?:[.!?](?=\s)|[。！？][”’」』）]*|(?=\n)|\Z))", re.DOTALL)
+"""White space and a sentence, or what stands in a line."""
 BLOCKS = re.compile(r"p|div|section|article|[uo]l|li|table|tr|h[1-6]|br|title|blockquote|pre|d[dt]")
 HIDDEN = frozenset(("script", "style", "noscript", "template"))
 
@@ -59,26 +61,31 @@ def read_folder(folder: Path, shown: str) -> tuple[list[Passage], list[Problem]]
 
 def passages_of(text: str) -> Iterator[str]:
     """Yield groups of paragraphs of at most `PASSAGE_WORDS` words."""
-    group, words = list[str](), 0
-    for part in _parts(text):
+    group, words = "", 0
+    for before, part in _parts(text):
         size = word_count(part)
         if group and words + size > PASSAGE_WORDS:
-            yield "\n".join(group)
-            group, words = [], 0
-        group.append(part)
+            yield group
+            group, words = "", 0
+        group = f"{group}{before}{part}" if group else part
         words += size
     if group:
-        yield "\n".join(group)
+        yield group
 
 
-def _parts(text: str) -> Iterator[str]:
-    """Yield the paragraphs; one that is longer than a passage in sentences, and such a sentence in pieces."""
+def _parts(text: str) -> Iterator[tuple[str, str]]:
+    """Yield paragraphs; one that is longer than a passage in sentences, and such a sentence in pieces.
+
+    Each comes behind what stands between it and the part before.
+    """
     for paragraph in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
         if word_count(paragraph) <= PASSAGE_WORDS:
-            yield from [paragraph.strip()] if paragraph.strip() else []
+            yield from [("\n", paragraph.strip())] if paragraph.strip() else []
             continue
-        for sentence in re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n", paragraph.strip()):
-            yield from filter(None, windows(sentence, PASSAGE_WORDS, PASSAGE_WORDS))
+        for n, sentence in enumerate(SENTENCE.finditer(paragraph)):
+            between = "\n" if n == 0 or "\n" in sentence[1] else " " * bool(sentence[1])
+            for piece in windows(sentence[2], PASSAGE_WORDS, PASSAGE_WORDS):
+                yield between, piece
 
 
 def gold_passages(names: Sequence[str], answers: Sequence[str], corpus: dict[str, list[Passage]]) -> list[str]:

@@ -41,12 +41,6 @@ def output_types(
     return {n: _reader(f.annotation) for n, f in fields.items() if not is_text(f) and not _is_choice(f.annotation)}
 
 
-def list_outputs(program: dspy.Module) -> set[str]:
-    """Return the output fields of a program whose value is a list; in any other, a list holds several right answers."""
-    fields = {n: f for p in program.predictors() for n, f in p.signature.output_fields.items()}
-    return {name for name, field in fields.items() if is_list(field.annotation)}
-
-
 def _is_choice(annotation: Any) -> bool:
     """Return whether a type is a Literal of texts, which are compared as the data holds them."""
     return get_origin(annotation) is Literal and all(isinstance(v, str) for v in get_args(annotation))

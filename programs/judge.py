@@ -66,11 +66,17 @@ class Judge:
     output: str
     model: Callable[[], tuple[dspy.LM, dspy.Adapter, Price]]
     """Returns the judge's model, its prompt format and its price; called when the first answer is graded."""
+    is_list: bool = False
+    """An answer is a list, so that a gold list is one answer and not several."""
 
     def __post_init__(self) -> None:
         """Build the question."""
         self._ask, self._lock = dspy.Predict(judge_signature(self.criteria)), threading.Lock()
         self.spent = Usage()
+
+    def _reference(self, gold: Any) -> str:
+        """Return the right answers as text."""
+        return " | or: ".join(map(text_of, [gold] if self.is_list else answers_of(gold)))
 
     def __call__(
         self,
@@ -81,7 +87,7 @@ class Judge:
         pred_trace: Any = None,
     ) -> Judged:
         """Return the mean grade of one answer."""
-        answer, reference = text_of(pred[self.output]), " | or: ".join(map(text_of, answers_of(gold[self.output])))
+        answer, reference = text_of(pred[self.output]), self._reference(gold[self.output])
         question = "\n".join(f"{name}: {text_of(gold[name])}" for name in self.inputs)
         ahead = reference_first(str(gold["id"]), answer)
         first, second = (reference, answer) if ahead else (answer, reference)

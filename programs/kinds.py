@@ -15,7 +15,7 @@ from crossover.programs.spec import TaskSpec
 KINDS = ("text", "number", "boolean", "one of", "list")
 MOST_CHOICES = 50
 """A field with more different values is a text."""
-_CODE = re.compile(r"[-+]?0\d.*|\d{16,}")
+CODE = re.compile(r"[-+]?0\d.*|[-+]?\d{16,}")
 """Digits that are a name: a postcode with its zeros in front, or an id longer than a number keeps apart."""
 YES_NO = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 
@@ -86,7 +86,7 @@ def kind_of(values: Iterable[Any], name: str = "") -> Kind:
     tests: dict[str, Callable[[], bool]] = {
         "list": lambda: all(isinstance(c, list) for c in filled),
         "boolean": lambda: all(t.casefold() in YES_NO for t in texts),
-        "number": lambda: all(_number(t) is not None and not _CODE.fullmatch(t) for t in texts),
+        "number": lambda: all(_number(t) is not None and not CODE.fullmatch(t) for t in texts),
         "one of": lambda: len(distinct) <= min(MOST_CHOICES, len(texts) / 2),
     }
     if name and name not in KINDS:

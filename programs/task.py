@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import dspy
 
 from crossover.models.usage import Usage, add_usd
+from crossover.programs.demos import list_outputs
 from crossover.programs.retrieval.base import Passage
 
 
@@ -60,6 +61,11 @@ class Task:
     def splits(self) -> dict[str, tuple[dspy.Example, ...]]:
         """Return the splits by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    @cached_property
+    def lists(self) -> frozenset[str]:
+        """The output fields of which an answer is a list; in any other, a list holds several right answers."""
+        return frozenset(list_outputs(self.program()))
 
     def split_sha256(self) -> str:
         """Return the hash of all examples with their splits, of the metric's name and of the corpus."""

@@ -11,7 +11,6 @@ from crossover.models.answer_types import labels_of
 from crossover.models.errors import UserError, one_line
 from crossover.programs.demos import question_key
 from crossover.programs.fields import answers_of, text_of
-from crossover.programs.gold import list_outputs
 from crossover.programs.metrics import normalise
 from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.record import Record
@@ -89,7 +88,7 @@ def _val_in_train(task: Task) -> Iterator[Problem]:
 
 def _gold_answers(task: Task, program: dspy.Module) -> Iterator[Problem]:
     """Yield the examples whose own gold answer does not score 1.0; every entry of a list of right answers is one."""
-    lists = list_outputs(program)
+    lists = task.lists
     for example in (e for split in task.splits().values() for e in split):
         answers = {n: [example[n]] if n in lists else answers_of(example[n]) for n in task.outputs}
         for values in zip_longest(*answers.values()):

@@ -6,11 +6,13 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -55,6 +57,17 @@ def done(tmp_path: Path, served: Served) -> Path:
 def short_of_room(size: int, folder: str, argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     command(folder, f"{folder}/said", argv, {})
+
+
+def test_a_verdict_is_printed_even_if_it_cannot_be_kept(done: Path) -> None:
+    argv = ["run", str(done), "--store", str(done.parent / "mlruns"), "--set", "needs={min_score: 0.01}", *UNTRACKED]
+    room = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (400, 400))
+    command = [sys.executable, "-W", "ignore", "-m", "crossover.eval.cli.main", *argv]
+    ran = subprocess.run(command, cwd=done.parent, capture_output=True, text=True, timeout=300, preexec_fn=room)
+    assert ran.returncode == 0, ran.stderr
+    assert "zero_shot" in ran.stdout
+    assert "File too large" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.slow

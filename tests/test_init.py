@@ -172,6 +172,8 @@ def test_what_cannot_be_guessed_says_what_to_add(choices: dict[str, Any], messag
 def test_json_lines_with_answers_of_numbers_are_compared_as_numbers() -> None:
     rows = [Record(json.loads(f'{{"question": "how many {i}?", "answer": {i * 3}}}'), "") for i in range(40)]
     assert guess(rows, Choices()).metric == "numeric_match"
+    codes = [Record({"question": f"which code has {i}?", "answer": f"0{i + 1067}"}, "") for i in range(40)]
+    assert guess(codes, Choices()).metric != "numeric_match"
 
 
 def test_a_folder_of_documents_makes_it_retrieve_and_tells_the_gold_column(

@@ -206,6 +206,24 @@ def test_a_judge_that_talks_is_a_failure_not_a_zero() -> None:
         assert (judge.spent.calls, served.answered) == (1, 1)
 
 
+def test_a_list_is_one_right_answer_where_answers_are_lists() -> None:
+    asked = list[str]()
+    with openai_server(lambda model, messages: asked.append(str(messages)) or "no grade") as served:
+        model = load_model(ModelSpec("openai/gpt-4o-mini", api_base=served.url, max_tokens=100))
+        gold = dspy.Example(id="1", question="q", answer=["red", "blue"]).with_inputs("question")
+        for is_list in (False, True):
+            judge = Judge(
+                {"accuracy": "Right?"},
+                ("question",),
+                "answer",
+                lambda: (model.lm, model.prompt_format, model.price),
+                is_list,
+            )
+            with pytest.raises(Exception, match="accuracy"):
+                judge(gold, dspy.Prediction(answer=["red"]))
+    assert ["red | or: blue" in text for text in asked] == [True, False]
+
+
 def test_a_judged_score_is_a_number() -> None:
     assert Judged(0.5, {}) + 0.25 == 0.75
     assert {reference_first(str(i), "x") for i in range(20)} == {True, False}

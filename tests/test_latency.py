@@ -9,11 +9,7 @@ import dspy
 import pytest
 from dspy import lm15
 from factories import task_with_corpus
-from openai_server import openai_server
-from processes import UNTRACKED
-from remote_experiment import first_word, write_remote
 
-from crossover.eval.cli.main import main
 from crossover.eval.run.latency import (
     Probe,
     Timing,
@@ -139,6 +135,9 @@ def test_every_arm_is_served_a_batch_in_every_block_after_its_share_of_single_re
     again = replace_probe(arm)
     assert again.done
     assert again.latency() == latency
+    # Batches of another size are another price.
+    arm.batches = [arm.examples[:3]] * 5
+    assert replace_probe(arm).batched == []
 
 
 def replace_probe(arm: Probe) -> Probe:
@@ -172,22 +171,3 @@ def test_an_arm_of_slow_requests_is_asked_fewer_times() -> None:
         quick.count(Timing(0.5, 0.0, None))
     assert slow.slow(10)
     assert not quick.slow(10)
-
-
-def test_a_bound_on_p95_stated_later_times_what_is_missing_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CROSSOVER_LATENCY_REQUESTS", "24")
-    with openai_server(first_word) as served:
-        flags = ["run", str(write_remote(tmp_path, served.url, test=40)), "--store", str(tmp_path / "mlruns")]
-        timed = []
-        for more in ([], ["--set", "needs={max_p95_ms: 60000}"], ["--set", "needs={max_p95_ms: 60000}"]):
-            asked = len(served.bodies)
-            assert main([*flags, *more, "--json", *UNTRACKED]) == 0
-            arms = json.loads(capsys.readouterr().out)["arms"]
-            timed.append(({a["latency_ms"]["n"] for a in arms}, len(served.bodies) - asked))
-    (few, _), (all_of_them, fresh), (still, again) = timed
-    assert max(few) < 24
-    # Two requests warm an arm up; the rows of the test are not asked again.
-    assert (all_of_them, fresh) == ({24}, sum(24 - n for n in few) * (2 // len(few)) + 4)
-    assert (still, again) == ({24}, 0)

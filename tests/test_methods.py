@@ -19,7 +19,9 @@ from crossover.models.load import LoadedModel
 from crossover.models.prompt import engine_of, first_messages
 from crossover.optimizers.common.nearest import NearestDemos
 from crossover.optimizers.ensemble import Vote
+from crossover.programs.demos import answer_fields
 from crossover.programs.modules.classify import Classify
+from crossover.programs.modules.multihop import Multihop
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, Fitted
 
@@ -181,8 +183,11 @@ def test_an_ensemble_answers_with_the_majority(intents: list[dspy.Example]) -> N
         def forward(self, text: str) -> dspy.Prediction:
             return dspy.Prediction(label=self.label)
 
-    assert Vote([Fixed("b"), Fixed("a"), Fixed("a")])(text="x").label == "a"
-    assert Vote([Fixed("5"), Fixed("-5"), Fixed("-5")])(text="x").label == "-5"
+    def voted(*labels: str) -> str:
+        return str(Vote([Fixed(y) for y in labels], ["label"])(text="x").label)
+
+    assert voted("b", "a", "a") == "a"
+    assert voted("5", "-5", "-5") == "-5"
 
 
 def test_an_ensemble_votes_on_fields_of_every_type() -> None:
@@ -197,7 +202,15 @@ def test_an_ensemble_votes_on_fields_of_every_type() -> None:
             return dspy.Prediction(**dict(zip(("language", "sizes", "price"), self.values, strict=True)))
 
     members = [Fixed("C", [1, 2], 3.0), Fixed("C++", [1], 3.0), Fixed("C++", [1, 2], 4.0), Fixed("C++", [1, 2], 3.0)]
-    assert Vote(members)(text="x").toDict() == {"language": "C++", "sizes": [1, 2], "price": 3.0}
+    outputs = ["language", "sizes", "price"]
+    assert Vote(members, outputs)(text="x").toDict() == {"language": "C++", "sizes": [1, 2], "price": 3.0}
+    # The order of a list is no other answer, and what the data has no answer for has no vote.
+    others = [Fixed("C", [9], 7.0), Fixed("C", [1, 2], 5.0), Fixed("C++", [2, 1], 7.0)]
+    assert Vote(others, ["sizes"])(text="x").sizes == [1, 2]
+    gold = dspy.Example(text="x", sizes=[1], price=1.0).with_inputs("text")
+    assert answer_fields(others[0], [gold]) == ["sizes", "price"]
+    hop = dspy.Example(question="q", answer="a").with_inputs("question")
+    assert answer_fields(Multihop(["question"], "answer"), [hop]) == ["answer"]
 
 
 @pytest.mark.parametrize("name", ["few_shot", "many_shot"])

@@ -11,6 +11,7 @@ import tiny
 from factories import make_cell, make_result
 
 from crossover.eval.analysis.compare import compare
+from crossover.eval.analysis.labels import gold_of
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.store.rows import Rows
@@ -72,6 +73,24 @@ def test_a_cell_becomes_a_value_of_its_kind() -> None:
     for kind, cell in (("number", "about 3"), ("boolean", "maybe")):
         with pytest.raises(ValueError, match=cell):
             Kind(kind).value(cell)
+
+
+def test_a_row_without_items_is_no_fault(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        rows = [{"text": f"{split} {n}" + " more" * n, "tags": [f"t{n % 3}", "x"] * bool(n)} for n in range(60)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "tags.yaml").write_text(
+        "version: 1\nname: tags\ntasks:\n  - name: tags\n    program: record\n"
+        "    data: {train: train.jsonl, val: val.jsonl, test: test.jsonl}\n    input: text\n    output: {tags: list}\n"
+        f"models: [{tiny.model()}]\nmethods: [zero_shot, few_shot]\n"
+    )
+    assert main(["validate", str(tmp_path / "tags.yaml")]) == 0
+    task, _ = load_and_check(
+        TaskSpec("tags", "record", {s: f"{s}.jsonl" for s in ("train", "test")}, {"text": "input", "tags": "output"}),
+        base=tmp_path,
+    )
+    assert task is not None
+    assert [gold_of(task, e) for e in task.test[:2]] == ["", "t1, x"]
 
 
 def test_values_that_train_does_not_have_are_named(tmp_path: Path) -> None:

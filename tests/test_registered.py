@@ -180,6 +180,16 @@ def test_the_mark_follows_a_verdict_that_only_other_needs_change(openings_run: P
     assert (same, dearer != text) == (key, True)
     assert marked("--set", "needs={min_score: 0.99}") == []
     assert marked() == [(key, text)]
+    # The runs of all cells are below the newest verdict.
+    client = Tracker(store).client
+    (experiment,) = [e for e in client.search_experiments() if e.name == "openings"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = {r.data.tags["mlflow.parentRunId"] for r in runs if "crossover.cell" in r.data.tags}
+    newest = max(
+        (r for r in runs if "verdict" in r.data.tags and "crossover.cell" not in r.data.tags),
+        key=lambda r: r.info.end_time,
+    )
+    assert parents == {newest.info.run_id}
 
 
 def test_what_cannot_travel_says_why(openings_run: Path, tmp_path: Path) -> None:

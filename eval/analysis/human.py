@@ -49,7 +49,8 @@ def sheet(task: Task, results: Sequence[Result], criteria: Sequence[str], exampl
     writer.writerow(["item", *task.inputs, "reference", "answer", *criteria])
     for key, answer in sorted(answers, key=lambda pair: item_of(*pair)):
         e = by_id[key]
-        reference = " | or: ".join(text_of(v) for v in answers_of(e[task.outputs[0]]))
+        gold, whole = e[task.outputs[0]], task.outputs[0] in task.lists
+        reference = " | or: ".join(map(text_of, [gold] if whole else answers_of(gold)))
         shown = [*(text_of(e[i]) for i in task.inputs), reference, answer]
         writer.writerow([item_of(key, answer), *map(inert, shown), *("" for _ in criteria)])
     return text.getvalue()

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 
+from crossover.programs.fields import text_of
 from crossover.programs.score import Row
 from crossover.programs.task import Task
 
@@ -24,10 +25,16 @@ class LabelScore:
 
 
 def gold_of(task: Task, example: dspy.Example) -> str:
-    """Return the first gold answer of an example as text."""
-    values = [example[name] for name in task.outputs]
-    firsts = [v[0] if isinstance(v, (list, tuple)) and v else v for v in values]
-    return " / ".join("" if v is None else str(v) for v in firsts)
+    """Return the first gold answer of an example as text; one that is a list, with all its items."""
+
+    def text(name: str) -> str:
+        value = example[name]
+        if name in task.lists:
+            return ", ".join(map(text_of, value))
+        first = value[0] if isinstance(value, (list, tuple)) and value else value
+        return "" if first is None else str(first)
+
+    return " / ".join(map(text, task.outputs))
 
 
 def are_labels(counts: Mapping[str, int]) -> bool:

@@ -11,6 +11,7 @@ from crossover.eval.experiment.choices import Choices
 from crossover.eval.experiment.columns import GROUP_WORDS, INPUT_WORDS, OUTPUT_WORDS, Column, columns_in
 from crossover.models.errors import UserError
 from crossover.programs.fields import answers_of, text_of
+from crossover.programs.kinds import CODE
 from crossover.programs.load import is_reference, load_object, unknown
 from crossover.programs.records import Record
 from crossover.programs.spec import TaskSpec
@@ -187,7 +188,8 @@ def _metric(program: str, answers: Sequence[str]) -> str:
     """Return the metric for free answers; empty for a program with a usual one."""
     if program not in ("answer", "rag"):
         return ""
-    if all(a.strip().lstrip("-").replace(".", "", 1).isdecimal() for a in answers):
+    texts = [a.strip() for a in answers]
+    if all(t.lstrip("-").replace(".", "", 1).isdecimal() and not CODE.fullmatch(t) for t in texts):
         return "numeric_match"
     # Asked about a document, a model answers in a sentence: as in SQuAD, what it shares with the answer counts.
     short = median(len(a.split()) for a in answers) <= SHORT_ANSWER

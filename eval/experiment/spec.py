@@ -16,7 +16,7 @@ Kind = Literal["context", "weights"]
 """The side of the comparison that an arm stands on: a chain that trains weights stands on theirs."""
 Compare = Literal["methods", "all"]
 """What the arms of a verdict are: `methods`, each by the variant that val chose, or `all` variants."""
-METHODOLOGY_VERSION = 7
+METHODOLOGY_VERSION = 8
 """Raised whenever a change of ours can change a number; part of every cell key."""
 
 

@@ -39,16 +39,18 @@ class Models:
     def __init__(self, allowance: UsageLimits, note: Callable[[str], None]) -> None:
         """Load nothing yet."""
         self.allowance, self.note = allowance, note
-        self._loaded: dict[ModelSpec, LoadedModel] = {}
+        self._loaded: dict[tuple[ModelSpec, str, float], LoadedModel] = {}
 
     def __call__(self, spec: ModelSpec) -> LoadedModel:
         """Return the model of a spec, loaded once."""
-        if spec not in self._loaded:
+        # A teacher may be the same model, at another's cost or with more patience.
+        key = spec, spec.api_key, spec.timeout
+        if key not in self._loaded:
             model = load_model(spec)
             if not model.local and self.allowance.usd is not None and api_price({spec.name: ONE_TOKEN}) is None:
                 self.note(f"warning: {spec.name} has no known price: the limit in dollars cannot hold it")
-            self._loaded[spec] = replace(model, lm=self.allowance.limited(model.lm))
-        return self._loaded[spec]
+            self._loaded[key] = replace(model, lm=self.allowance.limited(model.lm))
+        return self._loaded[key]
 
 
 @dataclass
@@ -109,10 +111,9 @@ class RunContext:
         return families_with_variants(self.experiment)
 
     def is_whole(self, result: Result) -> bool:
-        """Return whether a finished cell has no failed row, and where they are needed a score on val and timings."""
+        """Return whether a finished cell has no failed row, and a score on val where one is needed."""
         unread = result.facts.val_score is None and result.cell.family in self.chosen_on_val
-        untimed = self.experiment.needs.max_p95_ms is not None and not (result.dropped or result.latency.bounded)
-        return not (unread or untimed or Rows.of(result.rows).failed)
+        return not unread and not Rows.of(result.rows).failed
 
     @cached_property
     def retention(self) -> Retention:

@@ -61,8 +61,9 @@ class _Rows:
             for predictor in self.task.program().predictors()
             for name, field in predictor.signature.output_fields.items()
         }
-        first = self.train[0]
-        return fields | {name: answers_of(first[name])[0] for name in self.task.outputs if name in first}
+        first, lists = self.train[0], self.task.lists
+        own = {name: first[name] for name in self.task.outputs if name in first}
+        return fields | {name: value if name in lists else answers_of(value)[0] for name, value in own.items()}
 
 
 def check_fits(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> list[Problem]:

@@ -85,7 +85,7 @@ MOST_DEMOS = 200
 def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], int]:
     """Return the forecasts of the prompt formats to choose and of the missing cells, and the number of finished cells.
 
-    A cell counts as finished even if failed rows are asked again, or a new bound on p95 times it further.
+    A cell with failed rows counts as finished; they are asked again. Nothing is written.
 
     Raises:
         UserError: the tasks have errors.

@@ -27,7 +27,7 @@ def judged(task: Task, spec: TaskSpec, load: Callable[[ModelSpec], LoadedModel])
 
     identity = [judge_sha256(criteria), model_sha256(judge.model), judge.model.max_tokens, judge.model.temperature]
     digest = hashlib.sha256(json.dumps([*identity, judge.model.api_base]).encode()).hexdigest()
-    metric = Judge(criteria, task.inputs, task.outputs[0], model)
+    metric = Judge(criteria, task.inputs, task.outputs[0], model, task.outputs[0] in task.lists)
     return replace(task, metric=metric, metric_name=f"judge {judge.model.name}@{digest[:12]}")
 
 

@@ -152,7 +152,9 @@ class Probe:
         """Read earlier timings from the file, and stream the model's answers from now on."""
         for line in read_lines(self.file) if self.file else ():
             if "batched" in line:
-                self.batched.append(line["batched"])
+                # A batch of another size has another price; files of earlier versions name none.
+                if self.batches and line.get("batch", len(self.batches[0])) == len(self.batches[0]):
+                    self.batched.append(line["batched"])
                 continue
             timings = self.cold if line.pop("cold") else self.warm
             timings.count(Timing(**line) if line else None)
@@ -203,7 +205,7 @@ class Probe:
             rows = list(score_examples(self.fitted.program, batch, lambda *_: 1.0, threads=len(batch)))
             seconds = time.perf_counter() - start
         self.batched.append(None if any(r.failure for r in rows) else seconds / len(batch))
-        self._write({"batched": self.batched[-1]})
+        self._write({"batched": self.batched[-1], "batch": len(batch)})
 
     @property
     def done(self) -> bool:
@@ -253,7 +255,6 @@ class Probe:
             cold_first_token=tuple(t.first_token for t in cold if t.first_token is not None),
             batched=tuple(s for s in self.batched if s is not None),
             batch=len(self.batches[0]) if self.batches else 0,
-            bounded=self.bounded,
         )
 
 

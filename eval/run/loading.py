@@ -103,7 +103,8 @@ def _models(experiment: Experiment) -> list[ModelSpec]:
     """Return every model of an experiment: those that are adapted, the teacher and the judges."""
     teacher = [experiment.teacher] if experiment.teacher else []
     judges = [t.judge.model for t in experiment.tasks if t.judge]
-    return list(dict.fromkeys([*experiment.models, *teacher, *judges]))
+    # Equal ones may have different keys.
+    return list({(m, m.api_key): m for m in [*experiment.models, *teacher, *judges]}.values())
 
 
 def finished(experiment: Experiment, *, store: Path) -> Finished:

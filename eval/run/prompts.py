@@ -61,7 +61,7 @@ class CellPrompts:
         model = result.cell.model
         self._lm, self._adapter = _model(model, str(result.notes.get("prompt_format") or model.prompt_format))
         state = json.loads((cell_folder(store, result.key) / "program.json").read_text(encoding="utf-8"))
-        self._program = shaped(task.program, state, self._lm)
+        self._program = shaped(task.program, state, self._lm, task.outputs)
         self._program.load_state(state)
 
     def of(self, question: dspy.Example, answer: str, *, search: bool = True) -> Prompt:

@@ -167,6 +167,9 @@ def conclude(
     try:
         with storing(context.store):
             record(context.store, experiment, done, context.keys.split_sha256)
+            if changed:
+                # Other needs or prices may have another verdict, of cells that MLflow has.
+                track.begin(experiment, cells)
     except UserError as e:
         # The comparison is worth printing even when it cannot be recorded.
         context.progress.note(f"warning: {e}")
@@ -182,9 +185,6 @@ def conclude(
         comparison = replace(comparison, partial=Partial(stopped, len(results), len(cells)))
         context.progress.note(f"warning: {comparison.partial}; run again, which goes on from there")
     else:
-        if changed:
-            # Other needs or prices may have another verdict, of cells that MLflow has.
-            track.begin(experiment, cells)
         track.conclude(experiment, comparison)
     return comparison
 

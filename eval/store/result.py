@@ -38,8 +38,6 @@ class Latency:
     """Seconds a request in batches, one number a block, all arms in turn; empty for an API and in earlier results."""
     batch: int = 0
     """Requests in each batch, asked all at once with the arm's own prefix kept."""
-    bounded: bool = False
-    """The needs bounded p95, so that as many requests were made as its interval takes."""
 
 
 @dataclass

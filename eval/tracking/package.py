@@ -9,7 +9,7 @@ import inspect
 import json
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
@@ -224,7 +224,7 @@ def open_package(
     model = load(served or ModelSpec.stored(recipe["model"]))
     lm = model.lm if served else _measured_lm(model.lm, folder, recipe)
     state = json.loads((folder / PROGRAM).read_text(encoding="utf-8"))
-    program = shaped(_builder(recipe["program"], folder), state, lm)
+    program = shaped(_builder(recipe["program"], folder), state, lm, recipe["outputs"])
     program.load_state(state)
     return Opened(program, lm, model.prompt_format, recipe)
 
@@ -271,12 +271,14 @@ def _with_head(lm: dspy.LM, folder: Path) -> dspy.LM:
     return local_lm(f"{lm.model}+head-{head.sha256[:12]}", head, lm.kwargs["max_tokens"], 0.0)
 
 
-def shaped(build: Callable[[], dspy.Module], state: Mapping[str, Any], lm: dspy.LM) -> dspy.Module:
+def shaped(
+    build: Callable[[], dspy.Module], state: Mapping[str, Any], lm: dspy.LM, outputs: Sequence[str]
+) -> dspy.Module:
     """Return the program inside the modules that the method put around it, which its state shows."""
     if {"program", "pool"} <= state.keys():
-        return NearestDemos(shaped(build, state["program"], lm), [], int(state["demos"]), fits_context(lm))
+        return NearestDemos(shaped(build, state["program"], lm, outputs), [], int(state["demos"]), fits_context(lm))
     members = {key.partition(".")[0] for key in state if key.startswith("programs[")}
-    return Vote([build() for _ in members]) if members else build()
+    return Vote([build() for _ in members], outputs) if members else build()
 
 
 def _builder(facts: Mapping[str, Any], folder: Path) -> Callable[[], dspy.Module]:

@@ -21,7 +21,7 @@ from crossover.models.errors import UserError
 from crossover.models.meter import BudgetSpent, Meter
 from crossover.models.prompt_formats import TwoFormats
 from crossover.models.usage import Usage
-from crossover.programs.gold import list_outputs
+from crossover.programs.demos import list_outputs
 from crossover.programs.score import mean_score, score_examples
 from crossover.programs.task import Budget, FitFacts, Fitted, Metric
 
