@@ -29,7 +29,7 @@ class Partial:
     """How much of an experiment a comparison covers."""
 
     stopped: str
-    """What ended the run."""
+    """What ended the run; empty for one that is reported on later."""
     cells: int
     """Scored cells."""
     planned: int
@@ -37,7 +37,8 @@ class Partial:
 
     def __str__(self) -> str:
         """Return the line above the table."""
-        return f"PARTIAL: stopped by {self.stopped}; {self.cells} of {self.planned} cells are scored"
+        why = f"stopped by {self.stopped}; " if self.stopped else ""
+        return f"PARTIAL: {why}{self.cells} of {self.planned} cells are scored"
 
 
 @dataclass(frozen=True)

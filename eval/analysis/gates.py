@@ -11,8 +11,10 @@ from typing import NamedTuple
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import Comparison
 from crossover.eval.analysis.contrast import holm
+from crossover.eval.analysis.exclusion import eligible
 from crossover.eval.analysis.seeds import mean_scores
 from crossover.eval.analysis.stats import ALPHA, paired_difference
+from crossover.eval.experiment.spec import Needs
 from crossover.eval.store.cells import load_result
 from crossover.eval.store.document import check_version
 from crossover.models.errors import UserError
@@ -78,7 +80,8 @@ def apply_gates(gates: Gates, comparison: Comparison, *, store: Path) -> list[Ou
     outcomes = []
     for v in comparison.verdicts:
         if gates.fail_under is not None:
-            best = max((a.score.mean for a in comparison.arms if a.task == v.task and a.score.n), default=0.0)
+            sound = eligible([a for a in comparison.arms if a.task == v.task and not a.dropped], Needs())
+            best = sound[0].score.mean if sound else 0.0
             detail = (
                 f"best score {best:.3f} is {'under' if best < gates.fail_under else 'not under'} {gates.fail_under}"
             )
@@ -122,8 +125,9 @@ def _against_baseline(baseline: Baseline, comparison: Comparison, store: Path) -
     """Return an outcome for each arm that the baseline has too, with p adjusted over all of them."""
     for task, split in comparison.split_sha256.items():
         if (old := baseline.split_sha256.get(task, split)) != split:
-            what = f"--baseline {baseline.file}: {task} had split {old[:12]}, now {split[:12]}"
-            raise UserError(f"{what}; scores of different examples do not compare, write a new baseline with --json")
+            # No error: by now everything was measured, and has its files to be written.
+            what = f"the split was {old[:12]} and is {split[:12]}; scores of different examples do not compare"
+            return [Outcome(f"--baseline {baseline.file}", task, f"{what}, write a new baseline with --json", False)]
     shared = [(a, baseline.arms[a.task, a.name]) for a in comparison.arms if (a.task, a.name) in baseline.arms]
     changes = [_change(arm, before, store) for arm, before in shared if arm.score.n]
     if not changes:
@@ -144,6 +148,8 @@ def _against_baseline(baseline: Baseline, comparison: Comparison, store: Path) -
 def _change(arm: Arm, before: BaselineArm, store: Path) -> _Change:
     """Test the change of an arm, paired by example when the store still has its old rows, else by the intervals."""
     old = _old_scores(store, before.cells)
+    if old and not math.isclose(sum(old.values()) / len(old), before.mean, abs_tol=1e-5):
+        old = {}  # the store holds what the same cells came to when they were measured again
     ids = [i for i in arm.scores if i in old]
     if ids:
         d = paired_difference({i: arm.scores[i] for i in ids}, {i: old[i] for i in ids}, clusters=arm.clusters)

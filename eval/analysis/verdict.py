@@ -54,7 +54,7 @@ def decide(arms: Sequence[Arm], contrasts: Sequence[Contrast], needs: Needs, *, 
     confidence: Confidence = next((level for _, level, applies in DOUBTS if applies(task)), "high")
     ties = tuple(a.name for a in others)
     lost = "".join(f" But it {w}." for w in chosen.warnings if w.startswith(FORGETS))
-    because = _because(task) + _val_words(chosen) + lost + _race_words(arms)
+    because = _because(task) + _val_words(chosen, arms) + lost + _race_words(arms)
     flips = (*_flips(task), *filter(None, [_data(task)]))
     return Verdict(name, chosen.name, because, confidence, task.chosen_score(), ties, flips, break_even)
 
@@ -75,9 +75,10 @@ def _break_even(task: TaskComparison) -> BreakEven | None:
     return None if contrast is not None and contrast.finding == "worse" else found
 
 
-def _val_words(arm: Arm) -> str:
+def _val_words(arm: Arm, arms: Sequence[Arm]) -> str:
     """Return that val chose the arm among the variants of its method, as a sentence with a space before it, if so."""
-    if arm.variants == 1 or arm.val is None:
+    # A family of which one variant has no score on val is taken apart.
+    if arm.variants == 1 or any(a.val is None for a in arms if a.family == arm.family):
         return ""
     return f" Val chose it among {arm.variants} variants of {arm.family}, with {arm.val:.2f}."
 
@@ -109,8 +110,22 @@ def _because(task: TaskComparison) -> str:
             f"{score} {price}, with no price to set against arms that are not significantly worse; next is {numbers}."
         )
     if chosen is best:
-        return f"{score} {price}, the best, and no arm tied with it is over a tenth cheaper; next is {numbers}."
+        return f"{score} {price}, the best, and {_no_savings(task)}; next is {numbers}."
+    if task.price(best) is None:
+        return f"{score} {price}, tied with the best, whose price is not known: {numbers}."
     return f"{score} {price}, over a tenth cheaper than the best, with which it is tied: {numbers}."
+
+
+def _no_savings(task: TaskComparison) -> str:
+    """Return why no arm that is tied with the chosen one is chosen for its price."""
+    chosen, *tied = task.contenders
+    limit = (1 - CHEAPER) * (task.price(chosen) or 0.0)
+    cheap = [a for a in tied if (price := task.price(a)) is not None and price < limit]
+    if not cheap:
+        return "no arm tied with it is over a tenth cheaper"
+    low = task.needs.min_score is not None and cheap[0].score.mean < task.needs.min_score
+    but = "scores below min_score" if low else "saves no more than the noise of both prices"
+    return f"{cheap[0].name}, tied with it and cheaper, {but}"
 
 
 def _flips(task: TaskComparison) -> tuple[str, ...]:

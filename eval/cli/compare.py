@@ -37,10 +37,12 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     from crossover.eval.analysis.compare import compare as compare_results
     from crossover.eval.experiment.spec import Needs, Prices
     from crossover.eval.store.foreign import read_operands
+    from crossover.eval.store.recorded import params_with
 
     results = read_operands(runs, store)
+    known: dict[str, float] = next((p for r in results if (p := params_with(store, r.key).get("prices"))), {})
     # Who names two runs wants these two compared.
-    comparison = compare_results(results, needs=Needs(), prices=Prices(), experiment=" ".join(runs), unit="all")
+    comparison = compare_results(results, needs=Needs(), prices=Prices(**known), experiment=" ".join(runs), unit="all")
     print_comparison(comparison, as_json=as_json, details=True, store=store, tracked=False)
     return 0
 
@@ -66,6 +68,7 @@ def recommend(
 
     Example: crossover recommend support-intents --volume 1000000 --max-p95-ms 300
     """
+    from crossover.eval.analysis.compare import Partial
     from crossover.eval.analysis.compare import compare as compare_results
     from crossover.eval.analysis.sweep import sensitivity_lines
     from crossover.eval.store.recorded import read_recorded
@@ -79,6 +82,8 @@ def recommend(
     comparison = compare_results(
         found.results, needs=wanted, prices=found.prices, experiment=found.experiment, unit=found.compare
     )
+    if len(found.results) < found.planned:
+        comparison = replace(comparison, partial=Partial("", len(found.results), found.planned))
     print_comparison(comparison, as_json=as_json, details=details, store=store)
     if details and as_json is None:
         for task in comparison.split_sha256:

@@ -48,7 +48,7 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
     """
     options = report_options(cells, gates, output)
     experiment = _experiment_of_run(cells, store) or experiment_of(cells)
-    from crossover.eval.analysis.compare import compare
+    from crossover.eval.analysis.compare import Partial, compare
     from crossover.eval.report.table import render
     from crossover.eval.run.loading import finished
 
@@ -61,6 +61,7 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
         unit=experiment.compare,
     )
     if (count := len(found.results)) < found.planned:
+        comparison = replace(comparison, partial=Partial("", count, found.planned))
         echo(f"warning: {count} of {found.planned} cells are finished: the table is partial", err=True)
     if not options.outputs:
         echo(render(comparison), nl=False)
@@ -157,7 +158,7 @@ def deliver(
             say(f"wrote {path}{': open it in a browser' * is_page}")
     except UserError as e:
         # A run that was stopped before its first cell was timed has scores, and nothing to report.
-        if options.outputs and comparison.partial is None:
+        if options.outputs and not (comparison.partial and comparison.partial.stopped):
             raise
         say(f"warning: {', '.join(map(str, outputs))}: not written: {e}")
     failed = [o for o in outcomes if not o.passed]

@@ -17,7 +17,9 @@ DECODES = ("auto", "free", "labels", "schema")
 REASONING = re.compile(r"(?:openai|azure|openrouter/openai)/(?:o[1345](?:-|$)|gpt-5(?!.*-chat))")
 """OpenAI's models that think before they answer; their API refuses other settings than these."""
 REASONING_SETTINGS = {"max_tokens": 16000, "temperature": 1.0}
-API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
+API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME", "vllm:MODEL")
+VLLM, VLLM_ADDRESS = "vllm:", "http://127.0.0.1:8000/v1"
+"""A model that a vLLM server answers for, and where `vllm serve` listens; LiteLLM's name is `hosted_vllm/MODEL`."""
 
 
 def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpec | None:
@@ -32,6 +34,9 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
             doc.fault(node, "a model has no `name`", "add `name: smollm2`, `local:FOLDER` or an API model's name")
             return None
         spec = ModelSpec(**values | _address(node), api_key=key)
+    if spec.name.startswith(VLLM):
+        name = spec.name.removeprefix(VLLM)
+        spec = replace(spec, name=f"hosted_vllm/{name}" if name else "", api_base=spec.api_base or VLLM_ADDRESS)
     if REASONING.match(spec.name):
         spec = replace(spec, **(REASONING_SETTINGS | {k: values[k] for k in REASONING_SETTINGS if k in values}))
         if spec.max_tokens < REASONING_SETTINGS["max_tokens"] or spec.temperature != 1:

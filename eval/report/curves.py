@@ -27,7 +27,8 @@ class Curve:
 def learning_curves(data: ReportData, task: str) -> list[Curve]:
     """Return a curve for each method of a task; empty unless train sizes vary."""
     pool = len(data.finished.tasks[task].train)
-    arms = [a for a in data.comparison.arms if a.task == task and a.score.n and not a.dropped]
+    every = [a for a in data.comparison.arms if a.task == task]
+    arms = [a for a in every if a.score.n and not a.dropped]
     learning = [a for a in arms if a.learns]
     sizes = sorted({_size(a, pool) for a in learning})
     if len(sizes) < 2:
@@ -35,7 +36,7 @@ def learning_curves(data: ReportData, task: str) -> list[Curve]:
     families: dict[tuple[str, ...], list[Arm]] = {}
     for arm in sorted(learning, key=lambda a: _size(a, pool)):
         families.setdefault(arm.curve, []).append(arm)
-    names, fitted = curve_names(arms), data.comparison.learning.get(task)
+    names, fitted = curve_names(every), data.comparison.learning.get(task)
     lines = {c.name: c.line for c in fitted.curves} if fitted else {}
     curves = [
         Curve(name, family[0].kind, tuple(_size(a, pool) for a in family), tuple(family), False, lines.get(name, ()))

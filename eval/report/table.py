@@ -172,7 +172,10 @@ def format_choices(arms: Sequence[Arm]) -> list[str]:
 def _task_lines(comparison: Comparison, v: Verdict) -> list[str]:
     """Return the lines of one task: its tables, doubts and verdict."""
     arms = [a for a in comparison.arms if a.task == v.task]
-    lines = ["", f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {arms[0].score.n} test examples"]
+    lines = [
+        "",
+        f"{v.task}   split {comparison.split_sha256[v.task][:12]}, {max(a.score.n for a in arms)} test examples",
+    ]
     lines += [x for choice in format_choices(arms) for x in wrapped(choice, "")]
     lines += ["", *arms_table(arms), *details_table(arms), *passage_lines(arms), *price_lines(arms)]
     if (learning := comparison.learning.get(v.task)) is not None:

@@ -87,6 +87,8 @@ def small_money(value: float | None) -> str:
         return "unpriced"
     if value < SMALLEST_MONEY:
         return "–"
+    if math.isinf(value):
+        return "never"
     return f"{value:.2f}" if 1 <= value < 10 else figure(value)
 
 

@@ -166,7 +166,7 @@ def conclude(
     changed = is_changed(context.store, experiment)
     try:
         with storing(context.store):
-            record(context.store, experiment, done, context.keys.split_sha256)
+            record(context.store, experiment, done, context.keys.split_sha256, len(cells))
             if changed:
                 # Other needs or prices may have another verdict, of cells that MLflow has.
                 track.begin(experiment, cells)

@@ -23,6 +23,8 @@ class Recorded:
     experiment: str
     results: tuple[Result, ...]
     """In the order of the experiment file."""
+    planned: int
+    """Cells of the experiment; in a record of an older version, those that were finished."""
     needs: Needs
     prices: Prices
     params: dict[str, Any] = field(default_factory=dict)
@@ -34,11 +36,21 @@ class Recorded:
         return "all" if self.params.get("compare") == "all" else "methods"
 
 
-def record(store: Path, experiment: Experiment, keys: Sequence[str], splits: Mapping[str, str] | None = None) -> None:
-    """Remember the finished cells of an experiment, its needs and its prices; the last run of a name counts."""
+def record(
+    store: Path,
+    experiment: Experiment,
+    keys: Sequence[str],
+    splits: Mapping[str, str] | None = None,
+    planned: int | None = None,
+) -> None:
+    """Remember the finished cells of an experiment, of how many, its needs and its prices.
+
+    The last run of a name counts. Without `planned` all are finished.
+    """
     needs, prices = asdict(experiment.needs), asdict(experiment.prices)
-    facts = {"experiment": experiment.name, "cells": list(keys), "needs": needs, "prices": prices}
+    facts: dict[str, Any] = {"experiment": experiment.name, "cells": list(keys), "needs": needs, "prices": prices}
     facts |= {"params": params_of(experiment), "split_sha256": dict(splits or {})}
+    facts |= {"planned": len(keys) if planned is None else planned}
     file = _folder(store) / f"{file_name(experiment.name)}.json"
     # A run that had nothing left to do is still the newest.
     number = 1 + max((_order(f)[0] for f in _folder(store).glob("*.json")), default=0)
@@ -70,7 +82,7 @@ def read_recorded(store: Path, name: str | None = None) -> Recorded:
     if len(results) < len(keys):
         gone = next(k for k, r in zip(keys, found, strict=True) if r is None)
         raise UserError(f"{store}: cell {gone} of {experiment!r} is gone; `crossover run` the experiment again")
-    return Recorded(experiment, results, needs, prices, facts.get("params", {}))
+    return Recorded(experiment, results, int(facts.get("planned", len(keys))), needs, prices, facts.get("params", {}))
 
 
 def params_with(store: Path, key: str) -> dict[str, Any]:
