@@ -213,6 +213,19 @@ def test_cells_are_found_by_the_start_of_their_key(recorded: Path, capsys: pytes
     assert "\nzero_shot        +0.600  " in capsys.readouterr().out.partition("sft against")[2]
 
 
+def test_files_of_one_name_are_arms_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, score in (("before", 0), ("after", 1)):
+        (tmp_path / name).mkdir()
+        rows = "".join(json.dumps({"id": i, "score": score}) + "\n" for i in range(60))
+        (tmp_path / name / "scores.jsonl").write_text(rows)
+    files = [str(tmp_path / name / "scores.jsonl") for name in ("before", "after")]
+    assert main(["compare", *files, "--json"]) == 0
+    arms = json.loads(capsys.readouterr().out)["arms"]
+    assert [(a["method"], a["score"]["mean"], a["seeds"]) for a in sorted(arms, key=lambda a: a["score"]["mean"])] == [
+        (file.removesuffix(".jsonl"), score, [0]) for file, score in zip(files, (0.0, 1.0), strict=True)
+    ]
+
+
 def test_a_cell_is_compared_with_a_file_and_with_its_like(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,13 +45,16 @@ def read_operands(operands: Sequence[str], store: Path) -> list[Result]:
     labels = [_label(o, r) for o, r in read.items()]
     results = []
     for (operand, group), label in zip(read.items(), labels, strict=True):
-        told_apart = labels.count(label) > 1 and operand in cells
+        method, names = group[0].cell.method, {r.key: r.key for r in group}
+        if labels.count(label) > 1 and operand in cells:
+            method = replace(method, options={**method.options, "cell": group[0].key[:8]})
+        elif labels.count(label) > 1:
+            # Files of one name, in folders of their own.
+            method = MethodSpec(str(Path(operand).with_suffix("")))
+            names = {r.key: f"{method.name}-{r.cell.seed}" for r in group}
         for r in group:
-            method = r.cell.method
-            if told_apart:
-                method = replace(method, options={**method.options, "cell": r.key[:8]})
             task = tasks[0] if tasks else r.cell.task
-            results.append(replace(r, cell=replace(r.cell, task=task, method=method)))
+            results.append(replace(r, key=names[r.key], cell=replace(r.cell, task=task, method=method)))
     return _with_one_split(results)
 
 
