@@ -12,6 +12,8 @@ PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY")
 """Variables of the providers whose keys are looked for."""
 SHORTEST_KEY = 6
 """A shorter value is no key, and removing it would blank out common words."""
+NO_KEYS = frozenset(("ollama", "no-key", "nokey", "no_key", "not-needed", "dummy", "password", "changeme", "secret"))
+"""What is written where a server wants any key: no secrets, but parts of models' names, ids and common texts."""
 SECRET_NAMES = re.compile(r"(API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|TOKEN|SECRET|PASSWORD|PASSWD)$")
 CREDENTIALS = re.compile(r"://[^/\s@\"'<>]+@")
 REFERENCE = re.compile(r"\$\{(\w+)\}")
@@ -64,7 +66,7 @@ def _secret_names(variables: tuple[str, ...], referenced: frozenset[str]) -> lis
 @lru_cache(maxsize=64)
 def _forms(values: frozenset[str]) -> list[str]:
     """Return the values as text, JSON and URLs write them, the longest first, so that none hides a part of another."""
-    whole = [v for v in values if len(v) >= SHORTEST_KEY]
+    whole = [v for v in values if len(v) >= SHORTEST_KEY and v.casefold() not in NO_KEYS]
     forms = {
         f for v in whole for f in (v, quote(v, safe=""), json.dumps(v)[1:-1], json.dumps(v, ensure_ascii=False)[1:-1])
     }

@@ -72,7 +72,7 @@ class LocalEngine:
         self._encoder = PromptEncoder(tokenizer)
         self._opening = tokenizer.encode(answer_opening(tokenizer), add_special_tokens=False)
         """Token ids that training text holds before every answer, and that a grammar leaves no room for."""
-        self.context = int(model.config.max_position_embeddings)
+        self.context = int(model.config.get_text_config().max_position_embeddings)
         self.folder = Path(".")
         """Where the weights were loaded from; a hub id as a path for those of the hub."""
         self.sha256 = ""

@@ -132,8 +132,8 @@ class Meter:
     def _begin(self, key: str) -> dict[str, Any] | None:
         """Return the recorded answer of a request, or None after counting it as under way."""
         with self._changed:
-            if self._recorded[key]:
-                return self._recorded[key].popleft()
+            if queue := self._recorded.get(key):
+                return queue.popleft()
             spent = self.total.usd
             if self.usd is not None and spent and spent >= self.usd:
                 self.stopped = self.stopped or f"${self.usd:g}"

@@ -90,7 +90,7 @@ def load_tokenizer(source: Path | str, *, trust_remote_code: bool) -> tuple[Any,
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        context = int(config.max_position_embeddings)
+        context = int(config.get_text_config().max_position_embeddings)
     # Damaged files raise errors of many kinds.
     except Exception as e:
         reason = " ".join(str(e).split())[:200]

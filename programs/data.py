@@ -111,10 +111,9 @@ def _users_task(spec: TaskSpec, base: Path, problems: list[Problem]) -> Task | N
     # Stand-ins, so that the data is checked even when the metric or the program has an error.
     metric, metric_name, program = metric_for("exact_match", *outputs), "exact_match", dspy.Module
     with _collecting(spec.name, problems):
-        metric, metric_name = _metric(spec, outputs, base)
+        kinds = kinds_of(splits["train"], columns.outputs, spec.output) if columns.record else {}
+        metric, metric_name = _metric(spec, outputs, base, kinds)
     with _collecting(spec.name, problems):
-        if spec.program == "record":
-            kinds = kinds_of(splits["train"], columns.outputs, spec.output)
         program = load_program(
             spec.program,
             inputs=inputs,
@@ -247,8 +246,7 @@ def split_rows(
 def _label(rows: Sequence[dspy.Example], columns: Columns) -> Callable[[dspy.Example], str]:
     """Return what gives a row's label; an empty one for every row where answers are free texts or records."""
     output = next(iter(columns.outputs.values()))
-    labels = {text_of(answers_of(e[output])[0]) for e in rows}
-    if columns.record or len(labels) * FEWEST_A_LABEL > len(rows):
+    if columns.record or len({text_of(answers_of(e[output])[0]) for e in rows}) * FEWEST_A_LABEL > len(rows):
         return lambda example: ""
     return lambda example: text_of(answers_of(example[output])[0])
 
@@ -266,10 +264,10 @@ def _find_gold(splits: Iterable[Sequence[dspy.Example]], columns: Columns, corpu
 def cut_val(train: Sequence[dspy.Example], columns: Columns) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """Return train without val, and val: a tenth by seeded hash, at most 200 rows.
 
-    Equal questions stay together, and train keeps a row of every label.
+    Equal questions stay together, and so do clusters where the rows name one; train keeps a row of every label.
     """
     label, inputs = _label(train, columns), tuple(columns.inputs.values())
-    keys = [_question(e, inputs) for e in train]
+    keys = [f"cluster {e['cluster']}" if "cluster" in e else _question(e, inputs) for e in train]
     groups: dict[str, Counter[str]] = {}
     for key, e in zip(keys, train, strict=True):
         groups.setdefault(key, Counter())[label(e)] += 1
@@ -289,10 +287,12 @@ def _question(example: dspy.Example, inputs: Sequence[str]) -> str:
     return "\n".join(fold(example[name]) for name in inputs)
 
 
-def _metric(spec: TaskSpec, outputs: Sequence[str], base: Path) -> tuple[Metric, str]:
+def _metric(spec: TaskSpec, outputs: Sequence[str], base: Path, kinds: Mapping[str, Kind]) -> tuple[Metric, str]:
     """Return the metric and its name; that of a user's metric holds the hash of its file, so that changes count."""
     name = spec.metric or USUAL_METRIC.get(spec.program, "exact_match")
-    metric = metric_for(name, *outputs, base=base)
+    # Of `<=50K` and `>50K` normalising would leave the same.
+    closed = [field for field, kind in kinds.items() if kind.name in ("one of", "boolean")]
+    metric = metric_for(name, *outputs, base=base, closed=closed)
     if not is_reference(name):
         return metric, name
     path, _, function = name.rpartition(":")

@@ -117,7 +117,8 @@ class _Text(HTMLParser):
         self.parts += ["\n\n"] if BLOCKS.fullmatch(tag) else []
 
     def handle_endtag(self, tag: str) -> None:
-        self.hidden -= tag in HIDDEN
+        # An end without its start hides nothing.
+        self.hidden = max(0, self.hidden - (tag in HIDDEN))
         self.parts += ["\n\n"] if BLOCKS.fullmatch(tag) else []
 
     def handle_data(self, data: str) -> None:

@@ -52,6 +52,9 @@ def _reader(annotation: Any) -> Reader:
     def read(value: Any) -> Any:
         if isinstance(value, list) and not is_list(annotation):
             return [parse_value(v, annotation) for v in value]
+        if isinstance(value, list) and get_args(annotation):
+            # Items that are objects come as JSON.
+            return [parse_value(v, get_args(annotation)[0]) for v in value]
         return parse_value(value, annotation)
 
     return read

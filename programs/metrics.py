@@ -4,7 +4,7 @@ import inspect
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,10 @@ def metric_names() -> list[str]:
     return [*_COMPARISONS, *RECORD_METRICS]
 
 
-def metric_for(name: str, *outputs: str, base: Path = Path()) -> Metric:
+def metric_for(name: str, *outputs: str, base: Path = Path(), closed: Collection[str] = ()) -> Metric:
     """Return the metric of that name for a program's output fields, or the user's own from `./file.py:function`.
+
+    Fields in `closed` hold one of some values, which are compared as they are.
 
     Raises:
         UserError: there is no such metric, or the user's function cannot be one.
@@ -107,12 +109,13 @@ def metric_for(name: str, *outputs: str, base: Path = Path()) -> Metric:
     if name not in metric_names():
         raise unknown("metric", name, metric_names(), " or ./file.py:function")
     compare, record = _COMPARISONS.get(name, exact_match), len(outputs) > 1 or name in RECORD_METRICS
+    by_field = {n: label_accuracy if n in closed else compare for n in outputs}
 
     def score(gold: dspy.Example, pred: dspy.Prediction) -> float:
         if not record:
-            return compared(compare, pred[outputs[0]], gold[outputs[0]])
+            return compared(by_field[outputs[0]], pred[outputs[0]], gold[outputs[0]])
         both_none = {n for n in outputs if is_none(pred[n]) and is_none(gold[n])}
-        fields = {n: 1.0 if n in both_none else compared(compare, pred[n], gold[n]) for n in outputs}
+        fields = {n: 1.0 if n in both_none else compared(by_field[n], pred[n], gold[n]) for n in outputs}
         if name == "attribute_f1":
             return Scored(attribute_f1([(pred[n], gold[n], fields[n]) for n in outputs]), fields)
         if name == "exact_record":

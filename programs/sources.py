@@ -119,5 +119,6 @@ def hf_splits(data: Mapping[str, Any]) -> dict[str, Any]:
             f"{data['hf']} cannot be loaded: {reason}; check the name and the network, or give files"
         ) from e
     val = next((n for n in ("validation", "val", "dev") if n in present), "")
-    splits = {"train": "train", "val": val, "test": "test"}
+    # Train alone is split here, as a file is.
+    splits = {"train": "train", "val": val, "test": "test" if "test" in present or present != ["train"] else ""}
     return {name: {**data, "split": split} for name, split in splits.items() if split}

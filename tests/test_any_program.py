@@ -107,6 +107,7 @@ TYPES: list[tuple[Any, Any, str, Any, Any]] = [
     (float, "1.50", "1.5", 1.5, 15.0),
     (bool, True, "true", True, False),
     (list[str], ["b", "a"], '["a", "b"]', ["b", "a"], ["a"]),
+    (list[Person], [{"name": "Ada", "age": 36}], '[{"name": "Ada", "age": 36}]', [Person(name="Ada", age=36)], []),
     (Person, ADA, '{"name": "Ada", "age": 36}', Person(**ADA), Person(name="Ada", age=3)),
 ]
 

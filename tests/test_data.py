@@ -107,6 +107,26 @@ def test_hugging_face_datasets_load_the_same(tmp_path, monkeypatch):
     assert whole.where["val0"] == f"{tmp_path / 'hub'}[validation]:1"
 
 
+def test_a_hugging_face_dataset_of_train_alone_is_split_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    source = spec(tmp_path)
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "train.jsonl").write_text((tmp_path / "train.jsonl").read_text())
+    task = load_task(replace(source, data={"hf": str(tmp_path / "hub")}), base=tmp_path)
+    assert sum(map(len, task.splits().values())) == 60
+    assert all(task.splits().values())
+
+
+def test_val_is_cut_from_train_by_whole_clusters(tmp_path):
+    clustered = [{**row, "writer": f"w{n // 3}"} for n, row in enumerate(rows("train"))]
+    write(tmp_path / "train.jsonl", clustered)
+    write(tmp_path / "test.jsonl", [{**row, "writer": row["id"]} for row in rows("test")])
+    data = {"train": "train.jsonl", "test": "test.jsonl"}
+    task = load_task(TaskSpec("intents", program="classify", data=data, cluster="writer"), base=tmp_path)
+    assert task.val
+    assert {e["cluster"] for e in task.val}.isdisjoint(e["cluster"] for e in task.train)
+
+
 def test_hugging_face_class_numbers_become_names(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     source = spec(tmp_path)

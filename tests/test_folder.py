@@ -69,6 +69,12 @@ def test_a_script_without_spaces_is_cut_too() -> None:
     assert word_count("Das Haus 是白色的 .") == 5
 
 
+def test_an_end_tag_without_its_start_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<p>A</p></noscript><p>the policy</p><script>x()</script><p>ends</p>")
+    passages, _ = read_folder(tmp_path, "docs")
+    assert passages[0].text.split() == ["A", "the", "policy", "ends"]
+
+
 def test_the_gold_of_a_document_is_its_passages_with_the_answer() -> None:
     corpus = {"a.md": [Passage("a.md", "Staff have 28 days.", "a.md"), Passage("a.md#2", "It closes.", "a.md")]}
     assert gold_passages(["a.md"], ["28 Days"], corpus) == ["a.md"]

@@ -211,6 +211,8 @@ def test_an_ensemble_votes_on_fields_of_every_type() -> None:
     assert answer_fields(others[0], [gold]) == ["sizes", "price"]
     hop = dspy.Example(question="q", answer="a").with_inputs("question")
     assert answer_fields(Multihop(["question"], "answer"), [hop]) == ["answer"]
+    asked = Multihop(["query"], "answer").write_query.signature
+    assert (list(asked.input_fields), list(asked.output_fields)) == (["passages", "query"], ["search_query"])
 
 
 @pytest.mark.parametrize("name", ["few_shot", "many_shot"])

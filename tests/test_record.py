@@ -93,6 +93,18 @@ def test_a_row_without_items_is_no_fault(tmp_path: Path) -> None:
     assert [gold_of(task, e) for e in task.test[:2]] == ["", "t1, x"]
 
 
+def test_choices_are_told_apart_by_their_marks(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = "".join(f"{split} {n},{('<=50K', '>50K')[n % 2]},{n}\n" for n in range(60))
+        (tmp_path / f"{split}.csv").write_text(f"text,income,size\n{rows}")
+    fields = {"text": "input", "income": "output", "size": "output"}
+    data = {split: f"{split}.csv" for split in ("train", "test")}
+    task, _ = load_and_check(TaskSpec("adults", "record", data, fields), base=tmp_path)
+    assert task is not None
+    score = task.metric(task.test[0], dspy.Prediction(income=task.test[1].income, size=task.test[0]["size"]))
+    assert float(score) == 0.5
+
+
 def test_values_that_train_does_not_have_are_named(tmp_path: Path) -> None:
     for split, last in (("train", "red,3"), ("val", "green,"), ("test", "grün,4")):
         rows = "".join(f"{split} {n},{('red', 'blue')[n % 2]},{n}\n" for n in range(9))

@@ -17,6 +17,7 @@ from crossover.eval.experiment.spec import Cell, Knowledge, Retrieval
 from crossover.eval.store.facts import flat_notes, split_notes
 from crossover.eval.store.result import MOVE_AWAY, Latency, Result, drop_failed_rows
 from crossover.eval.store.rows import read_table
+from crossover.models.api_keys import redact_all
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
 from crossover.models.spec import ModelSpec
@@ -159,7 +160,8 @@ def save_fitted(folder: Path, fitted: Fitted) -> bool:
     Returns whether rows of an earlier fit that came out differently were set aside: they are another program's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = program_state(fitted.program)
+    # As it is written, without what looks like a secret: so it is held against its hash.
+    state = redact_all(program_state(fitted.program))
     digest = _fitted_sha256(state, fitted.artifact)
     before = _fitted_before(folder)
     stale = before not in ("", digest)

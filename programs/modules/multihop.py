@@ -23,7 +23,9 @@ class Multihop(dspy.Module):
         given |= {name: (str, dspy.InputField()) for name in inputs}
         # The answer is the first predictor: its prompt is the one that is counted and that demonstrations fill.
         self.answer = dspy.Predict(dspy.Signature(given | {output: (str, dspy.OutputField())}, instructions or None))
-        query = {"query": (str, dspy.OutputField(desc="words to search for"))}
+        # Not over a question that is called so.
+        self.query = "search_query" if "query" in inputs else "query"
+        query = {self.query: (str, dspy.OutputField(desc="words to search for"))}
         task = "Write a search query for the fact that the question needs and the passages do not tell."
         self.write_query = dspy.Predict(dspy.Signature(given | query, task))
 
@@ -31,14 +33,14 @@ class Multihop(dspy.Module):
         """Return the answer, and the queries that were written on the way."""
         read, queries = list(passages), list[str]()
         for _ in range(HOPS - 1 if dspy.settings.rm is not None else 0):
-            query = str(self.write_query(passages=read, **inputs).query).strip()
+            query = str(self.write_query(passages=read, **inputs)[self.query]).strip()
             if not query:
                 break
             queries.append(query)
             found = [p.long_text for p in dspy.settings.rm(query)]
             read += [text for text in found if text not in read]
         prediction = self.answer(passages=read, **inputs)
-        return dspy.Prediction(**prediction.toDict(), queries=queries)
+        return dspy.Prediction(**{"queries": queries, **prediction.toDict()})
 
 
 def build(inputs: Sequence[str], *, output: str, labels: Sequence[str], instructions: str) -> dspy.Module:
