@@ -6,9 +6,8 @@ from typing import Any
 
 FORMATS = ("plain", "json", "chat")
 """The prompt formats, shortest first."""
-
-
 TIMEOUT = 120.0
+"""Seconds that a call may take where a model states no other time."""
 
 
 @dataclass(frozen=True)

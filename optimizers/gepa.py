@@ -10,7 +10,7 @@ from dspy.teleprompt.gepa import InstructionProposer
 from crossover.models.errors import UserError
 from crossover.optimizers.common.search import Search
 from crossover.programs.demos import list_outputs
-from crossover.programs.fields import answers_of
+from crossover.programs.fields import right_answers
 from crossover.programs.task import Budget, Fitted, Metric, Workload
 
 SIZES = ("light", "medium", "heavy")
@@ -91,6 +91,6 @@ def feedback(gold: dspy.Example, pred: dspy.Prediction, score: float, lists: Col
     lines = [f"Wrong (score {score:g})." if score <= 0 else f"Only partly right (score {score:g})."]
     for name, value in pred.items():
         if name in gold and name not in gold.inputs():
-            right = " or ".join(repr(a) for a in ([gold[name]] if name in lists else answers_of(gold[name])))
+            right = " or ".join(repr(a) for a in right_answers(gold[name], is_list=name in lists))
             lines.append(f"The {name} was {str(value)[:300]!r}, but the right {name} is {right[:300]}.")
     return " ".join(lines)

@@ -68,7 +68,8 @@ class ManyShot:
         """Return the block sorted by label for `label_sorted`, else as it is."""
         if self.order != "label_sorted":
             return block
-        return sorted(block, key=lambda e: str(e.get(_answer_field(program, block))))
+        output = _answer_field(program, block)
+        return sorted(block, key=lambda e: str(e.get(output)))
 
     def _order(self, program: dspy.Module, train: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
         """Return train shuffled by seed; balanced: one of each label, then the second of each, and so on."""

@@ -21,7 +21,7 @@ from crossover.programs.records import Problem, Read, Record, fault, few
 from crossover.programs.retrieval.base import Passage
 from crossover.programs.sources import hf_splits, read_source, shown_path
 from crossover.programs.spec import TaskSpec
-from crossover.programs.splits import fold, fraction, split_in_proportion
+from crossover.programs.splits import fold, fraction, joined, split_in_proportion
 from crossover.programs.task import Metric, Task
 from crossover.programs.validate import validate
 
@@ -236,11 +236,7 @@ def split_rows(
 ) -> dict[str, list[dspy.Example]]:
     """Return the rows of one file by split: equal questions and clusters together, labels in proportion."""
     inputs, label = tuple(columns.inputs.values()), _label(rows, columns)
-
-    def keys(example: dspy.Example) -> list[str]:
-        return [_question(example, inputs), *([f"cluster {example['cluster']}"] if "cluster" in example else [])]
-
-    return split_in_proportion(rows, keys=keys, label=label, shares=shares)
+    return split_in_proportion(rows, keys=lambda e: _links(e, inputs), label=label, shares=shares)
 
 
 def _label(rows: Sequence[dspy.Example], columns: Columns) -> Callable[[dspy.Example], str]:
@@ -267,19 +263,21 @@ def cut_val(train: Sequence[dspy.Example], columns: Columns) -> tuple[list[dspy.
     Equal questions stay together, and so do clusters where the rows name one; train keeps a row of every label.
     """
     label, inputs = _label(train, columns), tuple(columns.inputs.values())
-    keys = [f"cluster {e['cluster']}" if "cluster" in e else _question(e, inputs) for e in train]
-    groups: dict[str, Counter[str]] = {}
-    for key, e in zip(keys, train, strict=True):
-        groups.setdefault(key, Counter())[label(e)] += 1
-    room, taken = min(VAL_MOST, max(1, int(len(train) * VAL_SHARE))), set[str]()
+    links = [_links(e, inputs) for e in train]
+    room, taken = min(VAL_MOST, max(1, int(len(train) * VAL_SHARE))), set[int]()
     left = Counter(map(label, train))
-    for key in sorted(groups, key=fraction):
-        if groups[key].total() <= room and all(n < left[kind] for kind, n in groups[key].items()):
-            taken.add(key)
-            room -= groups[key].total()
-            left -= groups[key]
-    rest = [e for key, e in zip(keys, train, strict=True) if key not in taken]
-    return rest, [e for key, e in zip(keys, train, strict=True) if key in taken]
+    for group in sorted(joined(links, lambda keys: keys), key=lambda g: min(fraction(k) for n in g for k in links[n])):
+        kinds = Counter(label(train[n]) for n in group)
+        if len(group) <= room and all(n < left[kind] for kind, n in kinds.items()):
+            taken.update(group)
+            room -= len(group)
+            left -= kinds
+    return [e for n, e in enumerate(train) if n not in taken], [train[n] for n in sorted(taken)]
+
+
+def _links(example: dspy.Example, inputs: Sequence[str]) -> list[str]:
+    """Return keys that rows share which belong into one split: an equal question, or one cluster."""
+    return [_question(example, inputs), *([f"cluster {example['cluster']}"] if "cluster" in example else [])]
 
 
 def _question(example: dspy.Example, inputs: Sequence[str]) -> str:

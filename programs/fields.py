@@ -237,6 +237,11 @@ def answers_of(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def right_answers(value: Any, *, is_list: bool) -> list[Any]:
+    """Return the right answers to a field; `is_list` says that an answer is a list, so that a list is one of them."""
+    return [value] if is_list else answers_of(value)
+
+
 def text_of(value: Any) -> str:
     """Return a value as text; None and NaN are empty, an object is JSON, and 1.0 is 1, as pandas writes either."""
     if isinstance(value, dict):

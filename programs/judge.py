@@ -11,7 +11,7 @@ from typing import Any, Literal
 import dspy
 
 from crossover.models.usage import Usage
-from crossover.programs.fields import answers_of, text_of
+from crossover.programs.fields import right_answers, text_of
 
 GRADES = {"no": 0.0, "partly": 0.5, "yes": 1.0}
 """Grades that a judge or a person may give, and their scores."""
@@ -74,10 +74,6 @@ class Judge:
         self._ask, self._lock = dspy.Predict(judge_signature(self.criteria)), threading.Lock()
         self.spent = Usage()
 
-    def _reference(self, gold: Any) -> str:
-        """Return the right answers as text."""
-        return " | or: ".join(map(text_of, [gold] if self.is_list else answers_of(gold)))
-
     def __call__(
         self,
         gold: dspy.Example,
@@ -87,7 +83,8 @@ class Judge:
         pred_trace: Any = None,
     ) -> Judged:
         """Return the mean grade of one answer."""
-        answer, reference = text_of(pred[self.output]), self._reference(gold[self.output])
+        references = right_answers(gold[self.output], is_list=self.is_list)
+        answer, reference = text_of(pred[self.output]), " | or: ".join(map(text_of, references))
         question = "\n".join(f"{name}: {text_of(gold[name])}" for name in self.inputs)
         ahead = reference_first(str(gold["id"]), answer)
         first, second = (reference, answer) if ahead else (answer, reference)

@@ -64,7 +64,7 @@ def split_in_proportion(
         kinds = Counter(label(rows[n]) for n in group)
         return min(kinds, key=lambda k: (-kinds[k], k)), min(fraction(k) for n in group for k in keys(rows[n]))
 
-    order = sorted((place(group), group) for group in _joined(rows, keys))
+    order = sorted((place(group), group) for group in joined(rows, keys))
     wanted = {"train": 1 - sum(shares.values()), **shares}
     splits: dict[str, list[int]] = {name: [] for name in wanted}
     reached, seen = 0, set[str]()
@@ -76,7 +76,7 @@ def split_in_proportion(
     return {name: [rows[n] for n in sorted(numbers)] for name, numbers in splits.items()}
 
 
-def _joined(rows: Sequence[T], keys: Callable[[T], Iterable[str]]) -> list[list[int]]:
+def joined(rows: Sequence[T], keys: Callable[[T], Iterable[str]]) -> list[list[int]]:
     """Return the numbers of the rows that are linked by a shared key, directly or through others, in groups."""
     parent = list(range(len(rows)))
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from crossover.models.answer_types import labels_of
 from crossover.models.errors import UserError, one_line
 from crossover.programs.demos import question_key
-from crossover.programs.fields import answers_of, text_of
+from crossover.programs.fields import answers_of, right_answers, text_of
 from crossover.programs.metrics import normalise
 from crossover.programs.modules.classify import Classify
 from crossover.programs.modules.record import Record
@@ -90,7 +90,7 @@ def _gold_answers(task: Task, program: dspy.Module) -> Iterator[Problem]:
     """Yield the examples whose own gold answer does not score 1.0; every entry of a list of right answers is one."""
     lists = task.lists
     for example in (e for split in task.splits().values() for e in split):
-        answers = {n: [example[n]] if n in lists else answers_of(example[n]) for n in task.outputs}
+        answers = {n: right_answers(example[n], is_list=n in lists) for n in task.outputs}
         for values in zip_longest(*answers.values()):
             chosen = {n: answers[n][0] if v is None else v for n, v in zip(answers, values, strict=True)}
             try:

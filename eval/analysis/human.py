@@ -12,7 +12,7 @@ from crossover.eval.analysis.stats import Estimate
 from crossover.eval.store.cells import save_human
 from crossover.eval.store.result import Result
 from crossover.models.errors import UserError
-from crossover.programs.fields import answers_of, text_of
+from crossover.programs.fields import right_answers, text_of
 from crossover.programs.judge import GRADES
 from crossover.programs.splits import fraction
 from crossover.programs.task import Task
@@ -49,8 +49,8 @@ def sheet(task: Task, results: Sequence[Result], criteria: Sequence[str], exampl
     writer.writerow(["item", *task.inputs, "reference", "answer", *criteria])
     for key, answer in sorted(answers, key=lambda pair: item_of(*pair)):
         e = by_id[key]
-        gold, whole = e[task.outputs[0]], task.outputs[0] in task.lists
-        reference = " | or: ".join(map(text_of, [gold] if whole else answers_of(gold)))
+        output = task.outputs[0]
+        reference = " | or: ".join(map(text_of, right_answers(e[output], is_list=output in task.lists)))
         shown = [*(text_of(e[i]) for i in task.inputs), reference, answer]
         writer.writerow([item_of(key, answer), *map(inert, shown), *("" for _ in criteria)])
     return text.getvalue()

@@ -71,8 +71,9 @@ def _plain_reason(arms: Sequence[Arm], chosen: Arm, verdict: Verdict, needs: Nee
     where = "" if needs.volume_per_month is None else f" at {needs.volume_per_month:,.0f} requests a month"
     if verdict.ties and chosen.cost.per_1k_requests is not None:
         count = "Two arms do" if len(verdict.ties) == 1 else f"{len(verdict.ties) + 1} arms do"
+        tied = [a for a in arms if a.name in verdict.ties]
         volume, months = needs.volume_per_month or DEFAULT_VOLUME, needs.refresh_months
-        own, *rest = (monthly_usd(a.cost, volume, months=months) for a in (chosen, *_named(arms, verdict.ties)))
+        own, *rest = (monthly_usd(a.cost, volume, months=months) for a in (chosen, *tied))
         least = own is not None and all(usd is None or own <= usd for usd in rest)
         reason = "this one costs the least" if least else "no other saves enough to be chosen for its price"
         return f"{count} equally well, as far as this test can tell; {reason}{where}."
@@ -84,10 +85,6 @@ def _plain_reason(arms: Sequence[Arm], chosen: Arm, verdict: Verdict, needs: Nee
         return f"It is the only arm that can be recommended{where}."
     others = "every other arm" if left == len(compared) else "every other arm that could be recommended"
     return f"It scores better than {others}, by more than chance explains."
-
-
-def _named(arms: Sequence[Arm], names: Sequence[str]) -> list[Arm]:
-    return [a for a in arms if a.name in names]
 
 
 def choices(

@@ -16,7 +16,7 @@ from crossover.models.errors import UserError, one_line
 from crossover.models.scripted import example_value, load_tokenizer, scripted_lm
 from crossover.models.source import source_fault, weights_source
 from crossover.models.spec import ModelSpec
-from crossover.programs.fields import answers_of
+from crossover.programs.fields import right_answers
 from crossover.programs.judge import Judge
 from crossover.programs.records import Problem
 from crossover.programs.score import score_examples
@@ -63,7 +63,7 @@ class _Rows:
         }
         first, lists = self.train[0], self.task.lists
         own = {name: first[name] for name in self.task.outputs if name in first}
-        return fields | {name: value if name in lists else answers_of(value)[0] for name, value in own.items()}
+        return fields | {name: right_answers(value, is_list=name in lists)[0] for name, value in own.items()}
 
 
 def check_fits(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> list[Problem]:
