@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +14,8 @@ SHORTEST_KEY = 6
 """A shorter value is no key, and removing it would blank out common words."""
 NO_KEYS = frozenset(("ollama", "no-key", "nokey", "no_key", "not-needed", "dummy", "password", "changeme", "secret"))
 """What is written where a server wants any key: no secrets, but parts of models' names, ids and common texts."""
+IDS = frozenset(("id", "ids"))
+"""Keys of a mapping whose values are names."""
 SECRET_NAMES = re.compile(r"(API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|TOKEN|SECRET|PASSWORD|PASSWD)$")
 CREDENTIALS = re.compile(r"://[^/\s@\"'<>]+@")
 REFERENCE = re.compile(r"\$\{(\w+)\}")
@@ -43,14 +45,24 @@ def redact(text: str, values: Iterable[str] = ()) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """Return the value with all texts in it redacted, those in lists and mappings too."""
+    """Return the value with all texts in it redacted, those in lists and mappings too.
+
+    Names stay: the keys of mappings, and what a mapping holds under `id` or `ids`. A password such as `123456` may be
+    part of an id, which would then name nothing.
+    """
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {redact_all(k): redact_all(v) for k, v in value.items()}
+        return {k: v if k in IDS else redact_all(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [redact_all(v) for v in value]
     return value
+
+
+def redact_json(text: str, encode: Callable[[Any], str] = json.dumps) -> str:
+    """Return a JSON document as `redact_all` changes its value, with its numbers untouched; `encode` writes it anew."""
+    # Hardly any text holds a secret, and one look at the whole is far faster than one at each value.
+    return text if redact(text) == text else encode(redact_all(json.loads(text)))
 
 
 def _secrets() -> Iterable[str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from crossover.models.api_keys import redact
+from crossover.models.api_keys import redact, redact_json
 from crossover.models.errors import UserError
 
 
@@ -32,8 +32,12 @@ class LineWriter:
 
     def write(self, records: Iterable[Any]) -> None:
         """Append each record as one line, and hand all of them to the system."""
-        # One text for all of them: what is secret is found out once.
-        self._file.write(redact("".join(f"{self._encode(record)}\n" for record in records)))
+        lines = [f"{self._encode(record)}\n" for record in records]
+        text = "".join(lines)
+        # One text for all of them: what is secret is found out once, and hardly any text holds it.
+        if redact(text) != text:
+            text = "".join(f"{redact_json(line, self._encode)}\n" for line in map(str.rstrip, lines))
+        self._file.write(text)
         self._file.flush()
 
     def sync(self) -> None:
@@ -127,4 +131,5 @@ def write_json(file: Path, data: Any) -> None:
 
     Other types than those of JSON are written by `str`.
     """
-    write_text(file, redact(json.dumps(data, ensure_ascii=False, indent=1, default=str)))
+    encode = json.JSONEncoder(ensure_ascii=False, indent=1, default=str).encode
+    write_text(file, redact_json(encode(data), encode))

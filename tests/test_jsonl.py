@@ -97,3 +97,14 @@ def test_processes_that_write_one_file_leave_one_of_their_versions(tmp_path: Pat
         assert writer.exitcode == 0
     assert json.loads(file.read_text()) in ([0] * 1000, [1] * 1000)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_secret_leaves_numbers_ids_and_keys_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password of digits would end in half of a number, and an id without it would name nothing."""
+    monkeypatch.setenv("DATABASE_PASSWORD", "123456")
+    record = {"id": "row-1234567", "ids": ["123456"], "seconds": 0.123456, "123456": 1, "raw": "it is 123456"}
+    kept = record | {"raw": "it is [key]"}
+    append_lines(tmp_path / "a.jsonl", [record, {"id": "x"}, record])
+    assert list(read_lines(tmp_path / "a.jsonl")) == [kept, {"id": "x"}, kept]
+    write_json(tmp_path / "a.json", record)
+    assert json.loads((tmp_path / "a.json").read_text()) == kept

@@ -33,6 +33,13 @@ def test_passages_are_found_once_and_shared(tmp_path: Path) -> None:
     assert kept.ranking(task.test, "retrieved") == Ranking(1.0, 1.0, 1.0, 3)
 
 
+def test_a_question_with_a_secret_is_searched_for_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_PASSWORD", "number beta")
+    found = passages_of(tmp_path).find(["what is number beta?"])
+    kept = passages_of(tmp_path)
+    assert (kept.find(["what is number beta?"]), kept.seconds) == (found, 0.0)
+
+
 def test_what_was_found_with_other_options_is_not_reused(tmp_path: Path) -> None:
     task = task_with_corpus()
     passages_of(tmp_path).attach(task.test, "retrieved")
@@ -187,4 +194,4 @@ def test_found_passages_are_kept_as_json_lines(tmp_path: Path) -> None:
     passages_of(tmp_path).attach(task_with_corpus().test, "retrieved")
     (file,) = (tmp_path / "passages").glob("bm25-k2-*.jsonl")
     lines = map(json.loads, file.read_text().splitlines())
-    assert {question for question, _ in lines} == {"what is beta?", "what is gamma?", "what is delta?"}
+    assert {line["question"] for line in lines} == {"what is beta?", "what is gamma?", "what is delta?"}

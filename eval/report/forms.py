@@ -13,7 +13,7 @@ from crossover.eval.report.markdown import markdown
 from crossover.eval.report.schema import arm_json, to_json
 from crossover.eval.report.table import render
 from crossover.eval.report.text import visible
-from crossover.models.api_keys import redact
+from crossover.models.api_keys import redact, redact_json
 from crossover.models.errors import UserError
 from crossover.models.jsonl import write_text
 
@@ -66,10 +66,14 @@ def html(data: ReportData) -> str:
     return html_page(data)
 
 
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
 FORMS: dict[str, Callable[[ReportData], str]] = {
     ".html": html,
     ".md": markdown,
-    ".json": lambda e: json.dumps(to_json(e.comparison), indent=1) + "\n",
+    ".json": lambda e: _json(to_json(e.comparison)),
     ".csv": csv_table,
     ".xml": junit,
     ".txt": lambda e: visible(render(e.comparison)),
@@ -96,7 +100,8 @@ def write_report(data: ReportData, path: Path) -> None:
         UserError: the file cannot be written.
     """
     check_suffix(path)
-    text = redact(FORMS[path.suffix](data))
+    text = FORMS[path.suffix](data)
+    text = redact_json(text, _json) if path.suffix == ".json" else redact(text)
     try:
         write_text(path, text)
     except OSError as e:

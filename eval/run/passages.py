@@ -114,14 +114,15 @@ class Passages:
             if file not in self._found:
                 self._found[file] = dict(_stored_hits(file))
             found = self._found[file]
-            missing = sorted({q for q in questions if q not in found})
+            missing = sorted({q for q in questions if _sha256(q) not in found})
             if missing:
-                hits = list(zip(missing, self.search(missing, depth), strict=True))
-                found |= dict(hits)
+                hits = dict(zip(missing, self.search(missing, depth), strict=True))
+                found |= {_sha256(q): ids for q, ids in hits.items()}
                 # A program that searches by itself asks one question at a time: the file is added to, not rewritten.
                 self.folder.mkdir(parents=True, exist_ok=True)
-                append_lines(file, hits)
-            return [found[q] for q in questions]
+                lines = ({"question": q, "question_sha256": _sha256(q), "ids": ids} for q, ids in hits.items())
+                append_lines(file, lines)
+            return [found[_sha256(q)] for q in questions]
 
     def _file(self, depth: int) -> Path:
         """Return the file of the hits at this depth."""
@@ -201,11 +202,19 @@ class Passages:
 
 
 def _stored_hits(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the questions of a file with the ids of their passages; a line that a kill tore is searched for again."""
+    """Yield the hash of each question of a file with the ids of its passages.
+
+    A line that a kill tore is searched for again.
+    """
     for line in file.read_bytes().splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError, TypeError):
-            question, ids = json.loads(line)
-            yield str(question), [str(i) for i in ids]
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            hit = json.loads(line)
+            yield str(hit["question_sha256"]), [str(i) for i in hit["ids"]]
+
+
+def _sha256(question: str) -> str:
+    """Return the hash by which a question is found again: its text may hold what no store keeps, and is cut out."""
+    return hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _gold(example: dspy.Example) -> list[str]:

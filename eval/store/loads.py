@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from crossover.models.errors import UserError
-from crossover.models.jsonl import write_text
+from crossover.models.jsonl import append_lines, replacing
 
 Loop = Literal["closed", "open"]
 """`closed`: a number of users, each of whom asks again once answered; `open`: requests come at a rate, whatever
@@ -50,8 +50,8 @@ def save_load(store: Path, level: LoadLevel) -> Path:
     folder = store / "load"
     number = 1 + max((int(f.stem) for f in folder.glob("*.jsonl") if f.stem.isdecimal()), default=0)
     head = {k: v for k, v in asdict(level).items() if k != "requests"}
-    lines = [json.dumps(line, ensure_ascii=False) for line in (head, *(r._asdict() for r in level.requests))]
-    write_text(folder / f"{number}.jsonl", "\n".join(lines) + "\n")
+    with replacing(folder / f"{number}.jsonl") as draft:
+        append_lines(draft, (head, *(r._asdict() for r in level.requests)), fsync=True)
     return folder / f"{number}.jsonl"
 
 
