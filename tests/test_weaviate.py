@@ -9,14 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dspy
 import pytest
 import tiny
 from loopback_weaviate import Loopback, serve
 from processes import UNTRACKED, free_port
 
 from crossover.eval.cli.main import main
+from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Retrieval
 from crossover.models.errors import UserError
+from crossover.optimizers.common.nearest import NearestDemos
 from crossover.programs.retrieval import asking
 from crossover.programs.retrieval import weaviate as backend
 from crossover.programs.retrieval.base import Indexed, Passage, RetrievalFailed
@@ -249,6 +252,56 @@ def test_collections_are_named_by_schema_and_corpus(start: Start, opened: Open) 
     server = start()
     opened(server).index(CORPUS)
     assert list(server.schemas) == ["Crossover_v1_t_words"]
+
+
+def test_corpora_with_equal_ids_do_not_replace_each_other(start: Start) -> None:
+    """Passages are often numbered, so that two corpora have the same ids."""
+    server = start()
+    corpora = [
+        [Passage("1", "of apples"), Passage("2", "of pears")],
+        [Passage("1", "of ships"), Passage("2", "of sail")],
+    ]
+    made = [Weaviate(url=server.url, grpc_port=server.grpc_port, query="bm25") for _ in corpora]
+    for retriever, corpus in zip(made, corpora, strict=True):
+        assert retriever.index(corpus) == Indexed(added=2, kept=0)
+    assert [[i for i, _ in r.search(["pears"], 1)[0]] for r in made] == [["2"], []]
+    assert made[0].index(corpora[0][::-1]) == Indexed(added=0, kept=2)
+    for retriever in made:
+        retriever.close()
+
+
+def test_pools_of_demonstrations_do_not_replace_each_other_under_a_name(start: Start) -> None:
+    server = start()
+    options = {"url": server.url, "grpc_port": server.grpc_port, "query": "bm25", "collection": "mine"}
+    made = [
+        NearestDemos(
+            dspy.Predict("text -> label"),
+            [dspy.Example(text=text, label="x").with_inputs("text")],
+            1,
+            lambda program, inputs: True,
+            index="weaviate",
+            options=options,
+        )
+        for text in ("apples", "ships")
+    ]
+    assert [[e["text"] for e in nearest.nearest({"text": "the apples"})] for nearest in made] == [["apples"], []]
+    assert [name.startswith("Crossover_v1_demos_mine_") for name in server.schemas] == [True, True]
+    for nearest in made:
+        nearest._index.close()
+
+
+def test_a_name_for_several_corpora_is_a_fault_of_the_file(start: Start, tmp_path: Path) -> None:
+    file = write_rag(tmp_path, start(), ", collection: faq")
+    assert read_experiment(file)[1] == []
+    (entry,) = [line for line in file.read_text().splitlines() if "faq" in line]
+    file.write_text(file.read_text() + entry.replace("faq", "faq, chunk_words: 50") + "\n")
+    assert [(p.where, p.what, p.remedy) for p in read_experiment(file)[1]] == [
+        (
+            "x.yaml:6",
+            "the collection `faq` would hold 2 different sets of passages in turn",
+            "leave `collection` out: each set gets a collection of its own",
+        )
+    ]
 
 
 @pytest.mark.parametrize("option", [{"alpha": 1.5}, {"query": "bm26"}])

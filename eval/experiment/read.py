@@ -15,7 +15,7 @@ from crossover.eval.experiment.read_data import data_file, named_columns, read_d
 from crossover.eval.experiment.read_judge import read_judge
 from crossover.eval.experiment.read_method import read_method
 from crossover.eval.experiment.read_model import absolute_path, field_types, read_model
-from crossover.eval.experiment.read_retrieval import read_retrieval
+from crossover.eval.experiment.read_retrieval import check_collections, read_retrieval
 from crossover.eval.experiment.spec import (
     Compare,
     Experiment,
@@ -146,6 +146,9 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
         for name, times in Counter(found).items():
             if times > 1:
                 doc.fault(sections.get(section), f"`{name}` stands {times} times in {section}", "keep one")
+    if "retrieval" in sections:
+        corpora = {t.corpus or t.name for t in experiment.tasks if t.corpus or t.name.endswith("_rag")}
+        check_collections(doc, sections["retrieval"], experiment.retrieval, len(corpora))
     if experiment.needs.max_usd_per_month is not None and experiment.needs.volume_per_month is None:
         remedy = "add the volume that it is for"
         doc.fault(sections["needs"], "`max_usd_per_month` without `volume_per_month`", remedy)

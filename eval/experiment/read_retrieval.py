@@ -1,5 +1,8 @@
 """Read the `retrieval` section of an experiment file: one way to find passages, or several that are crossed."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import yaml
 
 from crossover.eval.experiment import catalog
@@ -18,6 +21,26 @@ def read_retrieval(doc: Document, node: yaml.Node) -> tuple[Retrieval, ...]:
     entries = doc.items(node, "retrieval") if isinstance(node, yaml.SequenceNode) else [node]
     found = tuple(r for entry in entries if (r := _one(doc, entry)) is not None)
     return found or (Retrieval(),)
+
+
+def check_collections(doc: Document, node: yaml.Node, found: Sequence[Retrieval], corpora: int) -> None:
+    """Find collections of a server that would hold several corpora, or one cut in several ways: each replaces the last.
+
+    Args:
+        doc: Gets the problems.
+        node: The `retrieval` section.
+        found: The retrievals of the section.
+        corpora: Number of different corpora of the tasks.
+    """
+    chunkings: dict[tuple[object, ...], set[int]] = defaultdict(set)
+    for r in found:
+        if name := r.options.get("collection"):
+            place = [r.options.get(key) for key in ("url", "embedded", "model")]
+            chunkings[(name, r.options.get("query") == "bm25", *place)].add(r.chunk_words)
+    for (name, *_), sizes in chunkings.items():
+        if corpora * len(sizes) > 1:
+            what = f"the collection `{name}` would hold {corpora * len(sizes)} different sets of passages in turn"
+            doc.fault(node, what, "leave `collection` out: each set gets a collection of its own")
 
 
 def _one(doc: Document, node: yaml.Node) -> Retrieval | None:

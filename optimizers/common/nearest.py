@@ -78,9 +78,11 @@ class NearestDemos(dspy.Module):  # type: ignore[misc]  # dspy.Module is untyped
         passages = [Passage(str(n), self._text(e.inputs().toDict())) for n, e in enumerate(self.pool)]
         options = self._options
         if self._backend == "weaviate":
-            # A collection is known by the ids of its passages, and those of any two pools are 0, 1, 2.
+            # Every seed and size of train is another pool: they must not replace each other under one name.
             texts = "\n".join(p.text for p in passages).encode("utf-8", "surrogatepass")
-            options = {"collection": f"demos_{hashlib.sha256(texts).hexdigest()[:12]}"} | options
+            named = [str(options["collection"])] if options.get("collection") else []
+            name = "_".join(["demos", *named, hashlib.sha256(texts).hexdigest()[:12]])
+            options = options | {"collection": name}
         self._index = demo_index(self._backend, options, folder)
         if isinstance(self._index, Dense) and index.get("vectors"):
             self._index.load_vectors([p.id for p in passages], base64.b64decode(index["vectors"]))

