@@ -70,8 +70,8 @@ class Judge:
     """An answer is a list, so that a gold list is one answer and not several."""
 
     def __post_init__(self) -> None:
-        """Build the question."""
-        self._ask, self._lock = dspy.Predict(judge_signature(self.criteria)), threading.Lock()
+        """Build the program that asks."""
+        self.program, self._lock = dspy.Predict(judge_signature(self.criteria)), threading.Lock()
         self.spent = Usage()
 
     def __call__(
@@ -83,22 +83,13 @@ class Judge:
         pred_trace: Any = None,
     ) -> Judged:
         """Return the mean grade of one answer."""
-        references = right_answers(gold[self.output], is_list=self.is_list)
-        answer, reference = text_of(pred[self.output]), " | or: ".join(map(text_of, references))
-        question = "\n".join(f"{name}: {text_of(gold[name])}" for name in self.inputs)
-        ahead = reference_first(str(gold["id"]), answer)
-        first, second = (reference, answer) if ahead else (answer, reference)
+        asked = self.question(gold, pred)
         with self._lock:
             lm, prompt_format, price = self.model()
         start = time.perf_counter()
         with dspy.context(lm=lm, adapter=prompt_format), dspy.track_usage() as tracker:
             try:
-                graded = self._ask(
-                    question=question,
-                    first_answer=first,
-                    second_answer=second,
-                    reference_is="first_answer" if ahead else "second_answer",
-                )
+                graded = self.program(**asked)
             finally:
                 seconds = time.perf_counter() - start
                 used = Usage.of_calls(tracker.usage_data)
@@ -109,13 +100,25 @@ class Judge:
         facts = {
             "grades": grades,
             "rationales": {name: str(graded[f"{name}_rationale"]) for name in self.criteria},
-            "reference_first": ahead,
+            "reference_first": asked["reference_is"] == "first_answer",
             "usd": used.usd,
             "seconds": seconds,
             "prompt_tokens": used.prompt_tokens,
             "completion_tokens": used.completion_tokens,
         }
         return Judged(sum(GRADES[g] for g in grades.values()) / len(grades), facts)
+
+    def question(self, gold: dspy.Example, pred: dspy.Prediction | dspy.Example) -> dict[str, str]:
+        """Return the inputs of the judge's program for one answer."""
+        references = right_answers(gold[self.output], is_list=self.is_list)
+        answer, reference = text_of(pred[self.output]), " | or: ".join(map(text_of, references))
+        ahead = reference_first(str(gold["id"]), answer)
+        return {
+            "question": "\n".join(f"{name}: {text_of(gold[name])}" for name in self.inputs),
+            "first_answer": reference if ahead else answer,
+            "second_answer": answer if ahead else reference,
+            "reference_is": "first_answer" if ahead else "second_answer",
+        }
 
 
 def reference_first(key: str, answer: str) -> bool:

@@ -21,6 +21,7 @@ from crossover.eval.cli.main import main
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.read_judge import JUDGE_TOKENS
 from crossover.eval.experiment.spec import Prices
+from crossover.eval.run.forecast import forecast
 from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.recorded import read_recorded
 from crossover.models.load import load_model
@@ -291,3 +292,15 @@ def test_agreement_by_chance_is_none() -> None:
     near = kappa([("no", "partly"), ("yes", "yes"), ("partly", "partly"), ("no", "no")] * 5, grades)
     far = kappa([("no", "yes"), ("yes", "yes"), ("partly", "partly"), ("no", "no")] * 5, grades)
     assert near > far
+
+
+def test_a_plan_counts_what_the_judge_is_asked(folder: Path, tmp_path: Path) -> None:
+    experiment, _ = read_experiment(folder / "answers.yaml")
+    assert experiment is not None
+    *_, judge = forecast(experiment, store=tmp_path / "mlruns")[0]
+    took = [r.notes["judge"] for r in read_recorded(folder / "mlruns").results]
+    assert (judge.name, judge.seconds) == ("answers  openai/gpt-4o-mini  judge", None)
+    assert judge.calls == sum(t["calls"] for t in took)
+    assert judge.prompt_tokens >= sum(t["prompt_tokens"] for t in took)
+    assert judge.usd is not None
+    assert judge.usd >= sum(t["usd"] for t in took)

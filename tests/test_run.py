@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -295,6 +296,9 @@ def test_other_tasks_are_scored_before_and_after_a_training(
         text + "retention:\n  - name: other\n    program: classify\n    fields: {text: input, label: output}\n"
         "    data: {train: other-train.jsonl, val: other-val.jsonl, test: other-test.jsonl}\n"
     )
+    assert run(experiment, store, "--only", "sft", "--dry-run") == 0
+    # Plain and with demonstrations, before the training and after it.
+    assert re.search(r"^other .* retention +240 ", capsys.readouterr().out, re.MULTILINE)
     assert run(experiment, store, "--only", "zero_shot,sft", "--json") == 0
     cells = [json.loads(f.read_text()) for f in store.glob("cells/*/result.json")]
     notes = {c["cell"]["method"]["name"]: c["notes"] for c in cells}

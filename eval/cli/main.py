@@ -249,6 +249,7 @@ def _measure(
 
 def _dry_run(experiment: "Experiment", store: Path) -> int:
     """Print the forecast of the missing cells."""
+    from crossover.eval.experiment.spec import plan
     from crossover.eval.run.calibration import likely_lines
     from crossover.eval.run.forecast import forecast, forecast_table
     from crossover.eval.run.methods import launch_lines
@@ -260,7 +261,8 @@ def _dry_run(experiment: "Experiment", store: Path) -> int:
         *launch_lines(experiment),
     ]:
         echo(line)
-    echo(f"{len(cells)} cells, {finished} finished" if finished else f"{len(cells)} cells", err=True)
+    missing = len(plan(experiment)) - finished
+    echo(f"{missing} cells, {finished} finished" if finished else f"{missing} cells", err=True)
     return 0
 
 

@@ -47,7 +47,9 @@ def likely_lines(cells: Sequence[Forecast], store: Path, *, machine_hour_usd: fl
     """Return what the cells are likely to take on each kind of machine that ran their models, and the peak memory."""
     records, work = read_timed(store), dict[str, float]()
     for cell in cells:
-        work[cell.model] = work.get(cell.model, 0.0) + cell.work
+        # What cells share, such as a judge, is not timed by itself.
+        if cell.work:
+            work[cell.model] = work.get(cell.model, 0.0) + cell.work
     lines = []
     for kind in dict.fromkeys(r.machine for r in records if r.model in work):
         if (seconds := seconds_of(work, records, kind)) is not None:

@@ -2,53 +2,68 @@
 
 Prompts are rendered as the run renders them, for a few test questions and with as many train examples as the method
 shows. A search is counted with its whole budget, a training with all of its epochs, an answer with `max_tokens`: the
-figures are upper bounds, except that a teacher's own calls are left out. Choosing a prompt format has a line of its
-own. A local model is timed on one prompt; an API is not called, and its seconds are not forecast.
+figures are upper bounds, except that a teacher's own calls are left out, and that a judge is taken to read answers as
+long as the right ones. Choosing a prompt format, `retention` and a judge have lines of their own. A local model is
+timed on one prompt; an API is not called, and its seconds are not forecast.
 """
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
 
 import dspy
 
 from crossover.eval.analysis.ledger import machine_usd
-from crossover.eval.experiment.spec import Cell, Experiment, Family, families_with_variants, plan
+from crossover.eval.experiment.spec import (
+    Cell,
+    Experiment,
+    Retrieval,
+    default_knowledge,
+    families_with_variants,
+    plan,
+)
 from crossover.eval.experiment.splits import sample, sample_val, train_pool
 from crossover.eval.report.text import columns, dollars, money
-from crossover.eval.run.context import READINGS_OF_VAL, Models
+from crossover.eval.run import retention
+from crossover.eval.run.context import Models
 from crossover.eval.run.formats import DEMOS, only_format
 from crossover.eval.run.formats import QUESTIONS as QUESTIONS_OF_FORMAT
-from crossover.eval.run.latency import batches_of, latency_requests, requests_for
 from crossover.eval.run.loading import prepare
-from crossover.eval.run.methods import method_of
 from crossover.eval.run.progress import Share, duration
+from crossover.eval.run.workload import (
+    QUESTIONS,
+    CellWork,
+    passages_of,
+    prompt_text,
+    tokens_of,
+    with_passages,
+    work_of,
+)
 from crossover.eval.store.cells import is_finished
 from crossover.models.limits import UsageLimits
 from crossover.models.load import LoadedModel
 from crossover.models.price import api_price
-from crossover.models.prompt import first_messages, prompt_tokens, room
+from crossover.models.prompt import prompt_tokens
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import FORMATS, ModelSpec
 from crossover.models.usage import add_usd
 from crossover.programs.demos import with_demos
 from crossover.programs.fields import text_of, unlabelled_fields
+from crossover.programs.judge import Judge
+from crossover.programs.spec import TaskSpec
 from crossover.programs.task import Task
 
-QUESTIONS = 5
-"""Test questions whose prompts are counted for each cell."""
 TRAINING_STEP = 3.0
 """Seconds of a trained token over those of a read one: a forward pass, and a backward pass of twice its work."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Upper bounds of what one cell, or the choice of a prompt format, takes."""
+    """Upper bounds of what one cell takes, or the choice of a prompt format, `retention` or the judge of all cells."""
 
     name: str
     calls: int
@@ -83,7 +98,7 @@ MOST_DEMOS = 200
 
 
 def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], int]:
-    """Return the forecasts of the prompt formats to choose and of the missing cells, and the number of finished cells.
+    """Return the forecasts of the missing cells and of what they share, and the number of finished cells.
 
     A cell with failed rows counts as finished; they are asked again. Nothing is written.
 
@@ -96,19 +111,27 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
     keys = prepare(experiment, store=store, load=models)
     cells = plan(experiment)
     missing = [c for c in cells if not is_finished(store, keys.of(c))]
-    paces = {m: _pace(models(m)) for m in experiment.models if m.runs_here}
+    pricing = _Pricing(experiment, models)
     choices, forecasts, families = dict[str, Forecast](), list[Forecast](), families_with_variants(experiment)
+    graded: Counter[str] = Counter()
     shares = expected_shares(experiment, missing, keys.tasks)
     for cell, share in zip(missing, shares, strict=True):
         task, model = keys.tasks[cell.task], models(cell.model)
         with dspy.context(lm=model.lm, adapter=model.prompt_format):
-            work = _work(cell, experiment, task, _tokens_of(model.lm), families=families)
-            priced = _priced(cell, cell.title, work, experiment, paces.get(cell.model))
-            forecasts.append(replace(priced, work=sum(share)))
+            work = work_of(cell, experiment, task, tokens_of(model.lm), families=families)
+            forecasts.append(replace(pricing.of(cell.model, f"{cell.task}  {cell.title}", work), work=sum(share)))
+            graded[cell.task] += work.graded
             key = keys.of_format(cell)
             if only_format(model) is None and key not in choices and not (store / "formats" / f"{key}.json").exists():
-                choices[key] = _of_choice(cell, experiment, task, model, paces.get(cell.model))
-    return [*choices.values(), *forecasts], len(cells) - len(missing)
+                title = f"{cell.task}  choosing among {', '.join(FORMATS)}"
+                choices[key] = pricing.of(cell.model, title, _work_of_choice(cell, experiment, task, model))
+    retained: Counter[str] = Counter()
+    shared = [
+        *_retained(experiment, missing, keys.others, pricing, retained),
+        *_judged(experiment.tasks, keys.tasks, pricing, graded),
+        *_judged(experiment.retention, keys.others, pricing, retained),
+    ]
+    return [*choices.values(), *forecasts, *shared], len(cells) - len(missing)
 
 
 def forecast_table(cells: Sequence[Forecast]) -> list[str]:
@@ -142,104 +165,78 @@ def _counts(cells: Sequence[Forecast]) -> list[str]:
     ]
 
 
-class CellWork(NamedTuple):
-    """What the requests and the trainings of one cell come to."""
+class _Pricing:
+    """Add to work what it costs, by the pace of a model that runs here or by the prices of an API."""
 
-    calls: int
-    tests: int
-    """Calls that answer test questions, and so come after the fit."""
-    prompt: float
-    """Mean tokens of a prompt."""
-    shared: float
-    """Tokens that all prompts begin with, which a model that runs here reads once."""
-    trained: int
-    """Tokens of all epochs."""
-    computed: float
-    """Tokens that the trainings compute: rows of a batch share what they begin with."""
+    def __init__(self, experiment: Experiment, models: Models) -> None:
+        """Time no model yet."""
+        self.machine_hour_usd, self.models = experiment.prices.machine_hour_usd, models
+        self._paces: dict[ModelSpec, Pace] = {}
 
-
-Count = Callable[[dspy.Module, dspy.Example], float]
-"""The tokens of a program's first prompt for an example, in the calling context's format."""
-
-
-def _work(
-    cell: Cell, experiment: Experiment, task: Task, count: Count, *, families: set[Family], most: int | None = None
-) -> CellWork:
-    """Count the work of one cell, whose variants are chosen on val if its family is one of `families`.
-
-    Of the demonstrations that all prompts show, at most `most` are rendered.
-    """
-    test, train = sample(task.test, experiment.limit), train_pool(task, cell.train_size, cell.seed)
-    val = len(sample_val(task.val, experiment.limit))
-    last = cell.method.steps[-1]
-    chosen_on_val = cell.family in families and not (last.searches or last.trains)
-    predictors = len(task.program().predictors())
-    warm, cold = latency_requests()
-    requests = requests_for(len(test), warm, bounded=experiment.needs.max_p95_ms is not None)
-    if cell.model.runs_here:
-        requests += cold + sum(map(len, batches_of(test, requests, threads=requests)))
-    work = method_of(cell.method.name, cell.method.options).workload(len(train))
-    tests = (len(test) + requests) * work.calls
-    answers = work.attempts + work.traced * (predictors > 1)
-    calls = tests + len(train) * answers + val * (work.readings + chosen_on_val * work.calls)
-    for step in cell.method.steps:
-        if step.searches:
-            calls += step.options.get("metric_calls") or experiment.budget.metric_calls or READINGS_OF_VAL * val
-    questions, reads = test[:QUESTIONS], cell.knowledge
-    bare, alike = _prompts(_with_passages(questions, task, cell, reads.train), [task.program()], count)
-    rows, row = work.epochs * len(train) * predictors, bare + cell.model.max_tokens
-    fixed, others = train[: work.demos], train[work.demos :]
-    shown = [[*fixed[:most], *others[n * work.retrieved : (n + 1) * work.retrieved]] for n in (0, 1)]
-    programs = [with_demos(task.program(), _with_passages(demos, task, cell, reads.train)) for demos in shown]
-    prompt, shared = _prompts(_with_passages(questions, task, cell, reads.test), programs, count)
-    computed = rows * (row - alike + alike / work.batch)
-    return CellWork(calls * predictors, tests * predictors, prompt, shared, round(rows * row), computed)
+    def of(self, spec: ModelSpec, title: str, work: CellWork) -> Forecast:
+        """Return the work with its tokens, and what they take; `title` begins with the task."""
+        task, _, what = title.partition("  ")
+        name = f"{task}  {spec.name}  {what}"
+        read, written = round(work.calls * work.prompt), work.calls * spec.max_tokens
+        if not spec.runs_here:
+            usd = api_price({spec.name: {"prompt_tokens": read, "completion_tokens": written}})
+            return Forecast(name, work.calls, read, written, work.trained, None, usd, spec.name)
+        if spec not in self._paces:
+            self._paces[spec] = _pace(self.models(spec))
+        seconds = sum(_seconds(work, self._paces[spec], spec.max_tokens))
+        usd = machine_usd(seconds, self.machine_hour_usd)
+        return Forecast(name, work.calls, read, written, work.trained, seconds, usd, spec.name)
 
 
-def _prompts(questions: Sequence[dspy.Example], programs: Sequence[dspy.Module], count: Count) -> tuple[float, float]:
-    """Return the mean tokens of a prompt, and how many of them the prompts of two questions begin with.
-
-    The second question is asked by the last program, whose demonstrations may be others than the first one's.
-    """
-    length = mean(count(programs[0], e) for e in questions)
-    one, other = (_text(p, e) for p, e in ((programs[0], questions[0]), (programs[-1], questions[-1])))
-    alike = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
-    return length, length * alike / max(1, len(one))
-
-
-def _text(program: dspy.Module, example: dspy.Example) -> str:
-    """Return the text of a program's first prompt for an example."""
-    return "\n".join(m["content"] for m in first_messages(program, example))
-
-
-def _tokens_of(lm: dspy.LM) -> Count:
-    """Return what counts the tokens of prompts for a model, at most as many as its context holds."""
-    longest = room(lm) or math.inf
-    return lambda program, example: min(prompt_tokens(program, example, lm), longest)
-
-
-def _of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel, pace: Pace | None) -> Forecast:
-    """Return the forecast of choosing the prompt format of the cell's task and model."""
+def _work_of_choice(cell: Cell, experiment: Experiment, task: Task, model: LoadedModel) -> CellWork:
+    """Return the work of choosing the prompt format of the cell's task and model."""
     val = sample_val(task.val, experiment.limit)[:QUESTIONS_OF_FORMAT]
-    reads, program = cell.knowledge, task.program()
-    shown = _with_passages(val[:QUESTIONS], task, cell, reads.test)
-    programs = (program, with_demos(program, _with_passages(task.train[:DEMOS], task, cell, reads.train)))
+    reads, k, program = cell.knowledge, passages_of(cell), task.program()
+    shown = with_passages(val[:QUESTIONS], task, k, reads.test)
+    programs = (program, with_demos(program, with_passages(task.train[:DEMOS], task, k, reads.train)))
     length = mean(prompt_tokens(p, e, model.lm) for p in programs for e in shown)
     calls = len(FORMATS) * len(programs) * len(val) * len(program.predictors())
-    work = CellWork(calls, 0, length, 0.0, 0, 0.0)
-    return _priced(cell, f"choosing among {', '.join(FORMATS)}", work, experiment, pace)
+    return CellWork(calls, 0, length, 0.0, 0, 0.0, len(FORMATS) * len(programs) * len(val))
 
 
-def _priced(cell: Cell, title: str, work: CellWork, experiment: Experiment, pace: Pace | None) -> Forecast:
-    """Return the work with its tokens, and what they take."""
-    name = f"{cell.task}  {cell.model.name}  {title}"
-    read, written = round(work.calls * work.prompt), work.calls * cell.model.max_tokens
-    if pace is None:
-        usd = api_price({cell.model.name: {"prompt_tokens": read, "completion_tokens": written}})
-        return Forecast(name, work.calls, read, written, work.trained, None, usd, cell.model.name)
-    seconds = sum(_seconds(work, pace, cell.model.max_tokens))
-    usd = machine_usd(seconds, experiment.prices.machine_hour_usd)
-    return Forecast(name, work.calls, read, written, work.trained, seconds, usd, cell.model.name)
+def _retained(
+    experiment: Experiment, missing: Sequence[Cell], others: Mapping[str, Task], pricing: _Pricing, graded: Counter[str]
+) -> Iterator[Forecast]:
+    """Yield what `retention` takes of each model and other task: once before, and once after each training.
+
+    The answers of each task are added to `graded`.
+    """
+    trained = Counter(cell.model for cell in missing if cell.method.trains)
+    for spec in experiment.retention:
+        task, knows = others[spec.name], default_knowledge(spec)
+        test, k = sample(task.test, retention.EXAMPLES), Retrieval().k
+        demos = with_passages(train_pool(task, retention.DEMOS, 0), task, k, knows.train)
+        programs = (task.program(), with_demos(task.program(), demos))
+        for model, trainings in trained.items():
+            loaded = pricing.models(model)
+            with dspy.context(adapter=loaded.prompt_format):
+                shown = with_passages(test[:QUESTIONS], task, k, knows.test)
+                length = mean(prompt_tokens(p, e, loaded.lm) for p in programs for e in shown)
+            answers = len(programs) * len(test) * (1 + trainings)
+            graded[spec.name] += answers
+            work = CellWork(answers * len(programs[0].predictors()), 0, length, 0.0, 0, 0.0, answers)
+            yield pricing.of(model, f"{spec.name}  retention", work)
+
+
+def _judged(
+    specs: Sequence[TaskSpec], tasks: Mapping[str, Task], pricing: _Pricing, graded: Mapping[str, int]
+) -> Iterator[Forecast]:
+    """Yield what the judge of each task takes, for as many answers as are graded."""
+    for spec in specs:
+        task, judge = tasks[spec.name], tasks[spec.name].metric
+        if spec.judge is None or not isinstance(judge, Judge) or not graded[spec.name]:
+            continue
+        model, asked = pricing.models(spec.judge.model), [judge.question(e, e) for e in task.test[:QUESTIONS]]
+        questions = [dspy.Example(**q).with_inputs(*q) for q in asked]
+        with dspy.context(adapter=model.prompt_format):
+            length = mean(prompt_tokens(judge.program, q, model.lm) for q in questions)
+        work = CellWork(graded[spec.name], 0, length, 0.0, 0, 0.0, 0)
+        yield pricing.of(spec.judge.model, f"{spec.name}  judge", work)
 
 
 def _seconds(work: CellWork, pace: Pace, answer: float) -> tuple[float, float]:
@@ -257,7 +254,7 @@ def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mappin
     """
 
     def count(program: dspy.Module, example: dspy.Example) -> float:
-        return min(len(_text(program, example)) / CHARACTERS, USUAL_CONTEXT)
+        return min(len(prompt_text(program, example)) / CHARACTERS, USUAL_CONTEXT)
 
     families, found = families_with_variants(experiment), dict[tuple[str, ModelSpec, str], Share]()
     # Other seeds draw other examples, of about the same length.
@@ -270,20 +267,9 @@ def expected_shares(experiment: Experiment, cells: Sequence[Cell], tasks: Mappin
                 unlabelled = unlabelled_fields(task.program(), task.outputs)
                 written = mean(map(len, answers)) / CHARACTERS + USUAL_REASONING * len(unlabelled)
                 answer = min(written, cell.model.max_tokens)
-                work = _work(cell, experiment, task, count, families=families, most=MOST_DEMOS)
+                work = work_of(cell, experiment, task, count, families=families, most=MOST_DEMOS)
                 found[variant] = Share(*_seconds(work, USUAL_PACE, answer))
     return [found[variant] for variant in variants]
-
-
-def _with_passages(examples: Sequence[dspy.Example], task: Task, cell: Cell, knowledge: str) -> list[dspy.Example]:
-    """Return examples with as many passages as `knowledge` gives each, taken from the corpus without a search."""
-    if not task.corpus:
-        return list(examples)
-    k, inputs = cell.retrieval.k if cell.retrieval else 0, dict.fromkeys([*task.inputs, "passages"])
-    gold = [len(e.get("gold", [])) for e in examples]
-    counts = [{"none": 0, "retrieved": k, "gold": n, "noisy": k + n}[knowledge] for n in gold]
-    shown = [[p.render() for p in task.corpus[:n]] for n in counts]
-    return [e.copy(passages=texts).with_inputs(*inputs) for e, texts in zip(examples, shown, strict=True)]
 
 
 def _pace(model: LoadedModel) -> Pace:
