@@ -55,7 +55,7 @@ def data_of(folder: Path, experiment: Experiment) -> ReportData:
     comparison = compare(
         found.results, needs=experiment.needs, prices=experiment.prices, experiment=experiment.name, unit="all"
     )
-    return ReportData(experiment, comparison, found, "crossover run support.yaml")
+    return ReportData(replace(experiment, command="crossover run support.yaml"), comparison, found)
 
 
 def report(folder: Path, *flags: str) -> int:
@@ -101,6 +101,14 @@ def test_a_run_writes_its_page_beside_the_store_once(folder: Path, capsys: pytes
     assert main(flags) == 0
     assert f"the page of this run: {page}\n" in capsys.readouterr().err
     assert page.stat().st_mtime_ns == written
+
+
+def test_a_report_of_the_last_run_says_how_it_was_run(folder: Path, tmp_path: Path) -> None:
+    file, store = str(folder / "support.yaml"), ["--store", str(folder / "mlruns")]
+    assert main(["run", file, "--seeds", "0,1", *store, "--no-progress", *UNTRACKED]) == 0
+    assert main(["report", *store, "-o", str(tmp_path / "r.md"), "-o", str(tmp_path / "r.html")]) == 0
+    command = f"crossover run {file} --seeds 0,1"
+    assert [command in (tmp_path / name).read_text() for name in ("r.md", "r.html")] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -296,4 +296,4 @@ def experiment_of(cells: CellFlags, limits: LimitFlags | None = None) -> "Experi
         raise UserError("\n".join(str(p) for p in problems))
     for p in problems:
         say(p)
-    return experiment
+    return replace(experiment, command=cells.command_line("run"))

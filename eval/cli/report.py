@@ -46,7 +46,7 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
 
     Example: crossover report -o report.html -o report.md
     """
-    options = report_options(cells, gates, output)
+    options = report_options(gates, output)
     experiment = _experiment_of_run(cells, store) or experiment_of(cells)
     from crossover.eval.analysis.compare import Partial, compare
     from crossover.eval.report.table import render
@@ -79,7 +79,7 @@ def _experiment_of_run(cells: CellFlags, store: Path) -> "Experiment | None":
 
     run = read_recorded(store, None if cells.file is None else str(cells.file))
     echo(f"run {run.experiment}", err=True)
-    return TypeAdapter(Experiment).validate_python(run.params)
+    return replace(TypeAdapter(Experiment).validate_python(run.params), command=run.command)
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,9 @@ class ReportOptions:
     outputs: tuple[Path, ...]
     """Files to write, each in the form of its suffix."""
     gates: "Gates"
-    command: str
-    """The command line that measures the same cells."""
 
 
-def report_options(cells: CellFlags, flags: GateFlags, output: tuple[Path, ...]) -> ReportOptions:
+def report_options(flags: GateFlags, output: tuple[Path, ...]) -> ReportOptions:
     """Return the flags as options of a report, checked before anything is spent.
 
     Raises:
@@ -108,7 +106,7 @@ def report_options(cells: CellFlags, flags: GateFlags, output: tuple[Path, ...])
         check_readable(flags.baseline)
         read_baseline(flags.baseline)
     gates = Gates(flags.fail_under, flags.baseline, flags.fail_on_inconclusive)
-    return ReportOptions(output, gates, cells.command_line("run"))
+    return ReportOptions(output, gates)
 
 
 def page_beside(store: Path, experiment: str) -> Path:
@@ -150,7 +148,7 @@ def deliver(
     try:
         for path in outputs:
             found = found or finished(experiment, store=store)
-            data = ReportData(experiment, comparison, found, options.command, tuple(outcomes))
+            data = ReportData(experiment, comparison, found, tuple(outcomes))
             if is_page := path.suffix == ".html":
                 loads = read_loads(store, {r.key for r in found.results})
                 data = replace(data, prompts=prompts_of(store, data), loads=loads)

@@ -33,7 +33,7 @@ from crossover.programs.spec import TaskSpec
 
 QUICKSTART = Path(__file__).with_name("quickstart.yaml")
 KNOWLEDGE = ("none", "retrieved", "gold", "noisy")
-SECTIONS = ("version", *(f.name for f in fields(Experiment) if f.name not in ("limit", "file")))
+SECTIONS = ("version", *(f.name for f in fields(Experiment) if f.name not in ("limit", "file", "command")))
 
 
 @dataclass(frozen=True)

@@ -148,11 +148,13 @@ class Experiment:
     """At most this many test examples (`--limit`); half as many of val, but no fewer than 20."""
     file: Path | None = None
     """Where it was read from."""
+    command: str = ""
+    """The command line that measures it; empty where Python code does."""
 
 
 def params_of(experiment: Experiment) -> dict[str, Any]:
     """Return all that the file and the flags say, as JSON; where the file lies is nobody's concern."""
-    params = {k: v for k, v in asdict(experiment).items() if k != "file"}
+    params = {k: v for k, v in asdict(experiment).items() if k not in ("file", "command")}
     return dict(json.loads(json.dumps(params, default=str)))
 
 

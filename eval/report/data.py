@@ -33,8 +33,6 @@ class ReportData:
     experiment: Experiment
     comparison: Comparison
     finished: Finished
-    command: str
-    """The command line that repeats the measurement."""
     outcomes: tuple[Outcome, ...] = ()
     """Outcomes of the gates that were asked for."""
     prompts: Mapping[tuple[str, str], Sequence[tuple[str, str]]] = field(default_factory=dict)

@@ -164,7 +164,8 @@ def _ledger(data: ReportData, task: str) -> str:
 
 
 def _repeat(data: ReportData) -> str:
-    lines = [f"    {visible(data.command)}", ""]
+    command = data.experiment.command
+    lines = [f"    {visible(command)}", ""] if command else []
     lines += [f"- split of {plain_text(t)}: `{split}`" for t, split in data.comparison.split_sha256.items()]
     lines += [f"- {plain_text(name)} {plain_text(version)}" for name, version in versions()]
     return "\n".join(lines)

@@ -83,7 +83,7 @@ class Compared:
     def report(self, path: str | Path) -> Path:
         """Write a report in the form of its suffix: .html, .md, .json, .csv, .xml or .txt."""
         found = finished(self.experiment, store=self.store)
-        write_report(ReportData(self.experiment, self.comparison, found, "", ()), Path(path))
+        write_report(ReportData(self.experiment, self.comparison, found), Path(path))
         return Path(path)
 
 

@@ -29,6 +29,8 @@ class Recorded:
     prices: Prices
     params: dict[str, Any] = field(default_factory=dict)
     """All that file and flags said; empty in a record of an older version."""
+    command: str = ""
+    """The command line that measured it; empty where Python code did, and in a record of an older version."""
 
     @property
     def compare(self) -> Compare:
@@ -49,7 +51,7 @@ def record(
     """
     needs, prices = asdict(experiment.needs), asdict(experiment.prices)
     facts: dict[str, Any] = {"experiment": experiment.name, "cells": list(keys), "needs": needs, "prices": prices}
-    facts |= {"params": params_of(experiment), "split_sha256": dict(splits or {})}
+    facts |= {"params": params_of(experiment), "split_sha256": dict(splits or {}), "command": experiment.command}
     facts |= {"planned": len(keys) if planned is None else planned}
     file = _folder(store) / f"{file_name(experiment.name)}.json"
     # A run that had nothing left to do is still the newest.
@@ -82,7 +84,8 @@ def read_recorded(store: Path, name: str | None = None) -> Recorded:
     if len(results) < len(keys):
         gone = next(k for k, r in zip(keys, found, strict=True) if r is None)
         raise UserError(f"{store}: cell {gone} of {experiment!r} is gone; `crossover run` the experiment again")
-    return Recorded(experiment, results, int(facts.get("planned", len(keys))), needs, prices, facts.get("params", {}))
+    planned, params, command = facts.get("planned", len(keys)), facts.get("params", {}), facts.get("command", "")
+    return Recorded(experiment, results, int(planned), needs, prices, params, str(command))
 
 
 def params_with(store: Path, key: str) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def _log_report(tracker: Tracker, parent: str, conclusion: Conclusion, results: 
     whole = all(key in results for arm in comparison.arms for key in arm.cells)
     if whole and all(v.task in tasks for v in comparison.verdicts):
         finished = Finished(tasks, tuple(results.values()), len(plan(experiment)))
-        page = redact(html_page(ReportData(experiment, comparison, finished, "")))
+        page = redact(html_page(ReportData(experiment, comparison, finished)))
         with typed():
             tracker.client.log_text(parent, page, "report.html")
 
