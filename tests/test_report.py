@@ -382,7 +382,7 @@ def test_the_comment_fits_and_shows_data_as_text(data: ReportData) -> None:
 
 
 def test_a_comment_leaves_out_what_does_not_fit_and_says_so(data: ReportData) -> None:
-    text = markdown(replace(data, command="x" * MOST))
+    text = markdown(replace(data, experiment=replace(data.experiment, command="x" * MOST)))
     assert len(text) < MOST
     assert "1 sections do not fit a comment" in text
     assert "paired differences" in text
