@@ -173,11 +173,20 @@ def test_the_mark_follows_a_verdict_that_only_other_needs_change(openings_run: P
         found = [client.get_model_version(name, v) for v in versions]
         return [(v.tags["crossover.cell"], v.description) for v in found]
 
+    def costs() -> list[float]:
+        client = Tracker(store).client
+        (experiment,) = [e for e in client.search_experiments() if e.name == "openings"]
+        runs = client.search_runs([experiment.experiment_id], order_by=["tags.`crossover.cell`"])
+        return [r.data.metrics["cost_usd_per_1k"] for r in runs if "crossover.cell" in r.data.tags]
+
     key = result_of(openings_run, "retrieved_demos").key
     [(first, text)] = marked()
+    cheap = costs()
     assert first == key
     [(same, dearer)] = marked("--set", "prices={machine_hour_usd: 50}")
     assert (same, dearer != text) == (key, True)
+    # So are those of each cell, which the charts show.
+    assert costs() == pytest.approx([100 * usd for usd in cheap], rel=0.01)
     assert marked("--set", "needs={min_score: 0.99}") == []
     assert marked() == [(key, text)]
     # The runs of all cells are below the newest verdict.

@@ -103,11 +103,12 @@ def test_a_run_writes_its_page_beside_the_store_once(folder: Path, capsys: pytes
     assert page.stat().st_mtime_ns == written
 
 
-def test_a_report_of_the_last_run_says_how_it_was_run(folder: Path, tmp_path: Path) -> None:
-    file, store = str(folder / "support.yaml"), ["--store", str(folder / "mlruns")]
-    assert main(["run", file, "--seeds", "0,1", *store, "--no-progress", *UNTRACKED]) == 0
+def test_a_report_of_the_last_run_says_how_it_was_run(tmp_path: Path) -> None:
+    file, store = str(tmp_path / "support.yaml"), ["--store", str(tmp_path / "mlruns")]
+    write_store(write_experiment(tmp_path), tmp_path / "mlruns")
+    assert main(["run", file, "--set", "needs.min_score=0.1", *store, "--no-progress", *UNTRACKED]) == 0
     assert main(["report", *store, "-o", str(tmp_path / "r.md"), "-o", str(tmp_path / "r.html")]) == 0
-    command = f"crossover run {file} --seeds 0,1"
+    command = f"crossover run {file} --set needs.min_score=0.1"
     assert [command in (tmp_path / name).read_text() for name in ("r.md", "r.html")] == [True, True]
 
 

@@ -36,7 +36,6 @@ def log_comparison(tracker: Tracker, parent: str, comparison: Comparison, runs: 
             for key, tags in zip(arm.cells, run_tags(arm, comparison), strict=True):
                 if key in runs:
                     tracker.log(runs[key], tags=tags)
-        tracker.adopt(parent, set(runs.values()))
         drawn = [_log_curve(tracker, parent, arms) for arms in curves(comparison.arms)]
         state = json.dumps(charts(parent, curves=drawn, arms=len(comparison.arms)))
         # As the page packs it itself: a tag of an experiment holds 5,000 characters.

@@ -90,10 +90,17 @@ def _deciding(score: Estimate, cost: Cost, p95_ms: float) -> dict[str, float]:
         "accuracy": score.mean,
         "accuracy_low": score.low,
         "accuracy_high": score.high,
-        "cost_usd_per_1k": cost.per_1k_requests,
         "latency_p95_ms": p95_ms,
-        "fit_usd": cost.fit,
     }
+    return _shown(metrics) | cost_metrics(cost)
+
+
+def cost_metrics(cost: Cost) -> dict[str, float]:
+    """Return the finite metrics of a cell or an arm that depend on prices."""
+    return _shown({"cost_usd_per_1k": cost.per_1k_requests, "fit_usd": cost.fit})
+
+
+def _shown(metrics: Mapping[str, float | None]) -> dict[str, float]:
     # Four digits: MLflow's tables cut longer numbers in their middle.
     return {k: float(f"{v:.4g}") for k, v in _finite(metrics).items()}
 

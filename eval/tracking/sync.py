@@ -17,6 +17,7 @@ from crossover.eval.store.recorded import read_recorded, recorded_facts
 from crossover.eval.store.result import Finished, Result
 from crossover.eval.tracking.addresses import store_uri
 from crossover.eval.tracking.comparison import log_comparison
+from crossover.eval.tracking.logged import cost_metrics
 from crossover.eval.tracking.package import recorded_task
 from crossover.eval.tracking.pending import UNSENT, PendingRun, pending_cells, pending_runs, tracked_run
 from crossover.eval.tracking.traces import RequestsOf, log_dataset, log_traces, no_requests
@@ -146,16 +147,29 @@ def _conclude(
         else:
             arms = conclusion.comparison.arms
             runs = {k: i for a in arms for k in a.cells if (i := tracked_run(store, k, tracker.uri))}
+            results = {k: r for a in arms for k in a.cells if (r := load_result(store, k)) is not None}
             log_comparison(tracker, parent, conclusion.comparison, runs)
+            _adopt(tracker, parent, run.prices, results, runs)
             # What follows takes longer, and is made up for by the next sync if this process ends before.
             tracker.finish(parent)
             register_prompts(tracker, store, parent, conclusion.comparison, runs)
             register_winners(tracker, store, conclusion.comparison, conclusion.tasks, note)
-            results = {k: r for a in arms for k in a.cells if (r := load_result(store, k)) is not None}
             _log_report(tracker, parent, conclusion, results)
             _log_examples(tracker, parent, conclusion, results, runs, requests)
     for file in run.files:
         file.unlink(missing_ok=True)
+
+
+def _adopt(
+    tracker: Tracker, parent: str, prices: Prices, results: Mapping[str, Result], runs: Mapping[str, str]
+) -> None:
+    """Move the runs of cells that an earlier verdict logged below this one, with what they cost by its prices."""
+    with typed():
+        moved = tracker.adopt(parent, set(runs.values()))
+        for key, run_id in runs.items():
+            if run_id in moved and key in results:
+                costs = cost_metrics(cost_of(results[key], prices))
+                tracker.log(run_id, [(name, value, 0) for name, value in costs.items()])
 
 
 def _log_report(tracker: Tracker, parent: str, conclusion: Conclusion, results: Mapping[str, Result]) -> None:
