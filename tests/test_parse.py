@@ -7,9 +7,10 @@ import pytest
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
-from crossover.eval.experiment.spec import Knowledge, Limits, Retrieval, plan
+from crossover.eval.experiment.spec import Experiment, Knowledge, Limits, Retrieval, plan
 from crossover.models.errors import UserError
 from crossover.models.spec import ModelSpec
+from crossover.programs.spec import TaskSpec
 
 SOUND = """version: 1
 tasks: [stdlib_module]
@@ -155,9 +156,14 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(file: Path) -> None:
     assert [f.split(":")[2] for f in found] == ["1", "2", "3", "5", "6"]
 
 
-def test_a_missing_section_is_a_fault(file: Path) -> None:
-    assert faults(file, "version: 1\ntasks: [stdlib_module]\nmodels: [smollm2]\n") == [
-        "error: mine.yaml:1: `methods` is missing; add a list `methods:`"
+def test_all_but_tasks_has_a_default(file: Path) -> None:
+    file.write_text("tasks: [stdlib_module]\n")
+    experiment, problems = read_experiment(file)
+    assert (problems, experiment) == ([], Experiment("mine", (TaskSpec("stdlib_module"),), file=file))
+    assert [m.name for m in Experiment.methods] == ["zero_shot", "few_shot", "retrieved_demos", "many_shot", "sft"]
+    assert [m.name for m in Experiment.models] == ["smollm2"]
+    assert faults(file, "version: 1\nmodels: [smollm2]\n") == [
+        "error: mine.yaml:1: `tasks` is missing; add a list `tasks:`, or let `crossover init` write it"
     ]
 
 
@@ -284,7 +290,7 @@ def test_only_must_name_a_method_of_the_file(file: Path) -> None:
     ("text", "message"),
     [
         ("tasks: [a\n", "mine.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'; correct the line"),
-        ("", "mine.yaml: the file is empty; it needs `version`, `tasks`, `models` and `methods`"),
+        ("", "mine.yaml: the file is empty; it needs `tasks`"),
     ],
 )
 def test_a_file_that_is_no_yaml_is_one_line(file: Path, text: str, message: str) -> None:

@@ -59,7 +59,7 @@ def experiment_schema() -> dict[str, Any]:
     whole: dict[str, Any] = parts.pop("Experiment")
     sections = {"version": {"const": 1}} | {k: v for k, v in whole["properties"].items() if k in read.SECTIONS}
     sections["retrieval"] = {"anyOf": [_part("Retrieval"), sections["retrieval"]]}
-    return whole | {"properties": sections, "required": ["version", "tasks", "models", "methods"], "$defs": parts}
+    return whole | {"properties": sections, "required": ["tasks"], "$defs": parts}
 
 
 def _part(name: str) -> dict[str, str]:

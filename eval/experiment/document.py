@@ -60,7 +60,7 @@ class Document:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
             raise UserError(f"{file}: cannot be read: {str(e).splitlines()[0]}; give a text file") from e
         if root is None:
-            raise UserError(f"{file.name}: the file is empty; it needs `version`, `tasks`, `models` and `methods`")
+            raise UserError(f"{file.name}: the file is empty; it needs `tasks`")
         self.root: yaml.Node = root
         for setting in settings:
             self._set(setting)

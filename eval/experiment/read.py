@@ -17,6 +17,7 @@ from crossover.eval.experiment.read_method import read_method
 from crossover.eval.experiment.read_model import absolute_path, field_types, read_model
 from crossover.eval.experiment.read_retrieval import check_collections, read_retrieval
 from crossover.eval.experiment.spec import (
+    USUAL_METHODS,
     Compare,
     Experiment,
     Knowledge,
@@ -99,8 +100,8 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
     experiment = Experiment(
         name=(doc.typed(sections["name"], "name", "str") if "name" in sections else None) or doc.file.stem,
         tasks=each("tasks", _task),
-        models=each("models", read_model),
-        methods=_kept(doc, each("methods", read_method), overrides.only),
+        models=each("models", read_model) if "models" in sections else Experiment.models,
+        methods=_kept(doc, each("methods", read_method) if "methods" in sections else USUAL_METHODS, overrides.only),
         compare=_compare(doc, sections["compare"]) if "compare" in sections else "methods",
         train_sizes=tuple(sorted(set(each("train_sizes", lambda d, n: _at_least_one(d, n, "train_sizes"))))),
         knowledge=each("knowledge", _knowledge),
@@ -121,11 +122,9 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
 
 
 def _check_frame(doc: Document, sections: dict[str, yaml.Node]) -> None:
-    """Find what the file lacks, and what it says that is not used."""
-    for name in ("version", "tasks", "models", "methods"):
-        if name not in sections:
-            remedy = "add `version: 1`" if name == "version" else f"add a list `{name}:`"
-            doc.fault(doc.root, f"`{name}` is missing", remedy)
+    """Find whether the file lacks tasks, or was written for another version."""
+    if "tasks" not in sections:
+        doc.fault(doc.root, "`tasks` is missing", "add a list `tasks:`, or let `crossover init` write it")
     if "version" in sections and (version := doc.value(sections["version"])) != 1:
         doc.fault(sections["version"], f"version {version!r}", "this program reads `version: 1`")
 

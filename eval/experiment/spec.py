@@ -117,14 +117,18 @@ class SearchBudget:
     """Dollars that APIs may charge, the teacher's calls included."""
 
 
+USUAL_METHODS = tuple(map(MethodSpec, ("zero_shot", "few_shot", "retrieved_demos", "many_shot", "sft")))
+"""What a file that lists no methods compares."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A whole experiment file, with its defaults filled in."""
 
     name: str
     tasks: tuple[TaskSpec, ...]
-    models: tuple[ModelSpec, ...]
-    methods: tuple[MethodSpec, ...]
+    models: tuple[ModelSpec, ...] = (ModelSpec("smollm2"),)
+    methods: tuple[MethodSpec, ...] = USUAL_METHODS
     compare: Compare = "methods"
     """`methods`: the variants of one method are a family, whose member is chosen on val; `all`: each is an arm."""
     train_sizes: tuple[int, ...] = ()

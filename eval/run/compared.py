@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STORE = Path("mlruns")
-METHODS = ["zero_shot", "few_shot", "retrieved_demos", "many_shot", "sft"]
-"""Methods that are compared unless others are named."""
 GIVEN = ("input", "output", "ignored", "group")
 """Roles of columns that `compare` can give in one data file."""
 
@@ -155,7 +153,7 @@ def _document(data: Mapping[str, str | Path], program: str, roles: Mapping[str, 
     """Return the experiment on files of splits."""
     splits = {name: str(Path(file).resolve()) for name, file in data.items()}
     task = {"name": "task", "program": program, "data": splits} | ({"fields": roles} if roles else {})
-    return {"version": 1, "name": "compare", "tasks": [task], "models": ["smollm2"], "methods": METHODS}
+    return {"version": 1, "name": "compare", "tasks": [task]}
 
 
 def _choices(roles: Mapping[str, str], program: str, model: str) -> Choices:
