@@ -111,16 +111,18 @@ def _gold_answers(task: Task, program: dspy.Module) -> Iterator[Problem]:
 def _outside_type(task: Task, program: dspy.Module) -> Iterator[Problem]:
     """Yield the first val or test example of each gold answer that a field's type does not let the program give."""
     outputs = {n: f for p in program.predictors() for n, f in p.signature.output_fields.items() if n in task.outputs}
-    typed = {n: (TypeAdapter(f.annotation), {*map(normalise, labels_of(f))}) for n, f in outputs.items()}
+    # The choices of a record are scored by their marks too: `<=50K` is not `>50K`.
+    same = str.strip if isinstance(program, Record) else normalise
+    typed = {n: (TypeAdapter(f.annotation), {*map(same, labels_of(f))}) for n, f in outputs.items()}
     for example in (*task.val, *task.test):
         for name, (kind, known) in typed.items():
             value = example[name]
-            if isinstance(value, list) or normalise(text_of(value)) in known:
+            if isinstance(value, list) or same(text_of(value)) in known:
                 continue
             try:
                 kind.validate_python(value)
             except ValidationError:
-                known.add(normalise(text_of(value)))
+                known.add(same(text_of(value)))
                 column = task.columns.get(name, name)
                 if isinstance(program, Record):
                     what = f"{column!r} holds {text_of(value)!r}, as no train row does: no arm can answer so"

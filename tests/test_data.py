@@ -127,6 +127,17 @@ def test_val_is_cut_from_train_by_whole_clusters(tmp_path):
     assert {e["cluster"] for e in task.val}.isdisjoint(e["cluster"] for e in task.train)
 
 
+def test_val_keeps_equal_questions_of_different_clusters_together(tmp_path):
+    """A question that two writers asked ties both of them to one split."""
+    asked = [{**row, "text": f"question {n % 20}", "writer": f"w{n}"} for n, row in enumerate(rows("train"))]
+    write(tmp_path / "train.jsonl", [{**row, "label": "a"} for row in asked])
+    write(tmp_path / "test.jsonl", [{**row, "writer": row["id"]} for row in rows("test")])
+    data = {"train": "train.jsonl", "test": "test.jsonl"}
+    task = load_task(TaskSpec("intents", program="classify", data=data, cluster="writer"), base=tmp_path)
+    assert task.val
+    assert {e["text"] for e in task.val}.isdisjoint(e["text"] for e in task.train)
+
+
 def test_hugging_face_class_numbers_become_names(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     source = spec(tmp_path)

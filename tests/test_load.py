@@ -10,9 +10,11 @@ from openai_server import openai_server
 
 from crossover.eval.analysis.load import summarize_load
 from crossover.eval.cli.main import main
+from crossover.eval.run.load_test import server_of
 from crossover.eval.store.loads import LoadLevel, LoadRequest, read_loads, save_load
 from crossover.eval.store.recorded import read_recorded
 from crossover.models.errors import UserError
+from crossover.models.spec import ModelSpec
 
 
 @pytest.fixture
@@ -96,6 +98,14 @@ def test_wrong_levels_are_refused(store: Path, keys: list[str], capsys: pytest.C
     for flag, value in (("--rate", "0"), ("--rate", "fast"), ("--concurrency", "1.5")):
         asked(capsys, keys[0], flag, value, "--store", str(store), code=2)
         assert f"{flag} {value}: not numbers above 0" in capsys.readouterr().err
+
+
+def test_who_answers_is_told() -> None:
+    here, api = ModelSpec("smollm2"), ModelSpec("openai/gpt-4o")
+    own = ModelSpec("hosted_vllm/m", api_base="http://127.0.0.1:8000/v1")
+    assert server_of([here, here], "", "2 CPUs") == "2 CPUs"
+    assert server_of([here, api, own], "", "2 CPUs") == "2 CPUs, the API of openai, http://127.0.0.1:8000/v1"
+    assert server_of([here, api], "http://127.0.0.1:1/v1", "2 CPUs") == "http://127.0.0.1:1/v1"
 
 
 def test_levels_are_kept_and_read_back(tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_choices_are_told_apart_by_their_marks(tmp_path: Path) -> None:
     assert task is not None
     score = task.metric(task.test[0], dspy.Prediction(income=task.test[1].income, size=task.test[0]["size"]))
     assert float(score) == 0.5
+    # So a choice that only its marks make another one than those of train is no answer either.
+    (tmp_path / "train.csv").write_text((tmp_path / "train.csv").read_text().replace(">", "<="))
+    _, problems = load_and_check(TaskSpec("adults", "record", data, fields), base=tmp_path)
+    assert [(p.where.rpartition("/")[2], p.what) for p in problems if "no arm" in p.what] == [
+        ("test.csv:3", "'income' holds '>50K', as no train row does: no arm can answer so")
+    ]
 
 
 def test_values_that_train_does_not_have_are_named(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def load(
     levels = _levels("closed", "--concurrency", concurrency) + _levels("open", "--rate", rate)
     from crossover.eval.report.data import machine
     from crossover.eval.report.load import load_json, load_table
-    from crossover.eval.run.load_test import Bound, measure_load, served_arms, served_specs
+    from crossover.eval.run.load_test import Bound, measure_load, served_arms, served_specs, server_of
     from crossover.eval.run.winner import cell_named
     from crossover.eval.store.loads import save_load
     from crossover.models.errors import UserError
@@ -63,9 +63,8 @@ def load(
     measured: list[LoadLevel] = []
     for group in [arms[:1], arms] if len(arms) > 1 else [arms]:
         for loop, amount in levels or [("closed", 1.0), ("closed", 8.0)]:
-            level = measure_load(
-                group, loop, amount, Bound(seconds, requests), task=tasks[0], server=api_base or machine()
-            )
+            server = server_of([r.cell.model for r in results[: len(group)]], api_base, machine())
+            level = measure_load(group, loop, amount, Bound(seconds, requests), task=tasks[0], server=server)
             file = save_load(store, level)
             measured.append(level)
             say(f"{len(level.requests)} requests: {file}")

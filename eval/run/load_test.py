@@ -10,7 +10,7 @@ import itertools
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cache
@@ -79,6 +79,14 @@ def served_arms(store: Path, results: Sequence[Result], served: Sequence[ModelSp
         if failure := _ask(arms[-1], questions[0], time.perf_counter()).failure:
             raise UserError(f"{result.key}: the first request failed: {failure}; nothing was timed")
     return arms
+
+
+def server_of(models: Iterable[ModelSpec], address: str, machine: str) -> str:
+    """Return who answered: the address that was given, else that of each model, its provider, or this machine."""
+    if address:
+        return address
+    own = (machine if m.runs_here else m.api_base or f"the API of {m.name.partition('/')[0]}" for m in models)
+    return ", ".join(dict.fromkeys(own))
 
 
 def served_specs(results: Sequence[Result], address: str, names: Sequence[str], key: str) -> list[ModelSpec]:

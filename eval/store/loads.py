@@ -39,7 +39,7 @@ class LoadLevel:
     load: float
     """Users at once of a closed loop, requests a second of an open one."""
     server: str
-    """Address of the server, or the machine that ran the models itself."""
+    """Address of the server, the provider of an API, or the machine that ran the models itself."""
     seconds: float
     """From the first arrival until the last answer."""
     requests: tuple[LoadRequest, ...]
