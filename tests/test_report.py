@@ -19,7 +19,7 @@ from stores import HOSTILE, MADE, write_experiment, write_store
 
 from crossover.eval.analysis.arm import Arm
 from crossover.eval.analysis.compare import compare
-from crossover.eval.analysis.gates import Gates, apply_gates
+from crossover.eval.analysis.gates import Gates, apply_gates, read_baseline
 from crossover.eval.analysis.sweep import verdicts_by_volume
 from crossover.eval.cli.main import main
 from crossover.eval.experiment.read import read_experiment
@@ -193,9 +193,24 @@ def test_a_barred_arm_passes_no_gate(data: ReportData, folder: Path) -> None:
 def test_a_baseline_in_the_store_is_compared_by_example(data: ReportData, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "b.json"
     assert report(folder, "-o", str(file)) == 0
-    outcomes = apply_gates(Gates(baseline=file), data.comparison, store=folder / "mlruns")
+    outcomes = apply_gates(Gates(baseline=read_baseline(file)), data.comparison, store=folder / "mlruns")
     assert len(outcomes) == 10
     assert all(o.passed and "paired by example" in o.detail and "+0.000" in o.detail for o in outcomes)
+
+
+def test_a_run_of_the_store_is_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, store = str(tmp_path / "support.yaml"), ["--store", str(tmp_path / "mlruns")]
+    write_store(write_experiment(tmp_path), tmp_path / "mlruns")
+    flags = ["--baseline", "support", *store, "--no-progress", *UNTRACKED]
+    assert main(["run", file, *flags]) == 2
+    assert "--baseline support: " in capsys.readouterr().err
+    assert main(["run", file, *store, "--no-progress", *UNTRACKED]) == 0
+    # The second run replaces the record of the first, which it is held against.
+    assert main(["run", file, *flags, "-o", str(tmp_path / "r.xml")]) == 0
+    assert (tmp_path / "r.xml").read_text().count("--baseline ") == 10
+    assert main(["report", "--baseline", "other", *store]) == 2
+    assert "--baseline other: " in (error := capsys.readouterr().err)
+    assert "no run is named 'other'; use one of support" in error
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from crossover.eval.analysis.arm import Arm
-from crossover.eval.analysis.compare import Comparison
+from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.analysis.contrast import holm
 from crossover.eval.analysis.exclusion import eligible
 from crossover.eval.analysis.seeds import mean_scores
@@ -17,6 +17,7 @@ from crossover.eval.analysis.stats import ALPHA, paired_difference
 from crossover.eval.experiment.spec import Needs
 from crossover.eval.store.cells import load_result
 from crossover.eval.store.document import check_version
+from crossover.eval.store.recorded import read_recorded
 from crossover.models.errors import UserError
 
 
@@ -37,8 +38,8 @@ class Gates:
 
     fail_under: float | None = None
     """Least score that the best arm of every task must reach."""
-    baseline: Path | None = None
-    """JSON of an earlier comparison; no arm may have become significantly worse since."""
+    baseline: "Baseline | None" = None
+    """An earlier comparison; no arm may have become significantly worse since."""
     fail_on_inconclusive: bool = False
     """Whether an abstention fails."""
 
@@ -55,7 +56,8 @@ class BaselineArm(NamedTuple):
 class Baseline(NamedTuple):
     """An earlier comparison."""
 
-    file: Path
+    name: str
+    """The file that it was read from, or the name of its run."""
     split_sha256: Mapping[str, str]
     arms: Mapping[tuple[str, str], BaselineArm]
     """Scored arms by task and name."""
@@ -75,7 +77,7 @@ def apply_gates(gates: Gates, comparison: Comparison, *, store: Path) -> list[Ou
     """Return the outcome of every gate that was asked for.
 
     Raises:
-        UserError: the baseline cannot be read, or was measured on another split.
+        UserError: the baseline has none of the arms.
     """
     outcomes = []
     for v in comparison.verdicts:
@@ -90,7 +92,7 @@ def apply_gates(gates: Gates, comparison: Comparison, *, store: Path) -> list[Ou
             detail = "inconclusive" if v.choose is None else f"chooses {v.choose}, confidence {v.confidence}"
             outcomes.append(Outcome("--fail-on-inconclusive", v.task, detail, v.choose is not None))
     if gates.baseline is not None:
-        outcomes += _against_baseline(read_baseline(gates.baseline), comparison, store)
+        outcomes += _against_baseline(gates.baseline, comparison, store)
     return outcomes
 
 
@@ -114,11 +116,27 @@ def read_baseline(file: Path) -> Baseline:
             for a in document["arms"]
             if a["score"]["mean"] is not None
         }
-        return Baseline(file, {str(k): str(v) for k, v in document["split_sha256"].items()}, arms)
+        return Baseline(str(file), {str(k): str(v) for k, v in document["split_sha256"].items()}, arms)
     except FileNotFoundError:
         raise UserError(f"--baseline {file}: no such file; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"--baseline {file}: not a comparison ({type(e).__name__}: {e}); {remedy}") from None
+
+
+def recorded_baseline(name: str, store: Path) -> Baseline:
+    """Return the last run of an experiment as a baseline, as the store holds it now.
+
+    Raises:
+        UserError: no run has that name, or a cell of it is gone.
+    """
+    try:
+        run = read_recorded(store, name)
+    except UserError as e:
+        raise UserError(f"--baseline {name}: {e}") from None
+    found = compare(run.results, needs=run.needs, prices=run.prices, experiment=name, unit=run.compare)
+    scores = {(a.task, a.name): (a.score, tuple(a.cells)) for a in found.arms if a.score.n}
+    arms = {key: BaselineArm(score.mean, score.low, score.high, cells) for key, (score, cells) in scores.items()}
+    return Baseline(name, found.split_sha256, arms)
 
 
 def _against_baseline(baseline: Baseline, comparison: Comparison, store: Path) -> list[Outcome]:
@@ -127,11 +145,11 @@ def _against_baseline(baseline: Baseline, comparison: Comparison, store: Path) -
         if (old := baseline.split_sha256.get(task, split)) != split:
             # No error: by now everything was measured, and has its files to be written.
             what = f"the split was {old[:12]} and is {split[:12]}; scores of different examples do not compare"
-            return [Outcome(f"--baseline {baseline.file}", task, f"{what}, write a new baseline with --json", False)]
+            return [Outcome(f"--baseline {baseline.name}", task, f"{what}, write a new baseline with --json", False)]
     shared = [(a, baseline.arms[a.task, a.name]) for a in comparison.arms if (a.task, a.name) in baseline.arms]
     changes = [_change(arm, before, store) for arm, before in shared if arm.score.n]
     if not changes:
-        raise UserError(f"--baseline {baseline.file}: no arm of this comparison; write a new baseline with --json")
+        raise UserError(f"--baseline {baseline.name}: no arm of this comparison; write a new baseline with --json")
     adjusted = holm([c.p for c in changes])
     return [
         Outcome(

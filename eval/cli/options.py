@@ -196,7 +196,7 @@ def gate_options(command: Decorated) -> Decorated:
         click.option(
             "--baseline",
             type=click.Path(path_type=Path),
-            help="Exit 1 when an arm is significantly worse than in this --json document.",
+            help="Exit 1 when an arm is significantly worse than in this --json document, or this run of the store.",
         ),
         click.option("--fail-under", type=click.FloatRange(0, 1), help="Exit 1 when a task's best score is below."),
     ):

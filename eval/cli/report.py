@@ -46,7 +46,7 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
 
     Example: crossover report -o report.html -o report.md
     """
-    options = report_options(gates, output)
+    options = report_options(gates, store, output)
     experiment = _experiment_of_run(cells, store) or experiment_of(cells)
     from crossover.eval.analysis.compare import Partial, compare
     from crossover.eval.report.table import render
@@ -91,22 +91,25 @@ class ReportOptions:
     gates: "Gates"
 
 
-def report_options(flags: GateFlags, output: tuple[Path, ...]) -> ReportOptions:
+def report_options(flags: GateFlags, store: Path, output: tuple[Path, ...]) -> ReportOptions:
     """Return the flags as options of a report, checked before anything is spent.
 
     Raises:
         UserError: the baseline cannot be read, or a file has a suffix of no known form.
     """
-    from crossover.eval.analysis.gates import Gates, read_baseline
+    from crossover.eval.analysis.gates import Gates, read_baseline, recorded_baseline
     from crossover.eval.report.forms import check_suffix
 
     for path in output:
         check_suffix(path)
-    if flags.baseline is not None:
-        check_readable(flags.baseline)
-        read_baseline(flags.baseline)
-    gates = Gates(flags.fail_under, flags.baseline, flags.fail_on_inconclusive)
-    return ReportOptions(output, gates)
+    baseline, named = None, flags.baseline
+    if named is not None:
+        is_file = named.suffix == ".json" or (named.exists() and not named.is_dir())
+        if is_file:
+            check_readable(named)
+        # Read now: a run of the same name replaces the record of the one before.
+        baseline = read_baseline(named) if is_file else recorded_baseline(str(named), store)
+    return ReportOptions(output, Gates(flags.fail_under, baseline, flags.fail_on_inconclusive))
 
 
 def page_beside(store: Path, experiment: str) -> Path:
