@@ -20,8 +20,23 @@ TokenCounts = dict[str, dict[str, Any]]
 ANTHROPIC_WRITE, ANTHROPIC_READ = 1.25, 0.1
 """Anthropic's rates for a prompt written to and read from its five-minute cache, as multiples of the input rate."""
 
+TOKEN_PRICES = ("input_per_million", "output_per_million", "cached_per_million")
+"""What a user may state of a model, in dollars; without the last, a cached token costs as much as a fresh one."""
+_stated = dict[str, dict[str, Any]]()
+"""Entries in place of the table's, of the experiment that runs in this process."""
+
 TIER = re.compile(r"(?P<key>.+)_above_(?P<thousands>\d+)k_tokens")
 """Name of a rate in LiteLLM's table that replaces another for prompts of more tokens."""
+
+
+def state_prices(prices: Mapping[str, Mapping[str, float]]) -> None:
+    """Price these models by what is stated of them, see `TOKEN_PRICES`, and all others by the table."""
+    _stated.clear()
+    for name, price in prices.items():
+        fresh, answer = price["input_per_million"] / 1e6, price["output_per_million"] / 1e6
+        cached = price.get("cached_per_million", price["input_per_million"]) / 1e6
+        rates = {"input_cost_per_token": fresh, "output_cost_per_token": answer}
+        _stated[name] = rates | {"cache_read_input_token_cost": cached, "cache_creation_input_token_cost": fresh}
 
 
 def api_price(usage: TokenCounts) -> float | None:
@@ -88,7 +103,12 @@ def _tiers(rates: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def table_entry(name: str) -> dict[str, Any]:
-    """Return the table's entry of a model, by its whole name or without its provider; empty when it has none."""
+    """Return the entry of a model, by its whole name or without its provider: what is stated of it, else the table's.
+
+    Empty where it has none.
+    """
+    if name in _stated:
+        return dict(_stated[name])
     import litellm
 
     for key in (name, name.partition("/")[2]):

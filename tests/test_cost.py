@@ -54,6 +54,22 @@ def test_an_unknown_price_is_never_0() -> None:
     assert cost_of(unpriced_fit, PRICES).paid is None
 
 
+def test_a_stated_price_counts_for_rows_that_were_measured_without_one() -> None:
+    name = "openai/mine"
+    cell = replace(make_cell(), model=replace(make_cell().model, name=name))
+    result = make_result(cell, [1.0] * 4, local=False)
+    tokens = {"prompt_tokens": 1000, "cached_tokens": 400, "completion_tokens": 100}
+    result.rows[:] = [replace(make_row(n, 1.0, usd=None), **tokens) for n in range(4)]
+    assert cost_of(result, PRICES).per_1k_requests is None
+    prices = replace(PRICES, models={name: {"input_per_million": 2.0, "output_per_million": 10.0}})
+    # The next thousand are priced as read anew, what was paid by what the cache held.
+    assert cost_of(result, prices).per_1k_requests == pytest.approx(2.0 + 1.0)
+    assert cost_of(result, prices).paid == pytest.approx(4 * 0.003)
+    cached = replace(prices, models={name: {**prices.models[name], "cached_per_million": 0.5}})
+    assert cost_of(result, cached).per_1k_requests == pytest.approx(3.0)
+    assert cost_of(result, cached).paid == pytest.approx(4 * (0.0012 + 0.0002 + 0.001))
+
+
 def test_machine_time_is_shared_out_by_tokens() -> None:
     result = make_result(make_cell(), [1.0, 1.0], serve_seconds=10)
     result.rows[:] = [make_row(0, 1.0, tokens=95), make_row(1, None, tokens=295)]

@@ -12,7 +12,7 @@ import torch
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
-from crossover.models.price import api_price, token_rates
+from crossover.models.price import api_price, state_prices, token_rates
 from crossover.models.prompt import engine_of
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
@@ -154,3 +154,22 @@ def test_decode_labels_binds_a_classifier_to_its_labels_and_leaves_other_program
         assert not {program(text=t).label for t in asked} & set(labels)
         assert dspy.Predict("question -> answer")(question=asked[0]).answer == named
     assert set(answers) <= set(labels)
+
+
+def test_a_stated_price_takes_the_place_of_the_tables() -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 400}}
+    usual = api_price({"openai/gpt-4o": usage})
+    assert api_price({"openai/nobody-prices-this": usage}) is None
+    state_prices(
+        {
+            "openai/nobody-prices-this": {"input_per_million": 2.0, "output_per_million": 10.0},
+            "openai/gpt-4o": {"input_per_million": 2.0, "output_per_million": 10.0, "cached_per_million": 0.5},
+        }
+    )
+    try:
+        assert api_price({"openai/nobody-prices-this": usage}) == pytest.approx(0.003)
+        assert api_price({"openai/gpt-4o": usage}) == pytest.approx(0.0012 + 0.0002 + 0.001)
+        assert token_rates("openai/gpt-4o") == [(0, pytest.approx(2e-6), pytest.approx(1e-5))]
+    finally:
+        state_prices({})
+    assert api_price({"openai/gpt-4o": usage}) == usual

@@ -7,7 +7,7 @@ import pytest
 
 from crossover.eval.experiment.method import MethodSpec
 from crossover.eval.experiment.read import QUICKSTART, Overrides, quickstart, read_experiment, read_partly
-from crossover.eval.experiment.spec import Experiment, Knowledge, Limits, Retrieval, plan
+from crossover.eval.experiment.spec import Experiment, Knowledge, Limits, Prices, Retrieval, plan
 from crossover.models.errors import UserError
 from crossover.models.spec import ModelSpec
 from crossover.programs.spec import TaskSpec
@@ -123,6 +123,11 @@ ADDITIONS = [
     ("retrieval: [{k: 1}, {k: 1}]", "error: mine.yaml:5: `bm25 k=1` stands 2 times in retrieval; keep one"),
     ("retrieval: {folder: /x}", "error: mine.yaml:5: unknown key in retrieval `folder`"),
     ("retrieval: {backend: bm52}", "error: mine.yaml:5: unknown retrieval backend `bm52`; did you mean `bm25`?"),
+    (
+        "prices: {smollm2: {input_per_million: 1, output_per_million: 2}}",
+        "error: mine.yaml:5: smollm2 runs here, and has no price for tokens; set `machine_hour_usd`",
+    ),
+    ("prices: {openai/x: {input_per_million: 1}}", "error: mine.yaml:5: unknown key in prices `openai/x`; use one of"),
     ("prices: {machine_hour_usd: .nan}", "error: mine.yaml:5: `prices.machine_hour_usd` is nan, not a finite number; "),
     ("seeds: [1, 1]", "error: mine.yaml:5: `1` stands 2 times in seeds; keep one"),
     ("train_sizes: [0]", "error: mine.yaml:5: `train_sizes` holds 0; write at least 1"),
@@ -154,6 +159,27 @@ def test_a_section_is_checked(file: Path, line: str, message: str) -> None:
 def test_all_faults_come_at_once_in_the_order_of_the_file(file: Path) -> None:
     found = faults(file, "version: 3\nmetod: x\ntasks: [nope]\nmodels: [smollm2]\nmethods: [gepa2]\nseeds: [x]\n")
     assert [f.split(":")[2] for f in found] == ["1", "2", "3", "5", "6"]
+
+
+def test_tokens_have_a_price_by_the_name_of_their_model(file: Path) -> None:
+    file.write_text(
+        "tasks: [stdlib_module]\nmodels: [openai/x, 'vllm:m']\nmethods: [zero_shot]\nprices:\n  machine_hour_usd: 2\n"
+        "  openai/x: {input_per_million: 1, output_per_million: 2, cached_per_million: 0.5}\n"
+        "  vllm:m: {input_per_million: 3, output_per_million: 4}\n"
+    )
+    experiment, problems = read_experiment(file)
+    assert problems == []
+    assert experiment is not None
+    assert experiment.prices == Prices(
+        machine_hour_usd=2,
+        models={
+            "openai/x": {"input_per_million": 1, "output_per_million": 2, "cached_per_million": 0.5},
+            "hosted_vllm/m": {"input_per_million": 3, "output_per_million": 4},
+        },
+    )
+    assert faults(file, file.read_text().replace(", output_per_million: 4", "")) == [
+        "error: mine.yaml:7: the price of vllm:m lacks output_per_million; add it: dollars for a million"
+    ]
 
 
 def test_all_but_tasks_has_a_default(file: Path) -> None:

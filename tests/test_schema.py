@@ -44,6 +44,7 @@ def test_the_schema_takes_every_experiment_of_the_project(schema: dict[str, Any]
             "teacher": {"name": "openai/x", "api_key": "${KEY}"},
             "knowledge": ["gold", {"train": "none", "test": "noisy"}],
         },
+        {"prices": {"label_usd": 1, "openai/x": {"input_per_million": 1, "output_per_million": 2}}},
         {"retrieval": [{"backend": "hybrid", "alpha": 0.5}, {"k": 1}], "train_sizes": [4], "racing": True},
         {"tasks": [{"name": "t", "program": "rag", "data": {}, "metric": {"judge": {"criteria": [{"tone": "Ok?"}]}}}]},
     ],

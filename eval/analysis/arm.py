@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
 
 from crossover.eval.analysis.arm_names import arm_names, family_names, retrieval_label
-from crossover.eval.analysis.cost import Cost, RequestCosts, cost_of, mean_cost
+from crossover.eval.analysis.cost import Cost, RequestCosts, cost_of, is_unpriced, mean_cost, price_source_of
 from crossover.eval.analysis.human import HumanCheck, human_check
 from crossover.eval.analysis.labels import LabelScore, mean_labels
 from crossover.eval.analysis.latency import LatencySummary, summarize_latency
@@ -231,7 +231,7 @@ def _arm(results: Sequence[Result], name: str, family: str, prices: Prices) -> A
         endings=sum((t.endings for t in tables), Counter()),
         tokens_estimated=any(t.tokens_estimated for t in tables),
         cost=mean_cost([cost_of(r, prices) for r in results]),
-        request_usd=None if any(t.unpriced for t in tables) else RequestCosts(results, prices),
+        request_usd=None if any(is_unpriced(r, prices) for r in results) else RequestCosts(results, prices),
         latency=summarize_latency(results),
         tokens=_mean_usage(results),
         warnings=tuple(dict.fromkeys(warnings)),
@@ -249,7 +249,7 @@ def _arm(results: Sequence[Result], name: str, family: str, prices: Prices) -> A
         human=human_check(results, scores),
         dropped=next(((r.dropped["after"], r.dropped["of"]) for r in results if r.dropped), None),
         retrieval_ms=results[0].notes.get("retrieval_ms"),
-        price_source=results[0].notes.get("prices", ""),
+        price_source=price_source_of(results[0], prices),
     )
 
 

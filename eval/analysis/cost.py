@@ -18,6 +18,9 @@ from crossover.eval.analysis.stats import ALPHA, Floats
 from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
+from crossover.models.price import TOKEN_PRICES
+
+TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     ledger, timed = ledger_of(result, prices), result.latency
     fit, hosting = ledger.fit, ledger.hosting_per_month
     rows, judge = Rows.of(result.rows), judge_usd(result)
-    if rows.unpriced:
+    if is_unpriced(result, prices):
         return Cost(fit, None, None, hosting, judge)
     each = request_dollars(result, prices)
     # A call that failed is no request that was cheap to serve.
@@ -82,7 +85,7 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     paid = None
     if fit is not None and judge is not None:
         measuring = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
-        paid = fit - ledger.labels + sum(rows.usd) + measuring + judge
+        paid = fit - ledger.labels + float(charged_dollars(result, prices).sum()) + measuring + judge
     if not result.local:
         return Cost(fit, per_1k, paid, hosting, judge)
     rate = 1000 * machine_usd(1.0, prices.machine_hour_usd)
@@ -104,6 +107,26 @@ def judge_usd(result: Result) -> float | None:
     return None if usd is None else float(usd)
 
 
+def charged_dollars(result: Result, prices: Prices) -> Floats:
+    """Return what the calls of each row cost when it was measured, NaN where unknown; shape (rows,).
+
+    By the price that the experiment states of the model now, where it states one.
+    """
+    rows = Rows.of(result.rows)
+    if (price := prices.models.get(result.cell.model.name)) is None:
+        return np.asarray(rows.usd)
+    read, cached, written = (np.asarray(rows.counts[k], float) for k in TOKENS)
+    fresh, answer, kept = (price.get(k, price["input_per_million"]) for k in TOKEN_PRICES)
+    usd: Floats = ((read - cached) * fresh + cached * kept + written * answer) / 1e6
+    return usd
+
+
+def price_source_of(result: Result, prices: Prices) -> str:
+    """Return where the prices of an API come from, with the date of a table; empty for a local model."""
+    stated = result.cell.model.name in prices.models
+    return "as the experiment states them" if stated else str(result.notes.get("prices", ""))
+
+
 def request_dollars(result: Result, prices: Prices) -> Floats:
     """Return the dollars of serving each row, NaN where unknown; shape (rows,).
 
@@ -119,6 +142,9 @@ def request_dollars(result: Result, prices: Prices) -> Floats:
         tokens = read + written
         shares = tokens / tokens.sum() if tokens.sum() else np.full(len(rows), 1 / max(1, len(rows)))
         return np.asarray(rows.usd) + machine_usd(seconds, prices.machine_hour_usd) * shares
+    if (price := prices.models.get(result.cell.model.name)) is not None:
+        stated: Floats = (read * price["input_per_million"] + written * price["output_per_million"]) / 1e6
+        return stated
     usd: Floats = np.asarray(rows.usd)
     a_call = read / np.maximum(1, np.asarray(rows.counts["calls"]))
     for tokens, price_in, price_out in result.notes.get("token_rates", ()):
@@ -128,8 +154,14 @@ def request_dollars(result: Result, prices: Prices) -> Floats:
 
 def request_costs(result: Result, prices: Prices) -> dict[str, float] | None:
     """Return the dollars of each request by example id, or None when a price is unknown."""
-    rows = Rows.of(result.rows)
-    return None if rows.unpriced else dict(zip(rows.ids, request_dollars(result, prices).tolist(), strict=True))
+    if is_unpriced(result, prices):
+        return None
+    return dict(zip(Rows.of(result.rows).ids, request_dollars(result, prices).tolist(), strict=True))
+
+
+def is_unpriced(result: Result, prices: Prices) -> bool:
+    """Return whether the price of a row is unknown."""
+    return bool(np.isnan(charged_dollars(result, prices)).any())
 
 
 class RequestCosts(Mapping[str, float]):

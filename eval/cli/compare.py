@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -40,7 +40,7 @@ def compare(runs: tuple[str, ...], store: Path, as_json: TextIO | None) -> int:
     from crossover.eval.store.recorded import params_with
 
     results = read_operands(runs, store)
-    known: dict[str, float] = next((p for r in results if (p := params_with(store, r.key).get("prices"))), {})
+    known: dict[str, Any] = next((p for r in results if (p := params_with(store, r.key).get("prices"))), {})
     # Who names two runs wants these two compared.
     comparison = compare_results(results, needs=Needs(), prices=Prices(**known), experiment=" ".join(runs), unit="all")
     print_comparison(comparison, as_json=as_json, details=True, store=store, tracked=False)

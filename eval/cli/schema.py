@@ -27,6 +27,7 @@ def experiment_schema() -> dict[str, Any]:
 
     from crossover.eval.experiment import catalog, read, spec
     from crossover.eval.run.methods import method_of
+    from crossover.models.price import TOKEN_PRICES
 
     methods: dict[str, Any] = {m.name: type(method_of(m.name, {})) for m in catalog.methods()}
     # One type for all, so that pydantic hands the configuration down to dataclasses that have none of their own.
@@ -53,6 +54,9 @@ def experiment_schema() -> dict[str, Any]:
     properties["TaskSpec"]["output"] = {"anyOf": [text, names, {"type": "object", "additionalProperties": text}]}
     del properties["TaskSpec"]["judge"], properties["Retrieval"]["options"]
     properties["Retrieval"] |= {k: {} for b in catalog.backends() for k in catalog.backend_options(b)}
+    del properties["Prices"]["models"]
+    tokens = {"properties": {k: {"type": "number"} for k in TOKEN_PRICES}, "required": list(TOKEN_PRICES[:2])}
+    parts["Prices"]["additionalProperties"] = {"type": "object", "additionalProperties": False} | tokens
     for name, short in {"TaskSpec": text, "ModelSpec": text, "Knowledge": {"enum": list(read.KNOWLEDGE)}}.items():
         parts[name] = {"anyOf": [short, parts[name]]}
 

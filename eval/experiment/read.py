@@ -15,6 +15,7 @@ from crossover.eval.experiment.read_data import data_file, named_columns, read_d
 from crossover.eval.experiment.read_judge import read_judge
 from crossover.eval.experiment.read_method import read_method
 from crossover.eval.experiment.read_model import absolute_path, field_types, read_model
+from crossover.eval.experiment.read_prices import read_prices
 from crossover.eval.experiment.read_retrieval import check_collections, read_retrieval
 from crossover.eval.experiment.spec import (
     USUAL_METHODS,
@@ -97,10 +98,14 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         return cls(**doc.typed_mapping(sections[name], name, field_types(cls))) if name in sections else cls()
 
     limits: Limits = part("limits", Limits)
+    tasks = each("tasks", _task)
+    models = each("models", read_model) if "models" in sections else Experiment.models
+    teacher = read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None
+    paid = [*models, *([teacher] if teacher else []), *(t.judge.model for t in tasks if t.judge)]
     experiment = Experiment(
         name=(doc.typed(sections["name"], "name", "str") if "name" in sections else None) or doc.file.stem,
-        tasks=each("tasks", _task),
-        models=each("models", read_model) if "models" in sections else Experiment.models,
+        tasks=tasks,
+        models=models,
         methods=_kept(doc, each("methods", read_method) if "methods" in sections else USUAL_METHODS, overrides.only),
         compare=_compare(doc, sections["compare"]) if "compare" in sections else "methods",
         train_sizes=tuple(sorted(set(each("train_sizes", lambda d, n: _at_least_one(d, n, "train_sizes"))))),
@@ -109,9 +114,9 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         seeds=overrides.seeds or each("seeds", lambda d, n: d.typed(n, "seeds", "int")) or (0,),
         limits=replace(limits, **overrides.limits),
         needs=part("needs", Needs),
-        prices=part("prices", Prices),
+        prices=read_prices(doc, sections["prices"], paid) if "prices" in sections else Prices(),
         budget=part("budget", SearchBudget),
-        teacher=read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None,
+        teacher=teacher,
         retention=each("retention", _task),
         racing=bool(doc.typed(sections["racing"], "racing", "bool")) if "racing" in sections else False,
         limit=overrides.limit,

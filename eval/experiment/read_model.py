@@ -35,8 +35,7 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
             return None
         spec = ModelSpec(**values | _address(node), api_key=key)
     if spec.name.startswith(VLLM):
-        name = spec.name.removeprefix(VLLM)
-        spec = replace(spec, name=f"hosted_vllm/{name}" if name else "", api_base=spec.api_base or VLLM_ADDRESS)
+        spec = replace(spec, name=litellm_name(spec.name), api_base=spec.api_base or VLLM_ADDRESS)
     if REASONING.match(spec.name):
         spec = replace(spec, **(REASONING_SETTINGS | {k: values[k] for k in REASONING_SETTINGS if k in values}))
         if spec.max_tokens < REASONING_SETTINGS["max_tokens"] or spec.temperature != 1:
@@ -84,6 +83,12 @@ def _without_key(doc: Document, node: yaml.Node) -> tuple[yaml.Node, str]:
         else:
             doc.fault(name, "`api_key` holds no reference", "write `api_key: ${NAME}`, and export NAME=…")
     return yaml.MappingNode(node.tag, kept, node.start_mark, node.end_mark), found
+
+
+def litellm_name(name: str) -> str:
+    """Return LiteLLM's name of a model, which differs for one behind vLLM; empty where nothing follows `vllm:`."""
+    served = name.removeprefix(VLLM)
+    return name if served == name else f"hosted_vllm/{served}" if served else ""
 
 
 def field_types(cls: Any) -> dict[str, str]:

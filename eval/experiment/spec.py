@@ -105,6 +105,9 @@ class Prices:
     """Price of a prompt token written to it, as a share of the full price."""
     cache_seconds: float = 300.0
     """How long a prefix stays in the cache after it was last read."""
+    models: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By name of a model behind an API, in place of LiteLLM's table: dollars of a million tokens, see `TOKEN_PRICES`.
+    In the file they stand by the others, under the model's name."""
 
 
 @dataclass(frozen=True)

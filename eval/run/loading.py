@@ -14,6 +14,7 @@ from crossover.eval.store.cells import load_standing
 from crossover.eval.store.result import Finished
 from crossover.models.errors import UserError
 from crossover.models.load import LoadedModel, load_model, source_of
+from crossover.models.price import state_prices
 from crossover.models.source import source_fault
 from crossover.models.spec import ModelSpec
 from crossover.programs.data import load_and_check
@@ -37,6 +38,7 @@ def prepare(
     Raises:
         UserError: tasks or weights have errors.
     """
+    state_prices(experiment.prices.models)
     tasks, problems = load_tasks(experiment.tasks, load)
     others, found = load_tasks(experiment.retention, load)
     problems += found

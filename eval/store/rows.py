@@ -194,11 +194,6 @@ class Rows(Sequence[Row]):
         """Return whether the tokens of a row were counted here, not by the provider."""
         return any(self._estimated)
 
-    @property
-    def unpriced(self) -> bool:
-        """Return whether a row's price is unknown."""
-        return bool(np.isnan(self.usd).any())
-
 
 class _Columns(NamedTuple):
     """Rows of the same fields as columns."""
