@@ -12,8 +12,12 @@ from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+if TYPE_CHECKING:
+    import numpy as np
+
+Amount = TypeVar("Amount", float, "np.ndarray[Any, np.dtype[np.float64]]")
 TokenCounts = dict[str, dict[str, Any]]
 """Model name to its token counts, as DSPy tracks them."""
 
@@ -22,8 +26,10 @@ ANTHROPIC_WRITE, ANTHROPIC_READ = 1.25, 0.1
 
 TOKEN_PRICES = ("input_per_million", "output_per_million", "cached_per_million")
 """What a user may state of a model, in dollars; without the last, a cached token costs as much as a fresh one."""
-_stated = dict[str, dict[str, Any]]()
-"""Entries in place of the table's, of the experiment that runs in this process."""
+STATED = "as the experiment states them"
+"""The source of prices that stand in an experiment."""
+_stated = dict[str, dict[str, float]]()
+"""Rates in place of the table's, of the experiment that runs in this process."""
 
 TIER = re.compile(r"(?P<key>.+)_above_(?P<thousands>\d+)k_tokens")
 """Name of a rate in LiteLLM's table that replaces another for prompts of more tokens."""
@@ -63,7 +69,7 @@ def call_price(name: str, counts: dict[str, Any]) -> float | None:
     for tokens, tier in _tiers(rates):
         rates |= tier if prompt > tokens else {}
     price_in, price_out = rates.get("input_cost_per_token"), rates.get("output_cost_per_token")
-    if price_in is None or price_out is None or (not price_in and not price_out):
+    if price_in is None or price_out is None or (not price_in and not price_out and name not in _stated):
         return None
     anthropic = "claude" in name
     details = counts.get("prompt_tokens_details") or {}
@@ -103,23 +109,34 @@ def _tiers(rates: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def table_entry(name: str) -> dict[str, Any]:
-    """Return the entry of a model, by its whole name or without its provider: what is stated of it, else the table's.
+    """Return the table's entry of a model, by its whole name or without its provider, with what is stated of its rates.
 
     Empty where it has none.
     """
-    if name in _stated:
-        return dict(_stated[name])
     import litellm
 
-    for key in (name, name.partition("/")[2]):
-        if entry := litellm.model_cost.get(key):
-            return dict(entry)
-    return {}
+    entries = (litellm.model_cost.get(key) for key in (name, name.partition("/")[2]))
+    entry: dict[str, Any] = dict(next(filter(None, entries), {}))
+    if name in _stated:
+        # The tiers of the table too give way.
+        entry = {k: v for k, v in entry.items() if "_cost" not in k} | _stated[name]
+    return entry
+
+
+def tokens_usd(price: Mapping[str, float], read: Amount, cached: Amount, written: Amount) -> Amount:
+    """Return the dollars of tokens by a stated price, see `TOKEN_PRICES`; `cached` of those that were `read`."""
+    fresh, answer, kept = (price.get(k, price["input_per_million"]) for k in TOKEN_PRICES)
+    return ((read - cached) * fresh + cached * kept + written * answer) / 1e6
+
+
+def price_source(name: str) -> str:
+    """Return where a model's price comes from: the experiment, or LiteLLM's table."""
+    return STATED if name in _stated else _table_source()
 
 
 @cache
-def price_source() -> str:
-    """Return the source of prices: LiteLLM's version, the hash of its table, and the day it was installed."""
+def _table_source() -> str:
+    """Return LiteLLM's version, the hash of its table, and the day it was installed."""
     distribution = importlib.metadata.distribution("litellm")
     for file in distribution.files or []:
         if file.name == "model_prices_and_context_window_backup.json":

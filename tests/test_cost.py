@@ -19,6 +19,7 @@ from crossover.eval.experiment.spec import Prices
 from crossover.eval.report.table import break_even_line
 from crossover.eval.store.result import Latency
 from crossover.models.usage import Usage
+from crossover.programs.task import FitFacts
 
 PRICES = Prices(machine_hour_usd=3.60)
 
@@ -68,6 +69,17 @@ def test_a_stated_price_counts_for_rows_that_were_measured_without_one() -> None
     cached = replace(prices, models={name: {**prices.models[name], "cached_per_million": 0.5}})
     assert cost_of(result, cached).per_1k_requests == pytest.approx(3.0)
     assert cost_of(result, cached).paid == pytest.approx(4 * (0.0012 + 0.0002 + 0.001))
+    # So are the calls of the fit and of the judge, unless a teacher's are among them.
+    result.fit = Usage(calls=9, prompt_tokens=1000, completion_tokens=100, usd=None)
+    result.notes["judge"] = {"model": "openai/j", "usd": None, "prompt_tokens": 500, "completion_tokens": 50}
+    judged = replace(prices, models=prices.models | {"openai/j": prices.models[name]})
+    assert cost_of(result, prices).judge is None
+    assert cost_of(result, judged).judge == pytest.approx(0.0015)
+    assert cost_of(result, judged).fit is None
+    del result.notes["judge"]
+    assert cost_of(result, prices).fit == pytest.approx(0.003)
+    result.facts = FitFacts(teacher="openai/t", teacher_usd=0.5)
+    assert cost_of(result, prices).fit is None
 
 
 def test_machine_time_is_shared_out_by_tokens() -> None:

@@ -12,7 +12,7 @@ import torch
 from crossover.models.load import LoadedModel, load_model
 from crossover.models.local import LocalEngine
 from crossover.models.plain import PlainAdapter
-from crossover.models.price import api_price, state_prices, token_rates
+from crossover.models.price import STATED, api_price, price_source, state_prices, table_entry, token_rates
 from crossover.models.prompt import engine_of
 from crossover.models.prompt_formats import prompt_format
 from crossover.models.spec import ModelSpec
@@ -170,6 +170,12 @@ def test_a_stated_price_takes_the_place_of_the_tables() -> None:
         assert api_price({"openai/nobody-prices-this": usage}) == pytest.approx(0.003)
         assert api_price({"openai/gpt-4o": usage}) == pytest.approx(0.0012 + 0.0002 + 0.001)
         assert token_rates("openai/gpt-4o") == [(0, pytest.approx(2e-6), pytest.approx(1e-5))]
+        # What else the table knows of a model stays.
+        assert table_entry("openai/gpt-4o")["max_input_tokens"] == 128_000
+        assert (price_source("openai/gpt-4o"), price_source("openai/o3")[:7]) == (STATED, "LiteLLM")
+        # Who runs a server may state that its tokens are free.
+        state_prices({"hosted_vllm/m": {"input_per_million": 0, "output_per_million": 0}})
+        assert api_price({"hosted_vllm/m": usage}) == 0.0
     finally:
         state_prices({})
     assert api_price({"openai/gpt-4o": usage}) == usual

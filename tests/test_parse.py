@@ -177,8 +177,16 @@ def test_tokens_have_a_price_by_the_name_of_their_model(file: Path) -> None:
             "hosted_vllm/m": {"input_per_million": 3, "output_per_million": 4},
         },
     )
+    set_ = Overrides(settings=("prices.openai/x-1.5={input_per_million: 1, output_per_million: 2}",))
+    file.write_text(file.read_text().replace("openai/x, ", "openai/x, openai/x-1.5, "))
+    assert faults(file, file.read_text(), set_) == []
+    set_ = Overrides(settings=(*set_.settings, "prices.openai/x-1.5.cached_per_million=0.25"))
+    experiment, _ = read_experiment(file, set_)
+    assert experiment is not None
+    assert experiment.prices.models["openai/x-1.5"]["cached_per_million"] == 0.25
+    assert faults(file, file.read_text().replace("  vllm:m", "  hosted_vllm/m")) == []
     assert faults(file, file.read_text().replace(", output_per_million: 4", "")) == [
-        "error: mine.yaml:7: the price of vllm:m lacks output_per_million; add it: dollars for a million"
+        "error: mine.yaml:7: the price of hosted_vllm/m lacks output_per_million; add it: dollars for a million"
     ]
 
 

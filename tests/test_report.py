@@ -199,18 +199,17 @@ def test_a_baseline_in_the_store_is_compared_by_example(data: ReportData, folder
 
 
 def test_a_run_of_the_store_is_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, store = str(tmp_path / "support.yaml"), ["--store", str(tmp_path / "mlruns")]
+    file, store = tmp_path / "support.yaml", ["--store", str(tmp_path / "mlruns"), "--no-progress", *UNTRACKED]
     write_store(write_experiment(tmp_path), tmp_path / "mlruns")
-    flags = ["--baseline", "support", *store, "--no-progress", *UNTRACKED]
-    assert main(["run", file, *flags]) == 2
-    assert "--baseline support: " in capsys.readouterr().err
-    assert main(["run", file, *store, "--no-progress", *UNTRACKED]) == 0
-    # The second run replaces the record of the first, which it is held against.
-    assert main(["run", file, *flags, "-o", str(tmp_path / "r.xml")]) == 0
+    assert main(["run", str(file), *store]) == 0
+    named = ["--set", "name=later", *store]
+    assert main(["run", str(file), "--baseline", "support", "-o", str(tmp_path / "r.xml"), *named]) == 0
     assert (tmp_path / "r.xml").read_text().count("--baseline ") == 10
-    assert main(["report", "--baseline", "other", *store]) == 2
-    assert "--baseline other: " in (error := capsys.readouterr().err)
-    assert "no run is named 'other'; use one of support" in error
+    capsys.readouterr()
+    assert main(["run", str(file), "--baseline", "support", *store]) == 2
+    assert "--baseline support: this run takes the place of the last one of its name; keep" in capsys.readouterr().err
+    assert main(["run", str(file), "--baseline", "other", *store]) == 2
+    assert "no run is named 'other'; use one of later, support" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

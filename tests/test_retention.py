@@ -1,12 +1,21 @@
 """What is said of a training that made the model worse at other tasks."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from factories import make_cell, make_result, right
+import pytest
+from factories import make_cell, make_result, right, task_with_corpus
 
 from crossover.eval.analysis.compare import compare
-from crossover.eval.experiment.spec import Needs, Prices
-from crossover.eval.run.retention import RetentionResult, retention_report
+from crossover.eval.experiment.spec import Experiment, Needs, Prices
+from crossover.eval.run.loading import check_keys
+from crossover.eval.run.passages import Indexes
+from crossover.eval.run.retention import Retention, RetentionResult, retention_report
+from crossover.models.errors import UserError
+from crossover.models.load import LoadedModel
+from crossover.models.spec import ModelSpec
+from crossover.programs.spec import JudgeSpec, TaskSpec
 
 FINE = RetentionResult("stdlib_module", 0.50, 0.49, -0.06, 0.04, 0.20, 0.18, 100)
 
@@ -33,3 +42,25 @@ def test_the_verdict_repeats_what_the_chosen_arm_forgets() -> None:
     verdict = compare([plain, tuned], needs=Needs(), prices=Prices(), experiment="x").verdicts[0]
     assert verdict.choose == "sft"
     assert verdict.because.endswith("But it forgets stdlib_module: 0.500 before, 0.300 after [-0.290, -0.110], n 100.")
+
+
+def test_a_judge_of_another_task_needs_its_key_before_anything_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    judge = JudgeSpec(ModelSpec("openai/gpt-4o-mini"), (("accuracy", ""),))
+    other = TaskSpec("other", "classify", {"test": "test.jsonl"}, judge=judge)
+    assert [str(p) for p in check_keys(Experiment("x", (), retention=(other,)))] == [
+        "error: openai/gpt-4o-mini: OPENAI_API_KEY is not set; export OPENAI_API_KEY=…"
+    ]
+
+
+def test_answers_that_failed_are_no_score_of_before(small: LoadedModel, tmp_path: Path) -> None:
+    """A judge that is away would leave 0.0 in the store for good."""
+
+    def away(*args: Any) -> float:
+        raise ConnectionError("the judge is away")
+
+    task = replace(task_with_corpus(), name="other", corpus=(), metric=away)
+    retention = Retention({"other": task}, (TaskSpec("other", "answer"),), Indexes(tmp_path), 1)
+    with pytest.raises(UserError, match=r"retention: other: \d of \d answers failed \(metric: .*the judge is away"):
+        retention.of(small.lm, small, lambda line: None)
+    assert not list(tmp_path.rglob("*.json"))

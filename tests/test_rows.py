@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from factories import make_row
 from heap import return_freed_blocks
@@ -35,10 +36,11 @@ def test_columns_give_back_the_rows(tmp_path: Path) -> None:
 
 def test_columns_know_failures_and_unknown_prices() -> None:
     table = Rows.of(ROWS)
-    assert (table.failed, table.unpriced, table.unparsed) == (1, True, 1)
+    assert (table.failed, table.unparsed) == (1, 1)
     assert table.first_failure == ROWS[1].failure
     assert dict(table.scored()) == {"e0": 1.0, "e2": 0.25, "é 3": 0.0, "e4": 0.0}
-    assert not Rows.of(ROWS[:2]).unpriced
+    assert np.isnan(table.usd).any()
+    assert not np.isnan(Rows.of(ROWS[:2]).usd).any()
 
 
 def test_an_index_beyond_the_end_is_refused() -> None:

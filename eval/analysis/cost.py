@@ -18,7 +18,7 @@ from crossover.eval.analysis.stats import ALPHA, Floats
 from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.result import Result
 from crossover.eval.store.rows import Rows
-from crossover.models.price import TOKEN_PRICES
+from crossover.models.price import STATED, tokens_usd
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 
@@ -76,7 +76,7 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     """Return the cost of fitting and serving one cell."""
     ledger, timed = ledger_of(result, prices), result.latency
     fit, hosting = ledger.fit, ledger.hosting_per_month
-    rows, judge = Rows.of(result.rows), judge_usd(result)
+    rows, judge = Rows.of(result.rows), judge_usd(result, prices)
     if is_unpriced(result, prices):
         return Cost(fit, None, None, hosting, judge)
     each = request_dollars(result, prices)
@@ -101,9 +101,12 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     )
 
 
-def judge_usd(result: Result) -> float | None:
+def judge_usd(result: Result, prices: Prices) -> float | None:
     """Return the dollars that a judge charged for grading the test: 0 without a judge, None for an unknown price."""
-    usd = result.notes.get("judge", {}).get("usd", 0.0)
+    judge = result.notes.get("judge", {})
+    if (price := prices.models.get(judge.get("model", ""))) is not None:
+        return tokens_usd(price, float(judge["prompt_tokens"]), 0.0, float(judge["completion_tokens"]))
+    usd = judge.get("usd", 0.0)
     return None if usd is None else float(usd)
 
 
@@ -116,15 +119,13 @@ def charged_dollars(result: Result, prices: Prices) -> Floats:
     if (price := prices.models.get(result.cell.model.name)) is None:
         return np.asarray(rows.usd)
     read, cached, written = (np.asarray(rows.counts[k], float) for k in TOKENS)
-    fresh, answer, kept = (price.get(k, price["input_per_million"]) for k in TOKEN_PRICES)
-    usd: Floats = ((read - cached) * fresh + cached * kept + written * answer) / 1e6
-    return usd
+    return tokens_usd(price, read, cached, written)
 
 
 def price_source_of(result: Result, prices: Prices) -> str:
     """Return where the prices of an API come from, with the date of a table; empty for a local model."""
     stated = result.cell.model.name in prices.models
-    return "as the experiment states them" if stated else str(result.notes.get("prices", ""))
+    return STATED if stated else str(result.notes.get("prices", ""))
 
 
 def request_dollars(result: Result, prices: Prices) -> Floats:
@@ -143,8 +144,7 @@ def request_dollars(result: Result, prices: Prices) -> Floats:
         shares = tokens / tokens.sum() if tokens.sum() else np.full(len(rows), 1 / max(1, len(rows)))
         return np.asarray(rows.usd) + machine_usd(seconds, prices.machine_hour_usd) * shares
     if (price := prices.models.get(result.cell.model.name)) is not None:
-        stated: Floats = (read * price["input_per_million"] + written * price["output_per_million"]) / 1e6
-        return stated
+        return tokens_usd(price, read, np.zeros(len(rows)), written)
     usd: Floats = np.asarray(rows.usd)
     a_call = read / np.maximum(1, np.asarray(rows.counts["calls"]))
     for tokens, price_in, price_out in result.notes.get("token_rates", ()):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from crossover.eval.experiment.spec import Prices
 from crossover.eval.store.result import Result
+from crossover.models.price import tokens_usd
 from crossover.models.usage import add_usd
 
 
@@ -64,8 +65,9 @@ def ledger_of(result: Result, prices: Prices) -> Ledger:
     discarded = min(facts.discarded_seconds, fit.seconds)
     whole: float | None = None
     trained: float | None = None
-    if fit.usd is not None and facts.teacher_usd is not None and facts.training_usd is not None:
-        seconds, usd = fit.seconds - discarded, max(0.0, fit.usd - facts.teacher_usd)
+    paid = _fit_usd(result, prices)
+    if paid is not None and facts.teacher_usd is not None and facts.training_usd is not None:
+        seconds, usd = fit.seconds - discarded, max(0.0, paid - facts.teacher_usd)
         whole = machine_usd(seconds, rate) + usd
         trained = machine_usd(min(facts.training_seconds, seconds), rate) + min(facts.training_usd, usd)
     if method.kind == "in_weights":
@@ -80,6 +82,14 @@ def ledger_of(result: Result, prices: Prices) -> Ledger:
         discarded=machine_usd(discarded, rate),
         hosting_per_month=prices.tuned_hosting_usd_per_month if method.trains or result.local else 0.0,
     )
+
+
+def _fit_usd(result: Result, prices: Prices) -> float | None:
+    """Return what the calls of the fit cost: by the price that the experiment states now, where it made no others."""
+    price, fit = prices.models.get(result.cell.model.name), result.fit
+    if price is None or result.facts.teacher or "judge" in result.notes:
+        return fit.usd
+    return tokens_usd(price, float(fit.prompt_tokens), float(fit.cached_tokens), float(fit.completion_tokens))
 
 
 def labels_of(result: Result) -> int:

@@ -216,7 +216,8 @@ def _measure(
     fitted_only: bool = False,
 ) -> int:
     """Run the experiment, print the comparison and write the files."""
-    experiment, options = experiment_of(cells, limits), report_options(gates, flags.store, flags.output)
+    experiment = experiment_of(cells, limits)
+    options = report_options(gates, experiment, flags.store, flags.output)
     if flags.verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from crossover.eval.run.progress import Progress

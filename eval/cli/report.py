@@ -46,8 +46,8 @@ def report(cells: CellFlags, gates: GateFlags, store: Path, output: tuple[Path, 
 
     Example: crossover report -o report.html -o report.md
     """
-    options = report_options(gates, store, output)
     experiment = _experiment_of_run(cells, store) or experiment_of(cells)
+    options = report_options(gates, experiment, store, output)
     from crossover.eval.analysis.compare import Partial, compare
     from crossover.eval.report.table import render
     from crossover.eval.run.loading import finished
@@ -91,7 +91,7 @@ class ReportOptions:
     gates: "Gates"
 
 
-def report_options(flags: GateFlags, store: Path, output: tuple[Path, ...]) -> ReportOptions:
+def report_options(flags: GateFlags, experiment: "Experiment", store: Path, output: tuple[Path, ...]) -> ReportOptions:
     """Return the flags as options of a report, checked before anything is spent.
 
     Raises:
@@ -99,6 +99,7 @@ def report_options(flags: GateFlags, store: Path, output: tuple[Path, ...]) -> R
     """
     from crossover.eval.analysis.gates import Gates, read_baseline, recorded_baseline
     from crossover.eval.report.forms import check_suffix
+    from crossover.models.errors import UserError
 
     for path in output:
         check_suffix(path)
@@ -107,7 +108,9 @@ def report_options(flags: GateFlags, store: Path, output: tuple[Path, ...]) -> R
         is_file = named.suffix == ".json" or (named.exists() and not named.is_dir())
         if is_file:
             check_readable(named)
-        # Read now: a run of the same name replaces the record of the one before.
+        if not is_file and str(named) == experiment.name:
+            what = f"--baseline {named}: this run takes the place of the last one of its name"
+            raise UserError(f"{what}; keep that one first: crossover report {named} -o before.json --store {store}")
         baseline = read_baseline(named) if is_file else recorded_baseline(str(named), store)
     return ReportOptions(output, Gates(flags.fail_under, baseline, flags.fail_on_inconclusive))
 

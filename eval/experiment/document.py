@@ -182,6 +182,10 @@ class Document:
         mark = yaml.Mark(f"{SET}{path}", 0, 0, 0, None, 0)
         _mark(value, mark)
         *parents, last = path.split(".")
+        if parents[:1] == ["prices"]:
+            # Names of models have dots; a mapping is all of what one costs.
+            name = path.removeprefix("prices.")
+            *parents, last = ["prices", *([name] if isinstance(value, yaml.MappingNode) else name.rsplit(".", 1))]
         place = self.root
         for key in parents:
             place = _child(place, key, mark, setting)

@@ -101,7 +101,9 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
     tasks = each("tasks", _task)
     models = each("models", read_model) if "models" in sections else Experiment.models
     teacher = read_model(doc, sections["teacher"], "teacher") if "teacher" in sections else None
-    paid = [*models, *([teacher] if teacher else []), *(t.judge.model for t in tasks if t.judge)]
+    retention = each("retention", _task)
+    judges = [t.judge.model for t in (*tasks, *retention) if t.judge]
+    paid = [*models, *([teacher] if teacher else []), *judges]
     experiment = Experiment(
         name=(doc.typed(sections["name"], "name", "str") if "name" in sections else None) or doc.file.stem,
         tasks=tasks,
@@ -117,7 +119,7 @@ def _experiment(doc: Document, overrides: Overrides) -> Experiment:
         prices=read_prices(doc, sections["prices"], paid) if "prices" in sections else Prices(),
         budget=part("budget", SearchBudget),
         teacher=teacher,
-        retention=each("retention", _task),
+        retention=retention,
         racing=bool(doc.typed(sections["racing"], "racing", "bool")) if "racing" in sections else False,
         limit=overrides.limit,
         file=doc.file,

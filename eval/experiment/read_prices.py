@@ -15,7 +15,8 @@ from crossover.models.spec import ModelSpec
 def read_prices(doc: Document, node: yaml.Node, models: Sequence[ModelSpec]) -> Prices:
     """Return the section; a key that is the name of one of these models holds the price of its tokens."""
     types = {name: kind for name, kind in field_types(Prices).items() if name != "models"}
-    names = {m.name.replace("hosted_vllm/", VLLM): m for m in models}
+    # One behind vLLM has two names, and a file may use either.
+    names = {name: m for m in models for name in (m.name, m.name.replace("hosted_vllm/", VLLM))}
     entries = doc.mapping(node, "prices", [*types, *names])
     found = {k: doc.typed(n, f"prices.{k}", types[k]) for k, n in entries.items() if k in types}
     values = {k: v for k, v in found.items() if v is not None}

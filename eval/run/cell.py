@@ -130,7 +130,8 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     choice = context.prompt_format(cell)
     measures["prompt_format"] = choice.name
     measures |= {"prompt_format_choice": choice.reason} if choice.tried else {}
-    measures |= {} if model.local else {"prices": price_source(), "token_rates": token_rates(cell.model.name)}
+    if not model.local:
+        measures |= {"prices": price_source(cell.model.name), "token_rates": token_rates(cell.model.name)}
     if (judge := context.judge(cell.task)) is not None:
         measures["judge"] = judge_notes(judge, rows)
         seconds = without_judge(seconds, rows)

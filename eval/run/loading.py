@@ -104,7 +104,7 @@ def check_keys(experiment: Experiment) -> list[Problem]:
 def _models(experiment: Experiment) -> list[ModelSpec]:
     """Return every model of an experiment: those that are adapted, the teacher and the judges."""
     teacher = [experiment.teacher] if experiment.teacher else []
-    judges = [t.judge.model for t in experiment.tasks if t.judge]
+    judges = [t.judge.model for t in (*experiment.tasks, *experiment.retention) if t.judge]
     # Equal ones may have different keys.
     return list({(m, m.api_key): m for m in [*experiment.models, *teacher, *judges]}.values())
 

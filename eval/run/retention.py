@@ -18,6 +18,7 @@ from crossover.eval.experiment.spec import METHODOLOGY_VERSION, Retrieval, defau
 from crossover.eval.experiment.splits import sample, train_pool
 from crossover.eval.run.passages import Indexes, Passages
 from crossover.eval.store.cells import program_sha256
+from crossover.models.errors import UserError
 from crossover.models.jsonl import write_json
 from crossover.models.load import LoadedModel
 from crossover.programs.demos import with_demos
@@ -104,9 +105,16 @@ class Retention:
         return found
 
     def _scores(self, program: dspy.Module, test: Sequence[dspy.Example], task: Task, lm: dspy.LM) -> dict[str, float]:
-        """Return each example's score; an answer that cannot be parsed scores 0, before and after alike."""
+        """Return each example's score; an answer that cannot be parsed scores 0, before and after alike.
+
+        Raises:
+            UserError: something other than the model failed, so that an answer has no score.
+        """
         with dspy.context(lm=lm):
             rows = list(score_examples(program, test, task.metric, threads=self.threads))
+        if failures := [r.failure for r in rows if r.failure]:
+            what = f"retention: {task.name}: {len(failures)} of {len(rows)} answers failed ({failures[0]})"
+            raise UserError(f"{what}; run again, the training is kept")
         return {r.id: r.score or 0.0 for r in sorted(rows, key=lambda r: r.id)}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,11 +166,13 @@ def _adopt(
 ) -> None:
     """Move the runs of cells that an earlier verdict logged below this one, with what they cost by its prices."""
     with typed():
-        moved = tracker.adopt(parent, set(runs.values()))
+        strays = tracker.strays(parent, set(runs.values()))
         for key, run_id in runs.items():
-            if run_id in moved and key in results:
-                costs = cost_metrics(cost_of(results[key], prices))
-                tracker.log(run_id, [(name, value, 0) for name, value in costs.items()])
+            if run_id in strays:
+                costs = cost_metrics(cost_of(results[key], prices)) if key in results else {}
+                # In one request: what is not written is left to the next sync.
+                metrics = [(name, value, 0) for name, value in costs.items()]
+                tracker.log(run_id, metrics, tags={"mlflow.parentRunId": parent})
 
 
 def _log_report(tracker: Tracker, parent: str, conclusion: Conclusion, results: Mapping[str, Result]) -> None:
@@ -221,4 +224,5 @@ def _recorded(store: Path, run: PendingRun, tasks: Mapping[str, Task]) -> Conclu
     comparison = compare(
         last.results, needs=last.needs, prices=last.prices, experiment=last.experiment, unit=last.compare
     )
-    return Conclusion(TypeAdapter(Experiment).validate_python(last.params), comparison, tasks)
+    experiment = replace(TypeAdapter(Experiment).validate_python(last.params), command=last.command)
+    return Conclusion(experiment, comparison, tasks)

@@ -236,22 +236,19 @@ class Tracker:
         for start in range(MOST_METRICS, len(entities), MOST_METRICS):
             self.client.log_batch(run_id, metrics=entities[start : start + MOST_METRICS])
 
-    def adopt(self, parent: str, runs: Set[str]) -> set[str]:
-        """Put runs of cells below this parent that belong to an earlier one, unless that would split those below it.
+    def strays(self, parent: str, runs: Set[str]) -> set[str]:
+        """Return the runs of cells below an earlier parent that may move below this one without splitting those there.
 
-        So the charts of the newest verdict show its arms where only needs or prices have changed. Returns the runs that
-        were moved.
+        So the charts of the newest verdict show its arms where only needs or prices have changed.
         """
         experiment = self.experiment_of(parent)
-        strays = runs - {r.info.run_id for r in self._runs(experiment, {"mlflow.parentRunId": parent})}
-        moved = set[str]()
-        for other in {self.client.get_run(r).data.tags.get("mlflow.parentRunId", "") for r in strays}:
+        elsewhere = runs - {r.info.run_id for r in self._runs(experiment, {"mlflow.parentRunId": parent})}
+        found = set[str]()
+        for other in {self.client.get_run(r).data.tags.get("mlflow.parentRunId", "") for r in elsewhere}:
             below = self._runs(experiment, {"mlflow.parentRunId": other}) if other else []
             cells = {str(r.info.run_id) for r in below if "crossover.cell" in r.data.tags}
-            for run_id in cells if cells <= runs else ():
-                self.client.set_tag(run_id, "mlflow.parentRunId", parent)
-                moved.add(run_id)
-        return moved
+            found |= cells if cells <= runs else set()
+        return found
 
     def experiment_of(self, run_id: str) -> str:
         """Return the id of the experiment that a run is in."""
