@@ -21,6 +21,7 @@ from crossover.eval.cli.main import main
 from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.read_judge import JUDGE_TOKENS
 from crossover.eval.experiment.spec import Prices
+from crossover.eval.run.calibration import likely_lines
 from crossover.eval.run.forecast import forecast
 from crossover.eval.run.loading import load_tasks
 from crossover.eval.store.recorded import read_recorded
@@ -304,3 +305,4 @@ def test_a_plan_counts_what_the_judge_is_asked(folder: Path, tmp_path: Path) -> 
     assert judge.prompt_tokens >= sum(t["prompt_tokens"] for t in took)
     assert judge.usd is not None
     assert judge.usd >= sum(t["usd"] for t in took)
+    assert likely_lines([judge], tmp_path, machine_hour_usd=1.0) == []

@@ -48,7 +48,8 @@ def test_a_judge_of_another_task_needs_its_key_before_anything_is_paid(monkeypat
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     judge = JudgeSpec(ModelSpec("openai/gpt-4o-mini"), (("accuracy", ""),))
     other = TaskSpec("other", "classify", {"test": "test.jsonl"}, judge=judge)
-    assert [str(p) for p in check_keys(Experiment("x", (), retention=(other,)))] == [
+    models = (ModelSpec("openai/gpt-4o-mini", max_tokens=8),)
+    assert [str(p) for p in check_keys(Experiment("x", (), models, retention=(other,)))] == [
         "error: openai/gpt-4o-mini: OPENAI_API_KEY is not set; export OPENAI_API_KEY=…"
     ]
 

@@ -62,7 +62,9 @@ def likely_lines(cells: Sequence[Forecast], store: Path, *, machine_hour_usd: fl
                 f"likely {duration(seconds)}, ${usd} of machine time, {memory} on {kind}, by earlier runs{erred}"
             )
     return lines or (
-        [f"memory with the models loaded: {peak_mib() / 1024:.1f} GiB; trainings take more"] if work else []
+        [f"memory with the models loaded: {peak_mib() / 1024:.1f} GiB; trainings take more"]
+        if any(c.seconds is not None for c in cells)
+        else []
     )
 
 

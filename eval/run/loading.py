@@ -98,7 +98,8 @@ def check_keys(experiment: Experiment) -> list[Problem]:
         key = f"{spec.name.partition('/')[0].upper()}_API_KEY"
         if spec.name.startswith(("openai/", "anthropic/", "gemini/")) and not os.environ.get(key):
             problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
-    return problems
+    # A model that also judges stands there twice, with other settings.
+    return list(dict.fromkeys(problems))
 
 
 def _models(experiment: Experiment) -> list[ModelSpec]:
