@@ -300,7 +300,7 @@ def test_no_key_stands_anywhere_after_a_run(
     # The table marks the search that came to nothing, and names where the prices are from.
     table = " ".join(shown.out.split())
     assert "! copro breadth=2 depth=1: no proposal could be tried: the program is as it was given" in table
-    assert f"prices: {price_source("openai/gpt-4o-mini")}" in table
+    assert f"prices: {price_source('openai/gpt-4o-mini')}" in table
     assert "refused Basic [key]" in "".join(f.read_text() for f in store.rglob("rows.jsonl"))
     files = [f for f in store.rglob("*") if f.is_file()] + outputs
     assert len(files) > 10
