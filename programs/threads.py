@@ -26,8 +26,8 @@ class _HeldUp(NamedTuple):
     """A thread took longer for an item than computing alone takes."""
 
 
-FEW, HELD_UP = 2, 0.02
-"""Threads that begin of those that are started when needed, and seconds for an item after which the others do."""
+HELD_UP = 0.02
+"""Seconds for an item after which the threads that are started when needed are."""
 
 
 def in_threads(
@@ -36,7 +36,7 @@ def in_threads(
     """Yield what `apply` returns for each item, as lists of all that was returned since the one before.
 
     At most `threads` items are under way, each in the caller's context variables; one thread is the calling one. With
-    `when_needed`, most threads are started only if items have to wait: those that compute hinder each other.
+    `when_needed`, all but one thread are started only if items have to wait: those that compute hinder each other.
 
     Raises:
         BaseException: the first that `apply` raised, after the results of the items under way.
@@ -67,7 +67,7 @@ def in_threads(
     workers = max(1, min(threads, len(items)) if isinstance(items, Sequence) else threads)
     # DSPy's settings live in context variables, which plain threads do not inherit.
     pool = [threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(workers)]
-    started = pool[:FEW] if when_needed else pool
+    started = pool[:1] if when_needed else pool
     try:
         for w in started:
             w.start()
