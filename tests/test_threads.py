@@ -16,7 +16,7 @@ def test_every_item_is_worked_on_once(threads: int, when_needed: bool) -> None:
     assert sorted(chain.from_iterable(results)) == list(range(-500, 0))
 
 
-def test_items_that_only_compute_get_few_threads() -> None:
+def test_items_that_only_compute_get_one_thread() -> None:
     began: list[threading.Thread] = []
 
     def apply(n: int) -> None:
