@@ -76,8 +76,8 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     """Return the cost of fitting and serving one cell."""
     ledger, timed = ledger_of(result, prices), result.latency
     fit, hosting = ledger.fit, ledger.hosting_per_month
-    rows, judge = Rows.of(result.rows), judge_usd(result, prices)
-    if is_unpriced(result, prices):
+    rows, judge, charged = Rows.of(result.rows), judge_usd(result, prices), charged_dollars(result, prices)
+    if np.isnan(charged).any():
         return Cost(fit, None, None, hosting, judge)
     each = request_dollars(result, prices)
     # A call that failed is no request that was cheap to serve.
@@ -85,7 +85,7 @@ def cost_of(result: Result, prices: Prices) -> Cost:
     paid = None
     if fit is not None and judge is not None:
         measuring = machine_usd(result.serve_seconds, prices.machine_hour_usd) if result.local else 0.0
-        paid = fit - ledger.labels + float(charged_dollars(result, prices).sum()) + measuring + judge
+        paid = fit - ledger.labels + float(charged.sum()) + measuring + judge
     if not result.local:
         return Cost(fit, per_1k, paid, hosting, judge)
     rate = 1000 * machine_usd(1.0, prices.machine_hour_usd)

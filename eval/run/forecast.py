@@ -119,12 +119,12 @@ def forecast(experiment: Experiment, *, store: Path) -> tuple[list[Forecast], in
         task, model = keys.tasks[cell.task], models(cell.model)
         with dspy.context(lm=model.lm, adapter=model.prompt_format):
             work = work_of(cell, experiment, task, tokens_of(model.lm), families=families)
-            forecasts.append(replace(pricing.of(cell.model, f"{cell.task}  {cell.title}", work), work=sum(share)))
+            forecasts.append(replace(pricing.of(cell.model, cell.task, cell.title, work), work=sum(share)))
             graded[cell.task] += work.graded
             key = keys.of_format(cell)
             if only_format(model) is None and key not in choices and not (store / "formats" / f"{key}.json").exists():
-                title = f"{cell.task}  choosing among {', '.join(FORMATS)}"
-                choices[key] = pricing.of(cell.model, title, _work_of_choice(cell, experiment, task, model))
+                title = f"choosing among {', '.join(FORMATS)}"
+                choices[key] = pricing.of(cell.model, cell.task, title, _work_of_choice(cell, experiment, task, model))
     retained: Counter[str] = Counter()
     shared = [
         *_retained(experiment, missing, keys.others, pricing, retained),
@@ -173,9 +173,8 @@ class _Pricing:
         self.machine_hour_usd, self.models = experiment.prices.machine_hour_usd, models
         self._paces: dict[ModelSpec, Pace] = {}
 
-    def of(self, spec: ModelSpec, title: str, work: CellWork) -> Forecast:
-        """Return the work with its tokens, and what they take; `title` begins with the task."""
-        task, _, what = title.partition("  ")
+    def of(self, spec: ModelSpec, task: str, what: str, work: CellWork) -> Forecast:
+        """Return the work on a task with its tokens, and what they take; `what` says which work it is."""
         name = f"{task}  {spec.name}  {what}"
         read, written = round(work.calls * work.prompt), work.calls * spec.max_tokens
         if not spec.runs_here:
@@ -196,7 +195,7 @@ def _work_of_choice(cell: Cell, experiment: Experiment, task: Task, model: Loade
     programs = (program, with_demos(program, with_passages(task.train[:DEMOS], task, k, reads.train)))
     length = mean(prompt_tokens(p, e, model.lm) for p in programs for e in shown)
     calls = len(FORMATS) * len(programs) * len(val) * len(program.predictors())
-    return CellWork(calls, 0, length, 0.0, 0, 0.0, len(FORMATS) * len(programs) * len(val))
+    return CellWork(calls, 0, length)
 
 
 def _retained(
@@ -219,8 +218,8 @@ def _retained(
                 length = mean(prompt_tokens(p, e, loaded.lm) for p in programs for e in shown)
             answers = len(programs) * len(test) * (1 + trainings)
             graded[spec.name] += answers
-            work = CellWork(answers * len(programs[0].predictors()), 0, length, 0.0, 0, 0.0, answers)
-            yield pricing.of(model, f"{spec.name}  retention", work)
+            work = CellWork(answers * len(programs[0].predictors()), 0, length)
+            yield pricing.of(model, spec.name, "retention", work)
 
 
 def _judged(
@@ -235,8 +234,7 @@ def _judged(
         questions = [dspy.Example(**q).with_inputs(*q) for q in asked]
         with dspy.context(adapter=model.prompt_format):
             length = mean(prompt_tokens(judge.program, q, model.lm) for q in questions)
-        work = CellWork(graded[spec.name], 0, length, 0.0, 0, 0.0, 0)
-        yield pricing.of(spec.judge.model, f"{spec.name}  judge", work)
+        yield pricing.of(spec.judge.model, spec.name, "judge", CellWork(graded[spec.name], 0, length))
 
 
 def _seconds(work: CellWork, pace: Pace, answer: float) -> tuple[float, float]:

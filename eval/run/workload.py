@@ -28,13 +28,13 @@ class CellWork(NamedTuple):
     """Calls that answer test questions, and so come after the fit."""
     prompt: float
     """Mean tokens of a prompt."""
-    shared: float
+    shared: float = 0.0
     """Tokens that all prompts begin with, which a model that runs here reads once."""
-    trained: int
+    trained: int = 0
     """Tokens of all epochs."""
-    computed: float
+    computed: float = 0.0
     """Tokens that the trainings compute: rows of a batch share what they begin with."""
-    graded: int
+    graded: int = 0
     """Answers that are scored, those of the fit and of the test; requests that are only timed are not."""
 
 
