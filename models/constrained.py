@@ -24,6 +24,8 @@ class CompiledGrammar(NamedTuple):
     """Token ids that every answer begins with."""
     ends: tuple[int, ...]
     """Token ids that end an answer, the usual one first; empty where a line break of the grammar does."""
+    lark: str
+    """The grammar as llguidance reads it, opening included."""
 
 
 class Constraint:
@@ -105,13 +107,15 @@ class Grammars:
         """
         key = json.dumps(schema)
         if key not in self._compiled:
-            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(self._lark(grammar_of(schema))))
+            lark = self._lark(grammar_of(schema))
+            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(lark))
             if matcher.is_error():
                 raise lm15.UnsupportedFeatureError(f"no grammar for constrained decoding: {matcher.get_error()}")
             ahead, opening = _ahead(matcher)
             # An answer that is forced to its end is decoded all the same, so that it has a token to end with.
             whole = ahead.is_stopped()
-            self._compiled[key] = CompiledGrammar(matcher if whole else ahead, [] if whole else opening, self._ends)
+            start = (matcher, []) if whole else (ahead, opening)
+            self._compiled[key] = CompiledGrammar(*start, self._ends, lark)
         return self._compiled[key]
 
     def _lark(self, grammar: Grammar) -> str:

@@ -11,7 +11,6 @@ from transformers import DynamicCache
 
 from crossover.models.constrained import CompiledGrammar, Constraint, forbidden_tokens
 from crossover.models.prefix import ATTENTION, Prefix, attending_to, causal_mask, extend, register_attention
-from crossover.models.text import turn_end
 
 
 @dataclass(frozen=True)
@@ -218,14 +217,3 @@ def can_share(model: Any) -> bool:
     # Half precision rounds the two ways differently, by a tenth of the deviation; a wrong mask is off by several.
     tolerance = 0.02 if model.dtype == torch.float32 else 0.5
     return bool((plain - shared).abs().max() <= tolerance * plain.std())
-
-
-def stop_tokens(model: Any, tokenizer: Any, at_line: bool) -> frozenset[int]:
-    """Return the tokens that end an answer: the model's, the template's, and for a base model every line break."""
-    own = model.generation_config.eos_token_id
-    ends = set() if own is None else set(own if isinstance(own, list) else [own])
-    # Some models are published with another one in their generation_config than their template writes.
-    ends |= {end for end in (turn_end(tokenizer),) if end is not None}
-    if at_line:
-        ends |= {i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])}
-    return frozenset(ends)

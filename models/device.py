@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crossover.models.errors import UserError
@@ -46,6 +46,20 @@ def parameters_of(folder: str | Path, *, trust_remote_code: bool) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return int(model.num_parameters())
+
+
+def load_configuration(folder: str | Path, *, trust_remote_code: bool) -> tuple[Any, Any, Any]:
+    """Return tokenizer, configuration and the tokens that end an answer (a number, several, or None), without weights.
+
+    `folder` may be a hub id.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:
+        generation = GenerationConfig.from_pretrained(folder)
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    return tokenizer, config, generation.eos_token_id
 
 
 def load_weights(folder: str | Path, *, trust_remote_code: bool) -> tuple[Any, Any]:

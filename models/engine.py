@@ -32,7 +32,7 @@ class Engine(Protocol):
 
     @property
     def local(self) -> bool:
-        """Whether the model runs in this process, so that a call costs machine time and no dollars."""
+        """Whether the model's weights are at hand, so that a call costs machine time and no dollars."""
 
     @property
     def inner(self) -> "Engine | None":

@@ -13,9 +13,10 @@ from dspy import lm15
 from safetensors.torch import load_file, save_file
 
 from crossover.models.errors import UserError
-from crossover.models.local import BASE, LocalEngine
+from crossover.models.local import LocalEngine
 from crossover.models.memory import Size, drop_tensors, in_halves
 from crossover.models.prompt import messages_of
+from crossover.models.token_engine import BASE
 
 
 def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Tensor:

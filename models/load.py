@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
@@ -18,7 +18,10 @@ from crossover.models.remote import Connection, RemoteEngine
 from crossover.models.retries import Retries
 from crossover.models.source import to_stderr, weights_source
 from crossover.models.spec import ModelSpec
-from crossover.models.weights import folder_sha256
+from crossover.models.weights import weights_sha256
+
+if TYPE_CHECKING:
+    from crossover.models.token_engine import TokenEngine
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class LoadedModel:
     sha256: str
     """Hash of the weights, or the API's model name."""
     local: bool
-    """Whether it runs in this process, and is priced by machine time."""
+    """Whether its weights are at hand, so that it is priced by machine time."""
     context: int
     """Tokens that fit; 0 where unknown."""
     price: Callable[[TokenCounts], float | None]
@@ -55,16 +58,34 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
     source = source_of(spec)
     try:
-        engine = LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
+        engine = (
+            _vllm(spec, source) if spec.by_vllm else LocalEngine.load(source, trust_remote_code=spec.trust_remote_code)
+        )
     except UserError:
         raise
     # Transformers, tokenizers and the code of a model raise errors of every kind for files that do not fit each other.
     except Exception as e:
         raise UserError(f"{spec.name} cannot be loaded: {type(e).__name__}: {one_line(e, 200)}") from e
-    name = spec.name.removeprefix("local:").rstrip("/").rpartition("/")[2].replace("+", "-")
-    lm = local_lm(f"local/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
+    kind = "vllm" if spec.by_vllm else "local"
+    name = spec.name.removeprefix(f"{kind}:").rstrip("/").rpartition("/")[2].replace("+", "-")
+    lm = local_lm(f"{kind}/{name}@{engine.sha256[:12]}", engine, spec.max_tokens, spec.temperature)
     chosen = _format(_first_format(spec), spec, engine)
     return LoadedModel(spec, lm, chosen, engine.sha256, True, engine.context, lambda usage: 0.0)
+
+
+def _vllm(spec: ModelSpec, source: Path | str) -> "TokenEngine":
+    """Return an engine that asks the vLLM server of a model."""
+    from crossover.models.vllm import VllmEngine
+
+    address, key = expanded(spec.api_base), expanded(spec.api_key)
+    return VllmEngine.load(
+        source,
+        address=address,
+        key=key,
+        timeout=spec.timeout,
+        trust_remote_code=spec.trust_remote_code,
+        note=to_stderr,
+    )
 
 
 def _remote_model(spec: ModelSpec) -> LoadedModel:
@@ -114,12 +135,10 @@ def tuned_lm(lm: dspy.LM, folder: Path) -> dspy.LM:
 
     Settings and limits are those of `lm`.
     """
-    from crossover.models.local import LocalEngine
-
+    engine = engine_of(lm)
     if (folder / "adapter_config.json").exists():
-        engine = engine_of(lm)
         return _like(lm, f"{lm.model}+{engine.add_adapter(folder)}", engine)
-    return whole_lm(lm, LocalEngine.load(folder, trust_remote_code=engine_of(lm).trust_remote_code))
+    return whole_lm(lm, engine.with_weights(folder))
 
 
 def whole_lm(lm: dspy.LM, engine: Any) -> dspy.LM:
@@ -132,11 +151,8 @@ def _like(lm: dspy.LM, name: str, engine: Engine) -> dspy.LM:
 
 
 def model_sha256(spec: ModelSpec) -> str:
-    """Return the hash that identifies the model in cells; weights in a folder are hashed without being loaded."""
-    if not spec.runs_here:
-        return spec.name
-    source = source_of(spec)
-    return folder_sha256(source) if isinstance(source, Path) else load_model(spec).sha256
+    """Return the hash that identifies the model in cells; weights are hashed without being loaded."""
+    return weights_sha256(source_of(spec)) if spec.runs_here else spec.name
 
 
 def source_of(spec: ModelSpec, note: Callable[[str], None] = to_stderr) -> Path | str:

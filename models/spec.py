@@ -6,6 +6,8 @@ from typing import Any
 
 FORMATS = ("plain", "json", "chat")
 """The prompt formats, shortest first."""
+VLLM = "vllm:"
+"""Begins the name of a model that a vLLM server answers for, and whose weights are at hand all the same."""
 TIMEOUT = 120.0
 """Seconds that a call may take where a model states no other time."""
 
@@ -15,7 +17,7 @@ class ModelSpec:
     """One model of an experiment; who pays for it and how long one waits for it make no other model."""
 
     name: str
-    """`smollm2`, `local:<folder, .gguf file or hub id>`, or any LiteLLM name."""
+    """`smollm2`, `local:<folder, .gguf file or hub id>`, `vllm:<any of these>`, or any LiteLLM name."""
     prompt_format: str = "auto"
     """`plain`, `chat` or `json`; `auto` tries them on val for a model that runs here, and is `chat` for any other."""
     decode: str = "auto"
@@ -34,8 +36,13 @@ class ModelSpec:
 
     @property
     def runs_here(self) -> bool:
-        """Return whether the model's weights are loaded into this process."""
-        return self.name == "smollm2" or self.name.startswith("local:")
+        """Return whether the model's weights are at hand, so that they can be trained and are paid by machine time."""
+        return self.name == "smollm2" or self.name.startswith(("local:", VLLM))
+
+    @property
+    def by_vllm(self) -> bool:
+        """Return whether a vLLM server answers for the model: the one at `api_base`, or one that is started here."""
+        return self.name.startswith(VLLM)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -56,6 +56,16 @@ def turn_end(tokenizer: Any) -> int | None:
     return int(ids[0]) if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
+def stop_tokens(ends: int | Sequence[int] | None, tokenizer: Any, at_line: bool) -> frozenset[int]:
+    """Return the tokens that end an answer: the model's `ends`, the template's, and `at_line` every line break."""
+    own = set[int]() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    # Some models are published with another one in their generation_config than their template writes.
+    own |= {end for end in (turn_end(tokenizer),) if end is not None}
+    if at_line:
+        own |= {i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])}
+    return frozenset(own)
+
+
 def answer_opening(tokenizer: Any) -> str:
     """Return what the chat template writes between the prompt and the last answer, such as empty `<think>` tags."""
     prompt = [{"role": "user", "content": "a"}]

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from crossover.models.cache_folder import cache_folder
+from crossover.models.errors import UserError, one_line
 from crossover.models.jsonl import write_json
 
 LARGE = 16_000_000
@@ -57,3 +58,19 @@ def _file_digest(file: Path, state: tuple[int, ...]) -> bytes:
         with contextlib.suppress(OSError):
             write_json(record, {"state": state, "sha256": digest.hex()})
     return digest
+
+
+def weights_sha256(source: Path | str) -> str:
+    """Return the hash of the weights in a folder, or the commit of a hub id, of which the configuration alone is read.
+
+    Raises:
+        UserError: the configuration of a hub id cannot be had.
+    """
+    if isinstance(source, Path) or Path(source).is_dir():
+        return folder_sha256(Path(source))
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        return str(extract_commit_hash(cached_file(source, "config.json"), None))
+    except OSError as e:
+        raise UserError(f"{source} cannot be read: {one_line(e, 200)}; check the name, or fetch it ahead") from e

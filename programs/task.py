@@ -109,7 +109,7 @@ class FitFacts:
     training_usd: float | None = 0.0
     """Dollars of the trainings in a chain, the teacher's apart."""
     logit_change: float | None = None
-    """Largest change of a logit that training made on a probe prompt; None where nothing was trained."""
+    """Largest change of a log-probability that training made on a probe prompt; None where nothing was trained."""
     zero_shot: bool = False
     """The method promises a prompt without demonstrations, which the audit holds it to."""
 

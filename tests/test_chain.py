@@ -84,7 +84,7 @@ def test_a_training_starts_from_what_the_one_before_it_gave(
     ]
     fitted = fit(chain, intents, spoken, tmp_path)
     base, first, last = (
-        LocalEngine.load(folder).logits([5, 6, 7])
+        tiny.logits(LocalEngine.load(folder), [5, 6, 7])
         for folder in (tiny.FOLDER, tmp_path / "1-sft" / "best", tmp_path / "2-sft" / "best")
     )
     assert (first - base).abs().max() > 0.1
@@ -92,7 +92,7 @@ def test_a_training_starts_from_what_the_one_before_it_gave(
     # What is kept stands alone: whole weights, which a later process attaches to the first model's name.
     assert fitted.artifact == tmp_path / "2-sft" / "best"
     assert tuned_lm(spoken.lm, fitted.artifact).model == fitted.lm.model
-    assert engine_of(fitted.lm).logits([5, 6, 7]).equal(last)
+    assert tiny.logits(engine_of(fitted.lm), [5, 6, 7]).equal(last)
 
 
 def test_nothing_is_trained_on_top_of_a_head(spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path) -> None:

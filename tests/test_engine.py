@@ -261,7 +261,7 @@ def test_the_likeliest_label_at_each_token_is_chosen() -> None:
         assert text in (answer, "zzz qqq")
     ids = engine.encode([{"role": "user", "content": shown}])
     first = {a: engine.tokenizer.encode(a, add_special_tokens=False)[0] for a in ("animal", "plant", "time")}
-    logits = engine.logits(ids)
+    logits = tiny.logits(engine, ids)
     best = max(first, key=lambda a: float(logits[first[a]]))
     assert engine.complete(ask(engine, shown, response_format=only(list(first)))).text == best
 
@@ -283,15 +283,17 @@ def test_a_stream_tells_the_same_answer_piece_by_piece() -> None:
 
 def test_switching_adapters_leaves_base_and_adapters_what_they_were(two_adapters: list[Path]) -> None:
     engine, ids = LocalEngine.load(tiny.FOLDER), tokens(random.Random(7), 20)
-    bare = engine.logits(ids)
+    bare = tiny.logits(engine, ids)
     names = [engine.add_adapter(f) for f in two_adapters]
     alone = [LocalEngine.load(tiny.FOLDER) for _ in names]
-    told = {"": bare} | {n: e.logits(ids, e.add_adapter(f)) for n, e, f in zip(names, alone, two_adapters, strict=True)}
+    told = {"": bare} | {
+        n: tiny.logits(e, ids, e.add_adapter(f)) for n, e, f in zip(names, alone, two_adapters, strict=True)
+    }
     for name in ["", names[1], names[1], names[0], "", "", names[0], names[1], ""]:
-        assert torch.equal(engine.logits(ids, name), told[name])
+        assert torch.equal(tiny.logits(engine, ids, name), told[name])
     with pytest.raises(ValueError, match="none"):
-        engine.logits(ids, "none")
-    assert torch.equal(engine.logits(ids), bare)
+        tiny.logits(engine, ids, "none")
+    assert torch.equal(tiny.logits(engine, ids), bare)
 
 
 @pytest.mark.skipif(serving_dtype(LARGE) != torch.bfloat16, reason="this machine serves nothing in bfloat16")
@@ -310,7 +312,7 @@ def test_a_large_model_is_served_in_bfloat16_with_shared_prefixes(tmp_path: Path
         true = exact(torch.tensor([ids])).logits[0, -1]
         shared = Batch(engine.model, extend(engine.model, None, ids[:40], ""), [Prompt(ids[40:], 1)]).logits[0]
     # As far from float32 as bfloat16 is without a prefix.
-    off = (engine.logits(ids) - true).abs().mean()
+    off = (tiny.logits(engine, ids) - true).abs().mean()
     assert off < 0.02 * true.std()
     assert (shared - true).abs().mean() < 2 * off
 

@@ -18,7 +18,6 @@ from remote_experiment import first_word, write_remote
 
 from crossover.eval.analysis.compare import Comparison, compare
 from crossover.eval.cli.main import main
-from crossover.eval.experiment.read import read_experiment
 from crossover.eval.experiment.spec import Needs, Prices
 from crossover.eval.report.table import render
 from crossover.eval.store.result import append_rows, drop_failed_rows, read_rows
@@ -237,22 +236,3 @@ def test_failed_rows_bar_an_arm_and_unparsed_answers_do_not(
     doubts = [c for c in comparison.cautions["intents"] if "could not be parsed" in c]
     assert [c.partition(" ")[0] for c in doubts] == [f"{unparsed}%"] * warned
     assert ("unparsed" in render(comparison)) is bool(unparsed)
-
-
-def test_a_vllm_server_answers_for_the_model_of_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with openai_server(first_word) as served:
-        file = write_remote(tmp_path, served.url, methods="[zero_shot]")
-        file.write_text(file.read_text().replace("openai/gpt-4o-mini", '"vllm:Qwen/Qwen3-0.6B"'))
-        assert main(["run", str(file), "--store", str(tmp_path / "m"), "--tracking-uri", "none", "--json"]) == 0
-    assert {body["model"] for body in served.bodies} == {"Qwen/Qwen3-0.6B"}
-    (arm,) = json.loads(capsys.readouterr().out)["arms"]
-    assert (arm["score"]["n"], arm["score"]["failed"], arm["score"]["mean"] > 0.5) == (12, 0, True)
-    file = write_remote(tmp_path / "alone", "", methods="[zero_shot]")
-    file.write_text(
-        file.read_text().replace("openai/gpt-4o-mini, ", '"vllm:Qwen/Qwen3-0.6B", ').replace(', api_base: ""', "")
-    )
-    experiment, problems = read_experiment(file)
-    assert experiment is not None, problems
-    assert [(m.name, m.api_base) for m in experiment.models] == [
-        ("hosted_vllm/Qwen/Qwen3-0.6B", "http://127.0.0.1:8000/v1")
-    ]

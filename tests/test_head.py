@@ -6,6 +6,7 @@ from typing import Any
 import dspy
 import numpy as np
 import pytest
+import tiny
 import torch
 from fakes import fit_intents, metric
 from scipy.optimize import minimize
@@ -71,13 +72,13 @@ def test_a_frozen_base_with_a_head_learns(
 def test_a_head_trained_with_its_base_learns_and_leaves_the_base_alone(
     base: str, spoken: LoadedModel, intents: list[dspy.Example], tmp_path: Path
 ) -> None:
-    before = engine_of(spoken.lm).logits([5, 6, 7])
+    before = tiny.logits(engine_of(spoken.lm), [5, 6, 7])
     fitted = fit(intents, spoken, tmp_path, base=base, epochs=8, batch_size=4, bf16=False, checkpoint_minutes=0)
     assert fitted.notes["loss"][-1] < 0.8 * fitted.notes["loss"][0]
     assert len(fitted.notes["val_scores"]) == 9
     with dspy.context(lm=fitted.lm):
         assert mean_score(list(score_examples(fitted.program, intents[:20], metric))) > 0.8
-    assert torch.equal(engine_of(spoken.lm).logits([5, 6, 7]), before)
+    assert torch.equal(tiny.logits(engine_of(spoken.lm), [5, 6, 7]), before)
     assert fitted.spent.train_tokens > 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from processes import FORKS, ended
+from tiny import logits
 from tiny_gguf import write_gguf, write_wheel
 
 from crossover.eval.cli.main import main
@@ -92,7 +93,7 @@ def test_a_gguf_file_is_read_back_as_it_was_written(tmp_path: Path, monkeypatch:
     assert engine.tokenizer.decode(ids) == "<|im_start|>the other<|im_end|><|im_start|>"
     with torch.inference_mode():
         expected = original(torch.tensor([ids])).logits[0, -1]
-    assert torch.allclose(engine.logits(ids), expected, atol=1e-4)
+    assert torch.allclose(logits(engine, ids), expected, atol=1e-4)
     assert engine.model.generation_config.eos_token_id == engine.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert isinstance(model.lm("hello")[0], str)
     # The folder's hash is part of every cell's key, and a file converted offline is the same model.

@@ -78,8 +78,9 @@ def _list_models(*, title: bool) -> None:
     for name, model in PACKAGED.items():
         echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
     echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
+    echo(f"  {'vllm:MODEL':<16} Any of these, answered for by a vLLM server: started here, or at `api_base`.")
     echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
-    echo(f"  {'vllm:MODEL':<16} A model that a vLLM server answers for, on http://127.0.0.1:8000/v1 or at `api_base`.")
+    echo()
 
 
 def _method_lines(name: str) -> list[str]:

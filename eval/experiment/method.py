@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossover.eval.experiment.catalog import MethodKind, option_defaults, traits
+from crossover.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,15 @@ class MethodSpec:
     def searches(self) -> bool:
         """Return whether prompts are searched, with a budget and a teacher; for a chain, whether any step does."""
         return any(traits(step.name).searches for step in self.steps)
+
+    def left_out_on(self, model: ModelSpec) -> str:
+        """Return why the method cannot be measured on a model, empty where it can."""
+        if self.trains and not model.runs_here:
+            return "runs elsewhere, and its weights cannot be trained here"
+        adapters = {step.options.get("adapter") for step in self.steps if step.trains}
+        heads, several = any(step.name == "head" for step in self.steps), sum(s.trains for s in self.steps) > 1
+        if model.by_vllm and (heads or several or adapters & {"dora", "none"}):
+            return (
+                "is served by vLLM, which takes plain LoRA adapters, and no head, DoRA or whole weights beside its base"
+            )
+        return ""

@@ -1,5 +1,6 @@
 """Turn an experiment file into an `Experiment`, strictly: every fault with its line, all at once."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -182,17 +183,20 @@ def _check_whole(doc: Document, sections: dict[str, yaml.Node], experiment: Expe
 
 
 def _check_trained(doc: Document, sections: dict[str, yaml.Node], experiment: Experiment) -> None:
-    """Find the methods that train weights, and the models whose weights are not here: these arms are left out."""
-    trained = [m for m in experiment.methods if m.trains]
-    elsewhere = [m.name for m in experiment.models if not m.runs_here]
-    if not trained or not elsewhere:
-        return
-    labels, names = ", ".join(m.label for m in trained), ", ".join(elsewhere)
-    what = f"{names} runs elsewhere, and its weights cannot be trained here"
-    if len(trained) == len(experiment.methods) and len(elsewhere) == len(experiment.models):
-        doc.fault(sections.get("models"), what, "add a model that runs here, or a method that adapts prompts")
-    else:
-        doc.fault(sections.get("models"), what, f"left out: {labels}; all else is compared", level="warning")
+    """Find the methods that cannot be measured on some of the models: these arms are left out."""
+    reasons = dict[str, list[tuple[str, str]]]()
+    for model, method in itertools.product(experiment.models, experiment.methods):
+        if reason := method.left_out_on(model):
+            reasons.setdefault(reason, []).append((model.name, method.label))
+    nothing = sum(map(len, reasons.values())) == len(experiment.models) * len(experiment.methods)
+    for reason, pairs in reasons.items():
+        names, labels = (", ".join(dict.fromkeys(texts)) for texts in zip(*pairs, strict=True))
+        if nothing:
+            remedy = "add a model that runs here, or a method that adapts prompts"
+            doc.fault(sections.get("models"), f"{names} {reason}", remedy)
+        else:
+            remedy = f"left out: {labels}; all else is compared"
+            doc.fault(sections.get("models"), f"{names} {reason}", remedy, level="warning")
 
 
 def _kept(doc: Document, methods: tuple[MethodSpec, ...], only: tuple[str, ...]) -> tuple[MethodSpec, ...]:

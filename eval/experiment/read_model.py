@@ -10,16 +10,14 @@ import yaml
 
 from crossover.eval.experiment.document import Document
 from crossover.models.api_keys import REFERENCE, reference
-from crossover.models.spec import FORMATS, ModelSpec
+from crossover.models.spec import FORMATS, VLLM, ModelSpec
 
 PROMPT_FORMATS = ("auto", *FORMATS)
 DECODES = ("auto", "free", "labels", "schema")
 REASONING = re.compile(r"(?:openai|azure|openrouter/openai)/(?:o[1345](?:-|$)|gpt-5(?!.*-chat))")
 """OpenAI's models that think before they answer; their API refuses other settings than these."""
 REASONING_SETTINGS = {"max_tokens": 16000, "temperature": 1.0}
-API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME", "vllm:MODEL")
-VLLM, VLLM_ADDRESS = "vllm:", "http://127.0.0.1:8000/v1"
-"""A model that a vLLM server answers for, and where `vllm serve` listens; LiteLLM's name is `hosted_vllm/MODEL`."""
+API_MODELS = ("openai/NAME", "anthropic/NAME", "ollama_chat/NAME")
 
 
 def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpec | None:
@@ -34,8 +32,6 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
             doc.fault(node, "a model has no `name`", "add `name: smollm2`, `local:FOLDER` or an API model's name")
             return None
         spec = ModelSpec(**values | _address(node), api_key=key)
-    if spec.name.startswith(VLLM):
-        spec = replace(spec, name=litellm_name(spec.name), api_base=spec.api_base or VLLM_ADDRESS)
     if REASONING.match(spec.name):
         spec = replace(spec, **(REASONING_SETTINGS | {k: values[k] for k in REASONING_SETTINGS if k in values}))
         if spec.max_tokens < REASONING_SETTINGS["max_tokens"] or spec.temperature != 1:
@@ -50,15 +46,18 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
     elif spec.decode == "schema" and not spec.runs_here and spec.prompt_format != "json":
         what = f"`decode: schema` on {spec.name!r}, which runs elsewhere and takes no schema but that of a JSON object"
         doc.fault(node, what, "add `prompt_format: json`")
-    if spec.name.startswith("local:"):
-        text = spec.name.removeprefix("local:")
+    if spec.name.startswith(("local:", VLLM)):
+        kind, _, text = spec.name.partition(":")
+        if not text:
+            doc.unknown(node, "model", spec.name, ("smollm2", "local:FOLDER", "vllm:smollm2"))
+            return spec
         folder = Path(absolute_path(doc, text))
         if folder.is_dir() or (doc.file.parent / text).is_dir() or folder.suffix == ".gguf":
-            return replace(spec, name=f"local:{(doc.file.parent / folder).resolve()}")
+            return replace(spec, name=f"{kind}:{(doc.file.parent / folder).resolve()}")
         if text.startswith((".", "/", "~")):
             doc.fault(node, f"no such folder {text!r}", "check the path, which starts at the experiment file")
     elif not spec.runs_here and "/" not in spec.name:
-        doc.unknown(node, "model", spec.name, ("smollm2", "local:FOLDER", *API_MODELS))
+        doc.unknown(node, "model", spec.name, ("smollm2", "local:FOLDER", "vllm:smollm2", *API_MODELS))
     return spec
 
 
@@ -83,12 +82,6 @@ def _without_key(doc: Document, node: yaml.Node) -> tuple[yaml.Node, str]:
         else:
             doc.fault(name, "`api_key` holds no reference", "write `api_key: ${NAME}`, and export NAME=…")
     return yaml.MappingNode(node.tag, kept, node.start_mark, node.end_mark), found
-
-
-def litellm_name(name: str) -> str:
-    """Return LiteLLM's name of a model, which differs for one behind vLLM; empty where nothing follows `vllm:`."""
-    served = name.removeprefix(VLLM)
-    return name if served == name else f"hosted_vllm/{served}" if served else ""
 
 
 def field_types(cls: Any) -> dict[str, str]:

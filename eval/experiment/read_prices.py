@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from crossover.eval.experiment.document import Document
-from crossover.eval.experiment.read_model import VLLM, field_types, litellm_name
+from crossover.eval.experiment.read_model import field_types
 from crossover.eval.experiment.spec import Prices
 from crossover.models.price import TOKEN_PRICES
 from crossover.models.spec import ModelSpec
@@ -15,8 +15,7 @@ from crossover.models.spec import ModelSpec
 def read_prices(doc: Document, node: yaml.Node, models: Sequence[ModelSpec]) -> Prices:
     """Return the section; a key that is the name of one of these models holds the price of its tokens."""
     types = {name: kind for name, kind in field_types(Prices).items() if name != "models"}
-    # One behind vLLM has two names, and a file may use either.
-    names = {name: m for m in models for name in (m.name, m.name.replace("hosted_vllm/", VLLM))}
+    names = {m.name: m for m in models}
     entries = doc.mapping(node, "prices", [*types, *names])
     found = {k: doc.typed(n, f"prices.{k}", types[k]) for k, n in entries.items() if k in types}
     values = {k: v for k, v in found.items() if v is not None}
@@ -28,5 +27,5 @@ def read_prices(doc: Document, node: yaml.Node, models: Sequence[ModelSpec]) -> 
         elif lacking := [k for k in TOKEN_PRICES[:2] if k not in price]:
             doc.fault(entries[name], f"the price of {name} lacks {', '.join(lacking)}", "add it: dollars for a million")
         else:
-            stated[litellm_name(name)] = price
+            stated[name] = price
     return Prices(**values, models=stated)

@@ -228,15 +228,15 @@ class Cell:
 def plan(experiment: Experiment) -> list[Cell]:
     """Return every cell in the order it runs: by task, then model, then the file's order of methods.
 
-    A method that trains weights is left out on a model that runs elsewhere. One that does not learn is measured once
-    for all train sizes, whatever train may read, and at temperature 0 once for all seeds.
+    A method is left out on a model whose weights it cannot train, or that cannot be served with them. One that does not
+    learn is measured once for all train sizes, whatever train may read, and at temperature 0 once for all seeds.
     """
     cells: dict[tuple[str, ModelSpec, str], Cell] = {}
     for task in experiment.tasks:
         for model in experiment.models:
             for knowledge, retrieval in _read(experiment, task):
                 for method in experiment.methods:
-                    if method.trains and not model.runs_here:
+                    if method.left_out_on(model):
                         continue
                     learns = method.learns
                     sizes: tuple[int | None, ...] = experiment.train_sizes or (None,) if learns else (None,)

@@ -85,7 +85,12 @@ def server_of(models: Iterable[ModelSpec], address: str, machine: str) -> str:
     """Return who answered: the address that was given, else that of each model, its provider, or this machine."""
     if address:
         return address
-    own = (machine if m.runs_here else m.api_base or f"the API of {m.name.partition('/')[0]}" for m in models)
+    own = (
+        machine
+        if m.runs_here and not (m.by_vllm and m.api_base)
+        else m.api_base or f"the API of {m.name.partition('/')[0]}"
+        for m in models
+    )
     return ", ".join(dict.fromkeys(own))
 
 

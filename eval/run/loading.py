@@ -86,7 +86,12 @@ def check_weights(experiment: Experiment) -> list[Problem]:
 
 def _weights_fault(spec: ModelSpec) -> list[Problem]:
     fault = source_fault(spec.name) if spec.runs_here else None
-    return [Problem(fault.level, spec.name, fault.what, fault.remedy)] if fault else []
+    problems = [Problem(fault.level, spec.name, fault.what, fault.remedy)] if fault else []
+    if spec.by_vllm and not spec.api_base:
+        from crossover.models.vllm_server import NOT_INSTALLED, REMEDY, is_installed
+
+        problems += [] if is_installed() else [Problem("error", spec.name, NOT_INSTALLED, REMEDY)]
+    return problems
 
 
 def check_keys(experiment: Experiment) -> list[Problem]:

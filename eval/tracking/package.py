@@ -263,7 +263,7 @@ def load_package(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 def _with_head(lm: dspy.LM, folder: Path) -> dspy.LM:
     """Return a model that answers by the classification head of a folder, on the base or on the adapter beside it."""
     from crossover.models.heads import HeadEngine
-    from crossover.models.local import BASE as UNTRAINED
+    from crossover.models.token_engine import BASE as UNTRAINED
 
     engine = engine_of(lm)
     adapter = engine.add_adapter(folder) if (folder / "adapter_config.json").exists() else UNTRAINED

@@ -21,8 +21,9 @@ from crossover.finetune.training.regression import Labelled, base_states, regres
 from crossover.finetune.training.settings import base_model, base_of, lora_config, trainer_arguments
 from crossover.finetune.training.train import Training, copy_best, in_eval, run_training
 from crossover.models.heads import HeadEngine, pooled
-from crossover.models.local import BASE, LocalEngine
+from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
+from crossover.models.token_engine import BASE
 from crossover.models.usage import Usage
 
 HEAD_FILE = "trained_head.safetensors"

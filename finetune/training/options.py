@@ -98,10 +98,10 @@ def check_local(lm: dspy.LM, method: str) -> None:
     Raises:
         UserError: the model is served elsewhere, answers with labels alone, or is an adapter on its base.
     """
-    from crossover.models.local import LocalEngine
     from crossover.models.prompt import engine_of
+    from crossover.models.token_engine import TokenEngine
 
-    if not isinstance(engine_of(lm), LocalEngine):
+    if not isinstance(engine_of(lm), TokenEngine):
         raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `smollm2` or `local:`")
     if "+" in lm.model:
         raise UserError(f"{method} starts from whole weights, and {lm.model} is an adapter; write both as one `chain`")

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-import torch
 
 from crossover.finetune.training.targets import Call
 from crossover.models.errors import UserError
 from crossover.models.jsonl import append_lines, replacing
-from crossover.models.local import BASE
 from crossover.models.prompt import engine_of, first_messages
 from crossover.models.text import safe_messages
+from crossover.models.token_engine import TokenEngine
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,13 @@ def perplexity(text: TrainingText, lm: dspy.LM, *, rows: int = 16) -> float:
 
     The lower, the less a training has to change (arXiv 2402.11192).
     """
-    engine, total, count = engine_of(lm), 0.0, 0
+    engine: TokenEngine = engine_of(lm)
+    total, count = 0.0, 0
     for row in text.rows[:rows]:
         given = len(engine.encode(row["prompt"]))
-        ids = torch.tensor([row_ids(engine.tokenizer, [*row["prompt"], *row["completion"]])])
-        answer = ids.shape[1] - given
-        with engine._lock, torch.inference_mode():
-            engine.use(BASE)
-            ids = ids.to(engine.model.device)
-            # Logits of the prompt, of the width of the vocabulary, would be most of the memory.
-            logits = engine.model(ids, logits_to_keep=answer + 1).logits[0, -answer - 1 : -1].float()
-        total += float(torch.nn.functional.cross_entropy(logits, ids[0, given:], reduction="sum"))
+        ids = row_ids(engine.tokenizer, [*row["prompt"], *row["completion"]])
+        answer = len(ids) - given
+        total -= float(engine.token_logprobs(ids, answer).sum())
         count += answer
     return math.exp(total / count)
 

@@ -28,8 +28,12 @@ from crossover.models.load import local_lm, tuned_lm
 from crossover.models.local import LocalEngine
 from crossover.models.memory import free_bytes, release_memory
 from crossover.models.prompt import engine_of
+from crossover.models.token_engine import TokenEngine
 from crossover.models.usage import Usage
 from crossover.programs.task import FitFacts, Fitted
+
+PROBED = 16
+"""Last tokens of a prompt whose log-probabilities show that trained weights answer."""
 
 
 @dataclass(frozen=True)
@@ -199,11 +203,12 @@ def copy_best(run: TrainingRun, context: FitContext) -> Path:
 
 
 def serve(folder: Path, lm: dspy.LM, *, probe: list[dict[str, str]]) -> tuple[dspy.LM, float]:
-    """Return the model with the trained weights, and the largest change of a logit on the probe prompt."""
-    engine = engine_of(lm)
+    """Return the model with the trained weights, and the largest change of a log-probability on the probe prompt."""
+    engine: TokenEngine = engine_of(lm)
     ids = engine.encode(probe)
-    before, tuned = engine.logits(ids), tuned_lm(lm, folder)
-    after = engine_of(tuned).logits(ids, tuned.model.partition("+")[2])
+    last = min(PROBED, len(ids) - 1)
+    before, tuned = engine.token_logprobs(ids, last), tuned_lm(lm, folder)
+    after = engine_of(tuned).token_logprobs(ids, last, tuned.model.partition("+")[2])
     return tuned, float((after - before).abs().max())
 
 
