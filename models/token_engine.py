@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ IN_MEMORY = Weights()
 """Those of a model that was made in this process."""
 
 
-class TokenEngine:
+class TokenEngine(ABC):
     """Answer DSPy requests with token ids: rendering and tokenizing are the same wherever the model runs.
 
     A subclass answers jobs, each of which holds the token ids of a prompt.
@@ -74,34 +75,35 @@ class TokenEngine:
         """Return itself: DSPy's optimizers copy programs, and must not copy the model with them."""
         return self
 
+    @abstractmethod
     def add_adapter(self, folder: Path) -> str:
         """Make a LoRA adapter of the base known, and return its name, which holds the hash of its weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_weights(self, folder: Path) -> Self:
         """Return an engine of the same kind on whole weights that were trained from these.
 
         Raises:
             UserError: this kind of engine serves adapters alone.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def token_logprobs(self, ids: Sequence[int], last: int, adapter: str = BASE) -> torch.Tensor:
         """Return the log-probability of each of the `last` tokens of a text after those before it.
 
         float32 on the CPU, shape (last,).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """End what answers; a later request begins it anew."""
 
-    def _expect(self, jobs: int) -> None:
+    def _expect(self, jobs: int) -> None:  # noqa: B027
         """Hear of jobs that are being prepared, or, by a negative number, that they will not come."""
 
+    @abstractmethod
     def _put(self, job: Job) -> None:
         """Answer a job that was announced, now or later, by its future."""
-        raise NotImplementedError
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Return the token ids of the prompt, up to the start of the answer."""

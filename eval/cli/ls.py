@@ -80,7 +80,6 @@ def _list_models(*, title: bool) -> None:
     echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
     echo(f"  {'vllm:MODEL':<16} Any of these, answered for by a vLLM server: started here, or at `api_base`.")
     echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
-    echo()
 
 
 def _method_lines(name: str) -> list[str]:
