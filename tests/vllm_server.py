@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import llguidance
 import numpy as np
 from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
@@ -83,9 +84,11 @@ class Server(ThreadingHTTPServer):
         lark = (body.get("structured_outputs") or {}).get("grammar")
         grammar = None
         if lark:
-            matcher = LLMatcher(self.tokenizer, LLMatcher.grammar_from_lark(lark))
-            if matcher.is_error():
-                raise Refused(400, "BadRequestError", f"Grammar error: {matcher.get_error()}")
+            # vLLM's guidance backend reads a grammar in this way, and checks it before any tokenizer is known.
+            written = llguidance.grammar_from("grammar", lark)
+            if error := LLMatcher.validate_grammar(written, None):
+                raise Refused(400, "BadRequestError", f"Grammar error: {error}")
+            matcher = LLMatcher(self.tokenizer, written)
             grammar = CompiledGrammar(matcher, [], (int(self.engine.tokenizer.eos_token_id),), lark)
         settings = body["max_tokens"], body.get("temperature", 1.0), body.get("seed") or 0
         job = Job(Prompt(np.asarray(body["prompt"], np.int32), *settings, grammar, on_token), adapter)

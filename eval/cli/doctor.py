@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import sqlite3
 import sys
 import urllib.request
@@ -49,6 +50,7 @@ def checks(store: Path) -> Iterator[tuple[str, bool, str]]:
             yield name, False, "not installed; run `pip install -c constraints.txt -e .`"
     yield "dense retrieval", True, _dense()
     yield "weaviate", *_weaviate()
+    yield "vllm", True, _vllm()
     yield "cores", True, str(os.cpu_count())
     yield "memory", True, _memory()
     yield "gpu", True, accelerator()
@@ -65,6 +67,13 @@ def _dense() -> str:
         return f"sentence-transformers {importlib.metadata.version('sentence-transformers')}"
     except importlib.metadata.PackageNotFoundError:
         return "not installed, needed for `backend: dense` alone; pip install -c constraints.txt -e '.[dense]'"
+
+
+def _vllm() -> str:
+    from crossover.models.vllm_server import EXECUTABLE
+
+    found = shutil.which(EXECUTABLE)
+    return found or "no command of that name, needed for `vllm:` models without `api_base` alone; pip install vllm"
 
 
 def _weaviate() -> tuple[bool, str]:
