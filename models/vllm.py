@@ -66,6 +66,10 @@ class VllmEngine(TokenEngine):
             raise UserError(f"{what}; name that model, or start another server")
         self.base, self.context = served.name, min(self.context, served.context)
         self.prefixes = Salts()
+        # The server refuses ids beyond the width of its logits.
+        self._ends_of_texts = sorted(i for i in self.stop if i < self._width)
+        # A grammar says itself which line break ends an answer.
+        self._ends_of_grammars = sorted(i for i in self._ends if i < self._width)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="vllm")
 
     @classmethod
@@ -142,8 +146,7 @@ class VllmEngine(TokenEngine):
             "max_tokens": prompt.max_tokens + opening,
             "temperature": prompt.temperature,
             "seed": prompt.seed,
-            # A grammar says itself which line break ends an answer.
-            "stop_token_ids": sorted(self._ends if grammar else self.stop),
+            "stop_token_ids": self._ends_of_grammars if grammar else self._ends_of_texts,
             "skip_special_tokens": False,
             "return_token_ids": True,
             **NEUTRAL,
