@@ -112,7 +112,8 @@ class VllmApi:
         except HTTPError as e:
             raise self._silent(e) from e
         finally:
-            response.release_conn()
+            # A connection whose stream was read to its end is back in the pool by now; the rest of any other is lost.
+            response.close()
 
     def _asked(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, whole: bool = True
