@@ -24,8 +24,10 @@ class CompiledGrammar(NamedTuple):
     """Token ids that every answer begins with."""
     ends: tuple[int, ...]
     """Token ids that end an answer, the usual one first; empty where a line break of the grammar does."""
+    start: LLMatcher
+    """Its state before the opening."""
     lark: str
-    """The grammar as llguidance reads it, opening included."""
+    """The whole grammar, for a server that reads it with a tokenizer of its own: the ends are part of it."""
 
 
 class Constraint:
@@ -54,6 +56,25 @@ class Constraint:
         ahead, forced = _ahead(self._matcher)
         self.ended = ahead.is_stopped()
         return [*forced, *self._ends[:1]] if self.ended else []
+
+
+def replayed(grammar: CompiledGrammar, tokens: Sequence[int], max_tokens: int) -> tuple[list[int], bool]:
+    """Return the tokens of an answer that a server wrote under a grammar, and whether it is whole.
+
+    The server counts each token and forces none: here as anywhere, `max_tokens` counts those that the model chose.
+
+    Raises:
+        RuntimeError: the server broke the grammar.
+    """
+    constraint, kept = Constraint(grammar._replace(matcher=grammar.start)), list[int]()
+    for token in tokens:
+        if len(kept) - len(grammar.opening) >= max_tokens:
+            break
+        kept.append(token)
+        forced = constraint.advance(token)
+        if constraint.ended:
+            return kept + forced, True
+    return kept, False
 
 
 def _ahead(matcher: LLMatcher) -> tuple[LLMatcher, list[int]]:
@@ -107,26 +128,28 @@ class Grammars:
         """
         key = json.dumps(schema)
         if key not in self._compiled:
-            lark = self._lark(grammar_of(schema))
-            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(lark))
+            grammar = grammar_of(schema)
+            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(self._lark(grammar)))
             if matcher.is_error():
                 raise lm15.UnsupportedFeatureError(f"no grammar for constrained decoding: {matcher.get_error()}")
             ahead, opening = _ahead(matcher)
             # An answer that is forced to its end is decoded all the same, so that it has a token to end with.
             whole = ahead.is_stopped()
-            start = (matcher, []) if whole else (ahead, opening)
-            self._compiled[key] = CompiledGrammar(*start, self._ends, lark)
+            begun = (matcher, []) if whole else (ahead, opening)
+            self._compiled[key] = CompiledGrammar(*begun, self._ends, matcher, self._lark(grammar, ends=self._ends))
         return self._compiled[key]
 
-    def _lark(self, grammar: Grammar) -> str:
-        """Return the whole grammar: its choices spelled in tokens, and what stands around an answer."""
+    def _lark(self, grammar: Grammar, ends: Sequence[int] = ()) -> str:
+        """Return the whole grammar: its choices spelled in tokens, what stands around an answer, and one of `ends`."""
         begins = grammar.rules.removeprefix("answer: ").split()[0]
         choices = [
             f"{name}: {' | '.join(self._tokens(t, first=name == begins) for t in texts)}"
             for name, texts in grammar.choices.items()
         ]
         space = '" " ' if self._spaced and begins not in grammar.choices else ""
-        return "\n".join([f"start: {space}answer{self._close}", grammar.rules, *choices])
+        end = ["end: " + " | ".join(f"<[{i}]>" for i in ends)] if ends else []
+        close = f"{self._close}{' end' if end else ''}"
+        return "\n".join([f"start: {space}answer{close}", grammar.rules, *choices, *end])
 
     def _tokens(self, text: str, *, first: bool) -> str:
         ids = self._encode(text) if first and not self._opened else self._tokenizer.tokenize_str(text)

@@ -45,6 +45,11 @@ class ModelSpec:
         return self.name.startswith(VLLM)
 
     @property
+    def starts_vllm(self) -> bool:
+        """Return whether a vLLM server is started here for the model."""
+        return self.by_vllm and not self.api_base
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Return the settings that can change an answer; the others are there with their defaults."""
         return asdict(replace(self, api_key="", timeout=TIMEOUT))

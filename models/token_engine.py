@@ -56,6 +56,8 @@ class TokenEngine(ABC):
         self.stop_at_line = tokenizer.chat_template in (None, FALLBACK_TEMPLATE)
         if self.stop_at_line:
             tokenizer.chat_template = FALLBACK_TEMPLATE
+        self.served_by = ""
+        """What answers, where it is no part of this process."""
         self.remarks = mend_tokenizer(tokenizer)
         """What a reader of the results must know of how the model was asked."""
         self._encoder = PromptEncoder(tokenizer)
@@ -78,6 +80,14 @@ class TokenEngine(ABC):
     @abstractmethod
     def add_adapter(self, folder: Path) -> str:
         """Make a LoRA adapter of the base known, and return its name, which holds the hash of its weights."""
+
+    def check_adapters(self) -> None:
+        """Find out whether adapters can be added, before any is trained.
+
+        Raises:
+            UserError: they cannot.
+        """
+        return
 
     @abstractmethod
     def with_weights(self, folder: Path) -> Self:

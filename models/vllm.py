@@ -3,6 +3,7 @@
 import contextlib
 import json
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +12,18 @@ from typing import Any, NoReturn
 import torch
 
 from crossover.models.batching import Job, failing
+from crossover.models.constrained import replayed
 from crossover.models.device import load_configuration
 from crossover.models.errors import UserError
 from crossover.models.token_engine import BASE, TokenEngine, Weights
 from crossover.models.vllm_api import AT_ONCE, VllmApi
-from crossover.models.vllm_server import serving
+from crossover.models.vllm_server import kept_adapter, serving
 from crossover.models.weights import folder_sha256, weights_sha256
 
+LATEST = 8
+"""Prompts of an owner that are read again for a brief context: more than an arm's warm-up has."""
+FORCED = 64
+"""Tokens that a server may write beyond `max_tokens` under a grammar, which counts none that it forces."""
 NEUTRAL = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 """Settings that a server would otherwise take from the model's generation_config.json."""
 
@@ -25,26 +31,39 @@ NEUTRAL = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 class Salts:
     """Keep apart what the server keeps of prompts: it shares states among requests of one salt alone.
 
-    The server drops them when it needs the room, and not where a block ends.
+    The server drops them when it needs the room. It cannot drop those of a brief context, so that each of these has a
+    salt of its own, under which the latest prompts of the owner are read before it begins.
     """
 
-    def __init__(self) -> None:
-        """Begin without a salt."""
+    def __init__(self, read: Callable[[dict[str, Any]], None]) -> None:
+        """Begin without a salt; `read` lets the server read the prompt of a request."""
+        self._read = read
         self.now = ""
-        self._known = list[tuple[object, str]]()
+        self._salts, self._latest = list[tuple[object, str]](), dict[str, deque[dict[str, Any]]]()
 
     @contextlib.contextmanager
     def belonging_to(self, owner: object, *, briefly: bool = False) -> Iterator[None]:
-        """Send the salt of `owner` inside the context."""
-        outer, known = self.now, next((salt for other, salt in self._known if other == owner), "")
-        if not known:
-            known = uuid.uuid4().hex
-            self._known.append((owner, known))
-        self.now = known
+        """Find only the states of `owner` inside the context, and keep new ones for it, or only until its end."""
+        outer, salt = self.now, next((salt for other, salt in self._salts if other == owner), "")
+        if briefly:
+            latest = list(self._latest.get(salt, ()))
+            salt = uuid.uuid4().hex
+            for body in latest:
+                self._read(body | {"cache_salt": salt})
+        elif not salt:
+            salt = uuid.uuid4().hex
+            self._salts.append((owner, salt))
+            self._latest[salt] = deque(maxlen=LATEST)
+        self.now = salt
         try:
             yield
         finally:
             self.now = outer
+
+    def remember(self, body: dict[str, Any]) -> None:
+        """Note a request as one of its owner's latest."""
+        if body.get("cache_salt") in self._latest:
+            self._latest[body["cache_salt"]].append(body)
 
 
 class VllmEngine(TokenEngine):
@@ -60,17 +79,27 @@ class VllmEngine(TokenEngine):
         place = Path(source) if Path(source).is_dir() else Path(str(config._name_or_path))
         super().__init__(tokenizer, config, ends, Weights(place, weights_sha256(source), trust_remote_code))
         self.api, served = api, api.served()
-        # A server elsewhere may have the weights in another folder; the last part of the name is the model's.
-        if Path(served.place).name.lower() != place.name.lower():
-            what = f"vLLM at {api.address} serves {served.place}, and not {source}"
-            raise UserError(f"{what}; name that model, or start another server")
+        self._compare(served.place, source, place)
         self.base, self.context = served.name, min(self.context, served.context)
-        self.prefixes = Salts()
+        self.served_by = f"vLLM {api.version()}".strip()
+        self.prefixes = Salts(self._read)
         # The server refuses ids beyond the width of its logits.
-        self._ends_of_texts = sorted(i for i in self.stop if i < self._width)
-        # A grammar says itself which line break ends an answer.
-        self._ends_of_grammars = sorted(i for i in self._ends if i < self._width)
+        self._end_ids = sorted(i for i in self._ends if i < self._width)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="vllm")
+
+    def _compare(self, served: str, source: Path | str, place: Path) -> None:
+        """Hold the folder or hub id that the server has loaded against the one whose tokenizer is read here.
+
+        Raises:
+            UserError: it is another model.
+        """
+        there = Path(served)
+        if served in (str(source), str(place)) or there.resolve() == place.resolve() or self.sha256 in there.parts:
+            return
+        if there.name.lower() != place.name.lower():
+            what = f"vLLM at {self.api.address} serves {served}, and not {source}"
+            raise UserError(f"{what}; name that model, or start another server")
+        self.remarks.append(f"the server answers with {served}, whose weights were not compared with those of {source}")
 
     @classmethod
     def load(
@@ -95,7 +124,7 @@ class VllmEngine(TokenEngine):
         return cls(source, api, trust_remote_code=trust_remote_code)
 
     def add_adapter(self, folder: Path) -> str:
-        """Let the server load a LoRA adapter from its folder, which it may read again later.
+        """Let the server load a LoRA adapter from its folder, which must stay: the server may read it again.
 
         Raises:
             UserError: the server cannot load it.
@@ -103,8 +132,16 @@ class VllmEngine(TokenEngine):
         if json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("use_dora"):
             raise UserError(f"vLLM serves no DoRA adapter, and {folder} holds one; use `adapter: lora`, or `local:`")
         name = folder_sha256(folder)[:12]
-        self.api.load_adapter(name, folder)
+        self.api.load_adapter(name, kept_adapter(name, folder) if self.api.started else folder)
         return name
+
+    def check_adapters(self) -> None:
+        """Find out whether adapters can be added, before any is trained.
+
+        Raises:
+            UserError: the server loads none.
+        """
+        self.api.check_adapters()
 
     def with_weights(self, folder: Path) -> NoReturn:
         """Refuse whole weights, which would need a server of their own."""
@@ -112,6 +149,8 @@ class VllmEngine(TokenEngine):
 
     def token_logprobs(self, ids: Sequence[int], last: int, adapter: str = BASE) -> torch.Tensor:
         """Return the log-probability of each of the `last` tokens of a text; see `TokenEngine`."""
+        # One token is always written, for which a text as long as the context leaves no room.
+        ids = ids[-(self.context - 1) :]
         body = {"model": adapter or self.base, "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": 0}
         rows = self.api.complete({**body, "return_token_ids": True})["prompt_logprobs"]
         pairs = zip(ids[-last:], rows[-last:], strict=True)
@@ -129,30 +168,44 @@ class VllmEngine(TokenEngine):
         # One that was sent ahead may have been given up by now.
         if job.answer.set_running_or_notify_cancel():
             with failing([job]):
-                body = self._body(job, salt)
-                whole = self.api.complete(body) if job.prompt.on_token is None else self._streamed(body, job)
-                details = whole["usage"].get("prompt_tokens_details") or {}
+                body, grammar = self._body(job, salt), job.prompt.grammar
+                self.prefixes.remember(body)
+                answer = self.api.complete(body) if job.prompt.on_token is None else self._streamed(body, job)
+                details = answer["usage"].get("prompt_tokens_details") or {}
                 job.cached = int(details.get("cached_tokens") or 0)
-                reason = "length" if whole["finish_reason"] == "length" else "stop"
-                job.answer.set_result((list(whole["token_ids"]), reason))
+                new, whole = list(answer["token_ids"]), answer["finish_reason"] == "stop"
+                if grammar is not None:
+                    new, whole = replayed(grammar, new, job.prompt.max_tokens)
+                job.answer.set_result((new, "stop" if whole else "length"))
 
     def _body(self, job: Job, salt: str) -> dict[str, Any]:
-        """Return the request of a job; with a grammar, the server writes what it forces, which is not counted."""
+        """Return the request of a job; what a grammar forces is written by the server, its opening too."""
         prompt, grammar = job.prompt, job.prompt.grammar
-        opening = len(grammar.opening) if grammar else 0
+        if grammar is not None:
+            prompt_ids = job.ids[: len(job.ids) - len(grammar.opening)]
+            # The context has room for the opening and for `max_tokens`, as for any engine, and not always for more.
+            room = self.context - len(prompt_ids)
+            most = min(room, len(grammar.opening) + prompt.max_tokens + FORCED)
+            held = {"structured_outputs": {"grammar": grammar.lark}, "stop_token_ids": self._end_ids}
+        else:
+            prompt_ids, most = job.ids, prompt.max_tokens
+            held = {"stop_token_ids": self._end_ids, "stop": ["\n"] if self.stop_at_line else []}
         return {
             "model": job.adapter or self.base,
-            "prompt": job.ids[: len(job.ids) - opening].tolist(),
-            "max_tokens": prompt.max_tokens + opening,
+            "prompt": prompt_ids.tolist(),
+            "max_tokens": most,
             "temperature": prompt.temperature,
             "seed": prompt.seed,
-            "stop_token_ids": self._ends_of_grammars if grammar else self._ends_of_texts,
             "skip_special_tokens": False,
             "return_token_ids": True,
+            **held,
             **NEUTRAL,
             **({"cache_salt": salt} if salt else {}),
-            **({"structured_outputs": {"grammar": grammar.lark}} if grammar else {}),
         }
+
+    def _read(self, body: dict[str, Any]) -> None:
+        """Let the server read the prompt of a request that was answered before."""
+        self.api.complete(body | {"max_tokens": 1, "structured_outputs": None})
 
     def _streamed(self, body: dict[str, Any], job: Job) -> dict[str, Any]:
         """Return a completion whose tokens are passed on as they come."""

@@ -1,39 +1,60 @@
 """Start vLLM servers on loopback, one for each base, and end them with this process, however it ends."""
 
+import atexit
+import contextlib
 import os
+import re
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from crossover.models.cache_folder import cache_folder
 from crossover.models.errors import UserError, shortened
 from crossover.models.vllm_api import VllmApi
+from crossover.models.weights import weights_sha256
 
 EXECUTABLE = "vllm"
-NOT_INSTALLED = "no command `vllm` is here to serve it"
-REMEDY = "`pip install vllm` on a machine with a GPU, or give the `api_base` of a server that runs"
+NOT_INSTALLED = "vLLM is not installed here"
+REMEDY = "`pip install vllm` on a machine with a GPU, or give the `api_base` of a running server"
 GPU_SHARE = 0.5
 """The part of the GPU's memory that the server may take; the rest is for training, in this process."""
-MOST_RANK = 64
-"""The largest rank of an adapter that a server makes room for; the methods' default is 16."""
-ADAPTERS = 8
-"""Adapters that are on the GPU at a time; others are read again from their folders when they are asked."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks of adapters that vLLM makes room for."""
 POLL_SECONDS, NOTE_SECONDS = 0.2, 30.0
-WATCH = (
-    "import subprocess, sys, threading; server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL); "
-    "threading.Thread(target=lambda: (sys.stdin.read(), server.terminate()), daemon=True).start(); "
-    "sys.exit(server.wait())"
-)
-"""Runs a server until its standard input ends, which it does when the process at the other end is gone."""
+END_SECONDS = 15.0
+"""What a server gets to end by itself."""
+WATCH = f"""
+import os, signal, subprocess, sys, threading
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+def end():
+    sys.stdin.read()
+    server.terminate()
+    try:
+        server.wait({END_SECONDS})
+    finally:
+        os.killpg(0, signal.SIGKILL)
+threading.Thread(target=end, daemon=True).start()
+sys.exit(server.wait())
+"""
+"""Runs a server until its standard input ends, which it does when the process at the other end is gone.
+
+The group of the two is killed then: it holds the processes that the server has started, and with them the GPU's memory.
+"""
+ROOT_CAUSE = re.compile(r"(?:\w+Error|Exception): (?!Engine core initialization failed|Engine process failed).+")
 
 _started: dict[tuple[str, bool], tuple[VllmApi, subprocess.Popen[bytes]]] = {}
 """The servers of this process, by what they serve, each with the process whose end ends it."""
 _starting = threading.Lock()
+_rank = 64
+"""Of the adapters that a server which is started makes room for."""
 
 
 def is_installed() -> bool:
@@ -49,21 +70,67 @@ def serving(source: Path | str, *, trust_remote_code: bool, timeout: float, note
     """
     key = (str(source), trust_remote_code)
     with _starting:
+        if key in _started and _started[key][1].poll() is not None:
+            # Whatever of it is left holds memory of the GPU.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(_started.pop(key)[1].pid, signal.SIGKILL)
         if key not in _started:
             _started[key] = _start(source, trust_remote_code=trust_remote_code, timeout=timeout, note=note)
         return _started[key][0]
 
 
+def make_room(ranks: Iterable[int]) -> None:
+    """Let servers that are started from now on make room for adapters of these ranks; for none, load none at all.
+
+    A server is slower with more room than its adapters need.
+    """
+    global _rank
+    _rank = max((next((r for r in RANKS if r >= rank), RANKS[-1]) for rank in ranks), default=0)
+
+
+def kept_adapter(name: str, folder: Path) -> Path:
+    """Return a copy of an adapter that stays for as long as a server may read it again; the original may go."""
+    kept = cache_folder() / "vllm" / "adapters" / name
+    if not kept.is_dir():
+        with tempfile.TemporaryDirectory(dir=_folder()) as draft:
+            shutil.copytree(folder, Path(draft) / name)
+            kept.parent.mkdir(exist_ok=True)
+            # Another process may have been faster.
+            with contextlib.suppress(OSError):
+                (Path(draft) / name).rename(kept)
+    return kept
+
+
 def command(source: Path | str, port: int, *, trust_remote_code: bool) -> list[str]:
     """Return the command that serves a base on loopback for this project."""
+    revision = [] if isinstance(source, Path) else ["--revision", weights_sha256(source)]
+    lora = ["--enable-lora", "--max-lora-rank", str(_rank), "--max-loras", "8", "--max-cpu-loras", "64"]
     return [
         *(EXECUTABLE, "serve", str(source), "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"),
+        *("--load-format", "safetensors", "--generation-config", "vllm", *revision),
         *("--enable-prefix-caching", "--enable-prompt-tokens-details", "--gpu-memory-utilization", str(GPU_SHARE)),
-        *("--enable-lora", "--max-lora-rank", str(MOST_RANK), "--max-loras", str(ADAPTERS)),
         # The library that the grammars of answers are written for.
         *("--structured-outputs-config", '{"backend": "guidance"}'),
+        *(lora if _rank else []),
         *(["--trust-remote-code"] if trust_remote_code else []),
     ]
+
+
+def _folder() -> Path:
+    folder = cache_folder() / "vllm"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the servers of this process, and wait until the GPU's memory is free for the next one."""
+    for _, process in _started.values():
+        if process.stdin is not None:
+            process.stdin.close()
+    for _, process in _started.values():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2 * END_SECONDS)
 
 
 def _start(
@@ -75,8 +142,8 @@ def _start(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = cache_folder() / "vllm" / f"{port}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log, key = _folder() / f"{port}.log", secrets.token_hex(16)
+    told_nobody = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
     argv = [sys.executable, "-c", WATCH, *command(source, port, trust_remote_code=trust_remote_code)]
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -84,17 +151,20 @@ def _start(
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"},
+            env=os.environ | told_nobody | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"},
             # Ctrl-C ends a run in order, which needs the server to its end.
             start_new_session=True,
         )
-    api, begun, told = VllmApi(f"http://127.0.0.1:{port}/v1", timeout=timeout), time.monotonic(), 0.0
+    api = VllmApi(f"http://127.0.0.1:{port}/v1", key=key, timeout=timeout, started=True)
+    begun, told = time.monotonic(), 0.0
     note(f"starting vLLM for {source}; its log is {log}")
     while not api.is_up():
         if process.poll() is not None:
-            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = shortened(next((" ".join(x.split()) for x in reversed(lines) if x.strip()), "it said nothing"), 200)
-            raise UserError(f"vLLM for {source} ended before it was ready: {last}; see {log}")
+            said = log.read_text(encoding="utf-8", errors="replace")
+            why = shortened(
+                [*said.split("\n")[-2:-1], *ROOT_CAUSE.findall(said)][-1] if said.strip() else "silently", 200
+            )
+            raise UserError(f"vLLM for {source} ended before it was ready: {why}; see {log}")
         if (waited := time.monotonic() - begun) > told + NOTE_SECONDS:
             told = waited
             note(f"vLLM is not ready yet, after {waited:.0f} s")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,21 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import llguidance
+import numpy as np
 import psutil
 import pytest
 import tiny
 import torch
 from dspy import lm15
+from llguidance import LLMatcher
+from llguidance.hf import from_tokenizer
 from openings import write_openings
 from peft import LoraConfig, get_peft_model
 from processes import UNTRACKED, ended, free_port, start, wait_for
-from transformers import LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 from vllm_server import Server, install, vllm_server
 
 from crossover.eval.cli.main import main
+from crossover.finetune.training.options import check_local
+from crossover.models import vllm_server as vllm_servers
+from crossover.models.constrained import Grammars, replayed
 from crossover.models.engine import states_of
 from crossover.models.errors import UserError
 from crossover.models.first_token import timing_first_token
+from crossover.models.grammars import CHOICES, RULES
 from crossover.models.load import LoadedModel, load_model, model_sha256, tuned_lm
 from crossover.models.prompt import engine_of
 from crossover.models.spec import ModelSpec
@@ -138,6 +147,67 @@ def test_tokens_come_as_a_stream_and_states_are_kept_apart(server: Server) -> No
     assert first.usage.output_tokens == whole.usage.output_tokens
 
 
+@pytest.mark.parametrize("prompt_format", ["plain", "json", "chat"])
+def test_forced_tokens_are_not_counted(server: Server, intents: list[dspy.Example], prompt_format: str) -> None:
+    for max_tokens in (1, 2, 3):
+        settings = {"prompt_format": prompt_format, "decode": "labels"}
+        here = load_model(ModelSpec(tiny.NAME, max_tokens=max_tokens, **settings))
+        there = load_model(ModelSpec(BY_VLLM, api_base=server.url, max_tokens=max_tokens, **settings))
+        assert answers(there, intents[:4] + intents[12:20]) == answers(here, intents[:4] + intents[12:20])
+
+
+def test_a_grammar_says_every_end_of_an_answer() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
+    first, second = int(tokenizer.eos_token_id), 5
+    grammars = Grammars(tokenizer, len(tokenizer), [first, second], at_line=False)
+    schema = {RULES: "answer: value_0", CHOICES: {"value_0": ["card", "card arrival"]}}
+    grammar = grammars.compiled(schema)
+    # The server's tokenizer knows one end alone.
+    matcher = LLMatcher(from_tokenizer(tokenizer), llguidance.grammar_from("grammar", grammar.lark))
+    card = tokenizer.encode("card", add_special_tokens=False)
+    assert matcher.consume_tokens(card)
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    assert bits[first]
+    assert bits[second]
+    assert bits.sum() == 3, "two ends, and the rest of the other label"
+    assert replayed(grammar, [*card, second], 8) == ([*card, second], True)
+    assert replayed(grammar, card, len(card)) == (card, False)
+
+
+def test_a_brief_context_finds_the_warm_up_alone(server: Server) -> None:
+    lm = joined(server, prompt_format="plain", decode="free").lm
+    shared = " ".join(f"word {n}" for n in range(100))
+
+    def asked(question: str) -> int:
+        message = lm15.Message.user(f"text: {shared} {question * 40}")
+        config = lm15.Config(max_tokens=2)
+        response = engine_of(lm).complete(lm15.Request(model=lm.model, messages=(message,), config=config))
+        return int(response.usage.cache_read_tokens or 0)
+
+    with states_of(lm, "arm"):
+        assert asked("first ") == 0
+    found = []
+    for owner in ("arm", "arm", object()):
+        with states_of(lm, owner, briefly=True):
+            found.append(asked("second "))
+    assert found[0] == found[1] > 100, "a question that was asked before is as new as any"
+    assert found[2] == 0
+
+
+def test_an_answer_that_the_server_breaks_off_is_none(server: Server) -> None:
+    lm = joined(server, prompt_format="plain", decode="free").lm
+    config = lm15.Config(max_tokens=4)
+    request = lm15.Request(model=lm.model, messages=(lm15.Message.user("text: a"),), config=config)
+    server.shuts_down = True
+    try:
+        with pytest.raises(UserError, match=r"broke an answer off \(abort\)"):
+            engine_of(lm).complete(request)
+        with pytest.raises(UserError, match=r"broke an answer off \(None\)"):
+            list(engine_of(lm).stream(request))
+    finally:
+        server.shuts_down = False
+
+
 def test_samples_of_one_prompt_differ(server: Server) -> None:
     lm = joined(server, prompt_format="plain", decode="free", temperature=1.0).lm
     config = lm15.Config(max_tokens=12, temperature=1.0)
@@ -153,18 +223,29 @@ def test_a_server_that_does_not_do_is_one_line(server: Server, tmp_path: Path) -
         (other / file.name).symlink_to(file)
     with pytest.raises(UserError, match=r"serves .*tiny_model, and not .*other"):
         load_model(ModelSpec(f"vllm:{other}", api_base=server.url))
-    with pytest.raises(UserError, match=r"refused: Not Found; see the server's log"):
+    with pytest.raises(UserError, match=r"refused: Not Found; check `api_key`, and that the address ends in /v1"):
         load_model(ModelSpec(BY_VLLM, api_base=server.url.removesuffix("/v1")))
     with vllm_server(tiny.FOLDER, lora=False) as bare:
         lm = joined(bare, prompt_format="plain").lm
-        with pytest.raises(UserError, match=r"did not load the adapter .*Not Found.*ALLOW_RUNTIME_LORA_UPDATING=True"):
-            tuned_lm(lm, adapter(tmp_path / "tuned"))
+        with pytest.raises(UserError, match=r"loads no adapters; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"):
+            check_local(lm, "sft")
         lm.model = f"{lm.model}+gone"
         request = lm15.Request(model=lm.model, messages=(lm15.Message.user("text: a"),), config=lm15.Config())
         with pytest.raises(UserError, match="The model `gone` does not exist"):
             engine_of(lm).complete(request)
     with pytest.raises(UserError, match=r"does not answer \(NewConnectionError\)"):
         load_model(ModelSpec(BY_VLLM, api_base=f"http://127.0.0.1:{free_port()}/v1"))
+
+
+def test_weights_of_the_same_name_elsewhere_are_told(server: Server, tmp_path: Path) -> None:
+    other = tmp_path / tiny.FOLDER.name
+    other.symlink_to(tiny.FOLDER)
+    assert joined(server).lm.engine.remarks == engine_of(joined(server).lm).remarks
+    copy = tmp_path / "copies" / tiny.FOLDER.name
+    shutil.copytree(tiny.FOLDER, copy)
+    engines = [engine_of(load_model(ModelSpec(f"vllm:{f}", api_base=server.url)).lm) for f in (other, copy)]
+    told = [any("whose weights were not compared" in r for r in e.remarks) for e in engines]
+    assert told == [False, True]
 
 
 def by_vllm(file: Path, **settings: object) -> Path:
@@ -176,7 +257,7 @@ def by_vllm(file: Path, **settings: object) -> Path:
 def test_a_run_starts_a_server_and_ends_it(tmp_path: Path) -> None:
     methods = "[zero_shot, few_shot: {demos: 4}, sft: {epochs: 1, rank: 4}]"
     settings = {"prompt_format": "plain", "decode": "free", "max_tokens": 8}
-    scores = {}
+    scores, notes = {}, {}
     for kind in ("here", "there"):
         (tmp_path / kind).mkdir()
         file = write_openings(tmp_path / kind, methods, test=20)
@@ -188,12 +269,37 @@ def test_a_run_starts_a_server_and_ends_it(tmp_path: Path) -> None:
         assert ended(run) == 0, Path(f"{out}.err").read_text()
         report = json.loads(Path(f"{out}.out").read_text())
         scores[kind] = {a["method"]: (a["score"]["mean"], a["score"]["n"]) for a in report["arms"]}
+        files = (tmp_path / kind / "mlruns" / "cells").glob("*/result.json")
+        notes[kind] = {json.loads(f.read_text())["notes"].get("served_by") for f in files}
     assert scores["there"] == scores["here"]
+    assert notes == {"here": {None}, "there": {"vLLM 0.11.0"}}
     assert len(scores["there"]) == 3
     assert "starting vLLM for" in Path(f"{tmp_path}/there-run.err").read_text()
     (log,) = (tmp_path / "cache" / "vllm").glob("*.log")
     assert "INFO: serving" in log.read_text()
     wait_for(lambda: not serving(log.stem))
+
+
+def test_a_server_is_started_again_and_keeps_its_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", install(tmp_path / "bin"))
+    monkeypatch.setenv("CROSSOVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VLLM_API_KEY", "a key of the user's own server")
+    try:
+        lm = load_model(ModelSpec(BY_VLLM, prompt_format="plain", decode="free")).lm
+        assert engine_of(lm).served_by == "vLLM 0.11.0"
+        tuned = tuned_lm(lm, adapter(tmp_path / "tuned"))
+        shutil.rmtree(tmp_path / "tuned")
+        request = lm15.Request(tuned.model, (lm15.Message.user("text: a"),), config=lm15.Config(max_tokens=4))
+        assert engine_of(tuned).complete(request).message.text
+        for _, process in vllm_servers._started.values():
+            process.kill()
+            process.wait()
+        again = load_model(ModelSpec(BY_VLLM, prompt_format="plain", decode="free")).lm
+        request = lm15.Request(again.model, (lm15.Message.user("text: a"),), config=lm15.Config(max_tokens=4))
+        assert engine_of(again).complete(request).message.text
+    finally:
+        vllm_servers._end_all()
+    assert not any(str(tiny.FOLDER) in (p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
 
 
 def serving(port: str) -> bool:
@@ -214,7 +320,11 @@ def test_a_server_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_before_it_is_ready_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "vllm").write_text("#!/bin/sh\necho 'ValueError: no GPU is here'\nexit 1\n")
+    (tmp_path / "vllm").write_text(f"#!/bin/sh\ncat {tmp_path}/log\nexit 1\n")
+    (tmp_path / "log").write_text(
+        "(EngineCore pid=7) ValueError: no GPU is here\n(APIServer pid=1) Traceback (most recent call last):\n"
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
     (tmp_path / "vllm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CROSSOVER_CACHE", str(tmp_path / "cache"))
@@ -227,13 +337,15 @@ def test_validate_names_what_vllm_does_not_serve(tmp_path: Path, capsys: pytest.
     file = by_vllm(write_openings(tmp_path, f"[{unserved}, sft]"), api_base="http://127.0.0.1:9/v1")
     assert main(["validate", str(file)]) == 0
     said = capsys.readouterr().err
-    assert "is served by vLLM, which takes plain LoRA adapters" in said
+    assert "is served by vLLM, which loads LoRA adapters, but no heads" in said
     assert "left out: head, sft adapter=dora, sft adapter=none, sft > dpo; all else is compared" in said
     assert main(["validate", str(file), "--set", f"methods=[{unserved}]"]) == 2
-    assert "; add a model that runs here, or a method that adapts prompts" in capsys.readouterr().err
+    assert "; add `smollm2` or a `local:` model, or a method that adapts prompts" in capsys.readouterr().err
     file = by_vllm(write_openings(tmp_path, "[zero_shot]"))
     assert main(["validate", str(file)]) == 2
-    assert "no command `vllm` is here to serve it; `pip install vllm`" in capsys.readouterr().err
+    assert "vLLM is not installed here; `pip install vllm`" in capsys.readouterr().err
+    assert main(["validate", str(file), "--set", "teacher='vllm:smollm2'"]) == 2
+    assert "each needs a vLLM server" in capsys.readouterr().err
     file.write_text(file.read_text().replace(BY_VLLM, "vllm:house/model"))
     assert main(["validate", str(file)]) == 2
     assert "or ask its server alone by `hosted_vllm/house/model`" in capsys.readouterr().err

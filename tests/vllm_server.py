@@ -39,10 +39,13 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, folder: Path, port: int = 0, *, lora: bool = True, max_rank: int = 16, name: str = "") -> None:
+    def __init__(
+        self, folder: Path, port: int = 0, *, lora: bool = True, max_rank: int = 16, name: str = "", key: str = ""
+    ) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.engine = LocalEngine.load(folder)
         self.name, self.root, self.lora, self.max_rank = name or str(folder), str(folder), lora, max_rank
+        self.key, self.shuts_down = key, False
         self.adapters, self.bodies = dict[str, tuple[str, str]](), list[dict[str, Any]]()
         self.tokenizer = from_tokenizer(self.engine.tokenizer)
         self.turn = threading.Lock()
@@ -80,7 +83,12 @@ class Server(ThreadingHTTPServer):
         self.bodies.append(body)
         if body["model"] != self.name and body["model"] not in self.adapters:
             raise Refused(404, "NotFoundError", f"The model `{body['model']}` does not exist.")
-        adapter = self.adapters.get(body["model"], ("", ""))[0]
+        adapter, path = self.adapters.get(body["model"], ("", ""))
+        if path and not (Path(path) / "adapter_config.json").is_file():
+            # vLLM reads an adapter again that others have pushed out.
+            raise Refused(
+                500, "InternalServerError", f"Loading lora {body['model']} failed: No adapter found for {path}"
+            )
         lark = (body.get("structured_outputs") or {}).get("grammar")
         grammar = None
         if lark:
@@ -89,14 +97,21 @@ class Server(ThreadingHTTPServer):
             if error := LLMatcher.validate_grammar(written, None):
                 raise Refused(400, "BadRequestError", f"Grammar error: {error}")
             matcher = LLMatcher(self.tokenizer, written)
-            grammar = CompiledGrammar(matcher, [], (int(self.engine.tokenizer.eos_token_id),), lark)
+            grammar = CompiledGrammar(matcher, [], (int(self.engine.tokenizer.eos_token_id),), matcher, lark)
+        stop = {*(body.get("stop_token_ids") or ()), int(self.engine.tokenizer.eos_token_id)}
+        for text in body.get("stop") or ():
+            stop |= {i for i in range(len(self.engine.tokenizer)) if text in self.engine.tokenizer.decode([i])}
         settings = body["max_tokens"], body.get("temperature", 1.0), body.get("seed") or 0
         job = Job(Prompt(np.asarray(body["prompt"], np.int32), *settings, grammar, on_token), adapter)
         with self.turn, self.engine.prefixes.belonging_to(body.get("cache_salt")):
-            self.engine.stop = frozenset(body.get("stop_token_ids") or ()) | {self.engine.tokenizer.eos_token_id}
+            self.engine.stop = frozenset(stop)
             self.engine._expect(1)
             self.engine._put(job)
-            new, reason = job.answer.result()
+            new, _ = job.answer.result()
+        # vLLM counts every token, forced or not, and ends at the first of these.
+        ends = [n for n, token in enumerate(new, 1) if token in stop]
+        new = new[: min([body["max_tokens"], *ends[:1]])]
+        reason = "abort" if self.shuts_down else "stop" if new[-1] in stop else "length"
         return job, new, reason
 
     def usage(self, job: Job, new: list[int]) -> dict[str, Any]:
@@ -122,6 +137,10 @@ class Handler(BaseHTTPRequestHandler):
         """Answer for health and models."""
         if self.path == "/health":
             self._send(200, b"")
+        elif self.path == "/version":
+            self._send(200, b'{"version": "0.11.0"}')
+        elif not self._known():
+            self._send(401, b'{"error": "Unauthorized"}')
         elif self.path == "/v1/models":
             self._send(200, json.dumps(self.server.models()).encode())
         else:
@@ -131,7 +150,9 @@ class Handler(BaseHTTPRequestHandler):
         """Answer for completions and adapters."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
-            if self.path == "/v1/load_lora_adapter" and self.server.lora:
+            if not self._known():
+                self._send(401, b'{"error": "Unauthorized"}')
+            elif self.path == "/v1/load_lora_adapter" and self.server.lora:
                 self._send(200, self.server.load_adapter(body).encode())
             elif self.path == "/v1/completions":
                 (self._stream if body.get("stream") else self._complete)(body)
@@ -139,6 +160,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(404, b'{"detail":"Not Found"}')
         except Refused as e:
             self._send(e.status, json.dumps(e.body).encode())
+
+    def _known(self) -> bool:
+        return not self.server.key or self.headers["Authorization"] == f"Bearer {self.server.key}"
 
     def _complete(self, body: dict[str, Any]) -> None:
         job, new, reason = self.server.complete(body)
@@ -167,7 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         except Refused as e:
             self._chunk(json.dumps(e.body))
         else:
-            piece([], reason)
+            if not self.server.shuts_down:
+                piece([], reason)
             if (body.get("stream_options") or {}).get("include_usage"):
                 self._chunk(json.dumps(head | {"choices": [], "usage": self.server.usage(job, new)}))
         self._chunk("[DONE]")
@@ -222,13 +247,18 @@ def main() -> None:
     serve.add_argument("--gpu-memory-utilization", type=float)
     serve.add_argument("--max-lora-rank", type=int, choices=[1, 8, 16, 32, 64, 128, 256, 320, 512])
     serve.add_argument("--max-loras", type=int)
+    serve.add_argument("--max-cpu-loras", type=int)
+    serve.add_argument("--load-format", choices=["auto", "safetensors"])
+    serve.add_argument("--generation-config", choices=["auto", "vllm"])
+    serve.add_argument("--revision")
     serve.add_argument("--structured-outputs-config", type=json.loads)
     for flag in ("--enable-prefix-caching", "--enable-prompt-tokens-details", "--enable-lora", "--trust-remote-code"):
         serve.add_argument(flag, action="store_true")
     given = parser.parse_args()
     allowed = os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "").lower() in ("1", "true")
     lora = given.enable_lora and allowed
-    server = Server(Path(given.model), given.port, lora=lora, max_rank=given.max_lora_rank)
+    key = os.environ.get("VLLM_API_KEY", "")
+    server = Server(Path(given.model), given.port, lora=lora, max_rank=given.max_lora_rank, key=key)
     print(f"INFO: serving {given.model}", flush=True)  # noqa: T201
     server.serve_forever()
 

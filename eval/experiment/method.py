@@ -66,7 +66,5 @@ class MethodSpec:
         adapters = {step.options.get("adapter") for step in self.steps if step.trains}
         heads, several = any(step.name == "head" for step in self.steps), sum(s.trains for s in self.steps) > 1
         if model.by_vllm and (heads or several or adapters & {"dora", "none"}):
-            return (
-                "is served by vLLM, which takes plain LoRA adapters, and no head, DoRA or whole weights beside its base"
-            )
+            return "is served by vLLM, which loads LoRA adapters, but no heads, DoRA or full weights"
         return ""

@@ -192,7 +192,7 @@ def _check_trained(doc: Document, sections: dict[str, yaml.Node], experiment: Ex
     for reason, pairs in reasons.items():
         names, labels = (", ".join(dict.fromkeys(texts)) for texts in zip(*pairs, strict=True))
         if nothing:
-            remedy = "add a model that runs here, or a method that adapts prompts"
+            remedy = "add `smollm2` or a `local:` model, or a method that adapts prompts"
             doc.fault(sections.get("models"), f"{names} {reason}", remedy)
         else:
             remedy = f"left out: {labels}; all else is compared"

@@ -19,10 +19,12 @@ LATEST = 10
 """Records of one model and kind of machine that a forecast is scaled by."""
 
 
-def machine_kind(*, local: bool) -> str:
-    """Return the kind of this machine, with its accelerator where models run here."""
-    if not local:
+def machine_kind(model: ModelSpec) -> str:
+    """Return the kind of this machine, with its accelerator or the server that answers for a model of this project."""
+    if not model.runs_here:
         return machine()
+    if model.by_vllm and model.api_base:
+        return f"{machine()}, {model.api_base}"
     from crossover.models.device import accelerator, device_name
 
     return machine() if device_name() == "cpu" else f"{machine()}, {accelerator()}"
@@ -94,7 +96,7 @@ class Calibration:
 
         The seconds of workers count in full, as if one machine had done all; nothing is kept where machines differ.
         """
-        kind = machine_kind(local=model.runs_here)
+        kind = machine_kind(model)
         if any(p.machine != kind for p in parts):
             return
         expected = seconds_of({model.name: work}, self._records, kind)

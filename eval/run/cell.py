@@ -32,6 +32,7 @@ from crossover.models.errors import UserError
 from crossover.models.limits import Stopped
 from crossover.models.load import LoadedModel
 from crossover.models.price import price_source, token_rates
+from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage, add_usd
 from crossover.programs.judge import Judge
 from crossover.programs.task import Fitted, Task
@@ -130,6 +131,8 @@ def result_of(context: RunContext, fitted_cell: FittedCell, rows: Rows, seconds:
     choice = context.prompt_format(cell)
     measures["prompt_format"] = choice.name
     measures |= {"prompt_format_choice": choice.reason} if choice.tried else {}
+    if served_by := getattr(engine_of(model.lm), "served_by", ""):
+        measures["served_by"] = served_by
     if not model.local:
         measures |= {"prices": price_source(cell.model.name), "token_rates": token_rates(cell.model.name)}
     if (judge := context.judge(cell.task)) is not None:

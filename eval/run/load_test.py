@@ -87,7 +87,7 @@ def server_of(models: Iterable[ModelSpec], address: str, machine: str) -> str:
         return address
     own = (
         machine
-        if m.runs_here and not (m.by_vllm and m.api_base)
+        if m.runs_here and (m.starts_vllm or not m.by_vllm)
         else m.api_base or f"the API of {m.name.partition('/')[0]}"
         for m in models
     )

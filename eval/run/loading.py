@@ -50,10 +50,23 @@ def prepare(
         # A finished run is read without keys, and where its methods could not be fitted.
         problems += [*check_keys(experiment), *check_methods(experiment)]
     raise_errors(problems)
+    if any(spec.starts_vllm for spec in _models(experiment)):
+        from crossover.models.vllm_server import make_room
+
+        make_room(_ranks(experiment))
     for spec in _models(experiment):
         if spec.runs_here:
             source_of(spec, note)  # what must be fetched or converted is, before anything is spent
     return CellKeys(experiment, tasks, Indexes(store, note), others)
+
+
+def _ranks(experiment: Experiment) -> list[int]:
+    """Return the ranks that the adapters of an experiment may have."""
+    from crossover.finetune.training.options import SEARCHED_RANKS, TrainingOptions
+
+    steps = [step.options for method in experiment.methods for step in method.steps if step.trains]
+    searched = SEARCHED_RANKS if any(options.get("search") for options in steps) else ()
+    return [*searched, *(int(options.get("rank", TrainingOptions.rank)) for options in steps)]
 
 
 def load_tasks(
@@ -81,13 +94,18 @@ def raise_errors(problems: Iterable[Problem]) -> None:
 
 def check_weights(experiment: Experiment) -> list[Problem]:
     """Return what keeps the weights of models that run here from being loaded; none is loaded."""
-    return [p for spec in _models(experiment) for p in _weights_fault(spec)]
+    problems = [p for spec in _models(experiment) for p in _weights_fault(spec)]
+    started = dict.fromkeys(spec.name for spec in _models(experiment) if spec.starts_vllm)
+    if len(started) > 1:
+        what = f"each needs a vLLM server, and half of the GPU, of its own: {', '.join(started)}"
+        problems.append(Problem("error", "models", what, "give the `api_base` of a running server for all but one"))
+    return problems
 
 
 def _weights_fault(spec: ModelSpec) -> list[Problem]:
     fault = source_fault(spec.name) if spec.runs_here else None
     problems = [Problem(fault.level, spec.name, fault.what, fault.remedy)] if fault else []
-    if spec.by_vllm and not spec.api_base:
+    if spec.starts_vllm:
         from crossover.models.vllm_server import NOT_INSTALLED, REMEDY, is_installed
 
         problems += [] if is_installed() else [Problem("error", spec.name, NOT_INSTALLED, REMEDY)]

@@ -10,11 +10,10 @@ from crossover.eval.analysis.arm import Arm
 from crossover.eval.report.text import p95_words
 from crossover.eval.store.result import Result
 from crossover.models.load import source_of
+from crossover.models.vllm_server import RANKS
 
 ADAPTER, MERGED, HEAD = "adapter", "merged", "head"
 """Folders of the weights in a package."""
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks that vLLM allots memory for."""
 FITTING_NOTES = ("lr", "best_epoch", "trainable_parameters", "target_perplexity", "train_tokens_sha256")
 
 

@@ -58,6 +58,7 @@ def params_of_cell(result: Result) -> dict[str, Any]:
         "seed": cell.seed,
         "retrieval": cell.retrieval.label if cell.retrieval else "none",
         "split_sha256": result.split_sha256,
+        **({"served_by": result.notes["served_by"]} if "served_by" in result.notes else {}),
         **{f"option.{k}": v for k, v in cell.method.options.items()},
     }
 

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from crossover.finetune.training.checkpoints import TrainingRun
 from crossover.finetune.training.context import FitContext
-from crossover.finetune.training.options import TrainingOptions, learning_rate
+from crossover.finetune.training.options import SEARCHED_RANKS, TrainingOptions, learning_rate
 from crossover.finetune.training.render import TrainingText
 from crossover.finetune.training.sft_training import train_sft
 from crossover.models.device import parameters_of
@@ -26,7 +26,7 @@ from crossover.models.errors import UserError
 from crossover.models.prompt import engine_of
 from crossover.models.usage import Usage
 
-RANKS, BATCHES, DROPOUTS = (4, 8, 16, 32, 64), (4, 8, 16), (0.0, 0.1)
+BATCHES, DROPOUTS = (4, 8, 16), (0.0, 0.1)
 STRETCH = 4.0
 """Factor up and down by which the learning rate may leave the one that follows the model's size."""
 TOP = 5
@@ -184,7 +184,7 @@ def _suggest(trial: optuna.trial.Trial, this: _Search) -> dict[str, Any]:
     middle = learning_rate(this.options, parameters)
     values: dict[str, Any] = {"lr": trial.suggest_float("lr", middle / STRETCH, middle * STRETCH, log=True)}
     if this.options.adapter != "none":
-        values["rank"] = trial.suggest_categorical("rank", RANKS)
+        values["rank"] = trial.suggest_categorical("rank", SEARCHED_RANKS)
     values["batch_size"] = trial.suggest_categorical("batch_size", BATCHES)
     # Drawn last: `search` takes a trial with this value for one that has all of them.
     values["dropout"] = trial.suggest_categorical("dropout", DROPOUTS)

@@ -11,6 +11,8 @@ import dspy
 from crossover.models.errors import UserError
 
 ADAPTERS = ("lora", "dora", "qlora", "none")
+SEARCHED_RANKS = (4, 8, 16, 32, 64)
+"""Those that `search` tries."""
 AUTO = "auto"
 AUTO_ROWS = 8
 """Rows of a batch whose size is `auto`; memory decides in how many parts they go through the model."""
@@ -96,13 +98,16 @@ def check_local(lm: dspy.LM, method: str) -> None:
     """Refuse a model whose weights cannot be trained in this process.
 
     Raises:
-        UserError: the model is served elsewhere, answers with labels alone, or is an adapter on its base.
+        UserError: the model is served elsewhere, by a server that loads no adapters, answers with labels alone, or is
+            an adapter on its base.
     """
     from crossover.models.prompt import engine_of
     from crossover.models.token_engine import TokenEngine
 
-    if not isinstance(engine_of(lm), TokenEngine):
+    engine = engine_of(lm)
+    if not isinstance(engine, TokenEngine):
         raise UserError(f"{method} needs a model that runs here, and {lm.model} does not; use `smollm2` or `local:`")
+    engine.check_adapters()
     if "+" in lm.model:
         raise UserError(f"{method} starts from whole weights, and {lm.model} is an adapter; write both as one `chain`")
 

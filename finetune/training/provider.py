@@ -18,14 +18,14 @@ from crossover.finetune.training.options import TrainingOptions, check_adapter, 
 from crossover.finetune.training.render import TrainingText, row_ids
 from crossover.finetune.training.sft_training import train_sft
 from crossover.models.errors import UserError
-from crossover.models.local import LocalEngine
 from crossover.models.prompt import engine_of
 from crossover.models.text import safe_messages
+from crossover.models.token_engine import TokenEngine
 from crossover.programs.task import Budget
 
 
 class LocalProvider(Provider):  # type: ignore[misc]  # dspy is untyped
-    """Train an adapter on a base that runs in this process."""
+    """Train an adapter on a base whose weights are at hand."""
 
     def __init__(self, lm: dspy.LM, folder: Path) -> None:
         """Train for the engine of `lm`, and keep each adapter in a folder of its own below `folder`."""
@@ -88,7 +88,7 @@ def conversation_text(conversations: Sequence[Sequence[Mapping[str, str]]], lm: 
     Raises:
         UserError: there is no conversation, or none fits the model's context.
     """
-    engine: LocalEngine = engine_of(lm)
+    engine: TokenEngine = engine_of(lm)
     rows, lengths, dropped, digest = [], [], 0, hashlib.sha256()
     for *prompt, answer in conversations:
         # An empty system turn says nothing; an empty answer is one.

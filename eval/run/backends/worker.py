@@ -70,7 +70,7 @@ def score_cell(job: Job, key: str, cell: Cell) -> Outcome:
             with FileLock(locks / f"cell-{key}.lock"):
                 began, whole = time.perf_counter(), not is_fitted(job.store, key)
                 why = _score(_context(job), key, cell)
-                seconds, kind = time.perf_counter() - began, machine_kind(local=cell.model.runs_here)
+                seconds, kind = time.perf_counter() - began, machine_kind(cell.model)
                 return Outcome(key, why, TimedPart(kind, seconds, peak_mib()) if whole else None)
     except Exception as e:
         why = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
