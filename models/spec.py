@@ -17,7 +17,7 @@ class ModelSpec:
     """One model of an experiment; who pays for it and how long one waits for it make no other model."""
 
     name: str
-    """`smollm2`, `local:<folder, .gguf file or hub id>`, `vllm:<any of these>`, or any LiteLLM name."""
+    """`smollm2`, `local:<folder, .gguf file or hub id>`, `vllm:<smollm2, or one of these>`, or any LiteLLM name."""
     prompt_format: str = "auto"
     """`plain`, `chat` or `json`; `auto` tries them on val for a model that runs here, and is `chat` for any other."""
     decode: str = "auto"

@@ -20,8 +20,8 @@ from crossover.models.vllm_api import AT_ONCE, VllmApi
 from crossover.models.vllm_server import kept_adapter, serving
 from crossover.models.weights import folder_sha256, weights_sha256
 
-LATEST = 8
-"""Prompts of an owner that are read again for a brief context: more than an arm's warm-up has."""
+LATEST = 64
+"""Prompts of an owner that are read again for a brief context: those of an arm's warm-up, of all its steps."""
 FORCED = 64
 """Tokens that a server may write beyond `max_tokens` under a grammar, which counts none that it forces."""
 NEUTRAL = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}

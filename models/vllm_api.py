@@ -11,7 +11,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from crossover.models.errors import UserError, shortened
 
 LORA_FLAGS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora --max-lora-rank RANK"
-AT_ONCE = 128
+AT_ONCE = 256
 """Requests that are under way at a time; more wait here, as they would in the server."""
 PATIENCE = 5
 """How many times longer than a provider's answer may take one of a server whose queue is ours alone."""
@@ -104,7 +104,7 @@ class VllmApi:
         try:
             self._asked("POST", "/load_lora_adapter", {"lora_name": "none", "lora_path": "/nowhere"})
         except VllmRefusedError as e:
-            if e.said == "Not Found":
+            if e.said == "Not Found" or "not enabled" in e.said:
                 raise UserError(f"vLLM at {self.address} loads no adapters; start it with {LORA_FLAGS}") from e
 
     def load_adapter(self, name: str, folder: Path) -> None:
@@ -117,9 +117,17 @@ class VllmApi:
             self._asked("POST", "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
         except VllmRefusedError as e:
             if "already been loaded" in e.said:
+                self._load_again(name, folder)
                 return
             what = f"vLLM at {self.address} did not load the adapter in {folder} ({e.said})"
             raise UserError(f"{what}; start it with {LORA_FLAGS}, where it can read that folder") from e
+
+    def _load_again(self, name: str, folder: Path) -> None:
+        """Let a name that is known stand for weights in this folder: those that it stood for may be gone."""
+        listed = self._asked("GET", "/models").json()["data"]
+        if str(folder.resolve()) not in (m.get("root") for m in listed if m["id"] == name):
+            self._asked("POST", "/unload_lora_adapter", {"lora_name": name})
+            self._asked("POST", "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
 
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the one choice of a completion, with the `usage` of the whole under that key.

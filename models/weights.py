@@ -20,7 +20,12 @@ SETTLED = 2.0
 
 def folder_sha256(folder: Path) -> str:
     """Return the hash of a model's or adapter's weights, configuration, tokenizer and template files."""
-    return _sha256(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model"))
+    return _sha256(weight_files(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a model's or adapter's weights, configuration, tokenizer and template files."""
+    return [f for f in folder.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model")]
 
 
 def checkpoint_sha256(folder: Path) -> str:

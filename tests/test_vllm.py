@@ -110,6 +110,9 @@ def test_an_adapter_answers_by_its_name(server: Server, intents: list[dspy.Examp
     assert got != answers(here, intents)
     assert {b["model"] for b in server.bodies[-12:]} == {name}
     assert tuned_lm(there.lm, folder).model == tuned_there.model, "a second load of the same weights"
+    server.adapters[name] = (server.adapters[name][0], "/gone")
+    assert tuned_lm(there.lm, folder).model == tuned_there.model
+    assert server.adapters[name][1] == str(folder.resolve()), "the name stood for a folder that may be gone"
     ids = engine_of(here.lm).encode([{"role": "user", "content": "text: where is my refund"}])
     for lm_here, lm_there in ((here.lm, there.lm), (tuned_here, tuned_there)):
         of = lm_here.model.partition("+")[2]
@@ -277,7 +280,7 @@ def test_a_run_starts_a_server_and_ends_it(tmp_path: Path) -> None:
     assert "starting vLLM for" in Path(f"{tmp_path}/there-run.err").read_text()
     (log,) = (tmp_path / "cache" / "vllm").glob("*.log")
     assert "INFO: serving" in log.read_text()
-    wait_for(lambda: not serving(log.stem))
+    wait_for(lambda: not serving(log))
 
 
 def test_a_server_is_started_again_and_keeps_its_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,19 +294,30 @@ def test_a_server_is_started_again_and_keeps_its_adapters(tmp_path: Path, monkey
         shutil.rmtree(tmp_path / "tuned")
         request = lm15.Request(tuned.model, (lm15.Message.user("text: a"),), config=lm15.Config(max_tokens=4))
         assert engine_of(tuned).complete(request).message.text
-        for _, process in vllm_servers._started.values():
-            process.kill()
-            process.wait()
+        (server,) = vllm_servers._started.values()
+        assert server.rank == 64
+        server.process.kill()
+        server.process.wait()
+        vllm_servers.make_room([])
         again = load_model(ModelSpec(BY_VLLM, prompt_format="plain", decode="free")).lm
         request = lm15.Request(again.model, (lm15.Message.user("text: a"),), config=lm15.Config(max_tokens=4))
         assert engine_of(again).complete(request).message.text
+        with pytest.raises(UserError, match="loads no adapters"):
+            check_local(again, "sft")
+        # Another run of this process trains: its server has room.
+        vllm_servers.make_room([4, 20])
+        with_room = load_model(ModelSpec(BY_VLLM, prompt_format="plain", decode="free")).lm
+        check_local(with_room, "sft")
+        assert [s.rank for s in vllm_servers._started.values()] == [32]
     finally:
         vllm_servers._end_all()
+        vllm_servers.make_room([64])
     assert not any(str(tiny.FOLDER) in (p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
 
 
-def serving(port: str) -> bool:
-    """Return whether a server of that port runs, or the process that watches it."""
+def serving(log: Path) -> bool:
+    """Return whether the server of that log runs, or the process that watches it."""
+    port = log.stem.partition("-")[2]
     return any(port in (p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
 
 
@@ -311,12 +325,32 @@ def test_a_server_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     file = by_vllm(write_openings(tmp_path, "[sft: {epochs: 200, rank: 4}]"), prompt_format="plain", decode="free")
     environment = {"PATH": install(tmp_path / "bin"), "CROSSOVER_CACHE": str(tmp_path / "cache")}
     run = start(tmp_path, tmp_path / "run", "run", str(file), *UNTRACKED, "--no-progress", **environment)
-    wait_for(lambda: any(serving(log.stem) for log in (tmp_path / "cache" / "vllm").glob("*.log")))
+    wait_for(lambda: any(serving(log) for log in (tmp_path / "cache" / "vllm").glob("*.log")))
     assert run.pid is not None
     os.kill(run.pid, signal.SIGKILL)
     ended(run)
     (log,) = (tmp_path / "cache" / "vllm").glob("*.log")
-    wait_for(lambda: not serving(log.stem))
+    wait_for(lambda: not serving(log))
+
+
+def test_a_finished_run_is_reported_and_asked_where_its_server_is(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"prompt_format": "plain", "decode": "free", "max_tokens": 8, "api_key": "${HOUSE_KEY}"}
+    monkeypatch.setenv("HOUSE_KEY", "key-of-the-house")
+    store, methods = tmp_path / "mlruns", "[zero_shot, sft: {epochs: 1, rank: 4}]"
+    with vllm_server(tiny.FOLDER, key="key-of-the-house") as locked:
+        file = by_vllm(write_openings(tmp_path, methods, test=12), api_base=locked.url, **settings)
+        assert main(["run", str(file), "--store", str(store), *UNTRACKED, "--no-progress", "--json"]) == 0
+        arms = {a["method"]: a["cells"] for a in json.loads(capsys.readouterr().out)["arms"]}
+        (cell,) = next(keys for method, keys in arms.items() if method.startswith("sft"))
+        locked.adapters.clear()
+        assert main(["load", cell, "--store", str(store), "--concurrency", "4", "--requests", "8"]) == 0
+        assert "8 requests" in capsys.readouterr().err
+        assert [Path(path).is_relative_to(store) for _, path in locked.adapters.values()] == [True]
+    assert main(["report", str(file), "--store", str(store)]) == 0
+    assert "sft" in capsys.readouterr().out
+    assert not any(b"key-of-the-house" in f.read_bytes() for f in store.rglob("*") if f.is_file())
 
 
 def test_a_server_that_ends_before_it_is_ready_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,11 +362,19 @@ def test_a_server_that_ends_before_it_is_ready_says_why(tmp_path: Path, monkeypa
     (tmp_path / "vllm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CROSSOVER_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match=r"ended before it was ready: ValueError: no GPU is here; see .*\.log"):
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"ended before it was ready: ValueError: no GPU is here; see .*\.log"):
+            load_model(ModelSpec(BY_VLLM))
+    assert len(list((tmp_path / "cache" / "vllm").glob("*.log"))) == 1, "tried once a run"
+    vllm_servers.make_room([16])
+    (tmp_path / "log").write_text("")
+    with pytest.raises(UserError, match="ended before it was ready: silently"):
         load_model(ModelSpec(BY_VLLM))
 
 
-def test_validate_names_what_vllm_does_not_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_names_what_vllm_does_not_serve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     unserved = "head, sft: {adapter: dora}, sft: {adapter: none}, chain: [sft, dpo]"
     file = by_vllm(write_openings(tmp_path, f"[{unserved}, sft]"), api_base="http://127.0.0.1:9/v1")
     assert main(["validate", str(file)]) == 0
@@ -344,6 +386,7 @@ def test_validate_names_what_vllm_does_not_serve(tmp_path: Path, capsys: pytest.
     file = by_vllm(write_openings(tmp_path, "[zero_shot]"))
     assert main(["validate", str(file)]) == 2
     assert "vLLM is not installed here; `pip install vllm`" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", install(tmp_path / "bin"))
     assert main(["validate", str(file), "--set", "teacher='vllm:smollm2'"]) == 2
     assert "each needs a vLLM server" in capsys.readouterr().err
     file.write_text(file.read_text().replace(BY_VLLM, "vllm:house/model"))

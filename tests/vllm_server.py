@@ -78,6 +78,12 @@ class Server(ThreadingHTTPServer):
         self.adapters[name] = (self.engine.add_adapter(Path(path)), path)
         return f"Success: LoRA adapter '{name}' added successfully."
 
+    def unload_adapter(self, body: Mapping[str, str]) -> str:
+        """Forget an adapter."""
+        if self.adapters.pop(body["lora_name"], None) is None:
+            raise Refused(404, "NotFoundError", f"The lora adapter '{body['lora_name']}' cannot be found.")
+        return f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
+
     def complete(self, body: dict[str, Any], on_token: Any = None) -> tuple[Job, list[int], str]:
         """Return the job of a completion, its new tokens, and why they end."""
         self.bodies.append(body)
@@ -154,6 +160,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(401, b'{"error": "Unauthorized"}')
             elif self.path == "/v1/load_lora_adapter" and self.server.lora:
                 self._send(200, self.server.load_adapter(body).encode())
+            elif self.path == "/v1/unload_lora_adapter" and self.server.lora:
+                self._send(200, self.server.unload_adapter(body).encode())
             elif self.path == "/v1/completions":
                 (self._stream if body.get("stream") else self._complete)(body)
             else:
@@ -245,7 +253,7 @@ def main() -> None:
     serve.add_argument("--port", type=int, required=True)
     serve.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32"])
     serve.add_argument("--gpu-memory-utilization", type=float)
-    serve.add_argument("--max-lora-rank", type=int, choices=[1, 8, 16, 32, 64, 128, 256, 320, 512])
+    serve.add_argument("--max-lora-rank", type=int, default=16, choices=[1, 8, 16, 32, 64, 128, 256, 320, 512])
     serve.add_argument("--max-loras", type=int)
     serve.add_argument("--max-cpu-loras", type=int)
     serve.add_argument("--load-format", choices=["auto", "safetensors"])

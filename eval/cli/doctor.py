@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import sqlite3
 import sys
 import urllib.request
@@ -70,10 +69,11 @@ def _dense() -> str:
 
 
 def _vllm() -> str:
-    from crossover.models.vllm_server import EXECUTABLE
+    from crossover.models.vllm_server import executable
 
-    found = shutil.which(EXECUTABLE)
-    return found or "no command of that name, needed for `vllm:` models without `api_base` alone; pip install vllm"
+    return (
+        executable() or "no command of that name, needed for `vllm:` models without `api_base` alone; pip install vllm"
+    )
 
 
 def _weaviate() -> tuple[bool, str]:

@@ -1,6 +1,7 @@
 """The verb `load`: ask finished cells under load."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -59,15 +60,17 @@ def load(
     tasks = list(dict.fromkeys(r.cell.task for r in results))
     if len(tasks) > 1:
         raise UserError(f"cells of several tasks ({', '.join(tasks)}); their requests differ, so ask each by itself")
-    arms = served_arms(store, results, served_specs(results, api_base, models, api_key))
     measured: list[LoadLevel] = []
-    for group in [arms[:1], arms] if len(arms) > 1 else [arms]:
-        for loop, amount in levels or [("closed", 1.0), ("closed", 8.0)]:
-            server = server_of([r.cell.model for r in results[: len(group)]], api_base, machine())
-            level = measure_load(group, loop, amount, Bound(seconds, requests), task=tasks[0], server=server)
-            file = save_load(store, level)
-            measured.append(level)
-            say(f"{len(level.requests)} requests: {file}")
+    # Below the store, which a server elsewhere may see.
+    with tempfile.TemporaryDirectory(dir=store) as folder:
+        arms = served_arms(store, results, served_specs(results, api_base, models, api_key), Path(folder))
+        for group in [arms[:1], arms] if len(arms) > 1 else [arms]:
+            for loop, amount in levels or [("closed", 1.0), ("closed", 8.0)]:
+                server = server_of([r.cell.model for r in results[: len(group)]], api_base, machine())
+                level = measure_load(group, loop, amount, Bound(seconds, requests), task=tasks[0], server=server)
+                file = save_load(store, level)
+                measured.append(level)
+                say(f"{len(level.requests)} requests: {file}")
     if as_json is not None:
         click.echo(json.dumps(load_json(measured), indent=1), file=as_json)
     else:

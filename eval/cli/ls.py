@@ -78,7 +78,7 @@ def _list_models(*, title: bool) -> None:
     for name, model in PACKAGED.items():
         echo(f"  {name:<16} {model.title}; {status(model)[1]}.")
     echo(f"  {'local:FOLDER':<16} Any Hugging Face causal language model, by folder, GGUF file or hub id.")
-    echo(f"  {'vllm:MODEL':<16} Any of these, answered for by a vLLM server: started here, or at `api_base`.")
+    echo(f"  {'vllm:MODEL':<16} Any of these, served by vLLM: a server that is started here, or at `api_base`.")
     echo(f"  {'PROVIDER/NAME':<16} Any model that LiteLLM knows: openai/…, anthropic/…, ollama_chat/….")
 
 

@@ -48,6 +48,7 @@ def read_model(doc: Document, node: yaml.Node, what: str = "models") -> ModelSpe
         doc.fault(node, what, "add `prompt_format: json`")
     if spec.name.startswith(("local:", VLLM)):
         kind, _, text = spec.name.partition(":")
+        text = text.removeprefix("local:")
         if not text:
             doc.unknown(node, "model", spec.name, ("smollm2", "local:FOLDER", "vllm:smollm2"))
             return spec

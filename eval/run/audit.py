@@ -29,7 +29,7 @@ def audit(fitted: Fitted, test: Sequence[dspy.Example], model: LoadedModel) -> l
     change = fitted.facts.logit_change
     # Not `<=`: a change that is not a number is no change either.
     if change is not None and not change > 1e-6:
-        failures.append("training did not change the model's logits")
+        failures.append("training did not change what the model makes of a prompt")
     return failures
 
 

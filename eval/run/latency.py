@@ -177,8 +177,11 @@ class Probe:
 
     def ask(self, example: dspy.Example, *, cold: bool = False) -> Timing | None:
         """Time one request, None when it fails; a cold one finds no states, another those of the warm-up alone."""
-        with states_of(self.fitted.lm, object() if cold else self, briefly=True):
-            return self._ask(example)
+        try:
+            with states_of(self.fitted.lm, object() if cold else self, briefly=True):
+                return self._ask(example)
+        except UserError:  # a server failed before it was asked
+            return None
 
     def _ask(self, example: dspy.Example) -> Timing | None:
         with dspy.context(lm=self._lm, adapter=self.model.prompt_format, rm=self.rm):
@@ -200,11 +203,14 @@ class Probe:
         """Time a batch of requests, all at once, without retrieval."""
         lm = self.fitted.lm
         context = dspy.context(lm=lm, adapter=self.model.prompt_format, rm=self.rm, disable_history=True, trace=None)
-        with context, states_of(lm, self, briefly=True):
-            start = time.perf_counter()
-            rows = list(score_examples(self.fitted.program, batch, lambda *_: 1.0, threads=len(batch)))
-            seconds = time.perf_counter() - start
-        self.batched.append(None if any(r.failure for r in rows) else seconds / len(batch))
+        try:
+            with context, states_of(lm, self, briefly=True):
+                start = time.perf_counter()
+                rows = list(score_examples(self.fitted.program, batch, lambda *_: 1.0, threads=len(batch)))
+                seconds = time.perf_counter() - start
+            self.batched.append(None if any(r.failure for r in rows) else seconds / len(batch))
+        except UserError:  # a server failed before it was asked
+            self.batched.append(None)
         self._write({"batched": self.batched[-1], "batch": len(batch)})
 
     @property

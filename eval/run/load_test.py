@@ -7,7 +7,6 @@ free for it: a slow server must not slow down the clock that it is held against.
 
 import contextlib
 import itertools
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -57,10 +56,11 @@ class Bound(NamedTuple):
     requests: int
 
 
-def served_arms(store: Path, results: Sequence[Result], served: Sequence[ModelSpec]) -> list[ServedArm]:
+def served_arms(store: Path, results: Sequence[Result], served: Sequence[ModelSpec], folder: Path) -> list[ServedArm]:
     """Return the arms of finished cells, each with its own model, or with that of `served` in its place.
 
-    Models that run here share their bases. Each arm is asked once, so that it is warm.
+    Models that run here share their bases. Each arm is asked once, so that it is warm. Their packages are written to
+    `folder`, which must stay until the last request: a server may read an adapter again.
 
     Raises:
         UserError: a cell's data or weights are gone, it cannot be asked outside of a run, or its first request fails.
@@ -72,9 +72,10 @@ def served_arms(store: Path, results: Sequence[Result], served: Sequence[ModelSp
             raise UserError(f"{result.key}: the data of its task cannot be read any more")
         asked = sample(task.test, QUESTIONS)
         questions = Passages(task, result.cell.retrieval, Indexes(store)).attach(asked, result.cell.knowledge.test)
-        with tempfile.TemporaryDirectory() as folder:
-            write_package(store, result, Path(folder), task=task)
-            arm = open_package(Path(folder), load=load, served=served[number] if served else None)
+        package = folder / result.key
+        package.mkdir()
+        write_package(store, result, package, task=task)
+        arm = open_package(package, load=load, served=served[number] if served else None)
         arms.append(ServedArm(result.key, arm.program, arm.lm, arm.prompt_format, questions))
         if failure := _ask(arms[-1], questions[0], time.perf_counter()).failure:
             raise UserError(f"{result.key}: the first request failed: {failure}; nothing was timed")

@@ -94,27 +94,17 @@ def raise_errors(problems: Iterable[Problem]) -> None:
 
 def check_weights(experiment: Experiment) -> list[Problem]:
     """Return what keeps the weights of models that run here from being loaded; none is loaded."""
-    problems = [p for spec in _models(experiment) for p in _weights_fault(spec)]
-    started = dict.fromkeys(spec.name for spec in _models(experiment) if spec.starts_vllm)
-    if len(started) > 1:
-        what = f"each needs a vLLM server, and half of the GPU, of its own: {', '.join(started)}"
-        problems.append(Problem("error", "models", what, "give the `api_base` of a running server for all but one"))
-    return problems
+    return [p for spec in _models(experiment) for p in _weights_fault(spec)]
 
 
 def _weights_fault(spec: ModelSpec) -> list[Problem]:
     fault = source_fault(spec.name) if spec.runs_here else None
-    problems = [Problem(fault.level, spec.name, fault.what, fault.remedy)] if fault else []
-    if spec.starts_vllm:
-        from crossover.models.vllm_server import NOT_INSTALLED, REMEDY, is_installed
-
-        problems += [] if is_installed() else [Problem("error", spec.name, NOT_INSTALLED, REMEDY)]
-    return problems
+    return [Problem(fault.level, spec.name, fault.what, fault.remedy)] if fault else []
 
 
 def check_keys(experiment: Experiment) -> list[Problem]:
-    """Return the missing keys that would keep models from being called; none is called."""
-    problems = []
+    """Return the missing keys and servers that would keep models from being called; none is called."""
+    problems = _check_vllm(experiment)
     for spec in _models(experiment):
         if spec.runs_here or spec.api_base or spec.api_key:
             continue
@@ -123,6 +113,20 @@ def check_keys(experiment: Experiment) -> list[Problem]:
             problems.append(Problem("error", spec.name, f"{key} is not set", f"export {key}=…"))
     # A model that also judges stands there twice, with other settings.
     return list(dict.fromkeys(problems))
+
+
+def _check_vllm(experiment: Experiment) -> list[Problem]:
+    """Return what keeps vLLM servers from being started here."""
+    started = list(dict.fromkeys(spec.name for spec in _models(experiment) if spec.starts_vllm))
+    if not started:
+        return []
+    from crossover.models.vllm_server import NOT_INSTALLED, REMEDY, is_installed
+
+    if not is_installed():
+        return [Problem("error", name, NOT_INSTALLED, REMEDY) for name in started]
+    what = f"each needs a vLLM server, and half of the GPU, of its own: {', '.join(started)}"
+    remedy = "give the `api_base` of a running server for all but one"
+    return [Problem("error", "models", what, remedy)] if len(started) > 1 else []
 
 
 def _models(experiment: Experiment) -> list[ModelSpec]:

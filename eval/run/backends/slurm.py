@@ -50,8 +50,9 @@ def score_on_slurm(cluster: str, job: Job, cells: Mapping[str, Cell], limits: Us
     folder = job.store / "slurm"
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     executor.update_parameters(name="crossover", timeout_min=60 * HOURS)
-    # Slurm queues what has no room; processes of this machine would all start at once.
-    at_once = len(cells) if cluster == "slurm" else os.cpu_count() or 1
+    # Slurm queues what has no room; processes of this machine would all start at once, with a vLLM server for each.
+    servers = any(cell.model.starts_vllm for cell in cells.values())
+    at_once = len(cells) if cluster == "slurm" else 1 if servers else os.cpu_count() or 1
     for first in range(0, len(cells), at_once):
         keys = list(cells)[first : first + at_once]
         try:
