@@ -229,7 +229,7 @@ def test_the_audit_finds_what_is_unfair(spoken: LoadedModel, intents: list[dspy.
     assert audit(leaky, intents[4:], spoken) == [
         "1 demonstrations are test questions",
         "zero-shot shows demonstrations",
-        "training did not change the model's logits",
+        "training did not change what the model makes of a prompt",
     ]
 
 
